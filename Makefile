@@ -1,0 +1,48 @@
+# The only place where commands are spelled; CI and the README call these targets.
+PYTHON ?= python3
+# Where there is no GPU, `make setup TORCH_INDEX=...` may name the index of CPU builds given on PyTorch's
+# install page; without it pip takes what its own configuration finds, which is right on a GPU machine.
+TORCH_INDEX ?=
+BIN := .venv/bin
+DATA ?= ../shared/data
+SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+
+.PHONY: help setup check test test-fast quickstart real-run schema bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
+
+setup: $(BIN)/.installed  ## make .venv and install everything
+
+$(BIN)/.installed: pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) "torch>=2.8$(comma)<2.14",)
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+comma := ,
+
+check: setup  ## ruff and strict mypy
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: setup  ## all tests; those of the shared data are skipped, visibly, where it is absent
+	$(BIN)/python -m pytest
+
+test-fast: setup  ## the tests that need neither Ray nor more than seconds
+	$(BIN)/python -m pytest -m "not ray and not slow"
+
+quickstart: setup  ## the pocket experiment, end to end: base, control, ratio 0, ratio 0.5
+	$(BIN)/ialign compare jobs/experiments/pocket.yaml
+
+real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
+	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)
+
+schema: setup  ## print the JSON Schema of the experiment file
+	$(BIN)/ialign schema
+
+bench: setup  ## benchmarks, as ratios within one run
+	$(BIN)/python tests/benchmarks/label_scoring.py
+
+clean:  ## remove runs and caches of tools; the environment stays
+	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

@@ -1,0 +1,178 @@
+"""`ialign`: one experiment file, every step from checking it to an exported model."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from ialign_ray.errors import IalignError, ModelError
+
+app = typer.Typer(
+    name="ialign",
+    help="Teach an instruction-tuned language model new languages without losing the old ones.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a field, e.g. `--set train.steps=500`. May be repeated."),
+]
+RunName = Annotated[str, typer.Option("--run", help="Name of this run under `storage.runs`/`name`.")]
+Adapter = Annotated[Path | None, typer.Option("--adapter", "-a", help="Run folder or model folder.")]
+
+console = Console()
+
+
+@app.command()
+def validate(file: ExperimentFile, overrides: Overrides = None) -> None:
+    """Check everything without a cluster: fields, files, languages, model; print counts and examples.
+
+    Example: `ialign validate jobs/experiments/pocket.yaml --set replay.ratio=0.25`
+    """
+    from ialign_ray.config import load_experiment
+    from ialign_ray.preview import preview
+
+    preview(load_experiment(file, overrides or []), console)
+
+
+@app.command()
+def align(
+    file: ExperimentFile,
+    overrides: Overrides = None,
+    run: RunName = "align",
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest intact checkpoint.")] = False,
+) -> None:
+    """Train one run: Ray Data streams, Ray Train trains, an adapter folder comes out.
+
+    Example: `ialign align experiment.yaml --set train.steps=500 --run first`
+    """
+    from ialign_ray.training.pocket import ensure_model
+
+    from ialign_ray.config import load_experiment
+    from ialign_ray.training.trainer import MODEL
+    from ialign_ray.training.trainer import align as train
+
+    experiment = load_experiment(file, overrides or [])
+    ensure_model(experiment, console)
+    folder = train(experiment, run, resume=resume, console=console)
+    console.print(f"Model: {folder / MODEL}\nNext:  ialign evaluate {file} --adapter {folder}", soft_wrap=True)
+
+
+@app.command()
+def evaluate(
+    file: ExperimentFile,
+    adapter: Annotated[list[Path], typer.Option("--adapter", "-a", help="Finished run; may be repeated.")],
+    control: Annotated[Path | None, typer.Option(help="Finished replay-only run (replay.ratio 1).")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score finished runs beside base, baselines and control, with intervals and a verdict in words.
+
+    Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --control runs/mine/control`
+    """
+    from ialign_ray.training.pocket import ensure_model
+
+    from ialign_ray.compare import evaluate as score
+    from ialign_ray.config import load_experiment
+
+    experiment = load_experiment(file, overrides or [])
+    ensure_model(experiment, console)
+    score(experiment, [finished(a) for a in adapter], finished(control) if control else None, console)
+
+
+@app.command()
+def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
+    """Train and score base, control and every arm of `compare`; finished parts are kept.
+
+    Example: `ialign compare jobs/experiments/pocket.yaml --set compare.seeds=[0,1]`
+    """
+    from ialign_ray.training.pocket import ensure_model
+
+    from ialign_ray.compare import compare as run_all
+    from ialign_ray.config import load_experiment
+
+    experiment = load_experiment(file, overrides or [])
+    ensure_model(experiment, console)
+    run_all(experiment, console)
+    folder = Path(experiment.storage.runs) / experiment.name
+    console.print(
+        f"\nTable and verdict: {folder / 'RESULTS.md'}\nScores:            {folder / 'results.csv'}\n"
+        f"Curves:            tensorboard --logdir {folder}   or   mlflow ui --backend-store-uri "
+        f"sqlite:///{experiment.storage.runs}/mlflow.db",
+        soft_wrap=True,
+        highlight=False,
+    )
+
+
+@app.command()
+def predict(
+    text: Annotated[str, typer.Argument(help="The request.", show_default=False)],
+    adapter: Adapter = None,
+    model: Annotated[str | None, typer.Option(help="Base model, where there is no adapter.")] = None,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+) -> None:
+    """Print a model's answer.
+
+    Example: `ialign predict "Translate to Indonesian: Good morning." --adapter runs/mine/align`
+    """
+    from ialign_ray.answer import answer
+
+    console.print(answer(text, adapter, model, max_new_tokens, temperature), markup=False, highlight=False)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Finished run or adapter folder.", show_default=False)],
+    to: Annotated[Path | None, typer.Option(help="Target folder; RUN/merged or RUN/exported.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the base model's weights.")] = False,
+) -> None:
+    """Write a model folder that transformers (merged) or peft (adapter) loads with no code of ours.
+
+    Example: `ialign export runs/mine/align --merge --to my-model`
+    """
+    from ialign_ray.answer import export_model
+
+    console.print(f"Exported to {export_model(run, to, merge)}", soft_wrap=True)
+
+
+@app.command()
+def schema() -> None:
+    """Print the JSON Schema of the experiment file, for editors: `ialign schema > experiment.schema.json`."""
+    from ialign_ray.config import json_schema
+
+    sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
+
+
+def finished(folder: Path) -> Path:
+    """The run folder of a run or of its model folder; refuses an unfinished one."""
+    from ialign_ray.storage import is_intact
+    from ialign_ray.training.trainer import MODEL
+
+    folder = folder.absolute()
+    run = folder.parent if folder.name == MODEL else folder
+    if not is_intact(run / MODEL):
+        raise ModelError(f"{run} has no finished model; run `ialign align ... --resume` first, or name another run")
+    return run
+
+
+def main() -> NoReturn:
+    """Entry point: a user's error becomes one sentence and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    try:
+        app()
+    except IalignError as error:
+        sys.stderr.write(f"ialign: {error}\n")
+    except KeyboardInterrupt:
+        sys.stderr.write("ialign: interrupted; finished checkpoints and predictions are kept, go on with --resume\n")
+    sys.exit(2)

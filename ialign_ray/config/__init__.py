@@ -1,0 +1,44 @@
+"""The experiment file: one pydantic model a section, read by `load_experiment`."""
+
+from ialign_ray.config.data import CorpusConfig, ReplayConfig, Source, TasksConfig
+from ialign_ray.config.evaluate import (
+    ClassificationSuite,
+    CompareConfig,
+    EvaluateConfig,
+    InstructionSuite,
+    PromptConfig,
+    Suite,
+    TranslationSuite,
+)
+from ialign_ray.config.experiment import Experiment, StorageConfig, TrackingConfig
+from ialign_ray.config.languages import LanguagesConfig
+from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
+from ialign_ray.config.model import LoraSettings, ModelSettings
+from ialign_ray.config.train import ScalingConfig, TrainConfig
+
+__all__ = [
+    "ClassificationSuite",
+    "CompareConfig",
+    "CorpusConfig",
+    "EvaluateConfig",
+    "Experiment",
+    "InstructionSuite",
+    "LanguagesConfig",
+    "LoraSettings",
+    "ModelSettings",
+    "PromptConfig",
+    "ReplayConfig",
+    "ScalingConfig",
+    "Source",
+    "StorageConfig",
+    "Suite",
+    "TasksConfig",
+    "TrackingConfig",
+    "TrainConfig",
+    "TranslationSuite",
+    "build_experiment",
+    "dump_yaml",
+    "json_schema",
+    "load_experiment",
+    "override",
+]

@@ -1,0 +1,99 @@
+"""The whole experiment file."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ialign_ray.config.data import CorpusConfig, ReplayConfig, TasksConfig
+from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
+from ialign_ray.config.languages import LanguagesConfig
+from ialign_ray.config.model import ModelSettings
+from ialign_ray.config.section import Section
+from ialign_ray.config.train import ScalingConfig, TrainConfig
+
+
+class StorageConfig(Section):
+    """Where data is read from and runs are written to."""
+
+    data: str = "."
+    """Folder that relative data paths start from (the working directory when left out)."""
+    runs: str = "runs"
+    """Folder of all runs; it must be shared by all nodes of a cluster."""
+
+
+class TrackingConfig(Section):
+    """Curves of every run."""
+
+    mlflow: bool = True
+    """Log to MLflow."""
+    mlflow_uri: str | None = None
+    """Tracking server; a SQLite file in `storage.runs` when left out."""
+    tensorboard: bool = True
+    """Write TensorBoard event files into the run."""
+
+
+class Experiment(Section):
+    """One file drives every command: model, data, training, evaluation."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """Names the folder under `storage.runs`; letters, digits, dot, dash and underscore."""
+    preset: Literal["paper"] | None = None
+    """`paper` fills what is left out with the published hyper-parameters (arXiv 2305.13627)."""
+    languages: LanguagesConfig = Field(default_factory=LanguagesConfig)
+    """Old, new and unseen languages."""
+    model: ModelSettings
+    """The base model and how it is tuned."""
+    corpora: list[CorpusConfig] = Field(min_length=1)
+    """Parallel corpora."""
+    replay: ReplayConfig = Field(default_factory=lambda: ReplayConfig(ratio=0.0))
+    """Old instructions."""
+    tasks: TasksConfig = Field(default_factory=TasksConfig)
+    """The mix of alignment tasks and their wording."""
+    train: TrainConfig = Field(default_factory=TrainConfig)
+    """Optimisation."""
+    scaling: ScalingConfig = Field(default_factory=ScalingConfig)
+    """Workers."""
+    evaluate: EvaluateConfig = Field(default_factory=EvaluateConfig)
+    """Suites and statistics."""
+    compare: CompareConfig = Field(default_factory=CompareConfig)
+    """Arms and seeds of `ialign compare`."""
+    storage: StorageConfig = Field(default_factory=StorageConfig)
+    """Paths."""
+    tracking: TrackingConfig = Field(default_factory=TrackingConfig)
+    """MLflow and TensorBoard."""
+
+    @model_validator(mode="after")
+    def _names_unique(self) -> Self:
+        for field, names in {
+            "corpora": [c.name for c in self.corpora],
+            "evaluate.suites": [s.name for s in self.evaluate.suites],
+        }.items():
+            if twice := [n for n in names if names.count(n) > 1]:
+                raise ValueError(f"{field}: the name {twice[0]!r} is used twice; give each its own")
+        return self
+
+    @model_validator(mode="after")
+    def _workers_fed(self) -> Self:
+        if self.scaling.workers > self.train.batch_size:
+            raise ValueError(
+                f"scaling.workers is {self.scaling.workers}, but a step has only {self.train.batch_size} examples; "
+                "raise train.batch_size or use fewer workers"
+            )
+        return self
+
+
+PAPER: dict[str, object] = {
+    # BLOOMZ rows of table 2 and appendix of arXiv 2305.13627; fp16 there, whose range needs loss scaling.
+    "model": {"tuning": "full", "precision": "bf16"},
+    "replay": {"ratio": 0.5, "pool_size": 100_000},
+    "tasks": {"mix": "tlm"},
+    "train": {
+        "steps": 50_000,
+        "batch_size": 32,
+        "learning_rate": 1e-5,
+        "max_prompt_tokens": 128,
+        "max_target_tokens": 128,
+    },
+}

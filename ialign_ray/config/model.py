@@ -1,0 +1,47 @@
+"""`model`: the base model and how it is tuned."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ialign_ray.config.section import Section
+
+
+class LoraSettings(Section):
+    """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), as `peft.LoraConfig` names them."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of the update, at least 1 and at most the smallest side of a target layer."""
+    alpha: float | None = Field(None, gt=0)
+    """Scale of the update; twice the rank when left out."""
+    targets: str | list[str] = "all-linear"
+    """Module names to adapt, or `all-linear`."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout on the adapter's input, from 0 to below 1."""
+    dora: bool = False
+    """Weight-decomposed update (DoRA, arXiv 2402.09353)."""
+    rslora: bool = False
+    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+
+
+class ModelSettings(Section):
+    """A causal language model from the hub, a folder, or `pocket:base`."""
+
+    id: str
+    """Hub id, folder, or `pocket:base` for the model that the project trains itself."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    tuning: Literal["lora", "full"] = "lora"
+    """`lora` trains an adapter, `full` every weight."""
+    lora: LoraSettings = Field(default_factory=LoraSettings)
+    """Used when `tuning` is `lora`."""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """Arithmetic of training and scoring; bf16 is three times slower than fp32 on CPUs without native bf16."""
+    chat: Literal["auto", "never"] = "auto"
+    """`auto` uses the tokenizer's chat template when it has one."""
+    separator: str = "\n"
+    """Stands between prompt and target where no chat template is used."""
+    trust_remote_code: bool = False
+    """Allow code from the model's own repository to run."""

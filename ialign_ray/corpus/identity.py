@@ -1,0 +1,31 @@
+"""When two texts are the same sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import unicodedata
+from collections.abc import Iterable
+
+
+def text_key(text: str) -> bytes:
+    """16-byte hash of a text, blind to case, width, composition and spacing."""
+    plain = " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+    return hashlib.blake2b(plain.encode(), digest_size=16).digest()
+
+
+def lines_of(text: str) -> Iterable[str]:
+    """A text, each of its lines, and what its lines quote: the places where a leaked sentence can stand."""
+    yield text
+    for line in text.splitlines():
+        yield line
+        yield line.partition(": ")[2]
+        for opening, closing in (('"', '"'), ("'", "'"), ("“", "”")):
+            start, end = line.find(opening), line.rfind(closing)
+            if 0 <= start < end:
+                yield line[start + 1 : end]
+
+
+def share_of(identity: str, seed: int = 0) -> float:
+    """A number in [0, 1) that depends on the identity alone: how splits are drawn."""
+    digest = hashlib.blake2b(f"{seed}\x00{identity}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) / 2**64

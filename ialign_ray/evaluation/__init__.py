@@ -1,0 +1,1 @@
+"""What was gained, for whom, what was lost, and whether it is luck."""

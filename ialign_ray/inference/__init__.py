@@ -1,0 +1,1 @@
+"""Scoring and generation with a causal or encoder-decoder model; pure torch, no Ray."""

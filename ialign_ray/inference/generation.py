@@ -1,0 +1,135 @@
+"""Text generation in length-sorted batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+from transformers import GenerationConfig
+
+from ialign_ray.errors import ConfigError
+from ialign_ray.inference.batching import (
+    Tokens,
+    check_prompts,
+    device_of,
+    is_encoder_decoder,
+    padded,
+    read_only,
+    takes_left_padding,
+    token_batches,
+)
+from ialign_ray.modeling.head import base_model
+
+
+class Decoder(Protocol):
+    """What generation asks of a tokenizer."""
+
+    eos_token_id: int | None
+    pad_token_id: int | None
+
+    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+        """The text of `ids`."""
+
+
+def generate(
+    model: nn.Module,
+    tokenizer: Decoder,
+    prompts_ids: Sequence[Tokens],
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    max_batch_tokens: int = 8192,
+    progress: Callable[[int], None] | None = None,
+) -> list[str]:
+    """The model's answer to each prompt, without the prompt, in the order of `prompts_ids`.
+
+    Greedy by default, and then the same text whatever the batch size (fp32). Sampling depends on the seed,
+    the prompts and `max_batch_tokens`; torch's global random state is left as it was when a seed is given.
+    Sampling defaults in the model's own folder (temperature, penalties) are not used.
+
+    Args:
+        model: any causal or encoder-decoder model of transformers, wrapped by peft or not.
+        tokenizer: decodes the answer; its end-of-sequence token ends one, as do the model's own.
+        prompts_ids: token ids, n rows.
+        max_new_tokens: the longest answer, in tokens.
+        temperature: 0 is greedy; above 0 samples.
+        top_p: the nucleus to sample from (Holtzman et al. 2020, arXiv 1904.09751); unused when greedy.
+        seed: of the sampling; None draws from torch's global state.
+        max_batch_tokens: rows x (longest prompt + max_new_tokens) of a batch.
+        progress: called with the number of prompts finished so far.
+
+    Raises:
+        ConfigError: max_new_tokens below 1, a temperature below 0 or a top_p outside (0, 1].
+        DataError: an empty prompt.
+        ModelError: prompt and answer do not fit the model's maximum positions.
+    """
+    if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
+        raise ConfigError(
+            f"max_new_tokens {max_new_tokens}, temperature {temperature}, top_p {top_p}: "
+            "they must be at least 1, at least 0, and within (0, 1]."
+        )
+    check_prompts(model, prompts_ids, [max_new_tokens] * len(prompts_ids))
+    inner, device, seq2seq = base_model(model), device_of(model), is_encoder_decoder(model)
+    config = _config(inner, tokenizer, max_new_tokens, temperature, top_p)
+    # Where padding on the left would shift positions, rows of equal length share a batch without padding.
+    alone = not seq2seq and not takes_left_padding(model)
+    lengths = [len(prompt) + max_new_tokens for prompt in prompts_ids]
+    texts = [""] * len(prompts_ids)
+    done = 0
+    with _seeded(seed, device), read_only(model):
+        for rows in token_batches(lengths, max_batch_tokens, same_length=alone):
+            ids, mask = padded([prompts_ids[i] for i in rows], device, left=not seq2seq, fill=config.pad_token_id or 0)
+            out = inner.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            new = out[:, 1 if seq2seq else ids.shape[1] :].tolist()
+            for i, answer in zip(rows, new):
+                texts[i] = tokenizer.decode(_until(answer, config.eos_token_id), skip_special_tokens=True)
+            done += len(rows)
+            if progress:
+                progress(done)
+    return texts
+
+
+def _config(
+    inner: Any,
+    tokenizer: Decoder,
+    max_new_tokens: int,
+    temperature: float,
+    top_p: float,
+) -> Any:
+    own = inner.generation_config.eos_token_id
+    ends = {*(own if isinstance(own, list | tuple) else [own]), tokenizer.eos_token_id} - {None}
+    pads = (tokenizer.pad_token_id, inner.generation_config.pad_token_id, *sorted(ends), 0)
+    return GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        do_sample=temperature > 0,
+        # What is left unset would come from the model's folder.
+        temperature=temperature or 1.0,
+        top_p=top_p if temperature else 1.0,
+        top_k=0 if temperature else 50,
+        num_beams=1,
+        repetition_penalty=1.0,
+        no_repeat_ngram_size=0,
+        eos_token_id=sorted(ends) or None,
+        pad_token_id=next(pad for pad in pads if pad is not None),
+    )
+
+
+def _until(ids: list[int], ends: list[int] | None) -> list[int]:
+    """`ids` up to the first end-of-sequence token."""
+    return ids[: next((i for i, token in enumerate(ids) if token in (ends or ())), len(ids))]
+
+
+@contextmanager
+def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
+    """Seed torch inside and put its global random state back; does nothing where the seed is None."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,389 @@
+"""Log-probabilities of continuations and of labels, given their prompts.
+
+Only the continuation's tokens are scored, each given everything before it, and a score does not depend
+on the batch: the reference averages over prompt, label and padding, which ranks labels by their length.
+
+Callers pass token ids. A label's ids must be cut as training targets are (same leading space, same
+end-of-sequence or none), and the prompt must end where training prompts end; the tokens of prompt and
+label are never merged.
+
+`score_labels` runs each prompt once and shares its keys and values among the labels: the first token of
+every label is read from the prompt's last position, so one-token labels need no second pass, and labels
+that begin alike share the pass over their common beginning.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import DynamicCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from ialign_ray.errors import DataError, ModelError
+from ialign_ray.inference.batching import (
+    Tokens,
+    check_prompts,
+    device_of,
+    is_encoder_decoder,
+    padded,
+    read_only,
+    takes_left_padding,
+    token_batches,
+)
+from ialign_ray.modeling.head import base_model, target_logits
+
+Progress = Callable[[int], None]
+LabelSet = Sequence[Tokens]
+Floats = NDArray[np.float64]
+
+# The pass over the labels keeps this many times the budget in cached tokens: they cost memory, not compute.
+CACHED_TOKENS = 4
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One score per row: summed log-probabilities in nats, float64 [n], and token counts, int64 [n]."""
+
+    log_prob: Floats
+    tokens: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class LabelScores:
+    """One score per prompt and label: summed log-probabilities in nats, float64 [n, L], and token counts."""
+
+    log_prob: Floats
+    tokens: NDArray[np.int64]
+
+
+def score_continuations(
+    model: nn.Module,
+    prompts: Sequence[Tokens],
+    continuations: Sequence[Tokens],
+    *,
+    max_batch_tokens: int = 4096,
+    progress: Progress | None = None,
+) -> Scores:
+    """Summed log-probability of each continuation given its prompt, in the order of `prompts`.
+
+    Divide by ln 2 and by the continuation's bytes for bits per byte. An encoder-decoder reads the prompt
+    in its encoder and scores the continuation as decoder target.
+
+    Args:
+        model: any causal or encoder-decoder model of transformers, wrapped by peft or not.
+        prompts, continuations: token ids, n rows each.
+        max_batch_tokens: rows x longest row of a batch, padding included.
+        progress: called with the number of rows finished so far.
+
+    Raises:
+        DataError: an empty prompt or continuation, or unequal numbers of rows.
+        ModelError: a row is longer than the model's maximum positions.
+    """
+    if len(prompts) != len(continuations):
+        raise DataError(f"{len(prompts)} prompts have {len(continuations)} continuations; give one to each.")
+    if is_encoder_decoder(model):
+        sets = [[continuation] for continuation in continuations]
+        each = score_labels(model, prompts, sets, max_batch_tokens=max_batch_tokens, progress=progress)
+        return Scores(each.log_prob.reshape(-1), each.tokens.reshape(-1))
+    _refuse_empty([[continuation] for continuation in continuations])
+    check_prompts(model, prompts, [len(continuation) - 1 for continuation in continuations])
+    sums = np.zeros(len(prompts))
+    lengths = [len(p) + len(c) - 1 for p, c in zip(prompts, continuations)]
+    done = 0
+    with read_only(model):
+        for rows in token_batches(lengths, max_batch_tokens):
+            sums[rows] = _continuation_batch(model, [prompts[i] for i in rows], [continuations[i] for i in rows])
+            done += len(rows)
+            if progress:
+                progress(done)
+    return Scores(sums, np.array([len(c) for c in continuations], dtype=np.int64))
+
+
+def score_labels(
+    model: nn.Module,
+    prompts: Sequence[Tokens],
+    labels: LabelSet | Sequence[LabelSet],
+    *,
+    max_batch_tokens: int = 4096,
+    progress: Progress | None = None,
+) -> LabelScores:
+    """Summed log-probability of every label given every prompt, [n, L] in the order of `prompts`.
+
+    The same to 1e-4 (fp32) as one full forward pass per prompt and label, whatever the batch size.
+    Models whose cache cannot be continued per label (`takes_left_padding`) get those full passes.
+
+    Args:
+        model: any causal or encoder-decoder model of transformers, wrapped by peft or not.
+        prompts: token ids, n rows.
+        labels: one set of L labels for all prompts, or n sets of L labels; each label is token ids.
+        max_batch_tokens: rows x longest prompt of a batch, padding included.
+        progress: called with the number of prompts finished so far.
+
+    Raises:
+        DataError: an empty prompt or label, or label sets of unequal size.
+        ModelError: a prompt with its label is longer than the model's maximum positions.
+    """
+    sets = _label_sets(labels, len(prompts))
+    width = len(sets[0]) if sets else len(labels)
+    tokens = np.array([[len(label) for label in each] for each in sets], dtype=np.int64)
+    tokens = tokens.reshape(len(prompts), width)
+    seq2seq = is_encoder_decoder(model)
+    longest = [max(len(label) for label in each) - (0 if seq2seq else 1) for each in sets]
+    check_prompts(model, prompts, longest)
+    if not seq2seq and not takes_left_padding(model):
+        return LabelScores(_label_by_label(model, prompts, sets, max_batch_tokens, progress), tokens)
+    score = _encoder_decoder_batch if seq2seq else _shared_prefix_batch
+    sums = np.zeros((len(prompts), width))
+    done = 0
+    with read_only(model):
+        for rows in token_batches([len(prompt) for prompt in prompts], max_batch_tokens):
+            sums[rows] = score(model, [prompts[i] for i in rows], [sets[i] for i in rows], max_batch_tokens)
+            done += len(rows)
+            if progress:
+                progress(done)
+    return LabelScores(sums, tokens)
+
+
+# --- label sets ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelTree:
+    """The passes that a label set needs.
+
+    A label's *stem* is the label without its last token: what has to be read to score it.
+
+    stems: the stems that no other stem continues, sorted.
+    home: for each label, the number of a stem that begins with the label's own.
+    """
+
+    stems: tuple[tuple[int, ...], ...]
+    home: tuple[int, ...]
+
+
+@lru_cache(maxsize=1024)
+def _label_tree(labels: tuple[tuple[int, ...], ...]) -> LabelTree:
+    distinct = sorted({label[:-1] for label in labels})
+    # In sorted order whatever continues a stem follows it directly.
+    stems = tuple(s for s, after in zip(distinct, [*distinct[1:], None]) if after is None or after[: len(s)] != s)
+    home = (next(k for k, stem in enumerate(stems) if stem[: len(x) - 1] == x[:-1]) for x in labels)
+    return LabelTree(stems, tuple(home))
+
+
+def _is_nested(labels: LabelSet | Sequence[LabelSet]) -> bool:
+    return bool(len(labels) and len(labels[0]) and hasattr(labels[0][0], "__len__"))
+
+
+def _label_sets(labels: LabelSet | Sequence[LabelSet], rows: int) -> list[tuple[tuple[int, ...], ...]]:
+    if _is_nested(labels):
+        each = cast("Sequence[LabelSet]", labels)
+        sets = [tuple(tuple(int(t) for t in label) for label in one) for one in each]
+        if len(sets) != rows:
+            raise DataError(f"{rows} prompts have {len(sets)} label sets; give one to each, or one for all.")
+    else:
+        shared = cast("LabelSet", labels)
+        sets = [tuple(tuple(int(t) for t in label) for label in shared)] * rows
+        _refuse_empty([shared] if rows or len(shared) else [])
+    _refuse_empty(sets)
+    if len({len(one) for one in sets}) > 1:
+        raise DataError("the label sets differ in size; score prompts with different numbers of labels apart.")
+    return sets
+
+
+def _refuse_empty(sets: Sequence[LabelSet]) -> None:
+    for i, one in enumerate(sets):
+        if not len(one):
+            raise DataError(f"label set {i} is empty; give at least one label.")
+        for k, label in enumerate(one):
+            if not len(label):
+                raise DataError(f"label {k} of row {i} has no tokens; check how the label was tokenised.")
+
+
+# --- one batch ----------------------------------------------------------------------------------------
+
+
+def _read(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Floats:
+    """Log-probabilities [M] of `tokens` [M] under the logits [N, V] of `rows` [M]."""
+    # 128 positions at a time: the whole fp32 copy would double the largest tensor of the pass.
+    norms = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 128)])
+    at = torch.tensor(rows, device=logits.device)
+    picked = logits[at, torch.tensor(tokens, device=logits.device)].float() - norms[at]
+    return cast("Floats", picked.cpu().double().numpy())
+
+
+def _continuation_batch(model: nn.Module, prompts: Sequence[Tokens], continuations: Sequence[Tokens]) -> Floats:
+    whole = [[*p, *c[:-1]] for p, c in zip(prompts, continuations)]
+    ids, mask = padded(whole, device_of(model))
+    width = ids.shape[1]
+    owner = [b for b, c in enumerate(continuations) for _ in c]
+    index = [b * width + len(prompts[b]) - 1 + k for b, c in enumerate(continuations) for k in range(len(c))]
+    logits = target_logits(model, torch.tensor(index), input_ids=ids, attention_mask=mask)
+    values = _read(logits, range(len(index)), [token for c in continuations for token in c])
+    sums = np.zeros(len(prompts))
+    np.add.at(sums, owner, values)
+    return sums
+
+
+def _label_by_label(
+    model: nn.Module,
+    prompts: Sequence[Tokens],
+    sets: Sequence[LabelSet],
+    budget: int,
+    progress: Progress | None,
+) -> Floats:
+    width = len(sets[0]) if sets else 0
+    rows = [(prompt, label) for prompt, one in zip(prompts, sets) for label in one]
+    scores = score_continuations(
+        model,
+        [prompt for prompt, _ in rows],
+        [label for _, label in rows],
+        max_batch_tokens=budget,
+        progress=(lambda done: progress(done // width)) if progress else None,
+    )
+    return scores.log_prob.reshape(len(prompts), width)
+
+
+def _shared_prefix_batch(
+    model: nn.Module, prompts: Sequence[Tokens], sets: Sequence[tuple[tuple[int, ...], ...]], budget: int
+) -> Floats:
+    ids, mask = padded(prompts, device_of(model), left=True)
+    trees = [_label_tree(one) for one in sets]
+    branches = any(stem for tree in trees for stem in tree.stems)
+    cache = DynamicCache(config=base_model(model).config) if branches else None
+    last = torch.arange(1, len(prompts) + 1) * ids.shape[1] - 1
+    places = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
+    logits = target_logits(
+        model,
+        last,
+        input_ids=ids,
+        attention_mask=mask,
+        past_key_values=cache,
+        use_cache=cache is not None,
+        **_accepted(model, places),
+    )
+    owners = [b for b, one in enumerate(sets) for _ in one]
+    sums = _read(logits, owners, [label[0] for one in sets for label in one]).reshape(len(prompts), -1)
+    if cache is not None:
+        for pairs in _stem_batches(trees, ids.shape[1], budget):
+            _add_stems(model, cache, mask, pairs, sets, trees, sums)
+    return sums
+
+
+def _add_stems(
+    model: nn.Module,
+    cache: DynamicCache,
+    mask: Tensor,
+    pairs: list[tuple[int, int]],
+    sets: Sequence[tuple[tuple[int, ...], ...]],
+    trees: Sequence[LabelTree],
+    sums: Floats,
+) -> None:
+    """Add to `sums` [B, L] what follows the first token, for (row, stem) `pairs` continued from the cache."""
+    owner = torch.tensor([b for b, _ in pairs], device=mask.device)
+    stems, stem_mask = padded([trees[b].stems[s] for b, s in pairs], mask.device)
+    length = mask[owner].sum(1, keepdim=True)
+    places = {"position_ids": length + (stem_mask.cumsum(1) - 1).clamp(min=0)}
+    logits = target_logits(
+        model,
+        stem_mask.flatten().nonzero().flatten(),
+        input_ids=stems,
+        attention_mask=torch.cat([mask[owner], stem_mask], dim=1),
+        past_key_values=_select(cache, owner),
+        use_cache=True,
+        **_accepted(model, places),
+    )
+    _collect(logits, pairs, sets, trees, sums, first=1)
+
+
+def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
+    """A cache of `rows` [P] of another, which stays as it is (layers replace their tensors, never write)."""
+    chosen = copy.copy(cache)
+    chosen.layers = [copy.copy(layer) for layer in cache.layers]
+    chosen.batch_select_indices(rows)
+    return chosen
+
+
+def _encoder_decoder_batch(
+    model: nn.Module, prompts: Sequence[Tokens], sets: Sequence[tuple[tuple[int, ...], ...]], budget: int
+) -> Floats:
+    ids, mask = padded(prompts, device_of(model))
+    trees = [_label_tree(one) for one in sets]
+    start = _decoder_start(model)
+    states = base_model(model).get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
+    sums = np.zeros((len(prompts), len(sets[0])))
+    for pairs in _stem_batches(trees, ids.shape[1], budget, empty=True):
+        owner = torch.tensor([b for b, _ in pairs], device=mask.device)
+        decoder, decoder_mask = padded([(start, *trees[b].stems[s]) for b, s in pairs], mask.device)
+        logits = target_logits(
+            model,
+            decoder_mask.flatten().nonzero().flatten(),
+            encoder_outputs=BaseModelOutput(last_hidden_state=states[owner]),
+            attention_mask=mask[owner],
+            decoder_input_ids=decoder,
+        )
+        _collect(logits, pairs, sets, trees, sums, first=0)
+    return sums
+
+
+def _stem_batches(
+    trees: Sequence[LabelTree], width: int, budget: int, *, empty: bool = False
+) -> Iterator[list[tuple[int, int]]]:
+    """(row, stem) pairs, longest stems first, in batches that fit the budget beside `width` cached tokens."""
+    pairs = [(b, s) for b, tree in enumerate(trees) for s, stem in enumerate(tree.stems) if stem or empty]
+    # One token of a stem stands for the cached tokens that its row holds, at CACHED_TOKENS to one.
+    cost = [max(len(trees[b].stems[s]) + 1, -(-width // CACHED_TOKENS)) for b, s in pairs]
+    for rows in token_batches(cost, budget):
+        yield [pairs[i] for i in rows]
+
+
+def _collect(
+    logits: Tensor,
+    pairs: list[tuple[int, int]],
+    sets: Sequence[tuple[tuple[int, ...], ...]],
+    trees: Sequence[LabelTree],
+    sums: Floats,
+    *,
+    first: int,
+) -> None:
+    """Add to `sums` the log-probabilities of every label's tokens from number `first` on.
+
+    The logits [N, V] hold, pair after pair, those that predict the tokens `first`, `first` + 1, ... of
+    the labels at home in the pair's stem.
+    """
+    rows: list[int] = []
+    tokens: list[int] = []
+    cells: list[tuple[int, int]] = []
+    offset = 0
+    for b, s in pairs:
+        for k, label in enumerate(sets[b]):
+            if trees[b].home[k] == s and len(label) > first:
+                rows += range(offset, offset + len(label) - first)
+                tokens += label[first:]
+                cells += [(b, k)] * (len(label) - first)
+        offset += len(trees[b].stems[s]) + 1 - first
+    at = np.array(cells)
+    np.add.at(sums, (at[:, 0], at[:, 1]), _read(logits, rows, tokens))
+
+
+def _accepted(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Those of `inputs` that the model's forward names (BLOOM counts positions itself)."""
+    names = inspect.signature(base_model(model).forward).parameters
+    return {name: value for name, value in inputs.items() if name in names}
+
+
+def _decoder_start(model: nn.Module) -> int:
+    inner = base_model(model)
+    for config in (inner.config, inner.generation_config):
+        start = getattr(config, "decoder_start_token_id", None)
+        if start is not None:
+            return int(start)
+    raise ModelError("the model names no decoder_start_token_id; set it in the model folder's config.json.")

@@ -1,0 +1,1 @@
+"""Models: load, adapt, save, and run the output head only where it is needed."""

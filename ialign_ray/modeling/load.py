@@ -1,0 +1,161 @@
+"""Load a causal language model, put an adapter on it, and say in one sentence what does not fit."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from ialign_ray.config import LoraSettings, ModelSettings
+from ialign_ray.errors import ModelError
+from ialign_ray.pocket import POCKET, pocket_file
+
+
+def model_location(identifier: str) -> str:
+    """Folder or hub id; `pocket:base` is the folder that `ialign` made on first use."""
+    return str(pocket_file(identifier)) if identifier.startswith(POCKET) else identifier
+
+
+def load_tokenizer(settings: ModelSettings, location: str | None = None) -> Any:
+    """The tokenizer, with a padding token (EOS where it has none; padding is always masked)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = _from_pretrained(AutoTokenizer, settings, location)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def load_base(settings: ModelSettings, location: str | None = None) -> Any:
+    """The base model in evaluation mode, in the precision of the settings, on the CPU."""
+    from transformers import AutoModelForCausalLM
+
+    frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
+    model = _from_pretrained(
+        AutoModelForCausalLM, settings, location, dtype=torch.bfloat16 if frozen_half else torch.float32
+    )
+    return model.eval()
+
+
+def model_shape(settings: ModelSettings) -> Any:
+    """The model's architecture without its weights (on the meta device): enough to check ranks."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = _from_pretrained(AutoConfig, settings, None)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
+    except ValueError as error:
+        raise ModelError(
+            f"model.id {settings.id!r} is a {type(config).__name__}, which is not a causal language model; "
+            "name one that transformers' AutoModelForCausalLM loads"
+        ) from error
+
+
+def add_adapter(model: nn.Module, lora: LoraSettings, seed: int) -> Any:
+    """Wrap a model in a LoRA adapter whose first weights depend on the seed alone.
+
+    Raises ModelError when a target does not exist or the rank exceeds a target layer's smaller side.
+    """
+    import peft
+
+    check_rank(model, lora)
+    torch.manual_seed(seed)
+    return peft.get_peft_model(
+        model,  # type: ignore[arg-type]
+        peft.LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
+            target_modules=lora.targets,
+            lora_dropout=lora.dropout,
+            use_dora=lora.dora,
+            use_rslora=lora.rslora,
+            task_type="CAUSAL_LM",
+        ),
+    )
+
+
+def check_rank(model: nn.Module, lora: LoraSettings) -> None:
+    """Refuse targets that the model lacks and a rank above the smaller side of a target layer."""
+    targets = lora_targets(model, lora)
+    if not targets:
+        layers = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _matrix(m)})
+        raise ModelError(
+            f"model.lora.targets is {lora.targets!r}, but the model's layers are called {', '.join(layers)}"
+        )
+    name, smallest = min(targets.items(), key=lambda item: item[1])
+    if lora.rank > smallest:
+        raise ModelError(
+            f"model.lora.rank is {lora.rank}, but layer {name} has a side of only {smallest}; set a rank of at most {smallest}"
+        )
+
+
+def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
+    """Adapted layers and their smaller side; the output head is never one of `all-linear`."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    names = [lora.targets] if isinstance(lora.targets, str) else lora.targets
+    chosen = {}
+    for name, module in model.named_modules():
+        if not _matrix(module):
+            continue
+        if (lora.targets == "all-linear" and module is not head) or any(
+            name == n or name.endswith("." + n) for n in names
+        ):
+            chosen[name] = min(module.weight.shape)
+    return chosen
+
+
+def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any]:
+    """(model, tokenizer) of a finished run's adapter or full-model folder, or of the base for None."""
+    if folder is None:
+        return load_base(settings), load_tokenizer(settings)
+    if not (folder / "adapter_config.json").exists():
+        if not (folder / "config.json").exists():
+            raise ModelError(
+                f"{folder} holds neither adapter_config.json nor config.json; name a finished run or its model folder"
+            )
+        return load_base(settings, str(folder)), load_tokenizer(settings, str(folder))
+    import peft
+
+    try:
+        model = peft.PeftModel.from_pretrained(load_base(settings), str(folder))
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ModelError(f"adapter {folder} does not load onto {settings.id!r}: {_first_line(error)}") from error
+    return model.eval(), load_tokenizer(settings)
+
+
+def merge(model: Any) -> Any:
+    """A plain transformers model with the adapter folded into its weights."""
+    return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def _matrix(module: nn.Module) -> bool:
+    # Linear, and GPT-2's Conv1D, which holds its weight transposed
+    weight = getattr(module, "weight", None)
+    return type(module).__name__ in ("Linear", "Conv1D") and isinstance(weight, torch.Tensor)
+
+
+def _from_pretrained(loader: Any, settings: ModelSettings, location: str | None, **extra: Any) -> Any:
+    where = location or model_location(settings.id)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return loader.from_pretrained(
+                where,
+                revision=settings.revision if location is None else None,
+                trust_remote_code=settings.trust_remote_code,
+                **extra,
+            )
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+        raise ModelError(
+            f"model.id {where!r} cannot be loaded ({_first_line(error)}); name a hub id that this machine can "
+            "reach, or a folder with config.json, weights and tokenizer"
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

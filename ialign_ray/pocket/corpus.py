@@ -1,0 +1,145 @@
+"""Write the pocket experiment's corpora: parallel text, sentiment sets and old instructions, with no overlap."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ialign_ray.errors import DataError
+from ialign_ray.pocket import instructions
+from ialign_ray.pocket.grammar import POLARITIES, Sentence, draw_shape, fill
+from ialign_ray.pocket.instructions import LABELS, SENTIMENT_PROMPTS
+from ialign_ray.pocket.lexicon import LANGUAGES
+
+__all__ = ["FILES", "LABELS", "LANGUAGES", "SENTIMENT_PROMPTS", "write_pocket"]
+
+FILES = ("parallel.parquet", "sentiment.parquet", "instructions.jsonl")
+"""What `write_pocket` writes."""
+
+_PARALLEL = {"train": 1200, "test": 300}
+_SENTIMENT = {"train": 400, "test": 300}
+# How many rows of each family the base is tuned on, and how many are held out.
+_TRAINED = {
+    "sentiment": 4200,
+    "translation": 3000,
+    "same-meaning": 1200,
+    "write": 900,
+    "continue": 400,
+    "word": 300,
+}
+_HELDOUT = {
+    "sentiment": 120,
+    "translation": 100,
+    "same-meaning": 60,
+    "write": 40,
+    "continue": 20,
+    "word-count": 60,
+}
+
+
+def write_pocket(folder: Path, seed: int = 0) -> None:
+    """Write FILES into a folder that appears whole or not at all; the same seed gives the same bytes.
+
+    Every sentence stands in one set only, in whatever language. Raises DataError when the folder exists
+    and is not empty.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise DataError(f"{folder} exists and is not empty; name a new folder for the pocket corpora")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+    try:
+        sentences = _Sentences(seed)
+        _write_sentiment(scratch / FILES[1], sentences)
+        _write_parallel(scratch / FILES[0], sentences)
+        _write_instructions(scratch / FILES[2], sentences, seed)
+        scratch.chmod(0o755)
+        scratch.rename(folder)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+class _Sentences:
+    """An endless stream of new sentences; the three labels take turns over the same shapes."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = Random(f"sentences {seed}")
+        self._seen: set[str] = set()
+
+    def take(self, count: int) -> list[Sentence]:
+        """The next `count` sentences, shuffled: no label is more than one ahead of another."""
+        triples = self._triples()
+        taken = [sentence for _ in range(-(-count // 3)) for sentence in next(triples)][:count]
+        self._random.shuffle(taken)
+        return taken
+
+    def _triples(self) -> Iterator[list[Sentence]]:
+        # The same shape three times: a subject, a link, a negation or a length cannot tell the label.
+        while True:
+            shape = draw_shape(self._random)
+            triple = [fill(shape, label, self._random) for label in POLARITIES]
+            if all(self._seen.isdisjoint(s.key) for s in triple):
+                self._seen.update(*(s.key for s in triple))
+                yield triple
+
+
+def _write_parallel(path: Path, sentences: _Sentences) -> None:
+    rows = [(split, s) for split, count in _PARALLEL.items() for s in sentences.take(count)]
+    table = {
+        "id": [f"p{i:05d}" for i in range(len(rows))],
+        **_columns(rows),
+        "split": [split for split, _ in rows],
+    }
+    pq.write_table(pa.table(table), path, compression="zstd")
+
+
+def _write_sentiment(path: Path, sentences: _Sentences) -> None:
+    rows = [(split, s) for split, count in _SENTIMENT.items() for s in sentences.take(count)]
+    table = {
+        "id": [f"s{i:05d}" for i in range(len(rows))],
+        "split": [split for split, _ in rows],
+        "label": [s.label for _, s in rows],
+        **_columns(rows),
+    }
+    pq.write_table(pa.table(table), path, compression="zstd")
+
+
+def _columns(rows: list[tuple[str, Sentence]]) -> dict[str, list[str]]:
+    return {code: [s.texts[code] for _, s in rows] for code in LANGUAGES}
+
+
+def _write_instructions(path: Path, sentences: _Sentences, seed: int) -> None:
+    random = Random(f"instructions {seed}")
+    lines = []
+    for split, families in (("train", _TRAINED), ("heldout", _HELDOUT)):
+        rows = [
+            (family, row) for family, count in families.items() for row in _family(family, count, sentences, random)
+        ]
+        random.shuffle(rows)
+        for family, (inputs, targets, language) in rows:
+            line = {"id": f"i{len(lines):05d}", "inputs": inputs, "targets": targets}
+            lines.append({**line, "source": family, "language": language, "split": split})
+    text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+    path.write_text(text, encoding="utf-8")
+
+
+def _family(family: str, count: int, sentences: _Sentences, random: Random) -> Iterator[instructions.Row]:
+    if family == "word":
+        for _ in range(count):
+            yield instructions.word(random, random.choice(instructions.concepts()))
+        return
+    for sentence in sentences.take(count):
+        if family == "same-meaning":
+            contrast = fill(sentence.shape, random.choice(POLARITIES), random)
+            while contrast.texts["eng"] == sentence.texts["eng"]:
+                contrast = fill(sentence.shape, random.choice(POLARITIES), random)
+            yield instructions.same_meaning(random, sentence, contrast)
+        else:
+            yield instructions.ONE_SENTENCE[family](random, sentence)

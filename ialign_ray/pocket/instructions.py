@@ -1,0 +1,161 @@
+"""The instructions that the pocket base model is tuned on: English and Indonesian only."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from random import Random
+
+from ialign_ray.pocket.grammar import Sentence
+from ialign_ray.pocket.lexicon import Concept, lexicon
+
+OLD = ("eng", "ind")
+"""Languages that the base model knows."""
+
+LABELS = {
+    "eng": {"negative": "negative", "neutral": "neutral", "positive": "positive"},
+    "ind": {"negative": "negatif", "neutral": "netral", "positive": "positif"},
+}
+"""Prompt language -> label -> the word that says it."""
+
+SENTIMENT_PROMPTS = {
+    "eng": "Sentence: {text}\nWhat is the sentiment of this sentence: negative, neutral or positive?",
+    "ind": "Kalimat: {text}\nApa sentimen kalimat ini: negatif, netral atau positif?",
+}
+"""The two prompts of the evaluation suite; the base model sees them among others."""
+
+_SENTIMENT_WORDINGS = {
+    "eng": (
+        SENTIMENT_PROMPTS["eng"],
+        "{text}\nIs this negative, neutral or positive?",
+        "Give the sentiment of the text.\nText: {text}",
+    ),
+    "ind": (
+        SENTIMENT_PROMPTS["ind"],
+        "{text}\nApakah ini negatif, netral atau positif?",
+        "Tentukan sentimen teks.\nTeks: {text}",
+    ),
+}
+_TRANSLATION_WORDINGS = {
+    "eng": (
+        "Translate from {source} to {target}: {text}",
+        "{source}: {text}\nWhat is this in {target}?",
+        "Say this in {target}: {text}",
+    ),
+    "ind": (
+        "Terjemahkan dari {source} ke {target}: {text}",
+        "{source}: {text}\nApa ini dalam {target}?",
+        "Katakan dalam {target}: {text}",
+    ),
+}
+_NAMES = {"eng": {"eng": "English", "ind": "Indonesian"}, "ind": {"eng": "Inggris", "ind": "Indonesia"}}
+_SAME_WORDINGS = {
+    "eng": (
+        "Sentence 1: {a}\nSentence 2: {b}\nDo the two sentences mean the same, yes or no?",
+        "{a}\n{b}\nSame meaning?",
+    ),
+    "ind": (
+        "Kalimat 1: {a}\nKalimat 2: {b}\nApakah kedua kalimat sama artinya, ya atau tidak?",
+        "{a}\n{b}\nArtinya sama?",
+    ),
+}
+_YES = {"eng": ("yes", "no"), "ind": ("ya", "tidak")}
+_WRITE_WORDINGS = {
+    "eng": ("Write a {label} sentence about {topic}.", "Say something {label} about {topic}."),
+    "ind": ("Tulis kalimat {label} tentang {topic}.", "Katakan sesuatu yang {label} tentang {topic}."),
+}
+_WORD_WORDINGS = {
+    "eng": ('What is the word "{word}" in {target}?', "Translate the word: {word}"),
+    "ind": ('Apa kata "{word}" dalam {target}?', "Terjemahkan kata: {word}"),
+}
+_CONTINUE_WORDINGS = {"eng": "Continue the sentence: {text}", "ind": "Lanjutkan kalimat: {text}"}
+_COUNT_WORDINGS = {
+    "eng": "How many words does this sentence have? {text}",
+    "ind": "Ada berapa kata dalam kalimat ini? {text}",
+}
+
+Row = tuple[str, str, str]
+"""Inputs, targets and the language of the instruction."""
+
+
+def sentiment(random: Random, sentence: Sentence) -> Row:
+    """Name the sentiment; in a third of the rows the text is in the other language than the instruction."""
+    language = random.choice(OLD)
+    text = sentence.texts[language if random.random() < 2 / 3 else _other(language)]
+    wording = random.choice(_SENTIMENT_WORDINGS[language])
+    return wording.format(text=text), LABELS[language][sentence.label], language
+
+
+def translation(random: Random, sentence: Sentence) -> Row:
+    """Translate between the two old languages."""
+    language, source = random.choice(OLD), random.choice(OLD)
+    target, names = _other(source), _NAMES[language]
+    wording = random.choice(_TRANSLATION_WORDINGS[language])
+    inputs = wording.format(source=names[source], target=names[target], text=sentence.texts[source])
+    return inputs, sentence.texts[target], language
+
+
+def same_meaning(random: Random, sentence: Sentence, other: Sentence) -> Row:
+    """Whether a sentence and another's translation mean the same; `other` differs in the predicates."""
+    language, first = random.choice(OLD), random.choice(OLD)
+    same = random.random() < 0.5
+    second = (sentence if same else other).texts[_other(first)]
+    wording = random.choice(_SAME_WORDINGS[language])
+    return wording.format(a=sentence.texts[first], b=second), _YES[language][0 if same else 1], language
+
+
+def write(random: Random, sentence: Sentence) -> Row:
+    """Write a sentence of a given sentiment about a topic."""
+    language = random.choice(OLD)
+    domain = sentence.shape.clauses[0].subject.noun.domain
+    topic = lexicon()["topics"][domain].words[language]
+    wording = random.choice(_WRITE_WORDINGS[language])
+    return (
+        wording.format(label=LABELS[language][sentence.label], topic=topic),
+        sentence.texts[language],
+        language,
+    )
+
+
+def continuation(random: Random, sentence: Sentence) -> Row:
+    """Go on from the first half of a sentence."""
+    language = random.choice(OLD)
+    words = sentence.texts[language].split()
+    cut = len(words) // 2
+    inputs = _CONTINUE_WORDINGS[language].format(text=" ".join(words[:cut]))
+    return inputs, " ".join(words[cut:]), language
+
+
+def word(random: Random, concept: Concept) -> Row:
+    """Translate one word of the lexicon."""
+    language, source = random.choice(OLD), random.choice(OLD)
+    target = _other(source)
+    wording = random.choice(_WORD_WORDINGS[language])
+    inputs = wording.format(word=concept.words[source], target=_NAMES[language][target])
+    return inputs, str(concept.words[target]), language
+
+
+def word_count(random: Random, sentence: Sentence) -> Row:
+    """Count a sentence's words: the family that is never trained on."""
+    language = random.choice(OLD)
+    text = sentence.texts[language]
+    return _COUNT_WORDINGS[language].format(text=text), str(len(text.split())), language
+
+
+def concepts() -> Sequence[Concept]:
+    """The words that `word` asks for."""
+    sections = lexicon()
+    return [c for name in ("nouns", "adjectives", "verbs") for c in sections[name].values()]
+
+
+ONE_SENTENCE: dict[str, Callable[[Random, Sentence], Row]] = {
+    "sentiment": sentiment,
+    "translation": translation,
+    "write": write,
+    "continue": continuation,
+    "word-count": word_count,
+}
+"""Task families that need a single sentence."""
+
+
+def _other(code: str) -> str:
+    return OLD[1 - OLD.index(code)]

@@ -1,0 +1,73 @@
+"""The pocket experiment's hand-written words, and the letter ciphers that stand for wholly new languages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from typing import Any
+
+import yaml
+
+REAL = ("eng", "ind", "jav", "sun", "min")
+"""Languages of the lexicon."""
+LANGUAGES = (*REAL, "qci", "qcd")
+"""All languages of the pocket corpora; `qci` is the cipher of Indonesian, `qcd` its dialect."""
+
+# Vowels go to vowels and consonants to consonants, so that cipher words can be pronounced.
+_PLAIN = "aiueobcdfghjklmnpqrstvwxyz"
+_CIPHER = "uoaiekzpgtwxsdrbvcqjnmlhfy"
+# The dialect's sound changes: it exchanges three pairs of letters of the cipher.
+_SHIFTS = {"z": "s", "s": "z", "p": "f", "f": "p", "w": "h", "h": "w"}
+
+_TO_QCI = str.maketrans(_PLAIN + _PLAIN.upper(), _CIPHER + _CIPHER.upper())
+_TO_PLAIN = str.maketrans(_CIPHER + _CIPHER.upper(), _PLAIN + _PLAIN.upper())
+_SHIFT = str.maketrans({**_SHIFTS, **{a.upper(): b.upper() for a, b in _SHIFTS.items()}})
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One entry of the lexicon."""
+
+    name: str
+    words: dict[str, Any]
+    """Language -> word; a degree has {pre: word} or {post: word}."""
+    domain: str = ""
+    """What a noun can be said to be."""
+    own: bool = False
+    """Whether a noun goes with "my"."""
+    polarity: str = ""
+    """`positive`, `negative` or `neutral`, of adjectives and verbs."""
+    fits: tuple[str, ...] = ()
+    """Domains that an adjective can be said of."""
+
+
+@lru_cache(maxsize=1)
+def lexicon() -> dict[str, dict[str, Concept]]:
+    """Section (nouns, adjectives, verbs, ...) -> name -> concept."""
+    text = resources.files("ialign_ray.pocket").joinpath("lexicon.yaml").read_text(encoding="utf-8")
+    return {
+        section: {name: _concept(name, entry) for name, entry in entries.items()}
+        for section, entries in yaml.safe_load(text).items()
+    }
+
+
+def encipher(indonesian: str) -> str:
+    """Indonesian in the cipher language `qci`; only letters change."""
+    return indonesian.translate(_TO_QCI)
+
+
+def decipher(cipher: str) -> str:
+    """The inverse of `encipher`."""
+    return cipher.translate(_TO_PLAIN)
+
+
+def encipher_dialect(indonesian: str) -> str:
+    """Indonesian in `qcd`: the cipher with three pairs of letters exchanged."""
+    return encipher(indonesian).translate(_SHIFT)
+
+
+def _concept(name: str, entry: dict[str, Any]) -> Concept:
+    traits = {k: entry[k] for k in ("domain", "own", "polarity") if k in entry}
+    words = {code: entry[code] for code in REAL if code in entry}
+    return Concept(name, words, fits=tuple(entry.get("fits", ())), **traits)

@@ -1,0 +1,85 @@
+"""`ialign validate`: everything is checked, counted and shown, with no cluster and no weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+from rich.console import Console
+from rich.panel import Panel
+from rich.table import Table
+
+from ialign_ray.config import ClassificationSuite, Experiment, InstructionSuite
+from ialign_ray.evaluation.suites import classification_rows, instruction_rows, translation_rows
+from ialign_ray.modeling.load import check_rank, model_shape
+from ialign_ray.tasks.plan import Plan
+from ialign_ray.tasks.render import Example, Pair
+from ialign_ray.training.prepare import Prepared, prepare
+
+SHOWN = 2_000
+"""Examples of the run that the mix is counted over, at most."""
+
+
+def preview(experiment: Experiment, console: Console) -> None:
+    """Check an experiment and print mix counts and one rendered example per task."""
+    prepared = prepare(experiment)
+    for suite in experiment.evaluate.suites:
+        if isinstance(suite, ClassificationSuite):
+            classification_rows(suite, experiment.storage.data)
+        elif isinstance(suite, InstructionSuite):
+            instruction_rows(suite, experiment.storage.data)
+        else:
+            translation_rows(suite, experiment)
+    if experiment.model.tuning == "lora":
+        check_rank(model_shape(experiment.model), experiment.model.lora)
+    console.print(data_table(prepared))
+    console.print(mix_table(experiment, prepared.plan))
+    for task, example in examples(prepared.plan).items():
+        console.print(
+            Panel(f"{example.prompt}\n\n→ {example.target}", title=f"{task} ({example.template})"),
+            markup=False,
+        )
+    console.print(f"{experiment.name}: valid", highlight=False)
+
+
+def data_table(prepared: Prepared) -> Table:
+    """What was read and dropped, per corpus and for replay."""
+    table = Table("data", "read", "incomplete", "leaked", "held out", "kept", "pairs", "too long")
+    for name, c in prepared.parallel.counts.items():
+        row = (c.read, c.incomplete, c.leaked, c.held_out, c.kept, c.pairs - c.too_long, c.too_long)
+        table.add_row(name, *map(str, row))
+    r = prepared.replay
+    table.add_row(
+        "replay",
+        str(r.read),
+        str(r.empty),
+        str(r.leaked),
+        "0",
+        f"{r.pool} of {r.eligible}",
+        "-",
+        str(r.too_long),
+    )
+    return table
+
+
+def mix_table(experiment: Experiment, plan: Plan) -> Table:
+    """How often each source comes among the run's first examples."""
+    total = experiment.train.steps * experiment.train.batch_size
+    counted = Counter(plan.draw(i).source for i in range(min(total, SHOWN)))
+    table = Table("source", f"of the first {min(total, SHOWN):,} examples of {total:,}", "share")
+    for source, count in sorted(counted.items()):
+        table.add_row(source, str(count), f"{count / sum(counted.values()):.1%}")
+    return table
+
+
+def examples(plan: Plan) -> dict[str, Example]:
+    """One rendered example per task of the mix, and one of replay."""
+    shown = {}
+    if plan.ratio < 1:
+        rows = (Pair(**row) for row in plan.pairs.slice(0, 20).to_pylist())
+        for task, pair in zip([t for t, w in plan.mix.items() if w > 0], rows, strict=False):
+            shown[task] = plan.align(pair, 0, task).example
+    if plan.ratio > 0:
+        drawn = (plan.draw(i) for i in range(100_000))
+        shown |= {d.source: d.example for d in islice((d for d in drawn if d.source == "replay"), 1)}
+    return shown

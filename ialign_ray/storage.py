@@ -1,0 +1,100 @@
+"""Files that are either whole or absent: atomic writes and content hashes."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+MANIFEST = "manifest.json"
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, as hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def json_hash(value: Any) -> str:
+    """SHA-256 of a JSON-able value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old or the new one, never a part."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(scratch, 0o644)  # noqa: PTH101 - mkstemp's 0600 would lock others out of a shared run
+        os.replace(scratch, path)  # noqa: PTH105 - the atomic rename is the point
+    except BaseException:
+        Path(scratch).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON atomically; what JSON does not know is written as text."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read a JSON file."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def whole_folder(target: Path, meta: dict[str, Any] | None = None) -> Iterator[Path]:
+    """Fill a scratch folder; on success it gets a manifest of hashes and takes the target's place.
+
+    A failure, or a SIGKILL at any moment, leaves `target` as it was (at worst a hidden scratch folder).
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        yield scratch
+        files = {str(p.relative_to(scratch)): file_hash(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
+        write_json(scratch / MANIFEST, {"files": files, "meta": meta or {}})
+        scratch.chmod(0o755)
+        if target.exists():
+            discarded = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+            target.rename(discarded / "old")
+            scratch.rename(target)
+            shutil.rmtree(discarded)
+        else:
+            scratch.rename(target)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+
+
+def is_intact(folder: Path) -> bool:
+    """Whether a folder written by `whole_folder` has every file with its hash."""
+    try:
+        files = read_json(folder / MANIFEST)["files"]
+        return all(file_hash(folder / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def once(target: Path, make: Callable[[Path], None]) -> Path:
+    """Make a cached folder on first use; two processes at once both end with a whole one."""
+    if not is_intact(target):
+        with whole_folder(target) as scratch:
+            make(scratch)
+    return target
+
+
+def cache_folder() -> Path:
+    """Where made-once things lie: `IALIGN_CACHE`, or the user's cache folder."""
+    root = os.environ.get("IALIGN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "ialign"
+    return Path(root).expanduser()

@@ -1,0 +1,63 @@
+"""Which row is example number i: replay at an exact dose, every pool restarted for ever.
+
+The mixture is a pure function of (seed, i). Its whole state is one number, so a run resumes from any
+step with any number of workers, and no example is lost or repeated within an epoch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True)
+class Draw:
+    """One place in the stream."""
+
+    replay: bool
+    """Whether it comes from the replay pool (else from the parallel pairs)."""
+    row: int
+    """Index into that pool."""
+    epoch: int
+    """How often the pool had been gone through before."""
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """An endless stream over two pools of any size."""
+
+    seed: int
+    ratio: float
+    pairs: int
+    replay: int
+
+    def __post_init__(self) -> None:
+        if self.ratio > 0 and not self.replay:
+            raise ValueError("a ratio above 0 needs a replay pool")
+        if self.ratio < 1 and not self.pairs:
+            raise ValueError("a ratio below 1 needs parallel pairs")
+
+    def draw(self, i: int) -> Draw:
+        """Example i; among the first n there are floor(n * ratio) from replay, for every n."""
+        dose = _exact(self.ratio)
+        before = i * dose.numerator // dose.denominator
+        replay = (i + 1) * dose.numerator // dose.denominator > before
+        count, size = (before, self.replay) if replay else (i - before, self.pairs)
+        epoch, place = divmod(count, size)
+        return Draw(replay, int(_order(self.seed, replay, epoch, size)[place]), epoch)
+
+
+@lru_cache
+def _exact(ratio: float) -> Fraction:
+    # 0.1 as one tenth, not as the double next to it: the dose stays exact over millions of examples
+    return Fraction(str(ratio))
+
+
+@lru_cache(maxsize=4)
+def _order(seed: int, replay: bool, epoch: int, size: int) -> npt.NDArray[np.int64]:
+    """The order of one epoch: both pools are reshuffled each time they restart."""
+    return np.random.default_rng([seed, int(replay), epoch]).permutation(size)

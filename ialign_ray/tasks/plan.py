@@ -1,0 +1,125 @@
+"""Everything that decides what a run reads, as one folder: example i is a pure function of it.
+
+The folder travels with the run (workers on any node, a resumed driver and a later reader see the same
+pools, templates and tokenizer), so nothing is read twice from the user's files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ialign_ray.randomness import rng
+from ialign_ray.storage import read_json, whole_folder, write_json
+from ialign_ray.tasks.mixture import Mixture
+from ialign_ray.tasks.render import Example, Negatives, Pair, draw_task, render
+from ialign_ray.tasks.templating import TemplateSet
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Example number i before it becomes tokens."""
+
+    row_id: str
+    epoch: int
+    source: str
+    """`replay`, or task and new language: the key of the loss curves."""
+    example: Example
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The pools, the dose and the words of one run."""
+
+    seed: int
+    ratio: float
+    mix: dict[str, float]
+    templates: Sequence[TemplateSet]
+    names: dict[str, dict[str, str]]
+    """Template language -> language code -> its name in that language."""
+    old: frozenset[str]
+    """L1 codes; the other side of a pair is the language that its curves are named after."""
+    pairs: pa.Table
+    replay: pa.Table
+
+    @cached_property
+    def mixture(self) -> Mixture:
+        """The order in which rows are drawn."""
+        return Mixture(self.seed, self.ratio, self.pairs.num_rows, self.replay.num_rows)
+
+    @cached_property
+    def _negatives(self) -> Negatives:
+        sentences: dict[str, dict[str, str]] = {}
+        for pair in self.pairs.to_pylist():
+            for side in ("source", "target"):
+                by_id = sentences.setdefault(pair[f"{side}_language"], {})
+                by_id[_sentence(pair["row_id"])] = pair[side]
+        return Negatives(sentences)
+
+    def draw(self, i: int) -> Drawn:
+        """Example i of the run, from (seed, epoch, row id) alone."""
+        place = self.mixture.draw(i)
+        if place.replay:
+            row = _row(self.replay, place.row)
+            example = Example(row["inputs"], row["targets"], (), "replay", row["source"])
+            return Drawn(row["row_id"], place.epoch, "replay", example)
+        pair = Pair(**_row(self.pairs, place.row))
+        return self.align(pair, place.epoch)
+
+    def align(self, pair: Pair, epoch: int, task: str | None = None) -> Drawn:
+        """One alignment example of a pair; its task is drawn from the mix unless given."""
+        random = rng(self.seed, epoch, pair.row_id)
+        drawn = draw_task(self.mix, random)
+        example = render(
+            task or drawn,
+            pair,
+            rng=random,
+            templates=self.templates,
+            names=lambda code, language: self.names[language][code],
+            negatives=self._negatives,
+        )
+        new = pair.source_language if pair.target_language in self.old else pair.target_language
+        return Drawn(pair.row_id, epoch, f"{example.task}/{new}", example)
+
+    def save(self, folder: Path) -> None:
+        """Write the plan as a whole folder."""
+        with whole_folder(folder) as scratch:
+            pq.write_table(self.pairs, scratch / "pairs.parquet", compression="zstd")
+            pq.write_table(self.replay, scratch / "replay.parquet", compression="zstd")
+            write_json(scratch / "plan.json", self._plain())
+
+    @classmethod
+    def load(cls, folder: Path) -> Plan:
+        """Read a plan that `save` wrote."""
+        plain = read_json(folder / "plan.json")
+        plain["templates"] = [TemplateSet.model_validate(t) for t in plain["templates"]]
+        plain["old"] = frozenset(plain["old"])
+        return cls(
+            **plain,
+            pairs=pq.read_table(folder / "pairs.parquet"),
+            replay=pq.read_table(folder / "replay.parquet"),
+        )
+
+    def _plain(self) -> dict[str, Any]:
+        return {
+            "seed": self.seed,
+            "ratio": self.ratio,
+            "mix": self.mix,
+            "templates": [t.model_dump(mode="json") for t in self.templates],
+            "names": self.names,
+            "old": sorted(self.old),
+        }
+
+
+def _row(table: pa.Table, index: int) -> dict[str, str]:
+    return {name: table[name][index].as_py() for name in table.column_names}
+
+
+def _sentence(row_id: str) -> str:
+    return row_id.rpartition(":")[0]

@@ -1,0 +1,111 @@
+"""The replay pool: old instructions, cleared of evaluation sentences, of a chosen diversity."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Set
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from ialign_ray.config import Experiment, Source
+from ialign_ray.corpus.identity import lines_of, share_of, text_key
+from ialign_ray.corpus.readers import read_table
+from ialign_ray.errors import DataError
+
+REPLAY_SCHEMA = pa.schema([(n, pa.string()) for n in ("row_id", "source", "inputs", "targets")])
+
+
+@dataclass
+class ReplayCounts:
+    """What became of the instructions."""
+
+    read: int = 0
+    """Rows in the files after `where` and `limit`."""
+    empty: int = 0
+    """Rows without inputs or targets."""
+    leaked: int = 0
+    """Rows that hold a sentence of an evaluation set or are held-out instructions themselves."""
+    too_long: int = 0
+    """Rows over `train.max_prompt_tokens` or `train.max_target_tokens`; an instruction is never cut."""
+    eligible: int = 0
+    """Rows that the pool is drawn from."""
+    pool: int = 0
+    """Distinct rows in the pool."""
+
+
+def instructions(source: Source, base: str) -> list[tuple[str, str, str, str]]:
+    """(row id, source name, inputs, targets) of every instruction in a file of any of the three forms."""
+    table = read_table(source, base)
+    read = _form(table.column_names, source.origin)
+    named = "source" in table.column_names
+    rows = []
+    for number, row in enumerate(table.to_pylist()):
+        inputs, targets = read(row)
+        name = str(row["source"]) if named else source.origin
+        rows.append((f"{source.origin}:{row.get('id', number)}", name, inputs, targets))
+    return rows
+
+
+def load_replay(
+    experiment: Experiment, evaluation_keys: Set[bytes], fits: Callable[[str, str], bool]
+) -> tuple[pa.Table, ReplayCounts]:
+    """The pool as a table of REPLAY_SCHEMA; a pool of 100 is a subset of the pool of 1,000.
+
+    `fits(inputs, targets)` says whether an instruction can be encoded whole.
+    Raises DataError when the ratio is above 0 and no instruction is left.
+    """
+    counts, eligible = ReplayCounts(), []
+    if experiment.replay.ratio > 0:
+        for source in experiment.replay.sources:
+            for row in instructions(source, experiment.storage.data):
+                if _accept(row, evaluation_keys, fits, counts):
+                    eligible.append(row)
+        if not eligible:
+            raise DataError(
+                f"replay.sources hold no usable instruction: {counts}; name other files or raise the limits"
+            )
+    counts.eligible = len(eligible)
+    eligible.sort(key=lambda row: (share_of(row[0], seed=1), row[0]))
+    pool = eligible[: experiment.replay.pool_size]
+    counts.pool = len(pool)
+    columns: list[Any] = list(zip(*pool, strict=True)) if pool else [[], [], [], []]
+    return pa.table(dict(zip(REPLAY_SCHEMA.names, columns, strict=True)), schema=REPLAY_SCHEMA), counts
+
+
+def _accept(
+    row: tuple[str, str, str, str], keys: Set[bytes], fits: Callable[[str, str], bool], counts: ReplayCounts
+) -> bool:
+    _, _, inputs, targets = row
+    counts.read += 1
+    if not inputs.strip() or not targets.strip():
+        counts.empty += 1
+    elif any(text_key(line) in keys for text in (inputs, targets) for line in lines_of(text) if line.strip()):
+        counts.leaked += 1
+    elif not fits(inputs, targets):
+        counts.too_long += 1
+    else:
+        return True
+    return False
+
+
+def _form(columns: list[str], origin: str) -> Callable[[dict[str, Any]], tuple[str, str]]:
+    for a, b in (("inputs", "targets"), ("prompt", "completion")):
+        if a in columns and b in columns:
+            return lambda row: (str(row[a] or ""), str(row[b] or ""))
+    if "messages" in columns:
+        return _last_turn
+    raise DataError(
+        f"{origin} has columns {', '.join(columns)}; instructions need inputs/targets, prompt/completion or messages"
+    )
+
+
+def _last_turn(row: dict[str, Any]) -> tuple[str, str]:
+    """A conversation as prompt and answer: everything before the last assistant turn, and that turn."""
+    turns = list(row["messages"] or [])
+    while turns and turns[-1]["role"] != "assistant":
+        turns.pop()
+    if not turns:
+        return "", ""
+    before = "\n".join(str(t["content"]) for t in turns[:-1])
+    return before, str(turns[-1]["content"])

@@ -1,0 +1,102 @@
+"""Token ids of prompt and target: the source text may be shortened, instruction and target never."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from ialign_ray.errors import ModelError
+
+Spans = tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """How one tokenizer asks and answers; the same in training, scoring and generation.
+
+    With a chat template the prompt is one user turn and the generation prompt, otherwise the prompt and
+    a separator. The target is its own token sequence and ends with EOS.
+    """
+
+    tokenizer: Any
+    """A transformers tokenizer."""
+    chat: bool
+    """Whether the tokenizer's chat template is used."""
+    separator: str = "\n"
+    """Between prompt and target when there is no chat template."""
+    max_prompt: int = 256
+    """Prompt tokens at most."""
+    max_target: int = 128
+    """Target tokens at most, EOS included."""
+
+    @classmethod
+    def of(cls, tokenizer: Any, chat: str, separator: str, max_prompt: int = 256, max_target: int = 128) -> Encoder:
+        """An encoder that uses the chat template if the tokenizer has one and `chat` is "auto"."""
+        if tokenizer.eos_token_id is None:
+            raise ModelError(
+                f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token; "
+                "set eos_token in its tokenizer_config.json"
+            )
+        uses_chat = chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
+        return cls(tokenizer, uses_chat, separator, max_prompt, max_target)
+
+    def prompt(self, text: str) -> list[int]:
+        """Ids of a request, up to where the answer begins."""
+        if not self.chat:
+            return list(self.tokenizer(text + self.separator)["input_ids"])
+        turns = [{"role": "user", "content": text}]
+        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
+
+    def target(self, text: str) -> list[int]:
+        """Ids of an answer and EOS."""
+        return [*self.label(text), int(self.tokenizer.eos_token_id)]
+
+    def label(self, text: str) -> list[int]:
+        """Ids of an answer without EOS: what label scoring compares."""
+        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    def encode(self, prompt: str, target: str, spans: Spans = ()) -> tuple[list[int], list[int]] | None:
+        """Ids of prompt and target, or None when they cannot fit.
+
+        The texts at `spans` of the prompt are shortened by whole words, the longest first, until the
+        prompt fits; at least one word of each remains.
+        """
+        target_ids = self.target(target)
+        if len(target_ids) > self.max_target:
+            return None
+        prompt_ids = self.prompt(prompt)
+        while len(prompt_ids) > self.max_prompt:
+            share = self.max_prompt / len(prompt_ids)
+            shorter = shorten(prompt, spans, share)
+            if shorter is None:
+                return None
+            prompt, spans = shorter
+            prompt_ids = self.prompt(prompt)
+        return prompt_ids, target_ids
+
+    def fits(self, prompt: str, target: str) -> bool:
+        """Whether an instruction that may not be shortened can be encoded whole."""
+        return self.encode(prompt, target) is not None
+
+    def target_fits(self, text: str) -> bool:
+        """Whether a text can be a target."""
+        return len(self.target(text)) <= self.max_target
+
+
+def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None:
+    """Cut the longest span to about `share` of its words, one word fewer at least; None if all are one word."""
+    if not spans:
+        return None
+    longest = max(range(len(spans)), key=lambda k: spans[k][1] - spans[k][0])
+    start, end = spans[longest]
+    words = prompt[start:end].split()
+    if len(words) < 2:
+        return None
+    text = " ".join(words[: max(1, min(len(words) - 1, int(len(words) * share)))])
+    moved = len(text) - (end - start)
+    shifted = tuple(
+        (start, start + len(text)) if k == longest else (a + moved, b + moved) if a >= end else (a, b)
+        for k, (a, b) in enumerate(spans)
+    )
+    return prompt[:start] + text + prompt[end:], shifted

@@ -1,0 +1,1 @@
+"""The training loop (plain torch), its checkpoints, and Ray Train around it."""

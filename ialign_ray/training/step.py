@@ -1,0 +1,133 @@
+"""One optimiser step: forward, backward, reduce, clip, update."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from ialign_ray.errors import ModelError
+from ialign_ray.modeling.head import target_logits
+from ialign_ray.tokens.batch import Encoded, micro_batches
+
+
+@dataclass
+class StepStats:
+    """What one step saw, over all workers."""
+
+    loss: float = 0.0
+    """Nats per target token."""
+    grad_norm: float = 0.0
+    """Before clipping."""
+    examples: int = 0
+    replay: int = 0
+    """Examples from the replay pool."""
+    tokens: int = 0
+    """Useful tokens, prompt and target."""
+    padded: int = 0
+    """Tokens computed, padding included."""
+    target_tokens: int = 0
+    sources: dict[str, tuple[float, int]] = field(default_factory=dict)
+    """Source -> (summed nats, target tokens)."""
+
+
+def collate(batch: Sequence[Encoded], pad: int, device: torch.device) -> tuple[dict[str, Tensor], Tensor, Tensor]:
+    """Right-padded inputs [B, T], flat positions [N] whose next token is a target, and those tokens [N]."""
+    width = max(len(e) for e in batch)
+    ids = torch.full((len(batch), width), pad, dtype=torch.long)
+    mask = torch.zeros((len(batch), width), dtype=torch.long)
+    positions: list[int] = []
+    labels: list[int] = []
+    for row, example in enumerate(batch):
+        length = len(example)
+        ids[row, :length] = torch.tensor(example.prompt + example.target)
+        mask[row, :length] = 1
+        first = row * width + len(example.prompt) - 1
+        positions += range(first, first + len(example.target))
+        labels += example.target
+    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
+    return inputs, torch.tensor(positions, device=device), torch.tensor(labels, device=device)
+
+
+def train_step(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    examples: Sequence[Encoded],
+    *,
+    step: int,
+    seed: int,
+    micro_batch_tokens: int,
+    clip_norm: float,
+    pad: int,
+    device: torch.device,
+) -> StepStats:
+    """Train on this worker's share of a global batch; the loss is the mean over the batch's target tokens.
+
+    Dropout's randomness is set from (seed, step, rank), so a resumed run repeats it without stored state.
+    Workers may have different numbers of micro-batches, since gradients are summed once at the end.
+    """
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    total = _sum_over_workers(torch.tensor(float(sum(len(e.target) for e in examples)), device=device))
+    sums: dict[str, float] = defaultdict(float)
+    counts: dict[str, int] = defaultdict(int)
+    padded = 0
+    for batch in micro_batches(examples, micro_batch_tokens):
+        inputs, positions, labels = collate(batch, pad, device)
+        logits = target_logits(model, positions, **inputs)
+        nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+        (nats.sum() / total).backward()  # type: ignore[no-untyped-call]
+        padded += inputs["input_ids"].numel()
+        for example, part in zip(batch, nats.detach().split([len(e.target) for e in batch]), strict=True):
+            sums[example.source] += float(part.sum())
+            counts[example.source] += len(example.target)
+    _reduce_gradients(parameters)
+    norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
+    loss = float(_sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)
+    if not (norm < float("inf") and loss < float("inf")):
+        raise ModelError(
+            f"step {step}: the loss is {loss} and the gradient norm {norm}; lower train.learning_rate or use fp32"
+        )
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return _gather(StepStats(
+        loss=loss, grad_norm=norm, examples=len(examples), replay=sum(e.task == "replay" for e in examples),
+        tokens=sum(len(e) for e in examples), padded=padded, target_tokens=sum(counts.values()),
+        sources={s: (sums[s], counts[s]) for s in sums},
+    ))  # fmt: skip
+
+
+def _sum_over_workers(value: Tensor) -> Tensor:
+    if dist.is_initialized():
+        dist.all_reduce(value)
+    return value
+
+
+def _reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return
+    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
+    flat = torch.cat([g.reshape(-1) for g in gradients])
+    dist.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+def _gather(own: StepStats) -> StepStats:
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own
+    every: list[StepStats | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(every, own)
+    total = StepStats(loss=own.loss, grad_norm=own.grad_norm)
+    for part in filter(None, every):
+        for name in ("examples", "replay", "tokens", "padded", "target_tokens"):
+            setattr(total, name, getattr(total, name) + getattr(part, name))
+        for source, (nats, tokens) in part.sources.items():
+            before = total.sources.get(source, (0.0, 0))
+            total.sources[source] = (before[0] + nats, before[1] + tokens)
+    return total

@@ -1,0 +1,195 @@
+"""One aligned run: prepare, train under Ray Train, and leave a model folder that other tools load."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections import Counter
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ialign_ray import errors
+from ialign_ray.cluster import check_resources, cluster, scaling_arguments
+from ialign_ray.config import Experiment, build_experiment, dump_yaml
+from ialign_ray.errors import ClusterError, ConfigError, IalignError
+from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
+from ialign_ray.streaming import Source
+from ialign_ray.training.card import model_card
+from ialign_ray.training.checkpoint import Checkpoints
+from ialign_ray.training.journal import ledger
+from ialign_ray.training.prepare import Prepared, prepare
+from ialign_ray.training.watch import watching
+
+MODEL, RECORD, FAILURE = "model", "record.json", "failure.json"
+
+
+def run_folder(experiment: Experiment, name: str) -> Path:
+    """Where a run of this experiment lies."""
+    return Path(experiment.storage.runs).absolute() / experiment.name / name
+
+
+def align(experiment: Experiment, name: str, *, resume: bool = False, console: Console | None = None) -> Path:
+    """Train one run and return its folder; `resume` continues from the newest intact checkpoint.
+
+    Raises IalignError with one sentence; checkpoints already written stay whatever happens.
+    """
+    console = console or Console()
+    run = run_folder(experiment, name)
+    if is_intact(run / MODEL) and resume:
+        console.print(f"{run} is finished already; nothing to do")
+        return run
+    prepared = prepare(experiment)
+    checkpoints = Checkpoints(run / "checkpoints", prepared.fingerprint(experiment))
+    if checkpoints.found() and not resume:
+        raise ConfigError(f"{run} holds checkpoints; continue them with --resume, or choose another --run name")
+    write_text(run / "experiment.yaml", dump_yaml(experiment))
+    prepared.save(run / "data")
+    record = start_record(experiment, name, prepared)
+    write_json(run / RECORD, record)
+    (run / FAILURE).unlink(missing_ok=True)
+    began = time.time()
+    with cluster(experiment.scaling) as resources:
+        use_gpu = check_resources(experiment.scaling, resources)
+        with watching(experiment, run, console):
+            fit(experiment, run, checkpoints, use_gpu)
+    if (run / FAILURE).exists():
+        failure = read_json(run / FAILURE)
+        raise getattr(errors, failure["kind"])(failure["message"])
+    write_json(run / RECORD, read_json(run / MODEL / RECORD) | {"wall_seconds": round(time.time() - began, 1)})
+    return run
+
+
+def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bool) -> None:
+    """Run the training workers to the end, replacing lost ones."""
+    import ray.train
+    from ray.train.torch import TorchTrainer
+
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={
+            "experiment": experiment.model_dump(mode="json"),
+            "run": str(run),
+            "fingerprint": checkpoints.fingerprint,
+        },
+        scaling_config=ray.train.ScalingConfig(**scaling_arguments(experiment.scaling, use_gpu)),
+        run_config=ray.train.RunConfig(
+            name=f"attempt-{time.time_ns()}",
+            storage_path=str(run / "ray"),
+            failure_config=ray.train.FailureConfig(max_failures=experiment.scaling.max_failures),
+        ),
+    )
+    try:
+        trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        newest = checkpoints.newest()
+        kept = f"; {newest} is intact, continue with --resume" if newest else ""
+        reason = str(error).strip().splitlines()[-1]
+        raise ClusterError(f"training failed more than scaling.max_failures times ({reason}){kept}") from error
+
+
+def worker(config: dict[str, Any]) -> None:
+    """What each training worker runs; the first one leaves the finished model folder.
+
+    An error of the user's is written down once and ends every later attempt at its start, so that it is
+    not retried as if a host had died.
+    """
+    run = Path(config["run"])
+    if (run / FAILURE).exists():
+        return
+    try:
+        train_run(build_experiment(config["experiment"], "experiment.yaml"), run, config["fingerprint"])
+    except IalignError as error:
+        write_json(run / FAILURE, {"kind": type(error).__name__, "message": str(error)})
+        raise
+
+
+def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
+    """The body of a worker: model, stream, loop, model folder."""
+    import ray.train
+    import torch
+    from ray.train.torch import get_device
+
+    from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
+    from ialign_ray.streaming import ray_stream
+    from ialign_ray.training.journal import Journal
+    from ialign_ray.training.loop import Loop, run_loop
+
+    context = ray.train.get_context()
+    rank, world = context.get_world_rank(), context.get_world_size()
+    device = get_device()
+    if device.type == "cpu":
+        torch.set_num_threads(
+            max(1, (torch.get_num_threads() if world == 1 else cores()) // context.get_local_world_size())
+        )
+    tokenizer = load_tokenizer(experiment.model, str(run / "data" / "tokenizer"))
+    model = load_base(experiment.model)
+    if experiment.model.tuning == "lora":
+        model = add_adapter(model, experiment.model.lora, experiment.train.seed)
+    model.to(device)
+    source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
+    settings = experiment.train
+    loop = Loop(
+        settings=settings,
+        stream=lambda start: ray_stream(source, start, rank, world),
+        checkpoints=Checkpoints(run / "checkpoints", fingerprint, settings.keep_checkpoints),
+        journal=Journal(run, rank, world),
+        pad=tokenizer.pad_token_id,
+        device=device,
+        autocast=experiment.model.precision == "bf16",
+    )
+    run_loop(model, loop)
+    if rank == 0:
+        save_model(experiment, run, model, tokenizer)
+    ray.train.report({"step": settings.steps})
+
+
+def cores() -> int:
+    """CPUs that this process may use."""
+    import os
+
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+
+
+def save_model(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> None:
+    """Write adapter (or full model), tokenizer, settings, record and card as one whole folder."""
+    record = read_json(run / RECORD) | {"drawn": drawn_summary(run), "finished": _now()}
+    with whole_folder(run / MODEL) as scratch:
+        model.save_pretrained(scratch)
+        tokenizer.save_pretrained(scratch)
+        write_text(scratch / "experiment.yaml", dump_yaml(experiment))
+        write_json(scratch / RECORD, record)
+        write_text(scratch / "README.md", model_card(experiment, record))
+
+
+def start_record(experiment: Experiment, name: str, prepared: Prepared) -> dict[str, Any]:
+    """What is known before the first step: data counts, fingerprint, versions."""
+    packages = ("ialign_ray", "torch", "transformers", "peft", "ray")
+    return {
+        "run": name,
+        "experiment": experiment.name,
+        "started": _now(),
+        "fingerprint": prepared.fingerprint(experiment),
+        "data": prepared.counts(),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+    }
+
+
+def drawn_summary(run: Path) -> dict[str, Any]:
+    """What the ledger says was drawn: examples by source, distinct replay rows, epochs, tokens."""
+    rows = ledger(run).to_pydict()
+    replay = {r for r, task in zip(rows["row_id"], rows["task"], strict=True) if task == "replay"}
+    return {
+        "examples": len(rows["row_id"]),
+        "tokens": sum(rows["tokens"]),
+        "by_source": dict(sorted(Counter(rows["source"]).items())),
+        "replay_share": round(rows["task"].count("replay") / max(1, len(rows["task"])), 4),
+        "distinct_replay": len(replay),
+        "epochs": max(rows["epoch"], default=-1) + 1,
+    }
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

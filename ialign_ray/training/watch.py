@@ -1,0 +1,141 @@
+"""Watching a run from outside: progress bar, TensorBoard and MLflow, fed by the run's records."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ialign_ray.config import Experiment
+from ialign_ray.training.journal import records
+
+PLAIN_SECONDS = 15.0
+"""Between lines where the output is not a terminal (job logs)."""
+
+
+def curves(record: dict[str, Any]) -> dict[str, float]:
+    """One step's record as flat metrics: totals, then loss per task, per language and of replay."""
+    plain = {f"train/{k}": float(record[k]) for k in ("loss", "grad_norm", "learning_rate")}
+    plain["train/tokens_per_second"] = record["tokens"] / max(record["seconds"], 1e-9)
+    plain["train/useful_share"] = record["tokens"] / max(record["padded"], 1)
+    plain["train/data_wait_share"] = record["data_wait"] / max(record["seconds"], 1e-9)
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for source, (nats, tokens) in record["sources"].items():
+        task, _, language = source.partition("/")
+        for key in ["loss/replay"] if not language else [f"loss/task/{task}", f"loss/language/{language}"]:
+            sums[key][0] += nats
+            sums[key][1] += tokens
+    return plain | {k: nats / tokens for k, (nats, tokens) in sums.items()}
+
+
+class Sinks:
+    """TensorBoard and MLflow of one run; each step is logged once, also over a resume."""
+
+    def __init__(self, experiment: Experiment, run: Path, params: dict[str, Any]) -> None:
+        self._board = self._client = None
+        if experiment.tracking.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+        if experiment.tracking.mlflow:
+            self._open_mlflow(experiment, run, params)
+
+    def _open_mlflow(self, experiment: Experiment, run: Path, params: dict[str, Any]) -> None:
+        from mlflow import MlflowClient
+
+        uri = experiment.tracking.mlflow_uri or f"sqlite:///{Path(experiment.storage.runs).absolute()}/mlflow.db"
+        self._client = client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment.name)
+        number = found.experiment_id if found else client.create_experiment(experiment.name)
+        self._id = client.create_run(number, run_name=run.name).info.run_id
+        for key, value in params.items():
+            client.log_param(self._id, key, value)
+
+    def log(self, batch: list[dict[str, Any]]) -> None:
+        """Log the records of some steps."""
+        if self._board:
+            for record in batch:
+                for key, value in curves(record).items():
+                    self._board.add_scalar(key, value, record["step"])  # type: ignore[no-untyped-call]
+        if self._client and batch:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            metrics = [Metric(k, v, now, r["step"]) for r in batch for k, v in curves(r).items()]
+            for first in range(0, len(metrics), 1000):  # the server's limit a call
+                self._client.log_batch(self._id, metrics=metrics[first : first + 1000])
+
+    def close(self, finished: bool) -> None:
+        """Flush, and mark the MLflow run."""
+        if self._board:
+            self._board.close()  # type: ignore[no-untyped-call]
+        if self._client:
+            self._client.set_terminated(self._id, "FINISHED" if finished else "FAILED")
+
+
+@contextmanager
+def watching(experiment: Experiment, run: Path, console: Console) -> Iterator[None]:
+    """Show progress and feed the sinks from `metrics.jsonl` while the body runs."""
+    params = {"ratio": experiment.replay.ratio, "seed": experiment.train.seed, "model": experiment.model.id}
+    watcher = _Watcher(run, experiment.train.steps, Sinks(experiment, run, params), console)
+    stop = threading.Event()
+    thread = threading.Thread(target=watcher.follow, args=(stop,), daemon=True)
+    thread.start()
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        stop.set()
+        thread.join()
+        watcher.sinks.close(finished)
+
+
+class _Watcher:
+    def __init__(self, run: Path, steps: int, sinks: Sinks, console: Console) -> None:
+        self.sinks = sinks
+        self._run, self._steps, self._console = run, steps, console
+        self._seen, self._printed = 0, 0.0
+
+    def follow(self, stop: threading.Event) -> None:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as bar:
+            task = bar.add_task(self._run.name, total=self._steps, note="starting workers")
+            while True:
+                last = stop.wait(1.0)
+                if new := [r for r in records(self._run) if r["step"] > self._seen]:
+                    self._seen = new[-1]["step"]
+                    self.sinks.log(new)
+                    note = self._note(new)
+                    bar.update(task, completed=self._seen, note=note)
+                    self._plain(note, last)
+                if last:
+                    return
+
+    def _note(self, new: list[dict[str, Any]]) -> str:
+        tokens, seconds = sum(r["tokens"] for r in new), sum(r["seconds"] for r in new)
+        left = (self._steps - self._seen) * seconds / len(new)
+        return f"loss {new[-1]['loss']:.3f}  {tokens / max(seconds, 1e-9):,.0f} tokens/s  {left:.0f} s left"
+
+    def _plain(self, note: str, last: bool) -> None:
+        if self._console.is_terminal or (time.monotonic() - self._printed < PLAIN_SECONDS and not last):
+            return
+        self._printed = time.monotonic()
+        self._console.print(f"{self._run.name}: step {self._seen}/{self._steps}  {note}", highlight=False)
