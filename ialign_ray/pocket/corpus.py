@@ -27,12 +27,13 @@ _PARALLEL = {"train": 1200, "test": 300}
 _SENTIMENT = {"train": 400, "test": 300}
 # How many rows of each family the base is tuned on, and how many are held out.
 _TRAINED = {
-    "sentiment": 4200,
-    "translation": 3000,
-    "same-meaning": 1200,
-    "write": 900,
-    "continue": 400,
-    "word": 300,
+    "sentiment": 8000,
+    "translation": 800,
+    "same-meaning": 700,
+    "write": 300,
+    "continue": 100,
+    "word": 600,
+    "word-sentiment": 1000,
 }
 _HELDOUT = {
     "sentiment": 120,
@@ -80,6 +81,15 @@ class _Sentences:
         self._random.shuffle(taken)
         return taken
 
+    def contrast(self, sentence: Sentence) -> Sentence:
+        """A new sentence that differs in its predicates alone, or any new one where there is none left."""
+        for _ in range(20):
+            other = fill(sentence.shape, self._random.choice(POLARITIES), self._random)
+            if self._seen.isdisjoint(other.key):
+                self._seen.update(other.key)
+                return other
+        return self.take(1)[0]
+
     def _triples(self) -> Iterator[list[Sentence]]:
         # The same shape three times: a subject, a link, a negation or a length cannot tell the label.
         while True:
@@ -117,7 +127,7 @@ def _columns(rows: list[tuple[str, Sentence]]) -> dict[str, list[str]]:
 
 def _write_instructions(path: Path, sentences: _Sentences, seed: int) -> None:
     random = Random(f"instructions {seed}")
-    lines = []
+    lines: list[dict[str, str]] = []
     for split, families in (("train", _TRAINED), ("heldout", _HELDOUT)):
         rows = [
             (family, row) for family, count in families.items() for row in _family(family, count, sentences, random)
@@ -131,15 +141,12 @@ def _write_instructions(path: Path, sentences: _Sentences, seed: int) -> None:
 
 
 def _family(family: str, count: int, sentences: _Sentences, random: Random) -> Iterator[instructions.Row]:
-    if family == "word":
+    if family in instructions.ONE_WORD:
         for _ in range(count):
-            yield instructions.word(random, random.choice(instructions.concepts()))
+            yield instructions.ONE_WORD[family](random, random.choice(instructions.concepts()))
         return
     for sentence in sentences.take(count):
         if family == "same-meaning":
-            contrast = fill(sentence.shape, random.choice(POLARITIES), random)
-            while contrast.texts["eng"] == sentence.texts["eng"]:
-                contrast = fill(sentence.shape, random.choice(POLARITIES), random)
-            yield instructions.same_meaning(random, sentence, contrast)
+            yield instructions.same_meaning(random, sentence, sentences.contrast(sentence))
         else:
             yield instructions.ONE_SENTENCE[family](random, sentence)

@@ -74,7 +74,7 @@ def draw_shape(random: Random) -> Shape:
     """A random sentence shape; it is drawn before, and independently of, any label."""
     words = lexicon()
     subject = _phrase(random, random.choice(list(words["nouns"].values())))
-    double = random.random() < 0.55
+    double = random.random() < 0.45
     first = _clause(random, subject, verb=random.random() < 0.35, polar=True)
     opener = _maybe(random, "openers", 0.3)
     time = _maybe(random, "times", 0.3)
@@ -140,7 +140,7 @@ def _degree(clause: Clause, word: str, code: str) -> list[str]:
 
 
 def _clause(random: Random, subject: Phrase, verb: bool, polar: bool) -> Clause:
-    negated = random.random() < 0.25
+    negated = random.random() < 0.15
     section = "frequencies" if verb else "degrees"
     modifier = None if negated else _maybe(random, section, 0.35)
     agent = random.choice(list(lexicon()["agents"].values())) if verb else None

@@ -67,6 +67,10 @@ _WORD_WORDINGS = {
     "eng": ('What is the word "{word}" in {target}?', "Translate the word: {word}"),
     "ind": ('Apa kata "{word}" dalam {target}?', "Terjemahkan kata: {word}"),
 }
+_WORD_SENTIMENT_WORDINGS = {
+    "eng": ('What is the sentiment of the word "{word}"?', "Word: {word}\nNegative, neutral or positive?"),
+    "ind": ('Apa sentimen kata "{word}"?', "Kata: {word}\nNegatif, netral atau positif?"),
+}
 _CONTINUE_WORDINGS = {"eng": "Continue the sentence: {text}", "ind": "Lanjutkan kalimat: {text}"}
 _COUNT_WORDINGS = {
     "eng": "How many words does this sentence have? {text}",
@@ -134,6 +138,14 @@ def word(random: Random, concept: Concept) -> Row:
     return inputs, str(concept.words[target]), language
 
 
+def word_sentiment(random: Random, concept: Concept) -> Row:
+    """Name the sentiment of one word."""
+    language = random.choice(OLD)
+    text = concept.words[language if random.random() < 2 / 3 else _other(language)]
+    wording = random.choice(_WORD_SENTIMENT_WORDINGS[language])
+    return wording.format(word=text), LABELS[language][concept.polarity or "neutral"], language
+
+
 def word_count(random: Random, sentence: Sentence) -> Row:
     """Count a sentence's words: the family that is never trained on."""
     language = random.choice(OLD)
@@ -155,6 +167,9 @@ ONE_SENTENCE: dict[str, Callable[[Random, Sentence], Row]] = {
     "word-count": word_count,
 }
 """Task families that need a single sentence."""
+
+ONE_WORD: dict[str, Callable[[Random, Concept], Row]] = {"word": word, "word-sentiment": word_sentiment}
+"""Task families that need a single word."""
 
 
 def _other(code: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -22,7 +22,7 @@ NAME_SLOTS = {
 }
 """Slots that a template may have: they hold names of languages."""
 
-_SLOT = re.compile(r"\{(\w+)\}")
+_SLOT = re.compile(r"\{([^{}]*)\}")
 
 
 class Template(BaseModel):
@@ -85,9 +85,20 @@ def load_templates(name: str) -> TemplateSet:
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         raise ConfigError(f"template file {file} cannot be read as YAML in UTF-8: {error}") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        field = ".".join(str(p) for p in first["loc"])
-        raise ConfigError(f"template file {file}: {field} {first['msg'].removeprefix('Value error, ')}") from error
+        raise ConfigError(f"template file {file}: {_sentence(error.errors()[0])}") from error
+
+
+def _sentence(error: Any) -> str:
+    field = ".".join(str(p) for p in error["loc"]) or "the file"
+    if error["type"] == "value_error":
+        return str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "extra_forbidden":
+        return f"unknown key {field}; remove it, or see eng.yaml of the package for the shape"
+    if error["type"] == "missing":
+        return f"{field} is missing; add it as in eng.yaml of the package"
+    if isinstance(error["input"], bool):
+        return f"{field} is {error['input']}, since YAML reads bare yes and no so; put the word in quotes"
+    return f"{field} is {error['input']!r}; {str(error['msg'])[:1].lower()}{str(error['msg'])[1:]}"
 
 
 def fill(text: str, sentences: Mapping[str, str], names: Mapping[str, str]) -> tuple[str, tuple[tuple[int, int], ...]]:
