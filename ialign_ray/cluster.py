@@ -65,7 +65,8 @@ def check_resources(scaling: ScalingConfig, resources: dict[str, float]) -> bool
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if scaling.workers > cpus:
         raise ClusterError(
-            f"scaling.workers is {scaling.workers}, but the cluster has {cpus:g} CPUs; ask for {int(cpus)} workers at most"
+            f"scaling.workers is {scaling.workers}, but the cluster has {cpus:g} CPUs; "
+            f"ask for {int(cpus)} workers at most"
         )
     if scaling.workers * scaling.cpus_per_worker + 1 > cpus:
         raise ClusterError(

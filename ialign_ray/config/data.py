@@ -41,8 +41,8 @@ class Source(Section):
 class CorpusConfig(Source):
     """A parallel corpus: one row a sentence, one column a language."""
 
-    name: str
-    """Short name; it prefixes sentence ids and names the source in curves."""
+    name: str = Field(pattern=r"^[^:/]+$")
+    """Short name without colon or slash; it prefixes sentence ids and names the source in curves."""
     columns: dict[str, str]
     """Language code -> column, two languages at least."""
     id: str | None = None

@@ -55,10 +55,7 @@ def set_value(data: dict[str, Any], key: str, value: Any) -> None:
     node: Any = data
     for depth, part in enumerate(path):
         where = ".".join(path[: depth + 1])
-        if isinstance(node, list):
-            node = node[_position(node, part, where)]
-        else:
-            node = node.setdefault(part, {})
+        node = node[_position(node, part, where)] if isinstance(node, list) else node.setdefault(part, {})
         if not isinstance(node, dict | list):
             raise ConfigError(f"--set {key}: {where} is a plain value and has no field {last!r}")
     if isinstance(node, list):

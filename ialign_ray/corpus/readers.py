@@ -25,6 +25,8 @@ def read_table(source: Source, base: str = ".", needed: Sequence[str] = ()) -> p
     Raises DataError when the source is missing, empty or malformed, or lacks a needed column.
     """
     origin, table = _hub(source) if source.hub else _file(source, base)
+    if not table.column_names:
+        raise DataError(f"{origin} is empty; fill it")
     for column in [*needed, *source.where]:
         if column not in table.column_names:
             raise DataError(f"{origin} has no column {column!r}; it has {', '.join(table.column_names)}")
@@ -33,7 +35,7 @@ def read_table(source: Source, base: str = ".", needed: Sequence[str] = ()) -> p
         present = table[column]
         try:
             mask = pc.is_in(present, value_set=pa.array(values).cast(present.type))
-        except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
+        except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise DataError(f"{origin}: where.{column} is {wanted!r}, but the column holds {present.type}") from error
         table = table.filter(mask)
     if table.num_rows == 0:
@@ -84,7 +86,7 @@ def _file(source: Source, base: str) -> tuple[str, pa.Table]:
         raise DataError(f"{path} does not exist; name a file, or set storage.data to the folder it is in") from error
     except IsADirectoryError as error:
         raise DataError(f"{path} is a folder; name a file in it") from error
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise DataError(f"{path} is empty or malformed: {str(error).splitlines()[0]}") from error
     return path, table
 
@@ -95,8 +97,14 @@ def _parquet(file: Any, path: str) -> pa.Table:
 
 def _delimited(delimiter: str) -> Callable[[Any, str], pa.Table]:
     def read(file: Any, path: str) -> pa.Table:
+        data = file.read()
+        try:
+            data.decode()  # pyarrow would quietly make such a column binary
+        except UnicodeDecodeError as error:
+            number = data.count(b"\n", 0, error.start) + 1
+            raise DataError(f"{path}, line {number} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
         return pyarrow.csv.read_csv(
-            file,
+            pa.BufferReader(data),
             parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
             convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, null_values=[""]),
         )
@@ -119,7 +127,9 @@ def _jsonl(file: Any, path: str) -> pa.Table:
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} is {type(row).__name__}, not an object; write one object a line")
         rows.append(row)
-    return pa.Table.from_pylist(rows, schema=None) if rows else pa.table({})
+    # from_pylist alone would take the columns of the first row for those of all
+    columns = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: [row.get(name) for row in rows] for name in columns})
 
 
 _READERS: dict[str, Callable[[Any, str], pa.Table]] = {

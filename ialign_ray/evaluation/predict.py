@@ -46,22 +46,22 @@ class Scorer:
             free = self._content_free(prompt.text, labels)
             frame = rows.test.drop(columns="text").assign(prompt=prompt.name)
             for scorer in ("sum", "mean", "calibrated"):
-                frame[scorer] = list(label_values(scores, scorer, free))  # type: ignore[arg-type]
+                frame[scorer] = list(label_values(scores, scorer, free))
             frames.append(frame)
         return pd.concat(frames, ignore_index=True)
 
     def translations(self, suite: TranslationSuite, experiment: Experiment, tick: Tick) -> pd.DataFrame:
         """Nats of every held-out translation given the right and given a mismatched source."""
         rows = translation_rows(suite, experiment)
-        rows["nats"], rows["tokens"] = self._nats(rows["prompt"], rows["target"], tick)
-        rows["mismatched_nats"], _ = self._nats(rows["mismatched"], rows["target"], tick)
+        rows["nats"], rows["tokens"] = self._nats(list(rows["prompt"]), list(rows["target"]), tick)
+        rows["mismatched_nats"], _ = self._nats(list(rows["mismatched"]), list(rows["target"]), tick)
         rows["bytes"] = [len(t.encode()) for t in rows["target"]]
         return rows.drop(columns=["prompt", "mismatched", "target"])
 
     def instructions(self, suite: InstructionSuite, base: str, tick: Tick) -> pd.DataFrame:
         """Nats of every held-out instruction's answer."""
         rows = instruction_rows(suite, base)
-        rows["nats"], rows["tokens"] = self._nats(rows["prompt"], rows["target"], tick)
+        rows["nats"], rows["tokens"] = self._nats(list(rows["prompt"]), list(rows["target"]), tick)
         rows["bytes"] = [len(t.encode()) for t in rows["target"]]
         return rows.drop(columns=["prompt", "target"])
 

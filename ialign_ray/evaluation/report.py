@@ -46,11 +46,12 @@ def columns(experiment: Experiment, results: pd.DataFrame) -> list[Column]:
     scorer, chosen = experiment.evaluate.scorer, []
     for suite in experiment.evaluate.suites:
         if suite.kind == "classification":
-            for group in _groups(results, suite.name):
-                chosen.append(Column(f"{suite.name} {group} F1", suite.name, f"group:{group}", "f1_weighted", scorer))
-            for group in _groups(results, suite.name):
-                title = f"{suite.name} {group} AUC, length fixed"
-                chosen.append(Column(title, suite.name, f"group:{group}", "auc_length_fixed", scorer))
+            shown = (("f1_weighted", "F1"), ("auc_length_fixed", "AUC, length fixed"))
+            chosen += [
+                Column(f"{suite.name} {group} {title}", suite.name, f"group:{group}", metric, scorer)
+                for metric, title in shown
+                for group in _groups(results, suite.name)
+            ]
         elif suite.kind == "translation":
             for group in _groups(results, suite.name):
                 for metric, title in (("bits_per_byte", "bits/byte"), ("source_use", "source use")):
@@ -90,7 +91,8 @@ def report(
     for statement in statements:
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
     said = "\n".join(f"- {s.text}" for s in statements)
-    title = f"# {experiment.name}\n\nScorer: {experiment.evaluate.scorer}; value [95 % bootstrap interval over sentences].\n\n"
+    scored = f"Scorer: {experiment.evaluate.scorer}; value [95 % bootstrap interval over sentences]."
+    title = f"# {experiment.name}\n\n{scored}\n\n"
     write_text(folder / "RESULTS.md", title + "\n".join(markdown) + f"\n## Verdict\n\n{said}\n")
     write_text(folder / "results.csv", results.to_csv(index=False))
     write_text(folder / "comparisons.csv", comparisons.to_csv(index=False))

@@ -65,7 +65,7 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int) -> Any:
     check_rank(model, lora)
     torch.manual_seed(seed)
     return peft.get_peft_model(
-        model,  # type: ignore[arg-type]
+        model,
         peft.LoraConfig(
             r=lora.rank,
             lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
@@ -89,13 +89,15 @@ def check_rank(model: nn.Module, lora: LoraSettings) -> None:
     name, smallest = min(targets.items(), key=lambda item: item[1])
     if lora.rank > smallest:
         raise ModelError(
-            f"model.lora.rank is {lora.rank}, but layer {name} has a side of only {smallest}; set a rank of at most {smallest}"
+            f"model.lora.rank is {lora.rank}, but layer {name} has a side of only {smallest}; "
+            f"set a rank of at most {smallest}"
         )
 
 
 def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
     """Adapted layers and their smaller side; the output head is never one of `all-linear`."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    inner: Any = model
+    head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     names = [lora.targets] if isinstance(lora.targets, str) else lora.targets
     chosen = {}
     for name, module in model.named_modules():

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-VOCABULARY = 2048
-"""Entries at most; the pocket's eng and ind need fewer."""
+VOCABULARY = 768
+"""Entries at most: small, so that words of new languages share pieces with old ones."""
 MAX_LENGTH = 512
 """Positions of the model, in tokens."""
 

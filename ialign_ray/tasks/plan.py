@@ -15,6 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ialign_ray.corpus.parallel import PAIR_SCHEMA
 from ialign_ray.randomness import rng
 from ialign_ray.storage import read_json, whole_folder, write_json
 from ialign_ray.tasks.mixture import Mixture
@@ -86,6 +87,11 @@ class Plan:
         )
         new = pair.source_language if pair.target_language in self.old else pair.target_language
         return Drawn(pair.row_id, epoch, f"{example.task}/{new}", example)
+
+    @classmethod
+    def replay_only(cls, pool: pa.Table, seed: int) -> Plan:
+        """A plan that draws instructions alone."""
+        return cls(seed, 1.0, {}, [], {}, frozenset(), PAIR_SCHEMA.empty_table(), pool)
 
     def save(self, folder: Path) -> None:
         """Write the plan as a whole folder."""

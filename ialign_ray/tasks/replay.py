@@ -47,6 +47,11 @@ def instructions(source: Source, base: str) -> list[tuple[str, str, str, str]]:
     return rows
 
 
+def instruction_pool(source: Source, base: str) -> pa.Table:
+    """Every instruction of a source as a pool of REPLAY_SCHEMA."""
+    return _table(instructions(source, base))
+
+
 def load_replay(
     experiment: Experiment, evaluation_keys: Set[bytes], fits: Callable[[str, str], bool]
 ) -> tuple[pa.Table, ReplayCounts]:
@@ -60,7 +65,7 @@ def load_replay(
         for source in experiment.replay.sources:
             for row in instructions(source, experiment.storage.data):
                 if _accept(row, evaluation_keys, fits, counts):
-                    eligible.append(row)
+                    eligible.append(row)  # noqa: PERF401 - the count beside it makes a comprehension opaque
         if not eligible:
             raise DataError(
                 f"replay.sources hold no usable instruction: {counts}; name other files or raise the limits"
@@ -69,8 +74,12 @@ def load_replay(
     eligible.sort(key=lambda row: (share_of(row[0], seed=1), row[0]))
     pool = eligible[: experiment.replay.pool_size]
     counts.pool = len(pool)
-    columns: list[Any] = list(zip(*pool, strict=True)) if pool else [[], [], [], []]
-    return pa.table(dict(zip(REPLAY_SCHEMA.names, columns, strict=True)), schema=REPLAY_SCHEMA), counts
+    return _table(pool), counts
+
+
+def _table(rows: list[tuple[str, str, str, str]]) -> pa.Table:
+    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[], [], [], []]
+    return pa.table(dict(zip(REPLAY_SCHEMA.names, columns, strict=True)), schema=REPLAY_SCHEMA)
 
 
 def _accept(

@@ -86,13 +86,12 @@ class Encoder:
 
 def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None:
     """Cut the longest span to about `share` of its words, one word fewer at least; None if all are one word."""
-    if not spans:
+    divisible = [k for k, (start, end) in enumerate(spans) if len(prompt[start:end].split()) > 1]
+    if not divisible:
         return None
-    longest = max(range(len(spans)), key=lambda k: spans[k][1] - spans[k][0])
+    longest = max(divisible, key=lambda k: spans[k][1] - spans[k][0])
     start, end = spans[longest]
     words = prompt[start:end].split()
-    if len(words) < 2:
-        return None
     text = " ".join(words[: max(1, min(len(words) - 1, int(len(words) * share)))])
     moved = len(text) - (end - start)
     shifted = tuple(

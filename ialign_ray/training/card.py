@@ -21,7 +21,8 @@ def model_card(experiment: Experiment, record: dict[str, Any]) -> str:
         "tags": ["ialign", "cross-lingual", "experience-replay"],
     }
     load = (
-        f'base = AutoModelForCausalLM.from_pretrained("{model.id}")\nmodel = PeftModel.from_pretrained(base, "THIS FOLDER")'
+        f'base = AutoModelForCausalLM.from_pretrained("{model.id}")\n'
+        'model = PeftModel.from_pretrained(base, "THIS FOLDER")'
         if adapter
         else 'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")'
     )

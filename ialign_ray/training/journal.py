@@ -83,7 +83,7 @@ class Journal:
         """Write this worker's part of the ledger up to `step`."""
         path = self._run / LEDGER / f"{self._from:08d}-{step:08d}" / f"{self._rank}-of-{self._world}.parquet"
         path.parent.mkdir(parents=True, exist_ok=True)
-        columns = list(zip(*self._rows, strict=True)) if self._rows else [[] for _ in _SCHEMA]
+        columns: list[Any] = list(zip(*self._rows, strict=True)) if self._rows else [[] for _ in _SCHEMA]
         pq.write_table(pa.table(dict(zip(_SCHEMA.names, columns, strict=True)), schema=_SCHEMA), path)
         self._rows, self._from = [], step
 

@@ -43,13 +43,14 @@ class Prepared:
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
         return json_hash([settings, [t.model_dump(mode="json") for t in self.plan.templates], pools])
 
-    def save(self, folder: Path) -> None:
-        """Write what the workers read: plan, tokenizer and how to encode."""
-        with whole_folder(folder) as scratch:
-            self.plan.save(scratch / "plan")
-            self.encoder.tokenizer.save_pretrained(scratch / "tokenizer")
-            settings = {k: getattr(self.encoder, k) for k in ("chat", "separator", "max_prompt", "max_target")}
-            write_json(scratch / "encoder.json", settings)
+
+def save_data(folder: Path, plan: Plan, encoder: Encoder) -> None:
+    """Write what the workers read: plan, tokenizer and how to encode."""
+    with whole_folder(folder) as scratch:
+        plan.save(scratch / "plan")
+        encoder.tokenizer.save_pretrained(scratch / "tokenizer")
+        settings = {k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target")}
+        write_json(scratch / "encoder.json", settings)
 
 
 def prepare(experiment: Experiment) -> Prepared:

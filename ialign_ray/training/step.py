@@ -83,7 +83,7 @@ def train_step(
         nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         (nats.sum() / total).backward()  # type: ignore[no-untyped-call]
         padded += inputs["input_ids"].numel()
-        for example, part in zip(batch, nats.detach().split([len(e.target) for e in batch]), strict=True):
+        for example, part in zip(batch, torch.split(nats.detach(), [len(e.target) for e in batch]), strict=True):
             sums[example.source] += float(part.sum())
             counts[example.source] += len(example.target)
     _reduce_gradients(parameters)
@@ -114,7 +114,7 @@ def _reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([g.reshape(-1) for g in gradients])
     dist.all_reduce(flat)
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
         parameter.grad = part.view_as(parameter)
 
 

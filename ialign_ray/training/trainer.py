@@ -20,7 +20,7 @@ from ialign_ray.streaming import Source
 from ialign_ray.training.card import model_card
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.journal import ledger
-from ialign_ray.training.prepare import Prepared, prepare
+from ialign_ray.training.prepare import Prepared, prepare, save_data
 from ialign_ray.training.watch import watching
 
 MODEL, RECORD, FAILURE = "model", "record.json", "failure.json"
@@ -46,7 +46,7 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     if checkpoints.found() and not resume:
         raise ConfigError(f"{run} holds checkpoints; continue them with --resume, or choose another --run name")
     write_text(run / "experiment.yaml", dump_yaml(experiment))
-    prepared.save(run / "data")
+    save_data(run / "data", prepared.plan, prepared.encoder)
     record = start_record(experiment, name, prepared)
     write_json(run / RECORD, record)
     (run / FAILURE).unlink(missing_ok=True)

@@ -50,7 +50,7 @@ class Sinks:
         if experiment.tracking.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._board = SummaryWriter(str(run / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._board = SummaryWriter(str(run / "tensorboard"))
         if experiment.tracking.mlflow:
             self._open_mlflow(experiment, run, params)
 
@@ -70,7 +70,7 @@ class Sinks:
         if self._board:
             for record in batch:
                 for key, value in curves(record).items():
-                    self._board.add_scalar(key, value, record["step"])  # type: ignore[no-untyped-call]
+                    self._board.add_scalar(key, value, record["step"])
         if self._client and batch:
             from mlflow.entities import Metric
 
@@ -82,7 +82,7 @@ class Sinks:
     def close(self, finished: bool) -> None:
         """Flush, and mark the MLflow run."""
         if self._board:
-            self._board.close()  # type: ignore[no-untyped-call]
+            self._board.close()
         if self._client:
             self._client.set_terminated(self._id, "FINISHED" if finished else "FAILED")
 

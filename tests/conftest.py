@@ -1,0 +1,145 @@
+import json
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+import yaml
+
+torch.set_num_threads(1)
+
+SUBJECTS = [
+    ("cat", "kucing", "kucing"),
+    ("dog", "anjing", "asu"),
+    ("child", "anak", "bocah"),
+    ("farmer", "petani", "tani"),
+    ("teacher", "guru", "dwija"),
+]
+VERBS = [
+    ("sees", "melihat", "ndeleng"),
+    ("buys", "membeli", "tuku"),
+    ("eats", "makan", "mangan"),
+    ("wants", "mau", "arep"),
+]
+OBJECTS = [("rice", "nasi", "sega"), ("fish", "ikan", "iwak"), ("water", "air", "banyu"), ("bread", "roti", "roti")]
+
+
+def sentences(count, first=0):
+    """Distinct rows of eng, ind, jav."""
+    rows = []
+    for k in range(first, first + count):
+        s, v, o = SUBJECTS[k % 5], VERBS[k // 5 % 4], OBJECTS[k // 20 % 4]
+        rows.append(
+            {
+                "sid": k,
+                "eng": f"The {s[0]} {v[0]} the {o[0]} in house {k}.",
+                "ind": f"Sang {s[1]} {v[1]} {o[1]} di rumah {k}.",
+                "jav": f"Si {s[2]} {v[2]} {o[2]} ing omah {k}.",
+            }
+        )
+    return rows
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizer():
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    text = [row[c] for row in sentences(80) for c in ("eng", "ind", "jav")]
+    text += ["Translate the following text from English to Indonesian.", "Restore the original Javanese sentence."] * 5
+    trained = ByteLevelBPETokenizer()
+    trained.train_from_iterator(text, vocab_size=512, min_frequency=1, special_tokens=["<eos>", "<pad>"])
+    return PreTrainedTokenizerFast(tokenizer_object=trained._tokenizer, eos_token="<eos>", pad_token="<pad>")
+
+
+@pytest.fixture(scope="session")
+def tiny_model_folder(tmp_path_factory, tiny_tokenizer):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("model") / "tiny"
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tiny_tokenizer),
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        eos_token_id=tiny_tokenizer.eos_token_id,
+        pad_token_id=tiny_tokenizer.pad_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=False,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tiny_tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def experiment_data(tmp_path, tiny_model_folder):
+    """A valid experiment as plain data: three corpora, instructions and a suite in tmp_path."""
+    rows = sentences(40)
+    pa.csv.write_csv(pa.Table.from_pylist(rows[:16]), tmp_path / "first.csv")
+    write_jsonl(tmp_path / "second.jsonl", rows[16:28])
+    pq.write_table(pa.Table.from_pylist(rows[28:]), tmp_path / "third.parquet")
+    old = [{"id": f"q{k}", "inputs": f"Say the number {k} in words.", "targets": f"number {k}"} for k in range(30)]
+    write_jsonl(tmp_path / "old.jsonl", old)
+    suite = [
+        {**row, "label": ("bad", "good")[k % 2], "split": ("train", "test")[k // 2 % 2]}
+        for k, row in enumerate(sentences(16, first=60))
+    ]
+    pq.write_table(pa.Table.from_pylist(suite), tmp_path / "suite.parquet")
+    columns = {"eng": "eng", "ind": "ind", "jav": "jav"}
+    return {
+        "name": "tiny",
+        "languages": {"l1": ["eng"], "l2": ["ind", "jav"]},
+        "model": {"id": str(tiny_model_folder), "lora": {"rank": 4}},
+        "corpora": [
+            {"name": "first", "path": "first.csv", "columns": dict(columns), "id": "sid"},
+            {"name": "second", "path": "second.jsonl", "columns": dict(columns), "id": "sid"},
+            {"name": "third", "path": "third.parquet", "columns": dict(columns), "id": "sid"},
+        ],
+        "replay": {"sources": [{"path": "old.jsonl"}], "ratio": 0.25},
+        "tasks": {"mix": "random-xss", "templates": ["eng", "ind"]},
+        "train": {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "learning_rate": 0.01, "micro_batch_tokens": 512},
+        "evaluate": {
+            "suites": [
+                {
+                    "kind": "classification",
+                    "name": "mood",
+                    "path": "suite.parquet",
+                    "columns": dict(columns),
+                    "id": "sid",
+                    "labels": {"bad": {"eng": "bad"}, "good": {"eng": "good"}},
+                    "prompts": [{"name": "plain", "text": "{text}\nGood or bad?"}],
+                }
+            ],
+            "resamples": 100,
+        },
+        "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
+        "tracking": {"mlflow": False, "tensorboard": False},
+    }
+
+
+@pytest.fixture
+def write_yaml(tmp_path):
+    """Writes plain data as an experiment file and returns its path."""
+
+    def write(data, name="experiment.yaml"):
+        path = tmp_path / name
+        path.write_text(yaml.safe_dump(data, sort_keys=False, allow_unicode=True), encoding="utf-8")
+        return path
+
+    return write

@@ -1,0 +1,150 @@
+import copy
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ialign_ray.errors import ModelError
+from ialign_ray.tasks.templating import fill
+from ialign_ray.tokens.encode import Encoder, shorten
+
+BEFORE, BETWEEN, AFTER = "Restore it: ", " | with: ", " now."
+words = st.lists(st.text("abcdefghijk", min_size=1, max_size=6), min_size=1, max_size=40).map(" ".join)
+
+
+def encoder(tokenizer, max_prompt=256, max_target=128, chat="auto"):
+    return Encoder.of(tokenizer, chat, "\n", max_prompt, max_target)
+
+
+def asked(first, second):
+    return fill(BEFORE + "{a}" + BETWEEN + "{b}" + AFTER, {"a": first, "b": second}, {})
+
+
+def starts(whole, part):
+    return whole.split()[: len(part.split())] == part.split()
+
+
+def test_prompt_separator_target_and_eos(tiny_tokenizer):
+    prompt, target = encoder(tiny_tokenizer).encode("Say it.", "The cat")
+    assert tiny_tokenizer.decode(prompt) == "Say it.\n"
+    assert tiny_tokenizer.decode(target) == "The cat<eos>"
+    assert target[-1] == tiny_tokenizer.eos_token_id
+    assert encoder(tiny_tokenizer).label("The cat") == target[:-1]
+
+
+@given(first=words, second=words, target=words, limit=st.integers(30, 120))
+def test_truncation_cuts_sentences_only(tiny_tokenizer, first, second, target, limit):
+    enc = encoder(tiny_tokenizer, limit, 400)
+    prompt, spans = asked(first, second)
+    encoded = enc.encode(prompt, target, spans)
+    least = enc.prompt(asked(first.split()[0], second.split()[0])[0])
+    if encoded is None:
+        assert len(least) > limit
+        return
+    ids, target_ids = encoded
+    assert len(ids) <= limit
+    assert tiny_tokenizer.decode(target_ids) == target + "<eos>"
+    found = re.fullmatch(
+        re.escape(BEFORE) + "(.+)" + re.escape(BETWEEN) + "(.+)" + re.escape(AFTER) + "\n", tiny_tokenizer.decode(ids)
+    )
+    assert starts(first, found[1])
+    assert starts(second, found[2])
+    if len(enc.prompt(prompt)) <= limit:
+        assert (found[1], found[2]) == (first, second)
+    else:
+        assert len(found[1]) + len(found[2]) < len(first) + len(second)
+
+
+@given(first=words, second=words, share=st.floats(0.01, 0.99))
+def test_shorten_moves_the_other_span_along(first, second, share):
+    prompt, spans = asked(first, second)
+    shorter = shorten(prompt, spans, share)
+    if shorter is None:
+        assert len(first.split()) == len(second.split()) == 1
+        return
+    text, ((a, b), (c, d)) = shorter
+    assert len(text) < len(prompt)
+    assert text[:a] + "{}" + text[b:c] + "{}" + text[d:] == BEFORE + "{}" + BETWEEN + "{}" + AFTER
+    assert starts(first, text[a:b])
+    assert starts(second, text[c:d])
+    assert (text[a:b] == first) != (text[c:d] == second)
+
+
+def test_the_longest_sentence_is_cut_first():
+    text, _ = shorten(*asked("a b c d e f g h", "x y"), 0.5)
+    assert text == BEFORE + "a b c d" + BETWEEN + "x y" + AFTER
+
+
+def test_a_sentence_of_one_long_word_leaves_the_other_to_be_cut():
+    text, _ = shorten(*asked("a" * 90, "x y z"), 0.99)
+    assert text == BEFORE + "a" * 90 + BETWEEN + "x y" + AFTER
+
+
+def test_without_spans_nothing_is_cut():
+    assert shorten("a b c", (), 0.5) is None
+
+
+def test_a_target_that_is_too_long_is_refused(tiny_tokenizer):
+    size = len(encoder(tiny_tokenizer).target("The cat sees the rice."))
+    assert encoder(tiny_tokenizer, max_target=size).encode("Say", "The cat sees the rice.") is not None
+    short = encoder(tiny_tokenizer, max_target=size - 1)
+    assert short.encode("Say", "The cat sees the rice.") is None
+    assert not short.target_fits("The cat sees the rice.")
+    assert encoder(tiny_tokenizer, max_target=size).target_fits("The cat sees the rice.")
+
+
+def test_an_instruction_that_is_too_long_alone_is_refused(tiny_tokenizer):
+    prompt, spans = asked("a b c", "d e f")
+    size = len(encoder(tiny_tokenizer).prompt(asked("a", "d")[0]))
+    assert encoder(tiny_tokenizer, size).encode(prompt, "x", spans) is not None
+    assert encoder(tiny_tokenizer, size - 1).encode(prompt, "x", spans) is None
+
+
+def test_an_instruction_without_spans_is_never_cut(tiny_tokenizer):
+    size = len(encoder(tiny_tokenizer).prompt("Say one two three"))
+    assert encoder(tiny_tokenizer, size).fits("Say one two three", "x")
+    assert not encoder(tiny_tokenizer, size - 1).fits("Say one two three", "x")
+
+
+def test_a_chat_template_is_used_where_there_is_one(tiny_tokenizer):
+    chatty = copy.deepcopy(tiny_tokenizer)
+    chatty.chat_template = (
+        "{% for m in messages %}<{{ m.role }}>{{ m.content }}</>{% endfor %}"
+        "{% if add_generation_prompt %}<assistant>{% endif %}"
+    )
+    enc = encoder(chatty)
+    assert enc.chat
+    assert chatty.decode(enc.prompt("Say {source} it.")) == "<user>Say {source} it.</><assistant>"
+    assert chatty.decode(enc.target("Yes")) == "Yes<eos>"
+    never = encoder(chatty, chat="never")
+    assert not never.chat
+    assert chatty.decode(never.prompt("Say")) == "Say\n"
+    assert not encoder(tiny_tokenizer).chat
+
+
+def test_a_chat_prompt_is_cut_within_its_turn(tiny_tokenizer):
+    chatty = copy.deepcopy(tiny_tokenizer)
+    chatty.chat_template = "{% for m in messages %}<u>{{ m.content }}</u>{% endfor %}<a>"
+    prompt, spans = asked("one two three four five six", "x")
+    enc = encoder(chatty)
+    ids, _ = encoder(chatty, len(enc.prompt(prompt)) - 1).encode(prompt, "t", spans)
+    text = chatty.decode(ids)
+    assert text.startswith("<u>" + BEFORE + "one two")
+    assert text.endswith(BETWEEN + "x" + AFTER + "</u><a>")
+    assert "six" not in text
+
+
+def test_sentences_that_hold_slot_names_stay_as_they_are(tiny_tokenizer):
+    prompt, spans = asked("write {b} and {a} here", "{a}")
+    assert [prompt[x:y] for x, y in spans] == ["write {b} and {a} here", "{a}"]
+    enc = encoder(tiny_tokenizer)
+    ids, _ = encoder(tiny_tokenizer, len(enc.prompt(prompt)) - 1).encode(prompt, "t", spans)
+    assert tiny_tokenizer.decode(ids) == BEFORE + "write {b} and {a}" + BETWEEN + "{a}" + AFTER + "\n"
+
+
+def test_a_tokenizer_without_eos_is_refused(tiny_tokenizer):
+    bare = copy.deepcopy(tiny_tokenizer)
+    bare.eos_token = None
+    with pytest.raises(ModelError, match="no end-of-sequence token"):
+        encoder(bare)
