@@ -6,15 +6,31 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
 from rich.console import Console
 
 from ialign_ray.errors import IalignError, ModelError
 
+
+class Commands(typer.core.TyperGroup):
+    """Passes an interruption on to `main`; typer itself would end without a word."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise IalignError(
+                "interrupted; finished checkpoints and predictions are kept, go on with --resume"
+            ) from error
+
+
 app = typer.Typer(
     name="ialign",
+    cls=Commands,
     help="Teach an instruction-tuned language model new languages without losing the old ones.",
     no_args_is_help=True,
     add_completion=False,
@@ -56,9 +72,8 @@ def align(
 
     Example: `ialign align experiment.yaml --set train.steps=500 --run first`
     """
-    from ialign_ray.training.pocket import ensure_model
-
     from ialign_ray.config import load_experiment
+    from ialign_ray.training.pocket import ensure_model
     from ialign_ray.training.trainer import MODEL
     from ialign_ray.training.trainer import align as train
 
@@ -79,10 +94,9 @@ def evaluate(
 
     Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --control runs/mine/control`
     """
-    from ialign_ray.training.pocket import ensure_model
-
     from ialign_ray.compare import evaluate as score
     from ialign_ray.config import load_experiment
+    from ialign_ray.training.pocket import ensure_model
 
     experiment = load_experiment(file, overrides or [])
     ensure_model(experiment, console)
@@ -95,10 +109,9 @@ def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
 
     Example: `ialign compare jobs/experiments/pocket.yaml --set compare.seeds=[0,1]`
     """
-    from ialign_ray.training.pocket import ensure_model
-
     from ialign_ray.compare import compare as run_all
     from ialign_ray.config import load_experiment
+    from ialign_ray.training.pocket import ensure_model
 
     experiment = load_experiment(file, overrides or [])
     ensure_model(experiment, console)
@@ -147,7 +160,10 @@ def export(
 
 @app.command()
 def schema() -> None:
-    """Print the JSON Schema of the experiment file, for editors: `ialign schema > experiment.schema.json`."""
+    """Print the JSON Schema of the experiment file, for editors.
+
+    Example: `ialign schema > experiment.schema.json`
+    """
     from ialign_ray.config import json_schema
 
     sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
@@ -173,6 +189,4 @@ def main() -> NoReturn:
         app()
     except IalignError as error:
         sys.stderr.write(f"ialign: {error}\n")
-    except KeyboardInterrupt:
-        sys.stderr.write("ialign: interrupted; finished checkpoints and predictions are kept, go on with --resume\n")
     sys.exit(2)

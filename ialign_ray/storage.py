@@ -56,7 +56,8 @@ def read_json(path: Path) -> Any:
 def whole_folder(target: Path, meta: dict[str, Any] | None = None) -> Iterator[Path]:
     """Fill a scratch folder; on success it gets a manifest of hashes and takes the target's place.
 
-    A failure, or a SIGKILL at any moment, leaves `target` as it was (at worst a hidden scratch folder).
+    A failure or a SIGKILL while it is filled leaves `target` as it was, beside a hidden scratch folder. Replacing
+    an existing folder takes two renames: a SIGKILL between them leaves it absent, never torn.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -82,7 +83,7 @@ def is_intact(folder: Path) -> bool:
     try:
         files = read_json(folder / MANIFEST)["files"]
         return all(file_hash(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 

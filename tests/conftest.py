@@ -11,8 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
+from hypothesis import settings
 
 torch.set_num_threads(1)
+settings.register_profile("steady", deadline=None)
+settings.load_profile("steady")
 
 SUBJECTS = [
     ("cat", "kucing", "kucing"),

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from ialign_ray.config import LoraSettings, ModelSettings
@@ -124,7 +125,7 @@ def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any
 
     try:
         model = peft.PeftModel.from_pretrained(load_base(settings), str(folder))
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"adapter {folder} does not load onto {settings.id!r}: {_first_line(error)}") from error
     return model.eval(), load_tokenizer(settings)
 
@@ -151,7 +152,7 @@ def _from_pretrained(loader: Any, settings: ModelSettings, location: str | None,
                 trust_remote_code=settings.trust_remote_code,
                 **extra,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
         raise ModelError(
             f"model.id {where!r} cannot be loaded ({_first_line(error)}); name a hub id that this machine can "
             "reach, or a folder with config.json, weights and tokenizer"

@@ -16,7 +16,7 @@ from ialign_ray.errors import DataError
 from ialign_ray.pocket import instructions
 from ialign_ray.pocket.grammar import POLARITIES, Sentence, draw_shape, fill
 from ialign_ray.pocket.instructions import LABELS, SENTIMENT_PROMPTS
-from ialign_ray.pocket.lexicon import LANGUAGES
+from ialign_ray.pocket.lexicon import LANGUAGES, REAL
 
 __all__ = ["FILES", "LABELS", "LANGUAGES", "SENTIMENT_PROMPTS", "write_pocket"]
 
@@ -56,7 +56,7 @@ def write_pocket(folder: Path, seed: int = 0) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
     try:
-        sentences = _Sentences(seed)
+        sentences = Sentences(seed)
         _write_sentiment(scratch / FILES[1], sentences)
         _write_parallel(scratch / FILES[0], sentences)
         _write_instructions(scratch / FILES[2], sentences, seed)
@@ -67,7 +67,7 @@ def write_pocket(folder: Path, seed: int = 0) -> None:
         raise
 
 
-class _Sentences:
+class Sentences:
     """An endless stream of new sentences; the three labels take turns over the same shapes."""
 
     def __init__(self, seed: int) -> None:
@@ -94,13 +94,21 @@ class _Sentences:
         # The same shape three times: a subject, a link, a negation or a length cannot tell the label.
         while True:
             shape = draw_shape(self._random)
-            triple = [fill(shape, label, self._random) for label in POLARITIES]
+            # of two tries the one whose lengths differ less: length alone then tells a label with AUC below .55
+            triples = [[fill(shape, label, self._random) for label in POLARITIES] for _ in range(2)]
+            triple = min(triples, key=_spread)
             if all(self._seen.isdisjoint(s.key) for s in triple):
                 self._seen.update(*(s.key for s in triple))
                 yield triple
 
 
-def _write_parallel(path: Path, sentences: _Sentences) -> None:
+def _spread(triple: list[Sentence]) -> int:
+    """How many characters a triple's longest sentences have more than its shortest, over the real languages."""
+    lengths = [[len(s.texts[code]) for s in triple] for code in REAL]
+    return sum(max(counts) - min(counts) for counts in lengths)
+
+
+def _write_parallel(path: Path, sentences: Sentences) -> None:
     rows = [(split, s) for split, count in _PARALLEL.items() for s in sentences.take(count)]
     table = {
         "id": [f"p{i:05d}" for i in range(len(rows))],
@@ -110,7 +118,7 @@ def _write_parallel(path: Path, sentences: _Sentences) -> None:
     pq.write_table(pa.table(table), path, compression="zstd")
 
 
-def _write_sentiment(path: Path, sentences: _Sentences) -> None:
+def _write_sentiment(path: Path, sentences: Sentences) -> None:
     rows = [(split, s) for split, count in _SENTIMENT.items() for s in sentences.take(count)]
     table = {
         "id": [f"s{i:05d}" for i in range(len(rows))],
@@ -125,7 +133,7 @@ def _columns(rows: list[tuple[str, Sentence]]) -> dict[str, list[str]]:
     return {code: [s.texts[code] for _, s in rows] for code in LANGUAGES}
 
 
-def _write_instructions(path: Path, sentences: _Sentences, seed: int) -> None:
+def _write_instructions(path: Path, sentences: Sentences, seed: int) -> None:
     random = Random(f"instructions {seed}")
     lines: list[dict[str, str]] = []
     for split, families in (("train", _TRAINED), ("heldout", _HELDOUT)):
@@ -140,7 +148,7 @@ def _write_instructions(path: Path, sentences: _Sentences, seed: int) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def _family(family: str, count: int, sentences: _Sentences, random: Random) -> Iterator[instructions.Row]:
+def _family(family: str, count: int, sentences: Sentences, random: Random) -> Iterator[instructions.Row]:
     if family in instructions.ONE_WORD:
         for _ in range(count):
             yield instructions.ONE_WORD[family](random, random.choice(instructions.concepts()))

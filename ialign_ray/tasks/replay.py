@@ -43,7 +43,8 @@ def instructions(source: Source, base: str) -> list[tuple[str, str, str, str]]:
     for number, row in enumerate(table.to_pylist()):
         inputs, targets = read(row)
         name = str(row["source"]) if named else source.origin
-        rows.append((f"{source.origin}:{row.get('id', number)}", name, inputs, targets))
+        identity = number if row.get("id") is None else row["id"]
+        rows.append((f"{source.origin}:{identity}", name, inputs, targets))
     return rows
 
 

@@ -19,17 +19,13 @@ def rows(count=300, seed=0, shares=(0.5, 0.2, 0.3)):
         label = rng.choice(3, size=count, p=shares)
         chars = (50 + 60 * label + rng.normal(0, 20, count)).clip(1).astype(int)
         ids = [f"s{i}" for i in range(count)]
-        frames.append(
-            pd.DataFrame({"suite": "nusax", "language": language, "id": ids, "label": label, "chars": chars})
-        )
+        frames.append(pd.DataFrame({"suite": "nusax", "language": language, "id": ids, "label": label, "chars": chars}))
     return pd.concat(frames, ignore_index=True)
 
 
 def scores_of(train, test):
     found = summarise(baseline_predictions(train, test, {"nusax": 3}), GROUPS, resamples=50)
-    wanted = found[
-        (found["prompt"] == "all") & (found["scorer"] == "sum") & (found["scope"] == "language:jav")
-    ]
+    wanted = found[(found["prompt"] == "all") & (found["scorer"] == "sum") & (found["scope"] == "language:jav")]
     return wanted.set_index(["run", "metric"])["value"]
 
 

@@ -11,7 +11,7 @@ from ialign_ray.streaming import Source, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.journal import RECORDS, Journal, ledger, records
 from ialign_ray.training.loop import Loop, learning_rate, run_loop
-from ialign_ray.training.prepare import prepare
+from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.step import collate, train_step
 
 CPU = torch.device("cpu")
@@ -28,7 +28,7 @@ class Setting:
         data["model"] |= {"tuning": tuning, "lora": {"rank": 4, "dropout": 0.3}}
         self.experiment = build_experiment(data, "x")
         self.prepared = prepare(self.experiment)
-        self.prepared.save(folder / "data")
+        save_data(folder / "data", self.prepared.plan, self.prepared.encoder)
         self.source = Source(str(folder / "data"), self.experiment.train.batch_size, self.experiment.train.steps)
         self.folder = folder
 
@@ -264,9 +264,7 @@ def test_a_loss_that_is_no_number_is_told(full):
         model.lm_head.weight[0, 0] = float("nan")
     kept = Kept(model)
     with pytest.raises(ModelError, match=r"step 5: the loss is nan.*lower train\.learning_rate"):
-        train_step(
-            model, kept, examples, step=5, seed=0, micro_batch_tokens=512, clip_norm=1.0, pad=1, device=CPU
-        )
+        train_step(model, kept, examples, step=5, seed=0, micro_batch_tokens=512, clip_norm=1.0, pad=1, device=CPU)
     assert kept.gradients is None
     assert same({n: p for n, p in before.items() if n != "lm_head.weight"},
                 {n: p for n, p in weights(model).items() if n != "lm_head.weight"})  # fmt: skip

@@ -49,9 +49,9 @@ def test_a_sentence_in_two_languages_is_one_unit():
     once = statistics.resample_weights(100)
     alone = statistics.classification_draws(once, np.arange(100), gold, scores, chars)["accuracy"]
     twice = np.tile(np.arange(100), 2)
-    doubled = statistics.classification_draws(
-        once, twice, gold[twice % 100], scores[twice % 100], chars[twice % 100]
-    )["accuracy"]
+    doubled = statistics.classification_draws(once, twice, gold[twice % 100], scores[twice % 100], chars[twice % 100])[
+        "accuracy"
+    ]
     assert alone == pytest.approx(doubled)  # copies add no certainty
 
 
@@ -60,9 +60,7 @@ def test_coverage_on_simulated_data():
     weights = statistics.resample_weights(150, 400)
     covered = sum(
         found.low <= 0.7 <= found.high
-        for found in (
-            statistics.interval(accuracy_draws(weights, rng.random(150) < 0.7), 150) for _ in range(400)
-        )
+        for found in (statistics.interval(accuracy_draws(weights, rng.random(150) < 0.7), 150) for _ in range(400))
     )
     assert 0.91 <= covered / 400 <= 0.98
 
@@ -124,9 +122,7 @@ def test_a_metric_undefined_in_many_resamples_has_no_interval():
 def test_constant_predictions_have_a_defined_interval():
     gold, _, chars = sample(200)
     constant = np.tile([1.0, 0.0, 0.0], (200, 1))
-    drawn = statistics.classification_draws(
-        statistics.resample_weights(200), np.arange(200), gold, constant, chars
-    )
+    drawn = statistics.classification_draws(statistics.resample_weights(200), np.arange(200), gold, constant, chars)
     assert statistics.interval(drawn["share_0"], 200) == statistics.Interval(1.0, 1.0, 1.0, 200)
     assert statistics.interval(drawn["auc"], 200) == statistics.Interval(0.5, 0.5, 0.5, 200)
     assert 0 < statistics.interval(drawn["f1_weighted"], 200).half_width < 0.1

@@ -7,7 +7,7 @@ from ialign_ray.config import build_experiment
 from ialign_ray.errors import DataError
 from ialign_ray.storage import read_json, write_json
 from ialign_ray.streaming import Source, encode_example, local_stream, numbers, open_plan, share
-from ialign_ray.training.prepare import prepare
+from ialign_ray.training.prepare import prepare, save_data
 
 
 @given(st.integers(1, 3), st.integers(3, 40), st.integers(0, 50), st.integers(1, 5))
@@ -33,7 +33,8 @@ def test_shares_are_at_most_one_apart(world, more):
 
 @pytest.fixture
 def source(experiment_data, tmp_path):
-    prepare(build_experiment(experiment_data, "x")).save(tmp_path / "data")
+    prepared = prepare(build_experiment(experiment_data, "x"))
+    save_data(tmp_path / "data", prepared.plan, prepared.encoder)
     return Source(str(tmp_path / "data"), batch_size=5, steps=7)
 
 

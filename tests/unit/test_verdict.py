@@ -55,9 +55,7 @@ def test_identical_runs_show_nothing():
 
 
 def test_a_planted_gain_and_a_planted_loss():
-    found = judge(
-        base=classified(seed=1), control=classified(seed=2), arm=classified(bonus={"jav": 1.5, "bug": -1})
-    )
+    found = judge(base=classified(seed=1), control=classified(seed=2), arm=classified(bonus={"jav": 1.5, "bug": -1}))
     l2, l3 = said(found, "gain")
     assert (l2.outcome, l3.outcome) == ("gained", "lost")
     assert l2.text.startswith("New languages L2 (nusax): arm gained +0.")

@@ -1,0 +1,244 @@
+"""The main job under Ray: stream, train, lose a worker, resume, and load the result with other tools."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import load_file
+
+from ialign_ray.config import build_experiment, dump_yaml, override
+from ialign_ray.errors import ClusterError, ConfigError, ModelError
+from ialign_ray.storage import is_intact, read_json
+from ialign_ray.tasks.plan import Plan
+from ialign_ray.training.journal import ledger, records
+from ialign_ray.training.trainer import MODEL, align
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def experiment(experiment_data):
+    data = experiment_data | {
+        "train": {
+            "steps": 12,
+            "batch_size": 6,
+            "checkpoint_every": 4,
+            "learning_rate": 1e-3,
+            "max_prompt_tokens": 96,
+            "max_target_tokens": 48,
+        },
+        "scaling": {"workers": 2, "cpus_per_worker": 0.5},
+        "replay": experiment_data["replay"] | {"ratio": 0.5},
+    }
+    return build_experiment(data, "test")
+
+
+def expected_rows(run: Path, total: int) -> Counter:
+    plan = Plan.load(run / "data" / "plan")
+    return Counter((d.epoch, d.row_id) for d in map(plan.draw, range(total)))
+
+
+def consumed_rows(run: Path) -> Counter:
+    rows = ledger(run).to_pydict()
+    return Counter(zip(rows["epoch"], rows["row_id"], strict=True))
+
+
+def test_two_workers_train_an_adapter_that_peft_loads(ray_cluster, experiment):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = align(experiment, "two", console=QUIET)
+
+    assert is_intact(run / MODEL)
+    base = AutoModelForCausalLM.from_pretrained(experiment.model.id, dtype=torch.float32)
+    tokenizer = AutoTokenizer.from_pretrained(run / MODEL)
+    ids = tokenizer("a b c", return_tensors="pt")
+    plain = base(**ids).logits
+    adapted = PeftModel.from_pretrained(base, run / MODEL).eval()(**ids).logits
+    assert not torch.allclose(plain, adapted)  # it was trained
+    assert consumed_rows(run) == expected_rows(run, 12 * 6)
+    record = read_json(run / "record.json")
+    assert record["drawn"]["examples"] == 72
+    assert record["drawn"]["replay_share"] == 0.5
+    seen = records(run)
+    assert [r["step"] for r in seen] == list(range(1, 13))
+    assert all(r["examples"] == 6 and r["replay"] == 3 for r in seen)
+    assert "replay" in seen[-1]["sources"]
+    card = (run / MODEL / "README.md").read_text()
+    assert experiment.model.id in card
+
+
+def test_one_and_two_workers_learn_the_same(ray_cluster, experiment):
+    one = align(override(experiment, {"scaling.workers": 1}), "one", console=QUIET)
+    two = align(experiment, "again", console=QUIET)
+    a, b = (load_file(r / MODEL / "adapter_model.safetensors") for r in (one, two))
+    for name in a:
+        # the sum over workers is added in another order: equal but for rounding
+        torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+def test_killed_worker_resumes_and_ends_as_undisturbed(ray_cluster, experiment):
+    single = override(experiment, {"scaling.workers": 1, "train.steps": 60, "train.checkpoint_every": 5})
+    undisturbed = align(single, "whole", console=QUIET)
+    run = undisturbed.parent / "killed"
+    killed: list[int] = []
+
+    def kill_once() -> None:
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline:
+            if any(r["step"] >= 8 for r in records(run)):
+                for pid in worker_pids():
+                    os.kill(pid, signal.SIGKILL)
+                    killed.append(pid)
+                return
+            time.sleep(0.02)
+
+    thread = threading.Thread(target=kill_once)
+    thread.start()
+    align(single, "killed", console=QUIET)
+    thread.join()
+
+    assert killed
+    a, b = (load_file(r / MODEL / "adapter_model.safetensors") for r in (undisturbed, run))
+    assert all(torch.equal(a[name], b[name]) for name in a)  # bit for bit
+    assert consumed_rows(run) == expected_rows(run, 60 * 6)
+    assert [r["step"] for r in records(run)] == list(range(1, 61))
+
+
+def worker_pids() -> list[int]:
+    """Training workers of this session's cluster: descendants of its raylet, so of this process."""
+    found = []
+    for path in Path("/proc").iterdir():
+        if not path.name.isdigit():
+            continue
+        try:
+            name = (path / "cmdline").read_bytes().replace(b"\0", b" ")
+        except OSError:
+            continue
+        if name.startswith(b"ray::RayTrainWorker") and descends(int(path.name), os.getpid()):
+            found.append(int(path.name))
+    return found
+
+
+def descends(pid: int, ancestor: int) -> bool:
+    while pid > 1:
+        if pid == ancestor:
+            return True
+        try:
+            pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        except OSError:
+            return False
+    return False
+
+
+def test_finished_checkpoints_need_resume(ray_cluster, experiment):
+    short = override(experiment, {"train.steps": 4})
+    align(short, "twice", console=QUIET)
+    with pytest.raises(ConfigError, match="--resume"):
+        align(short, "twice", console=QUIET)
+    align(short, "twice", resume=True, console=QUIET)
+
+
+def test_a_users_error_in_a_worker_is_told_once(ray_cluster, experiment):
+    wild = override(experiment, {"train.learning_rate": 1e30, "train.warmup": 0.0, "model.tuning": "full"})
+    with pytest.raises(ModelError, match=r"learning_rate"):
+        align(wild, "wild", console=QUIET)
+
+
+def test_more_workers_than_cpus_is_refused(ray_cluster, experiment):
+    many = override(experiment, {"scaling.workers": 6})
+    with pytest.raises(ClusterError, match="scaling.workers is 6"):
+        align(many, "many", console=QUIET)
+
+
+def test_evaluation_and_export_of_a_run(ray_cluster, experiment):
+    from transformers import AutoModelForCausalLM
+
+    from ialign_ray.answer import answer, export_model
+    from ialign_ray.compare import compare
+
+    small = override(
+        experiment,
+        {
+            "train.steps": 4,
+            "compare.arms": {"control": {"replay.ratio": 1.0}, "ratio-0.5": {}},
+            "compare.seeds": [0],
+            "evaluate.resamples": 100,
+            "tracking.mlflow": True,
+            "tracking.tensorboard": True,
+        },
+    )
+    statements = compare(small, QUIET)
+    folder = Path(small.storage.runs) / small.name
+    text = (folder / "RESULTS.md").read_text()
+    assert statements
+    for run in ("random", "majority", "length", "base", "control", "ratio-0.5"):
+        assert f"| {run} |" in text
+    frame = ledger(folder / "control-s0").to_pydict()
+    assert set(frame["task"]) == {"replay"}
+    before = {p: p.stat().st_mtime_ns for p in folder.rglob("predictions/*.parquet")}
+    compare(small, QUIET)  # finished runs and predictions are not computed again
+    assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("predictions/*.parquet")}
+    assert list((folder / "control-s0" / "tensorboard").iterdir())
+    assert logged_losses(Path(small.storage.runs) / "mlflow.db") >= {"loss/replay", "loss/task/mt"}
+
+    run = folder / "ratio-0.5-s0"
+    assert isinstance(answer("hello", run, None, 4, 0.0), str)
+    merged = export_model(run, None, merged=True)
+    model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
+    from ialign_ray.answer import open_model
+
+    adapted, tokenizer, _ = open_model(run, None)
+    ids = tokenizer("a b c d", return_tensors="pt")
+    with torch.no_grad():
+        np.testing.assert_allclose(model(**ids).logits, adapted(**ids).logits, atol=1e-4)
+    with pytest.raises(ConfigError, match="exists already"):
+        export_model(run, None, merged=True)
+    (run / MODEL / "record.json").write_text(json.dumps({}))
+    with pytest.raises(ModelError, match="hashes"):
+        open_model(run, None)
+
+
+def logged_losses(database: Path) -> set[str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=f"sqlite:///{database}")
+    found: set[str] = set()
+    for experiment in client.search_experiments():
+        for run in client.search_runs([experiment.experiment_id]):
+            found |= set(run.data.metrics)
+    return found
+
+
+def test_interrupt_leaves_checkpoints_and_one_sentence(experiment, tmp_path):
+    long = override(experiment, {"train.steps": 5000, "scaling.workers": 1})
+    file = tmp_path / "long.yaml"
+    file.write_text(dump_yaml(long))
+    run = Path(long.storage.runs) / long.name / "align"
+    command = [sys.executable, "-c", "from ialign_ray.cli import main; main()", "align", str(file)]
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    deadline = time.monotonic() + 240
+    while not list((run / "checkpoints").glob("step-*")):
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 2
+    assert errors.strip().splitlines()[-1].startswith("ialign: interrupted")
+    assert "Traceback" not in errors
+    assert any(is_intact(p) for p in (run / "checkpoints").glob("step-*"))
