@@ -8,6 +8,7 @@ from itertools import islice
 from rich.console import Console
 from rich.panel import Panel
 from rich.table import Table
+from rich.text import Text
 
 from ialign_ray.config import ClassificationSuite, Experiment, InstructionSuite
 from ialign_ray.evaluation.suites import classification_rows, instruction_rows, translation_rows
@@ -35,10 +36,7 @@ def preview(experiment: Experiment, console: Console) -> None:
     console.print(data_table(prepared))
     console.print(mix_table(experiment, prepared.plan))
     for task, example in examples(prepared.plan).items():
-        console.print(
-            Panel(f"{example.prompt}\n\n→ {example.target}", title=f"{task} ({example.template})"),
-            markup=False,
-        )
+        console.print(Panel(Text(f"{example.prompt}\n\n→ {example.target}"), title=f"{task} ({example.template})"))
     console.print(f"{experiment.name}: valid", highlight=False)
 
 

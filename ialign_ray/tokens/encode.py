@@ -85,17 +85,26 @@ class Encoder:
 
 
 def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None:
-    """Cut the longest span to about `share` of its words, one word fewer at least; None if all are one word."""
-    divisible = [k for k, (start, end) in enumerate(spans) if len(prompt[start:end].split()) > 1]
+    """Cut the longest span to about `share` of its words, one fewer at least; None if all are one word.
+
+    A text that is written without spaces (Thai, Chinese, Khmer) is cut by characters.
+    """
+    divisible = [k for k, (start, end) in enumerate(spans) if len(_pieces(prompt[start:end])[0]) > 1]
     if not divisible:
         return None
     longest = max(divisible, key=lambda k: spans[k][1] - spans[k][0])
     start, end = spans[longest]
-    words = prompt[start:end].split()
-    text = " ".join(words[: max(1, min(len(words) - 1, int(len(words) * share)))])
+    pieces, joint = _pieces(prompt[start:end])
+    text = joint.join(pieces[: max(1, min(len(pieces) - 1, int(len(pieces) * share)))])
     moved = len(text) - (end - start)
     shifted = tuple(
         (start, start + len(text)) if k == longest else (a + moved, b + moved) if a >= end else (a, b)
         for k, (a, b) in enumerate(spans)
     )
     return prompt[:start] + text + prompt[end:], shifted
+
+
+def _pieces(text: str) -> tuple[list[str], str]:
+    """What a text is cut into, and what joins it: words, or characters where one word is longer than any is."""
+    words = text.split()
+    return (list(text), "") if len(words) == 1 and len(text) > 40 else (words, " ")

@@ -77,8 +77,8 @@ def test_the_longest_sentence_is_cut_first():
 
 
 def test_a_sentence_of_one_long_word_leaves_the_other_to_be_cut():
-    text, _ = shorten(*asked("a" * 90, "x y z"), 0.99)
-    assert text == BEFORE + "a" * 90 + BETWEEN + "x y" + AFTER
+    text, _ = shorten(*asked("a" * 30, "x y z"), 0.99)
+    assert text == BEFORE + "a" * 30 + BETWEEN + "x y" + AFTER
 
 
 def test_without_spans_nothing_is_cut():
@@ -148,3 +148,13 @@ def test_a_tokenizer_without_eos_is_refused(tiny_tokenizer):
     bare.eos_token = None
     with pytest.raises(ModelError, match="no end-of-sequence token"):
         encoder(bare)
+
+
+def test_text_without_spaces_is_cut_by_characters():
+    from ialign_ray.tokens.encode import shorten
+
+    text = "ภาษาไทยเขียนโดยไม่เว้นวรรคระหว่างคำดังนั้นจึงเป็นคำเดียว"
+    shorter, spans = shorten(f"Say: {text}!", ((5, 5 + len(text)),), 0.5)
+    assert shorter == f"Say: {text[: len(text) // 2]}!"
+    assert shorter[slice(*spans[0])] == text[: len(text) // 2]
+    assert shorten("Say: word!", ((5, 9),), 0.5) is None
