@@ -142,6 +142,9 @@ def _matrix(module: nn.Module) -> bool:
 
 
 def _from_pretrained(loader: Any, settings: ModelSettings, location: str | None, **extra: Any) -> Any:
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # weights load in a second; the bar would break up our own
     where = location or model_location(settings.id)
     try:
         with warnings.catch_warnings():

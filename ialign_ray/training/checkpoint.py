@@ -64,7 +64,7 @@ class Checkpoints:
         meta = read_json(newest / MANIFEST)["meta"]
         if meta["fingerprint"] != self.fingerprint:
             raise CheckpointError(
-                f"{newest} was made with other settings or data; give this run another --name, or remove the folder"
+                f"{newest} was made with other settings or data; give this run another --run name, or remove the folder"
             )
         parameters = dict(model.named_parameters())
         with torch.no_grad():

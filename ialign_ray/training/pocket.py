@@ -77,7 +77,12 @@ def train_base(folder: Path, recipe: TrainConfig = RECIPE, on_step: Callable[[in
         device=torch.device("cpu"),
         on_step=on_step,
     )
-    run_loop(model, loop)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # its matrices are so small that a second thread only waits
+    try:
+        run_loop(model, loop)
+    finally:
+        torch.set_num_threads(threads)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     shutil.rmtree(scratch)

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import platform
+import threading
 import time
 from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -14,7 +17,7 @@ from rich.console import Console
 from ialign_ray import errors
 from ialign_ray.cluster import check_resources, cluster, scaling_arguments
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
-from ialign_ray.errors import ClusterError, ConfigError, IalignError
+from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
 from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
 from ialign_ray.streaming import Source
 from ialign_ray.training.card import model_card
@@ -38,11 +41,13 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     """
     console = console or Console()
     run = run_folder(experiment, name)
-    if is_intact(run / MODEL) and resume:
-        console.print(f"{run} is finished already; nothing to do")
-        return run
     prepared = prepare(experiment)
-    checkpoints = Checkpoints(run / "checkpoints", prepared.fingerprint(experiment))
+    fingerprint = prepared.fingerprint(experiment)
+    if is_intact(run / MODEL) and resume:
+        refuse_other(run, fingerprint)
+        console.print(f"{name} is finished already", highlight=False)
+        return run
+    checkpoints = Checkpoints(run / "checkpoints", fingerprint)
     if checkpoints.found() and not resume:
         raise ConfigError(f"{run} holds checkpoints; continue them with --resume, or choose another --run name")
     write_text(run / "experiment.yaml", dump_yaml(experiment))
@@ -60,6 +65,14 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
         raise getattr(errors, failure["kind"])(failure["message"])
     write_json(run / RECORD, read_json(run / MODEL / RECORD) | {"wall_seconds": round(time.time() - began, 1)})
     return run
+
+
+def refuse_other(run: Path, fingerprint: str) -> None:
+    """Raise CheckpointError when a finished run was made with other settings or data: its scores would mislead."""
+    if read_json(run / MODEL / RECORD)["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{run} was finished with other settings or data; remove it, or give the experiment another name"
+        )
 
 
 def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bool) -> None:
@@ -82,12 +95,29 @@ def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bo
         ),
     )
     try:
-        trainer.fit()
+        in_background(trainer.fit)
     except ray.train.TrainingFailedError as error:
         newest = checkpoints.newest()
         kept = f"; {newest} is intact, continue with --resume" if newest else ""
         reason = str(error).strip().splitlines()[-1]
         raise ClusterError(f"training failed more than scaling.max_failures times ({reason}){kept}") from error
+
+
+def in_background(work: Callable[[], Any]) -> None:
+    """Run to the end in a thread, so that Ctrl-C stays Python's own.
+
+    In the main thread Ray Train would put its own handler in place of it, for good, and end with code 1.
+    """
+    outcome: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:  # carried over to the thread that waits
+            outcome.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    outcome.result()
 
 
 def worker(config: dict[str, Any]) -> None:

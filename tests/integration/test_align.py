@@ -19,7 +19,7 @@ from rich.console import Console
 from safetensors.torch import load_file
 
 from ialign_ray.config import build_experiment, dump_yaml, override
-from ialign_ray.errors import ClusterError, ConfigError, ModelError
+from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, ModelError
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.training.journal import ledger, records
@@ -150,6 +150,9 @@ def test_finished_checkpoints_need_resume(ray_cluster, experiment):
     with pytest.raises(ConfigError, match="--resume"):
         align(short, "twice", console=QUIET)
     align(short, "twice", resume=True, console=QUIET)
+    other = override(short, {"train.learning_rate": 5e-4})
+    with pytest.raises(CheckpointError, match="other settings"):
+        align(other, "twice", resume=True, console=QUIET)
 
 
 def test_a_users_error_in_a_worker_is_told_once(ray_cluster, experiment):
