@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from rich.console import Console
@@ -58,7 +57,9 @@ def run_name(arm: str, seed: int) -> str:
 def predict_base(experiment: Experiment, console: Console) -> dict[str, pd.DataFrame]:
     """Predictions of the untouched base model."""
     folder = run_folder(experiment, BASE)
-    key = json_hash([experiment.model.id, model_location(experiment.model.id), experiment.model.revision])
+    # tuning says nothing of the base; prompt format and precision do change its scores
+    settings = experiment.model.model_dump(exclude={"tuning", "lora"})
+    key = json_hash([settings, model_location(experiment.model.id)])
     return predict_suites(experiment, lambda: open_scorer(experiment, None), folder / "predictions", key, console)
 
 
@@ -76,12 +77,8 @@ def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
     model, tokenizer = load_adapted(experiment.model, folder)
     if torch.cuda.is_available():
         model.to("cuda")
-    return Scorer(model, make_plain_encoder(experiment, tokenizer), experiment.evaluate.batch_tokens)
-
-
-def make_plain_encoder(experiment: Experiment, tokenizer: Any) -> Encoder:
-    """The training's prompt format around a loaded tokenizer."""
-    return Encoder.of(tokenizer, experiment.model.chat, experiment.model.separator)
+    encoder = Encoder.of(tokenizer, experiment.model.chat, experiment.model.separator)
+    return Scorer(model, encoder, experiment.evaluate.batch_tokens)
 
 
 def evaluate(experiment: Experiment, runs: Sequence[Path], control: Path | None, console: Console) -> list[Statement]:

@@ -52,8 +52,7 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
         raise ConfigError(f"{run} holds checkpoints; continue them with --resume, or choose another --run name")
     write_text(run / "experiment.yaml", dump_yaml(experiment))
     save_data(run / "data", prepared.plan, prepared.encoder)
-    record = start_record(experiment, name, prepared)
-    write_json(run / RECORD, record)
+    write_json(run / RECORD, start_record(experiment, name, prepared, fingerprint))
     (run / FAILURE).unlink(missing_ok=True)
     began = time.time()
     with cluster(experiment.scaling) as resources:
@@ -194,14 +193,14 @@ def save_model(experiment: Experiment, run: Path, model: Any, tokenizer: Any) ->
         write_text(scratch / "README.md", model_card(experiment, record))
 
 
-def start_record(experiment: Experiment, name: str, prepared: Prepared) -> dict[str, Any]:
+def start_record(experiment: Experiment, name: str, prepared: Prepared, fingerprint: str) -> dict[str, Any]:
     """What is known before the first step: data counts, fingerprint, versions."""
     packages = ("ialign_ray", "torch", "transformers", "peft", "ray")
     return {
         "run": name,
         "experiment": experiment.name,
         "started": _now(),
-        "fingerprint": prepared.fingerprint(experiment),
+        "fingerprint": fingerprint,
         "data": prepared.counts(),
         "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
     }

@@ -193,7 +193,7 @@ def test_an_example_is_a_function_of_its_key_alone():
         assert json.loads(run.stdout) == first
 
 
-def test_no_label_can_be_guessed_from_the_surface():
+def test_labels_are_hard_to_guess_from_the_surface():
     """Defect 2 of the reference: its negatives give themselves away."""
     if not FLORES.exists():
         pytest.skip(f"{FLORES} is absent")
