@@ -14,6 +14,7 @@ import typer
 import typer.core
 from rich.console import Console
 
+from ialign_ray.cli_data import data
 from ialign_ray.errors import IalignError, ModelError
 
 
@@ -39,6 +40,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.add_typer(data)
 
 ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
 Overrides = Annotated[

@@ -57,8 +57,8 @@ def run_name(arm: str, seed: int) -> str:
 def predict_base(experiment: Experiment, console: Console) -> dict[str, pd.DataFrame]:
     """Predictions of the untouched base model."""
     folder = run_folder(experiment, BASE)
-    # tuning says nothing of the base; prompt format and precision do change its scores
-    settings = experiment.model.model_dump(exclude={"tuning", "lora"})
+    # tuning and new pieces say nothing of the base; prompt format and precision do change its scores
+    settings = experiment.model.model_dump(exclude={"tuning", "lora", "vocabulary"})
     key = json_hash([settings, model_location(experiment.model.id)])
     return predict_suites(experiment, lambda: open_scorer(experiment, None), folder / "predictions", key, console)
 

@@ -1,4 +1,4 @@
-"""Language codes and names, from CLDR through langcodes."""
+"""Language codes and names, from CLDR and the IANA registry through langcodes."""
 
 from __future__ import annotations
 
@@ -6,40 +6,108 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 import langcodes
+from langcodes.data_dicts import LIKELY_SUBTAGS, MACROLANGUAGES
 
 from ialign_ray.errors import ConfigError
 
-_DISTINCT = {"tl": "tgl", "tgl": "tgl", "prs": "prs", "swc": "swc", "cnr": "cnr"}
+_DISTINCT = {"tl": "tgl", "tgl": "tgl", "prs": "prs", "swc": "swc", "cnr": "cnr", "sh": "hbs", "hbs": "hbs"}
 """Codes of FLORES-200 or ISO 639-3 that CLDR would merge into fil, fas, swa and srp."""
 _NAMES = {
     "tgl": {"eng": "Tagalog", "ind": "Tagalog"},
     "prs": {"eng": "Dari", "ind": "Dari"},
     "swc": {"eng": "Congo Swahili", "ind": "Swahili Kongo"},
     "cnr": {"eng": "Montenegrin", "ind": "Montenegro"},
+    "hbs": {"eng": "Serbo-Croatian", "ind": "Serbo-Kroasia"},
     "zsm": {"ind": "Melayu Baku"},
+    "zlm": {"eng": "Malay", "ind": "Melayu"},
+    "pmy": {"ind": "Melayu Papua"},
+    "abs": {"ind": "Melayu Ambon"},
     "arb": {"ind": "Arab Baku"},
     "cmn": {"ind": "Mandarin"},
+    "nan": {"ind": "Min Nan"},
+    "hak": {"ind": "Hakka"},
+    "gan": {"ind": "Gan"},
+    "hsn": {"ind": "Xiang"},
     "swh": {"eng": "Swahili", "ind": "Swahili"},
     "npi": {"eng": "Nepali", "ind": "Nepali"},
-    "abs": {"ind": "Melayu Ambon"},
+    "ory": {"eng": "Odia", "ind": "Odia"},
+    "ekk": {"eng": "Estonian", "ind": "Estonia"},
+    "lvs": {"eng": "Latvian", "ind": "Latvia"},
+    "pes": {"eng": "Persian", "ind": "Persia"},
+    "plt": {"eng": "Malagasy", "ind": "Malagasi"},
+    "khk": {"ind": "Mongolia Halh"},
+    "azj": {"ind": "Azerbaijan Utara"},
+    "azb": {"ind": "Azerbaijan Selatan"},
+    "uzn": {"ind": "Uzbek Utara"},
+    "kmr": {"ind": "Kurdi Utara"},
+    "als": {"ind": "Albania Tosk"},
+    "ydd": {"ind": "Yiddish Timur"},
+    "pbt": {"ind": "Pashto Selatan"},
+    "pbu": {"ind": "Pashto Utara"},
+    "dan": {"ind": "Denmark"},
+    "pol": {"ind": "Polandia"},
+    "yap": {"ind": "Yap"},
+    "cym": {"ind": "Wales"},
 }
 """Names that CLDR lacks, or that do not read well in a sentence."""
+_SCRIPTS = {"azb": "Arab"}
+"""Usual scripts that the registry lacks and the macro-language does not give."""
+_WIDER = {"Hang": "Kore", "Hira": "Jpan", "Kana": "Jpan"}
+"""ISO 15924: scripts that are part of a language's usual mixture (FLORES writes `kor_Hang`)."""
+
+
+@lru_cache(maxsize=4096)
+def canonical(code: str) -> str:
+    """The one form of a language code: ISO 639-3, with `_Script` where the script is not the usual one.
+
+    `id`, `ind_Latn`, `id-ID` -> `ind`; `zh-Hans` -> `zho`; `zh-TW` -> `zho_Hant`; `ace_Arab` stays. A
+    macro-language stays one (`zho`, `msa`). Raises ConfigError when it names no language or no script.
+    """
+    iso = normalise(code)
+    script, usual = _script(code), usual_script(iso)
+    return iso if script is None or usual in (script, _WIDER.get(script)) else f"{iso}_{script}"
 
 
 @lru_cache(maxsize=4096)
 def normalise(code: str) -> str:
-    """ISO 639-3 code of an ISO 639-1/-2/-3, BCP-47 or FLORES code: `id`, `ind`, `ind_Latn` -> `ind`.
+    """ISO 639-3 code of an ISO 639-1/-2/-3, BCP-47 or FLORES code, without script: `id`, `ind_Latn` -> `ind`.
 
     A macro-language stays one (`zho`). Raises ConfigError when no part of it is a language.
     """
     try:
         plain = str(langcodes.Language.get(code, normalize=False).language).lower()
         iso = _DISTINCT.get(plain) or str(langcodes.Language.get(plain).to_alpha3())
-    except (langcodes.LanguageTagError, LookupError, ValueError) as error:
+    except (langcodes.LanguageTagError, LookupError, ValueError, AttributeError) as error:
         raise ConfigError(f"language code {code!r} is not known; use ISO 639-3, such as ind or jav") from error
     if iso == "und":
         raise ConfigError(f"language code {code!r} names no language; use ISO 639-3, such as ind or jav")
     return iso
+
+
+def usual_script(code: str) -> str:
+    """ISO 15924 code of the script that a language is mostly written in: `jav` -> `Latn`, `ajp` -> `Arab`.
+
+    The macro-language's where CLDR does not know the language, Latin where it knows neither.
+    """
+    iso = normalise(code)
+    if iso in _SCRIPTS:
+        return _SCRIPTS[iso]
+    language, above = langcodes.Language.get(iso), macrolanguage(iso)
+    if above and str(language.language) not in LIKELY_SUBTAGS:
+        return usual_script(above)
+    return str(language.maximize().script)
+
+
+def script_of(code: str) -> str:
+    """ISO 15924 code of the script that text under a code is in: `ace_Arab` -> `Arab`, `ace` -> `Latn`."""
+    return canonical(code).partition("_")[2] or usual_script(code)
+
+
+def macrolanguage(code: str) -> str | None:
+    """The macro-language that a language belongs to (IANA registry), or None: `ind` -> `msa`, `cmn` -> `zho`."""
+    iso = normalise(code)
+    above = MACROLANGUAGES.get(iso) or MACROLANGUAGES.get(str(langcodes.Language.get(iso).language))
+    return normalise(above) if above and normalise(above) != iso else None
 
 
 def display_name(code: str, spoken: str = "eng", names: Mapping[str, Mapping[str, str]] | None = None) -> str:
@@ -49,10 +117,10 @@ def display_name(code: str, spoken: str = "eng", names: Mapping[str, Mapping[str
     is not the usual one of the language: ("ace_Arab", "eng") -> "Acehnese (Arabic)".
     `names` (`languages.names` of the experiment) comes first. Raises ConfigError for an unknown code.
     """
-    own = (names or {}).get(code) or {}
+    own = (names or {}).get(code) or (names or {}).get(canonical(code)) or {}
     if own:
-        return own.get(spoken) or own.get("eng") or next(iter(own.values()))
-    name = _cldr(code, normalise(spoken))
+        return own.get(spoken) or own.get(canonical(spoken)) or own.get("eng") or next(iter(own.values()))
+    name = _cldr(canonical(code), normalise(spoken))
     if name is None:
         raise ConfigError(f"language {code!r} has no known name; add it as languages.names.{code}: {{eng: ...}}")
     return name
@@ -60,12 +128,12 @@ def display_name(code: str, spoken: str = "eng", names: Mapping[str, Mapping[str
 
 @lru_cache(maxsize=4096)
 def _cldr(code: str, spoken: str) -> str | None:
-    iso = normalise(code)
+    iso, _, script = code.partition("_")
     language = langcodes.Language.get(iso)
-    name = _NAMES.get(iso, {}).get(spoken) or _known(language, spoken) or _known(language, "eng")
-    written = langcodes.Language.get(code, normalize=False)
-    if name and written.script and written.script != language.maximize().script:
-        name = f"{name} ({written.script_name(spoken)})"
+    name = _NAMES.get(iso, {}).get(spoken) or _known(language, spoken)
+    name = name or _NAMES.get(iso, {}).get("eng") or _known(language, "eng")
+    if name and script:
+        name = f"{name} ({langcodes.Language.make(script=script).script_name(spoken)})"
     return name
 
 
@@ -74,4 +142,17 @@ def _known(language: langcodes.Language, spoken: str) -> str | None:
     # langcodes answers an unknown code with the code itself or "Unknown language [xxx]", in any language
     if name == language.language or f"[{language.language}]" in name:
         return None
-    return name.removeprefix("bahasa ")
+    return name.removeprefix("bahasa ").removesuffix(" (individual language)").removesuffix(" (macrolanguage)")
+
+
+def _script(code: str) -> str | None:
+    """The script that a code names, or that its region implies (`zh-TW`); None where it says nothing."""
+    written = langcodes.Language.get(code, normalize=False)
+    if written.script:
+        if not langcodes.tag_is_valid(f"und-{written.script}"):
+            raise ConfigError(f"language code {code!r} has no known script; use ISO 15924, such as jav_Latn")
+        return str(written.script)
+    if not written.territory:
+        return None
+    language = langcodes.Language.get(normalise(code)).language
+    return str(langcodes.Language.make(language=language, territory=written.territory).maximize().script)

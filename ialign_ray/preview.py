@@ -23,7 +23,7 @@ SHOWN = 2_000
 
 def preview(experiment: Experiment, console: Console) -> None:
     """Check an experiment and print mix counts and one rendered example per task."""
-    prepared = prepare(experiment)
+    prepared = prepare(experiment, console)
     for suite in experiment.evaluate.suites:
         if isinstance(suite, ClassificationSuite):
             classification_rows(suite, experiment.storage.data)
@@ -42,15 +42,16 @@ def preview(experiment: Experiment, console: Console) -> None:
 
 def data_table(prepared: Prepared) -> Table:
     """What was read and dropped, per corpus and for replay."""
-    table = Table("data", "read", "incomplete", "leaked", "held out", "kept", "pairs", "too long")
+    table = Table("data", "read", "incomplete", "cleaned", "leaked", "held out", "kept", "pairs", "too long")
     for name, c in prepared.parallel.counts.items():
-        row = (c.read, c.incomplete, c.leaked, c.held_out, c.kept, c.pairs - c.too_long, c.too_long)
+        row = (c.read, c.incomplete, c.cleaned, c.leaked, c.held_out, c.kept, c.pairs - c.too_long, c.too_long)
         table.add_row(name, *map(str, row))
     r = prepared.replay
     table.add_row(
         "replay",
         str(r.read),
         str(r.empty),
+        "0",
         str(r.leaked),
         "0",
         f"{r.pool} of {r.eligible}",
@@ -74,9 +75,11 @@ def examples(plan: Plan) -> dict[str, Example]:
     """One rendered example per task of the mix, and one of replay."""
     shown = {}
     if plan.ratio < 1:
-        rows = (Pair(**row) for row in plan.pairs.slice(0, 20).to_pylist())
-        for task, pair in zip([t for t, w in plan.mix.items() if w > 0], rows, strict=False):
-            shown[task] = plan.align(pair, 0, task).example
+        tasks = [task for task, weight in plan.mix.items() if weight > 0]
+        # spread over the pool, so that several languages are seen
+        places = [k * plan.pairs.num_rows // len(tasks) for k in range(len(tasks))]
+        for task, row in zip(tasks, plan.pairs.take(places).to_pylist(), strict=True):
+            shown[task] = plan.align(Pair(**row), 0, task).example
     if plan.ratio > 0:
         drawn = (plan.draw(i) for i in range(100_000))
         shown |= {d.source: d.example for d in islice((d for d in drawn if d.source == "replay"), 1)}

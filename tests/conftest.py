@@ -1,4 +1,3 @@
-import json
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -12,46 +11,11 @@ import pytest
 import torch
 import yaml
 from hypothesis import settings
+from tiny_corpus import sentences, write_jsonl
 
 torch.set_num_threads(1)
 settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
-
-SUBJECTS = [
-    ("cat", "kucing", "kucing"),
-    ("dog", "anjing", "asu"),
-    ("child", "anak", "bocah"),
-    ("farmer", "petani", "tani"),
-    ("teacher", "guru", "dwija"),
-]
-VERBS = [
-    ("sees", "melihat", "ndeleng"),
-    ("buys", "membeli", "tuku"),
-    ("eats", "makan", "mangan"),
-    ("wants", "mau", "arep"),
-]
-OBJECTS = [("rice", "nasi", "sega"), ("fish", "ikan", "iwak"), ("water", "air", "banyu"), ("bread", "roti", "roti")]
-
-
-def sentences(count, first=0):
-    """Distinct rows of eng, ind, jav."""
-    rows = []
-    for k in range(first, first + count):
-        s, v, o = SUBJECTS[k % 5], VERBS[k // 5 % 4], OBJECTS[k // 20 % 4]
-        rows.append(
-            {
-                "sid": k,
-                "eng": f"The {s[0]} {v[0]} the {o[0]} in house {k}.",
-                "ind": f"Sang {s[1]} {v[1]} {o[1]} di rumah {k}.",
-                "jav": f"Si {s[2]} {v[2]} {o[2]} ing omah {k}.",
-            }
-        )
-    return rows
-
-
-def write_jsonl(path, rows):
-    path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="session")

@@ -6,21 +6,33 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ialign_ray.config.languages import ByLanguage, LanguageList
 from ialign_ray.config.mix import resolve_mix
 from ialign_ray.config.section import Section
 
 Scalar = str | int | float | bool
 
 
+Format = Literal["auto", "parquet", "jsonl", "csv", "tsv", "lines", "articles", "tmx", "xliff", "po", "sheet", "disk"]
+
+
 class Source(Section):
-    """Rows of a file (parquet, JSONL, CSV, TSV), of a `pocket:` set, or of a hub data set."""
+    """Rows of files in any of the known formats, of a `pocket:` set, or of a hub data set."""
 
     path: str | None = None
-    """File, relative to `storage.data`, or `pocket:parallel|sentiment|instructions`."""
+    """File, glob or folder, local (relative to `storage.data`) or a URL such as `s3://bucket/key`; `{language}` stands
+    for a language's own part of the name (`dev/{language}.dev`); or `pocket:parallel|sentiment|instructions`."""
     hub: str | None = None
     """Hub data set id, instead of `path`; `id/config` and `id@revision` are understood."""
     split: str = "train"
     """Split of a hub data set."""
+    format: Format = "auto"
+    """How the files are read; `auto` goes by their names. `lines` is one text file a language, aligned line by line
+    (Moses, FLORES); `articles` the same with blank lines between articles; `disk` a saved `datasets` folder."""
+    encoding: str = "utf-8"
+    """Encoding of text files, as Python names it."""
+    bad_rows: Literal["refuse", "drop"] = "refuse"
+    """Whether a malformed row stops with its file and line, or is dropped and counted."""
     where: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     """Keep only rows whose column equals the value (or one of the values)."""
     limit: int | None = Field(None, ge=1)
@@ -38,32 +50,50 @@ class Source(Section):
         return self.path or f"hub:{self.hub}"
 
 
+class LongLayout(Section):
+    """Rows that hold one language each: one column names the language, another holds the text."""
+
+    language: str
+    """Column that names the language."""
+    text: str
+    """Column of the text."""
+    values: ByLanguage[str]
+    """Language code -> value in the `language` column; rows of other languages are left out."""
+    join: str | None = None
+    """Column (an article's number, a sentence's id) whose equal values make one row of several languages; without it
+    each row is a pair with the corpus' `columns`."""
+
+
 class CorpusConfig(Source):
     """A parallel corpus: one row a sentence, one column a language."""
 
     name: str = Field(pattern=r"^[^:/]+$")
     """Short name without colon or slash; it prefixes sentence ids and names the source in curves."""
-    columns: dict[str, str]
-    """Language code -> column, two languages at least."""
+    columns: ByLanguage[str] = Field(default_factory=dict)
+    """Language code -> column (or file name part, or `xml:lang` of a TMX file); two languages at least."""
+    long: LongLayout | None = None
+    """For files whose rows hold one language each."""
+    units: bool = False
+    """Split texts at line feeds into smaller pairs where all languages of a row have as many; else keep them whole."""
     id: str | None = None
     """Column with the sentence id; without it the text of the first language identifies the sentence."""
-    pivots: list[str] = Field(default_factory=lambda: ["eng"])
+    pivots: LanguageList = Field(default_factory=lambda: ["eng"])
     """L1 languages that the others are paired with, in both directions."""
     holdout: float = Field(0.0, ge=0, lt=1)
     """Share of sentence ids kept from training, over all languages and directions at once."""
 
-    @field_validator("columns")
-    @classmethod
-    def _two_languages(cls, value: dict[str, str]) -> dict[str, str]:
-        if len(value) < 2:
-            raise ValueError("a parallel corpus needs two languages at least")
-        return value
-
     @model_validator(mode="after")
-    def _pivot_present(self) -> Self:
-        if missing := [p for p in self.pivots if p not in self.columns]:
+    def _languages_known(self) -> Self:
+        if len(self.languages) < 2:
+            raise ValueError("a parallel corpus needs two languages at least")
+        if missing := [p for p in self.pivots if p not in self.languages]:
             raise ValueError(f"pivot {missing[0]!r} has no column; name it in `columns` or choose another pivot")
         return self
+
+    @property
+    def languages(self) -> list[str]:
+        """Codes of all languages of this corpus, in the order of the file."""
+        return list(dict.fromkeys([*self.columns, *(self.long.values if self.long else {})]))
 
 
 class ReplayConfig(Section):

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from ialign_ray.config.data import Scalar, Source
+from ialign_ray.config.languages import ByLanguage, LanguageCode
 from ialign_ray.config.section import Section
 
 
@@ -15,7 +16,7 @@ class PromptConfig(Section):
 
     name: str
     """Short name in results."""
-    language: str = "eng"
+    language: LanguageCode = "eng"
     """Language of the prompt; it chooses the label words."""
     text: str
     """The prompt; `{text}` stands for the sentence."""
@@ -34,7 +35,7 @@ class ClassificationSuite(Source):
     """Which kind of suite this is."""
     name: str
     """Short name in results."""
-    columns: dict[str, str]
+    columns: ByLanguage[str]
     """Language code -> column of the text."""
     id: str | None = None
     """Column with the sentence id."""
@@ -46,7 +47,7 @@ class ClassificationSuite(Source):
     """Value of `split_column` for the rows that the baselines learn from."""
     test: Scalar = "test"
     """Value of `split_column` for the rows that are scored."""
-    labels: dict[str, dict[str, str]]
+    labels: dict[str, ByLanguage[str]]
     """Label, in order from worst to best, -> the word for it in each prompt language."""
     prompts: list[PromptConfig] = Field(min_length=1)
     """Several wordings; results are given per prompt and averaged."""
@@ -71,11 +72,11 @@ class TranslationSuite(Source):
     """Which kind of suite this is."""
     name: str
     """Short name in results."""
-    columns: dict[str, str]
+    columns: ByLanguage[str]
     """Language code -> column."""
     id: str | None = None
     """Column with the sentence id."""
-    directions: list[tuple[str, str]] = Field(min_length=1)
+    directions: list[tuple[LanguageCode, LanguageCode]] = Field(min_length=1)
     """Pairs of languages, source first."""
     prompt: str = "Translate the following text from {source_language} to {target_language}.\n{source}"
     """The request; slots {source}, {source_language}, {target_language}."""

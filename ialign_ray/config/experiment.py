@@ -6,6 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig
 from ialign_ray.config.data import CorpusConfig, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
 from ialign_ray.config.languages import LanguagesConfig
@@ -21,6 +22,8 @@ class StorageConfig(Section):
     """Folder that relative data paths start from (the working directory when left out)."""
     runs: str = "runs"
     """Folder of all runs; it must be shared by all nodes of a cluster."""
+    corpora: str | None = None
+    """Folder of built corpora and their cached steps; `corpora` in `runs` when left out."""
 
 
 class TrackingConfig(Section):
@@ -47,6 +50,10 @@ class Experiment(Section):
     """The base model and how it is tuned."""
     corpora: list[CorpusConfig] = Field(min_length=1)
     """Parallel corpora."""
+    cleaning: CleaningConfig = Field(default_factory=CleaningConfig)
+    """What the corpora go through before training."""
+    decontamination: DecontaminationConfig = Field(default_factory=DecontaminationConfig)
+    """How corpora and replay are kept apart from evaluation sets."""
     replay: ReplayConfig = Field(default_factory=lambda: ReplayConfig(ratio=0.0))
     """Old instructions."""
     tasks: TasksConfig = Field(default_factory=TasksConfig)

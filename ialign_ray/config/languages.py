@@ -2,23 +2,73 @@
 
 from __future__ import annotations
 
-from typing import Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Self, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ialign_ray.config.section import Section
+
+Value = TypeVar("Value")
+
+
+def _canonical(code: str) -> str:
+    from ialign_ray.errors import ConfigError
+    from ialign_ray.languages import canonical  # CLDR's tables: 40 ms that `import ialign_ray` need not spend
+
+    try:
+        return canonical(code)
+    except ConfigError as error:
+        raise ValueError(str(error)) from error
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError(f"an unquoted no, yes, on or off is {value} to YAML; quote it, as in 'no' for Norwegian")
+    if not isinstance(value, str):
+        raise ValueError(f"{value!r} is no language code; write one such as ind or jav")
+    return value
+
+
+def _one_key_each(value: Any) -> Any:
+    """Refuse two keys of one language, of which pydantic would silently keep the last."""
+    seen: dict[str, str] = {}
+    for key in value if isinstance(value, Mapping) else ():
+        if not isinstance(key, str):
+            continue  # the key's own validator says what is wrong
+        code = _canonical(key)
+        if code in seen:
+            raise ValueError(f"{seen[code]!r} and {key!r} are the same language ({code}); keep one")
+        seen[code] = key
+    return value
+
+
+def _each_once(codes: list[str]) -> list[str]:
+    if twice := [c for c in codes if codes.count(c) > 1]:
+        raise ValueError(f"language {twice[0]!r} stands there twice; keep one")
+    return codes
+
+
+LanguageCode = Annotated[str, BeforeValidator(_text), AfterValidator(_canonical)]
+"""Any of `id`, `ind`, `id-ID`, `ind_Latn`; kept as ISO 639-3, with `_Script` only where it is not the usual one."""
+
+LanguageList = Annotated[list[LanguageCode], AfterValidator(_each_once)]
+"""Languages, each once."""
+
+ByLanguage = Annotated[dict[LanguageCode, Value], BeforeValidator(_one_key_each)]
+"""Something a language; two keys of one language are refused."""
 
 
 class LanguagesConfig(Section):
     """Groups of the InstructAlign paper (arXiv 2305.13627) and names that no library knows."""
 
-    l1: list[str] = Field(default_factory=lambda: ["eng"])
-    """Languages that the base model knows, as ISO 639-3 codes; scores on them measure forgetting."""
-    l2: list[str] = Field(default_factory=list)
+    l1: LanguageList = Field(default_factory=lambda: ["eng"])
+    """Languages that the base model knows, as ISO 639, BCP-47 or FLORES codes; scores on them measure forgetting."""
+    l2: LanguageList = Field(default_factory=list)
     """New languages that the corpora hold parallel text for."""
-    l3: list[str] = Field(default_factory=list)
+    l3: LanguageList = Field(default_factory=list)
     """Related languages that get no parallel text; scores on them measure transfer."""
-    names: dict[str, dict[str, str]] = Field(default_factory=dict)
+    names: ByLanguage[ByLanguage[str]] = Field(default_factory=dict)
     """Names for codes that CLDR does not know, per prompt language: `{qci: {eng: Cipher, ind: Sandi}}`."""
 
     @model_validator(mode="after")

@@ -115,6 +115,8 @@ def _position(items: list[Any], part: str, where: str) -> int:
 
 def _sentence(origin: str, error: Any) -> str:
     loc = [p for p in error["loc"] if p not in ("classification", "translation", "instructions")]
+    if loc[-1:] == ["[key]"]:  # the key itself is wrong; the message quotes it
+        loc = loc[:-2]
     field = ".".join(str(p) for p in loc) or "the file"
     message = error["msg"].removeprefix("Value error, ")
     message = message[0].lower() + message[1:]

@@ -26,6 +26,18 @@ class LoraSettings(Section):
     """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
 
 
+class VocabularySettings(Section):
+    """New pieces for the tokenizer, learned from the training texts of the L2 languages.
+
+    Each starts as the mean of the pieces that it joins; with LoRA its rows are trained and saved with the adapter.
+    """
+
+    pieces: int = Field(500, ge=1)
+    """Pieces to add at most."""
+    min_frequency: int = Field(10, ge=2)
+    """How often the two halves of a piece must meet in the training texts."""
+
+
 class ModelSettings(Section):
     """A causal language model from the hub, a folder, or `pocket:base`."""
 
@@ -37,6 +49,8 @@ class ModelSettings(Section):
     """`lora` trains an adapter, `full` every weight."""
     lora: LoraSettings = Field(default_factory=LoraSettings)
     """Used when `tuning` is `lora`."""
+    vocabulary: VocabularySettings | None = None
+    """Extend the tokenizer for the new languages; null leaves it as it is."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of training and scoring; bf16 is three times slower than fp32 on CPUs without native bf16."""
     chat: Literal["auto", "never"] = "auto"

@@ -1,15 +1,16 @@
-"""Parallel corpora as directed pairs, split by sentence and cleared of evaluation sentences."""
+"""A built corpus as directed pairs: what the alignment tasks are made of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ialign_ray.config import CorpusConfig, Experiment
-from ialign_ray.corpus.identity import share_of, text_key
-from ialign_ray.corpus.readers import read_table
+from ialign_ray.corpus.build import Built
+from ialign_ray.corpus.jobs import INCOMPLETE
 from ialign_ray.errors import DataError
 
 PAIR_SCHEMA = pa.schema(
@@ -22,9 +23,11 @@ class Counts:
     """What became of the rows of one corpus."""
 
     read: int = 0
-    """Rows in the file after `where` and `limit`."""
+    """Rows in the files after `where` and `limit`."""
     incomplete: int = 0
-    """Rows with fewer than two languages."""
+    """Rows without a pivot or without another language."""
+    cleaned: int = 0
+    """Rows that cleaning left without a pair."""
     leaked: int = 0
     """Rows with a sentence, in any language, of an evaluation set."""
     held_out: int = 0
@@ -47,82 +50,88 @@ class Parallel:
     """Per corpus."""
 
 
-def load_parallel(experiment: Experiment, evaluation_keys: Set[bytes]) -> Parallel:
-    """Read every corpus, drop what stands in an evaluation set, and pair pivots with new languages.
+def load_parallel(experiment: Experiment, built: Built) -> Parallel:
+    """Pair pivots with new languages over the training split of every corpus.
 
-    Raises DataError when a file is wrong or a corpus has no row left.
+    Raises DataError when a corpus has no pair left.
     """
-    counts: dict[str, Counts] = {}
-    rows: list[tuple[str, ...]] = []
+    counts = {c.name: _counts(built, c) for c in experiment.corpora}
+    tables: list[pa.Table] = []
     for corpus in experiment.corpora:
-        counts[corpus.name] = Counts()
-        for sentence, texts in corpus_sentences(corpus, experiment.storage.data, counts[corpus.name]):
-            if any(text_key(t) in evaluation_keys for t in texts.values()):
-                counts[corpus.name].leaked += 1
-            elif share_of(sentence) < corpus.holdout:
-                counts[corpus.name].held_out += 1
-            else:
-                made = list(directed(corpus, experiment.tasks.directions, sentence, texts))
-                counts[corpus.name].kept += bool(made)
-                counts[corpus.name].pairs += len(made)
-                rows += made
-        if not counts[corpus.name].pairs:
+        made = _distinct(_pairs(built, corpus, experiment.tasks.directions)) if counts[corpus.name].kept else None
+        if made is None or not made.num_rows:
             raise DataError(
                 f"corpus {corpus.name!r} ({corpus.origin}) has no pair left to train on: {counts[corpus.name]}; "
-                "check its columns, its pivots and its overlap with evaluate.suites"
+                "check its columns, its pivots, `cleaning` and its overlap with evaluate.suites"
             )
-    columns = list(zip(*rows, strict=True))
-    return Parallel(pa.table(dict(zip(PAIR_SCHEMA.names, columns, strict=True)), schema=PAIR_SCHEMA), counts)
+        counts[corpus.name].pairs = made.num_rows
+        tables.append(made)
+    return Parallel(pa.concat_tables(tables), counts)
 
 
-def corpus_sentences(corpus: CorpusConfig, base: str, counts: Counts) -> Iterator[tuple[str, dict[str, str]]]:
-    """(sentence id, language -> text) of each row that has at least two languages."""
-    columns = [*corpus.columns.values(), *([corpus.id] if corpus.id else [])]
-    table = read_table(corpus, base, columns)
-    counts.read += table.num_rows
-    for row in table.select(list(dict.fromkeys(columns))).to_pylist():
-        texts = {c: str(row[k]).strip() for c, k in corpus.columns.items() if row[k] is not None}
-        texts = {c: t for c, t in texts.items() if t}
-        if len(texts) < 2:
-            counts.incomplete += 1
-            continue
-        # without an id column a sentence is known by its text, so that it is one sentence in every pair file
-        identity = str(row[corpus.id]) if corpus.id else text_key(next(iter(texts.values()))).hex()
-        yield f"{corpus.name}:{identity}", texts
+def _counts(built: Built, corpus: CorpusConfig) -> Counts:
+    counted = built.counts["corpora"][corpus.name]
+    lost, splits = counted["dropped_rows"], counted["splits"]
+    rows = {split: splits.get(split, {}).get("rows", 0) for split in ("train", "heldout")}
+    incomplete, leaked = lost.get(INCOMPLETE, 0), lost.get("leaks", 0)
+    return Counts(
+        read=counted["rows_in"],
+        incomplete=incomplete,
+        cleaned=sum(lost.values()) - incomplete - leaked,
+        leaked=leaked,
+        held_out=rows["heldout"],
+        kept=rows["train"],
+    )
 
 
-def directed(
-    corpus: CorpusConfig, directions: str, sentence: str, texts: dict[str, str]
-) -> Iterator[tuple[str, str, str, str, str]]:
-    """Each pivot with each other language, one way or both, as rows of PAIR_SCHEMA."""
+def _pairs(built: Built, corpus: CorpusConfig, directions: str) -> pa.Table:
+    rows = built.read(corpus.name)
+    found = [PAIR_SCHEMA.empty_table()]
     for pivot in corpus.pivots:
-        for language in texts:
-            if pivot not in texts or language in corpus.pivots:
-                continue
-            ways = {
-                "both": [(pivot, language), (language, pivot)],
-                "from-pivot": [(pivot, language)],
-                "to-pivot": [(language, pivot)],
-            }[directions]
-            for a, b in ways:
-                yield f"{sentence}:{a}-{b}", a, b, texts[a], texts[b]
+        for language in (code for code in corpus.languages if code not in corpus.pivots):
+            both = rows.filter(pc.and_(rows[pivot].is_valid(), rows[language].is_valid()))
+            found += [_directed(both, source, target) for source, target in ways(pivot, language, directions)]
+    return pa.concat_tables(found)
 
 
-def drop_long(parallel: Parallel, fits: Callable[[str], bool]) -> Parallel:
+def ways(pivot: str, language: str, directions: str) -> Sequence[tuple[str, str]]:
+    """(source, target) of a pivot and another language, by `tasks.directions`."""
+    both = [(pivot, language), (language, pivot)]
+    return {"both": both, "from-pivot": both[:1], "to-pivot": both[1:]}[directions]
+
+
+def _directed(rows: pa.Table, source: str, target: str) -> pa.Table:
+    n = rows.num_rows
+    ids = pc.binary_join_element_wise(rows["id"], pa.scalar(f"{source}-{target}"), ":")
+    languages = [pa.array([code] * n, pa.string()) for code in (source, target)]
+    return pa.table([ids, *languages, rows[source], rows[target]], schema=PAIR_SCHEMA)
+
+
+def _distinct(pairs: pa.Table) -> pa.Table:
+    """One row an id: files whose rows hold one language each may give a pair twice."""
+    first = pairs.append_column("place", pa.array(range(pairs.num_rows), pa.int64()))
+    places = first.group_by("row_id").aggregate([("place", "min")])["place_min"]
+    return pairs if len(places) == pairs.num_rows else pairs.take(places.sort())
+
+
+def drop_long(parallel: Parallel, fits: Callable[[list[str]], list[bool]]) -> Parallel:
     """Drop, and count, pairs of which a side cannot be a target (every side is one in some task)."""
-    known: dict[str, bool] = {}
-
-    def ok(text: str) -> bool:
-        if text not in known:
-            known[text] = fits(text)
-        return known[text]
-
-    keep = [
-        ok(s) and ok(t)
-        for s, t in zip(parallel.pairs["source"].to_pylist(), parallel.pairs["target"].to_pylist(), strict=True)
-    ]
-    for row_id, kept in zip(parallel.pairs["row_id"].to_pylist(), keep, strict=True):
-        parallel.counts[row_id.partition(":")[0]].too_long += not kept
-    if not any(keep):
+    pairs = parallel.pairs
+    keep = pc.and_(_each(pairs["source"], fits), _each(pairs["target"], fits))
+    if not pc.any(keep).as_py():
         raise DataError("no parallel pair fits train.max_target_tokens; raise it")
-    return Parallel(parallel.pairs.filter(pa.array(keep)), parallel.counts)
+    for name, counts in parallel.counts.items():
+        own = pc.starts_with(pairs["row_id"], f"{name}:")
+        counts.too_long += pc.sum(pc.and_(own, pc.invert(keep))).as_py() or 0
+    return Parallel(pairs.filter(keep), parallel.counts)
+
+
+def _each(column: pa.ChunkedArray, fits: Callable[[list[str]], list[bool]]) -> pa.ChunkedArray:
+    """`fits` of every text, asked once for each distinct one."""
+    coded = column.combine_chunks().dictionary_encode()
+    known = [ok for part in _parts(coded.dictionary.to_pylist()) for ok in fits(part)]
+    return pa.chunked_array([pa.array(known, pa.bool_()).take(coded.indices)])
+
+
+def _parts(texts: list[str], size: int = 10_000) -> Iterator[list[str]]:
+    return (texts[start : start + size] for start in range(0, len(texts), size))

@@ -1,22 +1,70 @@
-"""Tables from parquet, JSONL, CSV, TSV and hub data sets, or one sentence about what is wrong."""
+"""Tables from files of every known format and hub data sets, in chunks, or one sentence about what is wrong."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Sequence
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet as pq
 
 from ialign_ray.config import Source
+from ialign_ray.config.data import Scalar
+from ialign_ray.corpus import formats
+from ialign_ray.corpus.chunks import LINE, ROWS, BadRow, Chunk, Rejects, Request, joined, parts
+from ialign_ray.corpus.formats.files import resolve, stamp
 from ialign_ray.errors import DataError
-from ialign_ray.pocket import POCKET, pocket_file
 from ialign_ray.randomness import rng
+
+__all__ = ["chosen", "plan_chunks", "read_chunk", "read_parts", "read_table", "resolve", "sample"]
+
+CHUNK = 32 << 20
+
+
+def plan_chunks(
+    source: Source, base: str, columns: Sequence[str] = (), size: int = CHUNK, whole: bool = False
+) -> list[Chunk]:
+    """Chunks of about `size` bytes that workers can read apart; one over everything if `whole` or with a `limit`.
+
+    With `columns`, these and those of `where` must be there, and formats that can leave the others out do so.
+    Raises DataError when a file is missing, is no file of its format, or lacks a column.
+    """
+    return _plan(source, base, columns, size, project=bool(columns), whole=whole or source.limit is not None)
+
+
+def _plan(source: Source, base: str, columns: Sequence[str], size: int, project: bool, whole: bool) -> list[Chunk]:
+    wanted = tuple(dict.fromkeys([*columns, *source.where]))
+    path = f"hub:{source.hub}" if source.hub else resolve(str(source.path), base)
+    planned = formats.plan(path, Request(source, wanted, project, size, whole))
+    chunks = [chunk for of_file in planned for chunk in of_file]
+    return joined(chunks) if whole else chunks
+
+
+def read_chunk(chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
+    """Raw tables of a chunk, of bounded size, before `where` and `limit`; `__line` is the line or row of each row.
+
+    Bad rows are added to `bad` if the source drops them; else the first one raises DataError.
+    """
+    for _, table in read_parts(chunk, bad):
+        yield table
+
+
+def read_parts(chunk: Chunk, bad: list[BadRow]) -> Iterator[tuple[int, pa.Table]]:
+    """(number of the file, raw table) for each table of a chunk, which may be over several files."""
+    rejects = Rejects(chunk.source, bad)
+    for part in parts(chunk, len(chunk.names) if chunk.source.format in formats.ALIGNED else 1):
+        _unchanged(part)
+        for table in formats.read(part, rejects):
+            for k in range(0, table.num_rows, ROWS):
+                yield part.file, table.slice(k, ROWS)
+
+
+def _unchanged(part: Chunk) -> None:
+    if part.source.format == "disk":
+        return
+    for path, known in zip(part.files, part.stamp, strict=True):
+        if stamp(path) != known:
+            raise DataError(f"{path} has changed while it was read; start again when it is whole")
 
 
 def read_table(source: Source, base: str = ".", needed: Sequence[str] = ()) -> pa.Table:
@@ -24,117 +72,59 @@ def read_table(source: Source, base: str = ".", needed: Sequence[str] = ()) -> p
 
     Raises DataError when the source is missing, empty or malformed, or lacks a needed column.
     """
-    origin, table = _hub(source) if source.hub else _file(source, base)
-    if not table.column_names:
-        raise DataError(f"{origin} is empty; fill it")
-    for column in [*needed, *source.where]:
-        if column not in table.column_names:
-            raise DataError(f"{origin} has no column {column!r}; it has {', '.join(table.column_names)}")
+    origin = f"hub:{source.hub}" if source.hub else resolve(str(source.path), base)
+    tables = []
+    for chunk in _plan(source, base, needed, CHUNK, project=False, whole=True):
+        tables += [chosen(t.drop_columns(LINE), source, origin) for t in read_chunk(chunk, [])]
+    tables = tables or [pa.table({})]
+    try:
+        table = pa.concat_tables(tables, promote_options="permissive")
+    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+        raise DataError(f"{origin} is malformed: {str(error).splitlines()[0]}; write one type a column") from error
+    if table.num_rows == 0:
+        raise DataError(f"{origin} has no rows" + (f" where {source.where}" if source.where else "; fill it"))
+    return sample(table.combine_chunks(), source.limit)
+
+
+def chosen(table: pa.Table, source: Source, origin: str) -> pa.Table:
+    """The rows of a table that `where` asks for."""
     for column, wanted in source.where.items():
+        if column not in table.column_names:  # an object of JSON lines may lack it
+            return table.slice(0, 0)
+        present = _plain(table[column])
         values = wanted if isinstance(wanted, list) else [wanted]
-        present = table[column]
         try:
-            mask = pc.is_in(present, value_set=pa.array(values).cast(present.type))
+            mask = pc.is_in(present, value_set=_values(values, present.type))
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
             raise DataError(f"{origin}: where.{column} is {wanted!r}, but the column holds {present.type}") from error
         table = table.filter(mask)
-    if table.num_rows == 0:
-        raise DataError(f"{origin} has no rows" + (f" where {source.where}" if source.where else "; fill it"))
-    return sample(table, source.limit)
+    return table
+
+
+def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    return column.cast(column.type.value_type) if pa.types.is_dictionary(column.type) else column
+
+
+def _values(values: list[Any], kind: pa.DataType) -> pa.Array:
+    """What `where` asks for, as values of a column: in text, 3 is "3" and true any of "true", "True", "TRUE"."""
+    if pa.types.is_null(kind):
+        return pa.array([], kind)
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pa.array(sorted({form for value in values for form in _spellings(value)}), kind)
+    return pa.array(values).cast(kind)
+
+
+def _spellings(value: Scalar) -> set[str]:
+    if isinstance(value, bool):
+        return {str(value), str(value).lower(), str(value).upper()}
+    if isinstance(value, float) and value.is_integer():
+        return {str(value), str(int(value))}
+    return {str(value)}
 
 
 def sample(table: pa.Table, limit: int | None) -> pa.Table:
     """A seeded sample in the table's own order, the same for the same number of rows."""
     if limit is None or limit >= table.num_rows:
         return table
-    chosen = sorted(rng("sample", limit).sample(range(table.num_rows), limit))
-    return table.take(chosen)
-
-
-def resolve(path: str, base: str) -> str:
-    """Absolute path or URL of a data path; `pocket:` sets are made on first use."""
-    if path.startswith(POCKET):
-        return str(pocket_file(path))
-    if "://" in path:
-        return path
-    return str(Path(base, path).expanduser())
-
-
-def _hub(source: Source) -> tuple[str, pa.Table]:
-    import datasets
-
-    name, _, revision = str(source.hub).partition("@")
-    parts = name.split("/")
-    config = parts[2] if len(parts) > 2 else None
-    try:
-        loaded = datasets.load_dataset("/".join(parts[:2]), config, split=source.split, revision=revision or None)
-    except Exception as error:  # the library raises a dozen kinds, all of them the user's to mend
-        first = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise DataError(f"hub data set {source.hub!r} (split {source.split!r}) cannot be loaded: {first}") from error
-    return f"hub:{source.hub}", loaded.with_format("arrow")[:]
-
-
-def _file(source: Source, base: str) -> tuple[str, pa.Table]:
-    path = resolve(str(source.path), base)
-    reader = _READERS.get(Path(path).suffix.lower())
-    if reader is None:
-        raise DataError(f"{path}: format {Path(path).suffix!r} is not known; use one of {', '.join(_READERS)}")
-    try:
-        with fsspec.open(path, "rb") as file:
-            table = reader(file, path)
-    except FileNotFoundError as error:
-        raise DataError(f"{path} does not exist; name a file, or set storage.data to the folder it is in") from error
-    except IsADirectoryError as error:
-        raise DataError(f"{path} is a folder; name a file in it") from error
-    except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"{path} is empty or malformed: {str(error).splitlines()[0]}") from error
-    return path, table
-
-
-def _parquet(file: Any, path: str) -> pa.Table:
-    return pq.read_table(file)
-
-
-def _delimited(delimiter: str) -> Callable[[Any, str], pa.Table]:
-    def read(file: Any, path: str) -> pa.Table:
-        data = file.read()
-        try:
-            data.decode()  # pyarrow would quietly make such a column binary
-        except UnicodeDecodeError as error:
-            number = data.count(b"\n", 0, error.start) + 1
-            raise DataError(f"{path}, line {number} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-        return pyarrow.csv.read_csv(
-            pa.BufferReader(data),
-            parse_options=pyarrow.csv.ParseOptions(delimiter=delimiter, newlines_in_values=True),
-            convert_options=pyarrow.csv.ConvertOptions(strings_can_be_null=True, null_values=[""]),
-        )
-
-    return read
-
-
-def _jsonl(file: Any, path: str) -> pa.Table:
-    # json.loads a line at a time, since pyarrow's reader cannot say which line is wrong
-    rows = []
-    for number, line in enumerate(file, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path}, line {number} is not UTF-8 (byte {error.start}); save it as UTF-8") from error
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {number} is not JSON: {error.msg}") from error
-        if not isinstance(row, dict):
-            raise DataError(f"{path}, line {number} is {type(row).__name__}, not an object; write one object a line")
-        rows.append(row)
-    # from_pylist alone would take the columns of the first row for those of all
-    columns = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: [row.get(name) for row in rows] for name in columns})
-
-
-_READERS: dict[str, Callable[[Any, str], pa.Table]] = {
-    ".parquet": _parquet,
-    ".jsonl": _jsonl,
-    ".csv": _delimited(","),
-    ".tsv": _delimited("\t"),
-}
+    picked = sorted(rng("sample", limit).sample(range(table.num_rows), limit))
+    return table.take(picked)

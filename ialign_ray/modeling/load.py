@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import nn
 
 from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError
+from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
 from ialign_ray.pocket import POCKET, pocket_file
 
 
@@ -56,9 +59,10 @@ def model_shape(settings: ModelSettings) -> Any:
         ) from error
 
 
-def add_adapter(model: nn.Module, lora: LoraSettings, seed: int) -> Any:
+def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[int] = ()) -> Any:
     """Wrap a model in a LoRA adapter whose first weights depend on the seed alone.
 
+    `rows` of the embeddings (ids of new pieces, see `extend_embeddings`) are trained and saved with it.
     Raises ModelError when a target does not exist or the rank exceeds a target layer's smaller side.
     """
     import peft
@@ -74,6 +78,7 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int) -> Any:
             lora_dropout=lora.dropout,
             use_dora=lora.dora,
             use_rslora=lora.rslora,
+            trainable_token_indices=trainable_rows(model, rows, lora.targets),
             task_type="CAUSAL_LM",
         ),
     )
@@ -112,7 +117,10 @@ def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
 
 
 def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any]:
-    """(model, tokenizer) of a finished run's adapter or full-model folder, or of the base for None."""
+    """(model, tokenizer) of a finished run's adapter or full-model folder, or of the base for None.
+
+    A folder's own tokenizer is used where it has one: it may hold pieces that the base's lacks.
+    """
     if folder is None:
         return load_base(settings), load_tokenizer(settings)
     if not (folder / "adapter_config.json").exists():
@@ -123,16 +131,36 @@ def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any
         return load_base(settings, str(folder)), load_tokenizer(settings, str(folder))
     import peft
 
+    base = load_base(settings)
     try:
-        model = peft.PeftModel.from_pretrained(load_base(settings), str(folder))
+        resize_rows(base, _rows_needed(folder))
+        model = peft.PeftModel.from_pretrained(base, str(folder))
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ModelError(f"adapter {folder} does not load onto {settings.id!r}: {_first_line(error)}") from error
-    return model.eval(), load_tokenizer(settings)
+    own = (folder / "tokenizer_config.json").exists()
+    return model.eval(), load_tokenizer(settings, str(folder) if own else None)
+
+
+def save_model(model: Any, folder: Path) -> None:
+    """Write an adapter, or a full model, as `load_adapted` and every other tool reads it."""
+    if hasattr(model, "peft_config") and any(c.trainable_token_indices for c in model.peft_config.values()):
+        # by itself PEFT would save both whole matrices, because their size is no longer the base's
+        model.save_pretrained(folder, save_embedding_layers=False)
+    else:
+        model.save_pretrained(folder)
 
 
 def merge(model: Any) -> Any:
     """A plain transformers model with the adapter folded into its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
+
+
+def _rows_needed(adapter: Path) -> int:
+    """Rows that the base's embeddings must have for an adapter with trained rows; 0 without."""
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    trained = config.get("trainable_token_indices") or {}
+    every = [trained] if isinstance(trained, list) else trained.values()
+    return max((i + 1 for rows in every for i in rows), default=0)
 
 
 def _matrix(module: nn.Module) -> bool:

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Set
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from ialign_ray.config import Experiment, Source
-from ialign_ray.corpus.identity import lines_of, share_of, text_key
+from ialign_ray.corpus.cleaning.step import Mask
+from ialign_ray.corpus.identity import lines_of, share_of
+from ialign_ray.corpus.leaks import EvaluationIndex
 from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
 
 REPLAY_SCHEMA = pa.schema([(n, pa.string()) for n in ("row_id", "source", "inputs", "targets")])
+
+
+Row = tuple[str, str, str, str]
+"""Row id, source name, inputs, targets."""
 
 
 @dataclass
@@ -26,6 +33,8 @@ class ReplayCounts:
     """Rows without inputs or targets."""
     leaked: int = 0
     """Rows that hold a sentence of an evaluation set or are held-out instructions themselves."""
+    overlapping: int = 0
+    """Those of them that were found by n-gram overlap alone."""
     too_long: int = 0
     """Rows over `train.max_prompt_tokens` or `train.max_target_tokens`; an instruction is never cut."""
     eligible: int = 0
@@ -34,7 +43,7 @@ class ReplayCounts:
     """Distinct rows in the pool."""
 
 
-def instructions(source: Source, base: str) -> list[tuple[str, str, str, str]]:
+def instructions(source: Source, base: str) -> list[Row]:
     """(row id, source name, inputs, targets) of every instruction in a file of any of the three forms."""
     table = read_table(source, base)
     read = _form(table.column_names, source.origin)
@@ -54,7 +63,7 @@ def instruction_pool(source: Source, base: str) -> pa.Table:
 
 
 def load_replay(
-    experiment: Experiment, evaluation_keys: Set[bytes], fits: Callable[[str, str], bool]
+    experiment: Experiment, index: EvaluationIndex, fits: Callable[[str, str], bool]
 ) -> tuple[pa.Table, ReplayCounts]:
     """The pool as a table of REPLAY_SCHEMA; a pool of 100 is a subset of the pool of 1,000.
 
@@ -64,9 +73,7 @@ def load_replay(
     counts, eligible = ReplayCounts(), []
     if experiment.replay.ratio > 0:
         for source in experiment.replay.sources:
-            for row in instructions(source, experiment.storage.data):
-                if _accept(row, evaluation_keys, fits, counts):
-                    eligible.append(row)  # noqa: PERF401 - the count beside it makes a comprehension opaque
+            eligible += _eligible(instructions(source, experiment.storage.data), index, fits, counts)
         if not eligible:
             raise DataError(
                 f"replay.sources hold no usable instruction: {counts}; name other files or raise the limits"
@@ -78,25 +85,37 @@ def load_replay(
     return _table(pool), counts
 
 
-def _table(rows: list[tuple[str, str, str, str]]) -> pa.Table:
+def _eligible(
+    rows: list[Row], index: EvaluationIndex, fits: Callable[[str, str], bool], counts: ReplayCounts
+) -> list[Row]:
+    counts.read += len(rows)
+    filled = [row for row in rows if row[2].strip() and row[3].strip()]
+    counts.empty += len(rows) - len(filled)
+    exact, overlap = leaking(filled, index)
+    counts.leaked += int((exact | overlap).sum())
+    counts.overlapping += int((overlap & ~exact).sum())
+    clear = [row for row, leaked in zip(filled, exact | overlap, strict=True) if not leaked]
+    kept = [row for row in clear if fits(row[2], row[3])]
+    counts.too_long += len(clear) - len(kept)
+    return kept
+
+
+def leaking(rows: list[Row], index: EvaluationIndex) -> tuple[Mask, Mask]:
+    """Which instructions hold an evaluation sentence: as a line or quotation, and by overlap with the whole text."""
+    texts = [text for row in rows for text in row[2:]]
+    owners = np.repeat(np.arange(len(rows)), 2)
+    parts = [(owner, line) for owner, text in zip(owners, texts, strict=True) for line in lines_of(text)]
+    exact, overlap = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
+    if parts:
+        found = index.exact(pa.array([line for _, line in parts], pa.string()))
+        np.logical_or.at(exact, np.array([owner for owner, _ in parts]), found)
+        np.logical_or.at(overlap, owners, index.leaks(pa.array(texts, pa.string()))[1])
+    return exact, overlap
+
+
+def _table(rows: list[Row]) -> pa.Table:
     columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[], [], [], []]
     return pa.table(dict(zip(REPLAY_SCHEMA.names, columns, strict=True)), schema=REPLAY_SCHEMA)
-
-
-def _accept(
-    row: tuple[str, str, str, str], keys: Set[bytes], fits: Callable[[str, str], bool], counts: ReplayCounts
-) -> bool:
-    _, _, inputs, targets = row
-    counts.read += 1
-    if not inputs.strip() or not targets.strip():
-        counts.empty += 1
-    elif any(text_key(line) in keys for text in (inputs, targets) for line in lines_of(text) if line.strip()):
-        counts.leaked += 1
-    elif not fits(inputs, targets):
-        counts.too_long += 1
-    else:
-        return True
-    return False
 
 
 def _form(columns: list[str], origin: str) -> Callable[[dict[str, Any]], tuple[str, str]]:

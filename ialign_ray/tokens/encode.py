@@ -79,9 +79,10 @@ class Encoder:
         """Whether an instruction that may not be shortened can be encoded whole."""
         return self.encode(prompt, target) is not None
 
-    def target_fits(self, text: str) -> bool:
-        """Whether a text can be a target."""
-        return len(self.target(text)) <= self.max_target
+    def targets_fit(self, texts: list[str]) -> list[bool]:
+        """Whether each text can be a target; a list at once is tokenised on all cores."""
+        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
+        return [len(i) + 1 <= self.max_target for i in ids]
 
 
 def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None:

@@ -20,12 +20,6 @@ def model_card(experiment: Experiment, record: dict[str, Any]) -> str:
         "language": [*languages.l1, *languages.l2],
         "tags": ["ialign", "cross-lingual", "experience-replay"],
     }
-    load = (
-        f'base = AutoModelForCausalLM.from_pretrained("{model.id}")\n'
-        'model = PeftModel.from_pretrained(base, "THIS FOLDER")'
-        if adapter
-        else 'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")'
-    )
     drawn = "\n".join(f"| {name} | {n} |" for name, n in record["drawn"]["by_source"].items())
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
@@ -36,7 +30,7 @@ def model_card(experiment: Experiment, record: dict[str, Any]) -> str:
 tuning (InstructAlign, arXiv 2305.13627), with replay of old instructions at a dose of {experiment.replay.ratio:g}.
 
 ```python
-{load}
+{_loading(experiment)}
 ```
 
 Trained for {experiment.train.steps} steps of {experiment.train.batch_size} examples
@@ -48,3 +42,19 @@ nothing about quality follows from this card alone.
 |---|---|
 {drawn}
 """
+
+
+def _loading(experiment: Experiment) -> str:
+    """How transformers and peft alone load the folder."""
+    model = experiment.model
+    lines = ['tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")']
+    if model.tuning == "full":
+        return "\n".join([*lines, 'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")'])
+    lines.append(f'base = AutoModelForCausalLM.from_pretrained("{model.id}")')
+    if model.vocabulary is not None:
+        lines += [
+            "# The tokenizer has new pieces, whose rows are in the adapter; a padded matrix must not shrink.",
+            "rows = max(len(tokenizer), base.get_input_embeddings().num_embeddings)",
+            "base.resize_token_embeddings(rows, mean_resizing=False)",
+        ]
+    return "\n".join([*lines, 'model = PeftModel.from_pretrained(base, "THIS FOLDER")'])

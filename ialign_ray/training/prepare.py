@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from ialign_ray.config import ClassificationSuite, Experiment, InstructionSuite
+import pyarrow as pa
+import pyarrow.compute as pc
+from rich.console import Console
+
+from ialign_ray.config import Experiment
 from ialign_ray.config.mix import resolve_mix
-from ialign_ray.corpus.identity import text_key
 from ialign_ray.corpus.parallel import Parallel, drop_long, load_parallel
-from ialign_ray.corpus.readers import read_table
+from ialign_ray.curation import curate
 from ialign_ray.errors import ConfigError
 from ialign_ray.languages import display_name
 from ialign_ray.modeling.load import load_tokenizer
+from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import json_hash, whole_folder, write_json
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.tasks.replay import ReplayCounts, instructions, load_replay
+from ialign_ray.tasks.replay import ReplayCounts, load_replay
 from ialign_ray.tasks.templating import TemplateSet, load_templates
 from ialign_ray.tokens.encode import Encoder
 
@@ -53,18 +58,19 @@ def save_data(folder: Path, plan: Plan, encoder: Encoder) -> None:
         write_json(scratch / "encoder.json", settings)
 
 
-def prepare(experiment: Experiment) -> Prepared:
-    """Read and check everything a run needs; no cluster, no weights.
+def prepare(experiment: Experiment, console: Console | None = None, *, cluster: bool = False) -> Prepared:
+    """Read, clean and check everything a run needs; no weights, and no cluster unless it is allowed.
 
     Raises DataError, ConfigError or ModelError with one sentence.
     """
     check_languages(experiment)
     templates = [load_templates(t) for t in experiment.tasks.templates]
     names = language_names(experiment, templates)
-    encoder = make_encoder(experiment)
-    keys = evaluation_keys(experiment)
-    parallel = drop_long(load_parallel(experiment, keys), encoder.target_fits)
-    pool, counts = load_replay(experiment, keys, encoder.fits)
+    built, index = curate(experiment, console, cluster=cluster)
+    parallel = load_parallel(experiment, built)
+    encoder = make_encoder(experiment, new_texts(parallel.pairs, experiment.languages.l2))
+    parallel = drop_long(parallel, encoder.targets_fit)
+    pool, counts = load_replay(experiment, index, encoder.fits)
     plan = Plan(
         seed=experiment.train.seed,
         ratio=experiment.replay.ratio,
@@ -78,35 +84,27 @@ def prepare(experiment: Experiment) -> Prepared:
     return Prepared(plan, encoder, parallel, counts)
 
 
-def make_encoder(experiment: Experiment) -> Encoder:
-    """The experiment's tokenizer with its prompt format and limits."""
+def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
+    """The experiment's tokenizer with its prompt format and limits; `model.vocabulary` adds pieces of the texts."""
     model, train = experiment.model, experiment.train
-    return Encoder.of(
-        load_tokenizer(model), model.chat, model.separator, train.max_prompt_tokens, train.max_target_tokens
-    )
+    tokenizer = load_tokenizer(model)
+    if model.vocabulary:
+        tokenizer = extend_tokenizer(tokenizer, texts, model.vocabulary).tokenizer
+    return Encoder.of(tokenizer, model.chat, model.separator, train.max_prompt_tokens, train.max_target_tokens)
 
 
-def evaluation_keys(experiment: Experiment) -> set[bytes]:
-    """Hashes of every sentence, in every language, of every suite: none of them may be trained on."""
-    keys: set[bytes] = set()
-    for suite in experiment.evaluate.suites:
-        if isinstance(suite, InstructionSuite):
-            rows = instructions(suite, experiment.storage.data)
-            keys.update(text_key(inputs) for _, _, inputs, _ in rows)
-            continue
-        columns = list(suite.columns.values())
-        needed = [*columns, suite.label] if isinstance(suite, ClassificationSuite) else columns
-        table = read_table(suite, experiment.storage.data, needed)
-        for column in columns:
-            keys.update(text_key(str(t)) for t in table[column].to_pylist() if t)
-    return keys
+def new_texts(pairs: pa.Table, new: list[str]) -> Iterator[str]:
+    """The texts of the new languages, each once a side: what a vocabulary is learned from."""
+    for side in ("source", "target"):
+        chosen = pairs.filter(pc.is_in(pairs[f"{side}_language"], pa.array(new, pa.string())))
+        yield from chosen[side].unique().to_pylist()
 
 
 def check_languages(experiment: Experiment) -> None:
     """Every language of a corpus must be old or new; an unseen one must not get parallel text."""
     groups = experiment.languages.groups()
     for corpus in experiment.corpora:
-        for code in corpus.columns:
+        for code in corpus.languages:
             if code not in groups:
                 raise ConfigError(
                     f"corpora.{corpus.name}: language {code!r} is in no group; add it to languages.l1 or languages.l2"
@@ -120,6 +118,6 @@ def check_languages(experiment: Experiment) -> None:
 
 def language_names(experiment: Experiment, templates: list[TemplateSet]) -> dict[str, dict[str, str]]:
     """Template language -> code -> name; raises ConfigError for a code without a name."""
-    codes = {c for corpus in experiment.corpora for c in corpus.columns}
+    codes = {c for corpus in experiment.corpora for c in corpus.languages}
     overrides = experiment.languages.names
     return {t.language: {c: display_name(c, t.language, overrides) for c in sorted(codes)} for t in templates}

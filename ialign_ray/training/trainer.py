@@ -41,7 +41,7 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     """
     console = console or Console()
     run = run_folder(experiment, name)
-    prepared = prepare(experiment)
+    prepared = prepare(experiment, console, cluster=True)
     fingerprint = prepared.fingerprint(experiment)
     if is_intact(run / MODEL) and resume:
         refuse_other(run, fingerprint)
@@ -142,6 +142,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     from ray.train.torch import get_device
 
     from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
+    from ialign_ray.modeling.vocabulary import extend_embeddings
     from ialign_ray.streaming import ray_stream
     from ialign_ray.training.journal import Journal
     from ialign_ray.training.loop import Loop, run_loop
@@ -155,8 +156,10 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         )
     tokenizer = load_tokenizer(experiment.model, str(run / "data" / "tokenizer"))
     model = load_base(experiment.model)
+    extended = experiment.model.vocabulary is not None
+    rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
     if experiment.model.tuning == "lora":
-        model = add_adapter(model, experiment.model.lora, experiment.train.seed)
+        model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
     model.to(device)
     source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
     settings = experiment.train
@@ -171,7 +174,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     )
     run_loop(model, loop)
     if rank == 0:
-        save_model(experiment, run, model, tokenizer)
+        save_run(experiment, run, model, tokenizer)
     ray.train.report({"step": settings.steps})
 
 
@@ -182,11 +185,13 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def save_model(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> None:
+def save_run(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> None:
     """Write adapter (or full model), tokenizer, settings, record and card as one whole folder."""
+    from ialign_ray.modeling.load import save_model
+
     record = read_json(run / RECORD) | {"drawn": drawn_summary(run), "finished": _now()}
     with whole_folder(run / MODEL) as scratch:
-        model.save_pretrained(scratch)
+        save_model(model, scratch)
         tokenizer.save_pretrained(scratch)
         write_text(scratch / "experiment.yaml", dump_yaml(experiment))
         write_json(scratch / RECORD, record)

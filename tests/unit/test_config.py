@@ -239,3 +239,78 @@ def test_sections_are_frozen(experiment_data):
     assert isinstance(experiment, Experiment)
     with pytest.raises(ValueError, match="frozen"):
         experiment.train.steps = 3
+
+
+def test_every_style_of_code_gives_the_same_experiment(experiment_data):
+    """All places that hold a language code, in BCP-47 and FLORES style, against ISO 639-3."""
+
+    def fill(eng, ind, jav):
+        data = copy.deepcopy(experiment_data)
+        data["languages"] = {
+            "l1": [eng],
+            "l2": [ind, jav],
+            "l3": ["qci"],
+            "names": {"qci": {eng: "Cipher", ind: "Sandi"}},
+        }
+        for corpus in data["corpora"]:
+            corpus |= {"columns": {eng: "eng", ind: "ind", jav: "jav"}, "pivots": [eng]}
+        data["corpora"][0] |= {
+            "columns": {}, "long": {"language": "l", "text": "t", "join": "j", "values": {eng: "e", jav: "j"}}
+        }  # fmt: skip
+        mood = data["evaluate"]["suites"][0]
+        mood |= {"columns": {jav: "jav"}, "labels": {"bad": {ind: "buruk"}, "good": {ind: "baik"}}}
+        mood["prompts"][0]["language"] = ind
+        data["evaluate"]["suites"].append(
+            {
+                "kind": "translation",
+                "name": "mt",
+                "path": "x",
+                "columns": {eng: "a", ind: "b"},
+                "directions": [[eng, ind]],
+            }
+        )
+        return build_experiment(data, "x")
+
+    plain = fill("eng", "ind", "jav")
+    assert fill("en-US", "id", "jav_Latn") == fill("en", "ind_Latn", "jv") == plain
+    assert list(plain.corpora[1].columns) == ["eng", "ind", "jav"]
+    assert fill("eng", "ind", "jav_Java").languages.l2 == ["ind", "jav_Java"]
+
+
+@pytest.mark.parametrize(
+    ("change", "part"),
+    [
+        ({"columns": {"en": "a", "eng": "b"}}, "columns: 'en' and 'eng' are the same language (eng); keep one"),
+        ({"columns": {"english": "a"}}, "corpora.0.columns: language code 'english' is not known; use ISO 639-3"),
+        ({"columns": {"jav_Ltin": "a"}}, "corpora.0.columns: language code 'jav_Ltin' has no known script"),
+        ({"columns": {False: "a"}}, "corpora.0.columns: an unquoted no, yes, on or off is False to YAML; quote it"),
+        ({"columns": {7: "a"}}, "corpora.0.columns: 7 is no language code"),
+        ({"pivots": ["en", "eng"]}, "corpora.0.pivots: language 'eng' stands there twice"),
+        ({"pivots": ["fr"]}, "pivot 'fra' has no column"),
+    ],
+)  # fmt: skip
+def test_codes_of_a_corpus_that_are_wrong(experiment_data, change, part):
+    experiment_data["corpora"][0] |= change
+    refused(experiment_data, part)
+
+
+def test_codes_of_groups_names_and_suites_that_are_wrong(experiment_data):
+    for path, value, part in (
+        (("languages", "l1"), ["en", "eng"], "languages.l1: language 'eng' stands there twice"),
+        (("languages", "l3"), [False], "languages.l3.0: an unquoted no"),
+        (("languages", "l3"), ["jv"], "'jav' stands in both l2 and l3"),
+        (("languages", "names"), {"qci": {"en": "a", "eng": "b"}}, "languages.names.qci: 'en' and 'eng' are the same"),
+        (
+            ("evaluate", "suites", 0, "labels", "bad"),
+            {"en": "a", "eng": "b"},
+            "labels.bad: 'en' and 'eng' are",
+        ),
+        (("evaluate", "suites", 0, "columns"), {"id": "a", "ind": "b"}, "columns: 'id' and 'ind' are the same"),
+        (("evaluate", "suites", 0, "prompts", 0, "language"), "english", "prompts.0.language: language code 'english'"),
+    ):
+        data = copy.deepcopy(experiment_data)
+        node = data
+        for key in path[:-1]:
+            node = node[key]
+        node[path[-1]] = value
+        refused(data, part)

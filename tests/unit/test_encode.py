@@ -90,8 +90,8 @@ def test_a_target_that_is_too_long_is_refused(tiny_tokenizer):
     assert encoder(tiny_tokenizer, max_target=size).encode("Say", "The cat sees the rice.") is not None
     short = encoder(tiny_tokenizer, max_target=size - 1)
     assert short.encode("Say", "The cat sees the rice.") is None
-    assert not short.target_fits("The cat sees the rice.")
-    assert encoder(tiny_tokenizer, max_target=size).target_fits("The cat sees the rice.")
+    assert short.targets_fit(["The cat sees the rice.", "a"]) == [False, True]
+    assert encoder(tiny_tokenizer, max_target=size).targets_fit(["The cat sees the rice."]) == [True]
 
 
 def test_an_instruction_that_is_too_long_alone_is_refused(tiny_tokenizer):

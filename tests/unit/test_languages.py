@@ -1,7 +1,10 @@
+import subprocess
+import sys
+
 import pytest
 
 from ialign_ray.errors import ConfigError
-from ialign_ray.languages import display_name, normalise
+from ialign_ray.languages import canonical, display_name, macrolanguage, normalise, script_of, usual_script
 
 
 @pytest.mark.parametrize(
@@ -80,3 +83,72 @@ def test_own_names_come_first_and_lend_english():
     assert display_name("qci", "deu", names) == "Cipher"
     assert display_name("jav", "eng", names) == "Old Javanese"
     assert display_name("sun", "eng", names) == "Sundanese"
+
+
+@pytest.mark.parametrize(
+    ("code", "one"),
+    [
+        ("id", "ind"),
+        ("id-ID", "ind"),
+        ("ind_Latn", "ind"),
+        ("jav_Latn", "jav"),
+        ("jav_Java", "jav_Java"),
+        ("ace_Latn", "ace"),
+        ("ace_Arab", "ace_Arab"),
+        ("zho", "zho"),
+        ("zh-Hans", "zho"),
+        ("zho_Hant", "zho_Hant"),
+        ("zh-TW", "zho_Hant"),  # the region says which script
+        ("pa-PK", "pan_Arab"),
+        ("en-US", "eng"),
+        ("sr", "srp"),
+        ("sr-Latn", "srp_Latn"),
+        ("cnr", "cnr"),
+        ("sh", "hbs"),
+        ("msa", "msa"),
+        ("ar", "ara"),
+        ("ajp_Arab", "ajp"),  # CLDR does not know it; its macro-language does
+        ("azb_Arab", "azb"),
+        ("kor_Hang", "kor"),  # the usual mixture Kore holds Hang
+        ("knc_Latn", "knc"),
+        ("knc_Arab", "knc_Arab"),
+        ("qci", "qci"),
+    ],
+)
+def test_one_form_of_each_language(code, one):
+    assert canonical(code) == one
+    assert canonical(one) == one
+
+
+def test_a_script_that_does_not_exist_is_refused():
+    with pytest.raises(ConfigError, match=r"'jav_Ltin' has no known script.*jav_Latn"):
+        canonical("jav_Ltin")
+
+
+def test_the_usual_script():
+    assert [usual_script(c) for c in ("jv", "ajp", "zho", "khm", "azb")] == ["Latn", "Arab", "Hans", "Khmr", "Arab"]
+    assert [script_of(c) for c in ("ace", "ace_Arab", "zh-TW")] == ["Latn", "Arab", "Hant"]
+
+
+@pytest.mark.parametrize(
+    ("code", "above"),
+    [("id", "msa"), ("zsm", "msa"), ("cmn", "zho"), ("arb", "ara"), ("prs", "fas"), ("jav", None), ("qci", None)],
+)
+def test_macro_languages(code, above):
+    assert macrolanguage(code) == above
+    assert canonical(code) != above
+
+
+@pytest.mark.parametrize("spoken", ["eng", "ind"])
+def test_no_name_carries_a_remark_of_the_registry(spoken):
+    assert [display_name(c, spoken) for c in ("zlm", "msa")] == (["Malay"] * 2 if spoken == "eng" else ["Melayu"] * 2)
+
+
+def test_a_name_of_the_config_is_found_in_any_style_of_code():
+    names = {"ind": {"eng": "Bahasa"}}
+    assert display_name("id", "en", names) == display_name("ind_Latn", "eng", names) == "Bahasa"
+
+
+def test_the_tables_are_not_read_at_import():
+    code = "import ialign_ray, ialign_ray.config, sys; sys.exit('langcodes' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -5,8 +5,9 @@ import pytest
 from ialign_ray.config import build_experiment
 from ialign_ray.corpus.identity import share_of, text_key
 from ialign_ray.corpus.parallel import drop_long, load_parallel
+from ialign_ray.curation import curate
 from ialign_ray.errors import ConfigError, DataError
-from ialign_ray.training.prepare import evaluation_keys, prepare
+from ialign_ray.training.prepare import prepare
 
 
 def rewrite(tmp_path, name, change):
@@ -23,8 +24,9 @@ def only_second(experiment_data):
     return experiment_data
 
 
-def load(data, keys=frozenset()):
-    return load_parallel(build_experiment(data, "x"), keys)
+def load(data, **settings):
+    experiment = build_experiment({"decontamination": {"exact": False, "threshold": None}} | data | settings, "x")
+    return load_parallel(experiment, curate(experiment)[0])
 
 
 def texts(parallel):
@@ -72,23 +74,21 @@ def test_holdout_keeps_a_sentence_from_all_directions_at_once(only_second):
 
 @pytest.mark.parametrize("language", ["eng", "ind", "jav"])
 def test_a_leak_in_any_language_drops_the_sentence_everywhere(only_second, tmp_path, language):
-    only_second["evaluate"]["suites"][0]["path"] = "suite.parquet"
-    experiment = build_experiment(only_second, "x")
-    keys = evaluation_keys(experiment)
     rows = rewrite(tmp_path, "second.jsonl", lambda r: None)
     # the same sentence as one of the suite, in other case and spacing
     leak = {"eng": "the dog sees the BREAD in  house 61.", "ind": "SANG anjing melihat roti di rumah 61."}
     leak["jav"] = " Si asu ndeleng roti ing omah 61. "
-    assert text_key(leak[language]) in keys
     rewrite(tmp_path, "second.jsonl", lambda r: r[5].update({language: leak[language]}))
-    parallel = load_parallel(experiment, keys)
+    parallel = load(only_second, decontamination={"threshold": None})
     assert parallel.counts["second"].leaked == 1
     assert parallel.counts["second"].kept == 11
     assert not any(r["row_id"].startswith("second:21:") for r in parallel.pairs.to_pylist())
-    assert not texts(parallel) & {leak[language].strip(), *rows[5].values()}
-    # with nothing to look for the leaked sentence is there: it is the keys that keep it out
-    unguarded = load_parallel(experiment, frozenset())
-    assert leak[language].strip() in texts(unguarded)
+    assert not {text_key(t) for t in texts(parallel)} & {
+        text_key(t) for t in (leak[language], *rows[5].values()) if isinstance(t, str)
+    }
+    # with the search switched off the leaked sentence is there: it is the search that keeps it out
+    unguarded = load(only_second)
+    assert text_key(leak[language]) in {text_key(t) for t in texts(unguarded)}
     assert unguarded.counts["second"].leaked == 0
 
 
@@ -134,12 +134,12 @@ def test_a_corpus_with_nothing_left_is_refused(only_second):
 
 
 def test_pairs_with_a_long_side_are_dropped_and_counted(only_second):
-    parallel = drop_long(load(only_second), lambda text: "house 20." not in text)
+    parallel = drop_long(load(only_second), lambda found: ["house 20." not in t for t in found])
     assert parallel.counts["second"].too_long == 4
     assert parallel.pairs.num_rows == 44
     assert not any(r["row_id"].startswith("second:20:eng") for r in parallel.pairs.to_pylist())
     with pytest.raises(DataError, match="max_target_tokens"):
-        drop_long(parallel, lambda text: False)
+        drop_long(parallel, lambda found: [False] * len(found))
 
 
 def test_all_corpora_are_joined(experiment_data):

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from ialign_ray.config import Source, build_experiment
-from ialign_ray.corpus.identity import text_key
+from ialign_ray.corpus.leaks import EvaluationIndex
 from ialign_ray.errors import DataError
 from ialign_ray.tasks.replay import instructions, load_replay
 
@@ -12,9 +12,9 @@ def write(tmp_path, rows, name="old.jsonl"):
     (tmp_path / name).write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
 
 
-def load(data, keys=frozenset(), fits=lambda a, b: True, **replay):
+def load(data, secrets=(), fits=lambda a, b: True, **replay):
     data["replay"] |= replay
-    return load_replay(build_experiment(data, "x"), keys, fits)
+    return load_replay(build_experiment(data, "x"), EvaluationIndex.build(secrets), fits)
 
 
 def test_the_three_forms_give_the_same_instruction(tmp_path):
@@ -80,7 +80,7 @@ SECRET = "The secret test sentence."
 def test_an_instruction_that_holds_an_evaluation_sentence_is_dropped(experiment_data, tmp_path, inputs, targets):
     rows = [{"inputs": "Say hello.", "targets": "hello"}, {"inputs": inputs, "targets": targets}]
     write(tmp_path, rows)
-    table, counts = load(experiment_data, {text_key(SECRET)})
+    table, counts = load(experiment_data, [SECRET])
     assert table["inputs"].to_pylist() == ["Say hello."]
     assert (counts.read, counts.leaked, counts.eligible, counts.pool) == (2, 1, 1, 1)
     table, counts = load(experiment_data)
@@ -100,3 +100,21 @@ def test_empty_and_long_instructions_are_counted(experiment_data, tmp_path):
 def test_nothing_left_is_refused(experiment_data):
     with pytest.raises(DataError, match="no usable instruction"):
         load(experiment_data, fits=lambda inputs, targets: False)
+
+
+LONG = "The old farmer buys two red fish at the market every single morning before the sun comes up."
+
+
+def test_an_instruction_that_holds_most_of_an_evaluation_sentence_is_dropped(experiment_data, tmp_path):
+    part = LONG.replace("before the sun comes up", "with his wife")
+    rows = [
+        {"inputs": f"Summarise: it rained. {part} They went home.", "targets": "x"},
+        {"inputs": "a", "targets": "b"},
+    ]
+    write(tmp_path, rows)
+    table, counts = load(experiment_data, [LONG])
+    assert table["inputs"].to_pylist() == ["a"]
+    assert (counts.leaked, counts.overlapping) == (1, 1)
+    off = EvaluationIndex.build([LONG], threshold=None)
+    table, counts = load_replay(build_experiment(experiment_data, "x"), off, lambda a, b: True)
+    assert (table.num_rows, counts.leaked) == (2, 0)

@@ -1,0 +1,194 @@
+"""`cleaning` and `decontamination`: what parallel text goes through before it is trained on."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Discriminator, Field
+
+from ialign_ray.config.data import Source
+from ialign_ray.config.languages import ByLanguage
+from ialign_ray.config.section import Section
+
+
+class NormaliseStep(Section):
+    """Unicode normalisation, and runs of white space as one space."""
+
+    step: Literal["normalise"] = "normalise"
+    """Name of the step."""
+    form: Literal["NFC", "NFKC", "NFD", "NFKD"] = "NFC"
+    """Unicode normalisation form."""
+
+
+class CharactersStep(Section):
+    """Control characters, and zero-width ones that the language's script does not need, are removed."""
+
+    step: Literal["characters"] = "characters"
+    """Name of the step."""
+
+
+class EmptyStep(Section):
+    """Texts without a letter or digit are dropped."""
+
+    step: Literal["empty"] = "empty"
+    """Name of the step."""
+
+
+class IdenticalStep(Section):
+    """Sides that equal their pivot but for case, punctuation and spacing are dropped: a copy is no translation."""
+
+    step: Literal["identical"] = "identical"
+    """Name of the step."""
+
+
+class LengthStep(Section):
+    """Texts that are too long are dropped."""
+
+    step: Literal["length"] = "length"
+    """Name of the step."""
+    max_characters: int = Field(2000, ge=1)
+    """Characters of a text at most."""
+    max_words: int = Field(400, ge=1)
+    """Words of a text at most."""
+    max_word_characters: int = Field(200, ge=1)
+    """Characters of the longest word at most, in languages that put spaces between words."""
+
+
+class RatioStep(Section):
+    """Sides far longer or shorter than their pivot are dropped; what is usual is learned from the data."""
+
+    step: Literal["ratio"] = "ratio"
+    """Name of the step."""
+    deviations: float = Field(5.0, gt=0)
+    """How many robust standard deviations (1.4826 MAD) the log ratio of lengths may lie from the pair's median."""
+    minimum: int = Field(100, ge=2)
+    """Pairs of two languages needed to learn from; with fewer the step is skipped for them."""
+
+
+class ScriptStep(Section):
+    """Texts of which too few letters are in the language's script are dropped."""
+
+    step: Literal["script"] = "script"
+    """Name of the step."""
+    minimum: float = Field(0.3, gt=0, le=1)
+    """Share of letters that must be in the script. Of 38,171 good texts of FLORES-200, 21 with many Latin names lie
+    below 0.5 (most of them Chinese, where a letter is a syllable) and 3 below 0.3; texts in another script lie near 0.
+    """
+    scripts: ByLanguage[list[str]] = Field(default_factory=dict)
+    """Language code -> its scripts by ISO 15924 code (`Latn`, `Arab`), where they are not the usual one."""
+
+
+class LanguageStep(Section):
+    """Texts that language identification (fastText's lid.176) takes for another language are dropped.
+
+    The model is asked first how many of a language's texts it recognises; where it is too few, it does not know the
+    language (or the column holds another one), and the language is skipped, loudly, instead of dropped.
+    """
+
+    step: Literal["language"] = "language"
+    """Name of the step."""
+    recognised: float = Field(0.7, ge=0, le=1)
+    """Share of a language's texts that must be recognised for the check to be used on it."""
+    confidence: float = Field(0.8, ge=0, le=1)
+    """Probability of the other language from which a text is dropped."""
+    minimum_characters: int = Field(20, ge=1)
+    """Shorter texts are not judged."""
+
+
+class NumbersStep(Section):
+    """Pairs whose numbers differ are dropped."""
+
+    step: Literal["numbers"] = "numbers"
+    """Name of the step."""
+    minimum: float = Field(0.5, gt=0, le=1)
+    """Share of the numbers of the side with more that the other side must hold too."""
+
+
+class LinksStep(Section):
+    """Pairs whose URLs and e-mail addresses differ are dropped."""
+
+    step: Literal["links"] = "links"
+    """Name of the step."""
+
+
+class DuplicatesStep(Section):
+    """Rows that repeat another row in every language, blind to case, punctuation and spacing, are dropped."""
+
+    step: Literal["duplicates"] = "duplicates"
+    """Name of the step."""
+
+
+class NearDuplicatesStep(Section):
+    """Rows that nearly repeat an earlier one are dropped (MinHash with banding, verified on the texts)."""
+
+    step: Literal["near_duplicates"] = "near_duplicates"
+    """Name of the step."""
+    threshold: float = Field(0.8, gt=0, le=1)
+    """Jaccard similarity of word bigrams, over all languages of a row, from which a row repeats another."""
+    permutations: int = Field(64, ge=16, le=256)
+    """Slots of a MinHash signature."""
+
+
+def _named(value: Any) -> Any:
+    return {"step": value} if isinstance(value, str) else value
+
+
+Step = Annotated[
+    NormaliseStep
+    | CharactersStep
+    | EmptyStep
+    | IdenticalStep
+    | LengthStep
+    | RatioStep
+    | ScriptStep
+    | LanguageStep
+    | NumbersStep
+    | LinksStep
+    | DuplicatesStep
+    | NearDuplicatesStep,
+    Discriminator("step"),
+]
+
+
+def _default_steps() -> list[Any]:
+    return [
+        NormaliseStep(),
+        CharactersStep(),
+        EmptyStep(),
+        IdenticalStep(),
+        LengthStep(),
+        ScriptStep(),
+        DuplicatesStep(),
+        RatioStep(),
+    ]
+
+
+class CleaningConfig(Section):
+    """Steps that parallel text goes through, in this order; each is counted and its drops are kept."""
+
+    steps: list[Annotated[Step, BeforeValidator(_named)]] = Field(default_factory=_default_steps)
+    """Names (`normalise`) or settings (`{step: length, max_words: 100}`); `[]` switches cleaning off. Known:
+    normalise, characters, empty, identical, length, script, language, numbers, links, ratio, duplicates,
+    near_duplicates."""
+
+
+class ProtectedSet(Source):
+    """A test set that is not scored here but must not be trained on either."""
+
+    name: str
+    """Short name in reports."""
+    columns: list[str] = Field(min_length=1)
+    """Columns that hold its texts, in whatever language."""
+
+
+class DecontaminationConfig(Section):
+    """No sentence of an evaluation set, in any language, is trained on: corpora and replay are searched for them."""
+
+    exact: bool = True
+    """Drop what equals an evaluation sentence, blind to case, width, punctuation and spacing."""
+    ngram: int = Field(5, ge=2)
+    """Words of an n-gram; in scripts without spaces, characters."""
+    threshold: float | None = Field(0.5, gt=0, le=1)
+    """Share of an evaluation sentence's n-grams from which a text that holds them is a leak; null switches it off."""
+    sets: list[ProtectedSet] = Field(default_factory=list)
+    """Test sets to protect beside the suites of `evaluate`."""

@@ -1,0 +1,260 @@
+"""From the corpora of an experiment to one cleaned, split, versioned folder of parquet: `ialign data build`.
+
+The steps of `cleaning` are cut at each corpus step (one that must see all rows before it decides). Between two cuts
+every shard goes its own way, in whatever process the runner chooses; at a cut the driver decides from the shards'
+measures. At the end evaluation sentences are searched for, identities are checked and the split is drawn.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ialign_ray.config import CorpusConfig, Experiment, dump_yaml
+from ialign_ray.config.section import Section
+from ialign_ray.corpus.assemble import TRAIN, Assembly, assemble
+from ialign_ray.corpus.canonical import corpus_chunks
+from ialign_ray.corpus.card import dataset_card
+from ialign_ray.corpus.chunks import Chunk
+from ialign_ray.corpus.cleaning.step import Decision
+from ialign_ray.corpus.jobs import Counts, Job, Piece, Store, code_version, name_of, open_step, run_job
+from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings
+from ialign_ray.corpus.measures import StoredMeasures
+from ialign_ray.corpus.splits import IdentitySettings, Part, resolve
+from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
+
+COUNTS = "counts.json"
+CORPUS_STEPS = frozenset({"ratio", "language", "duplicates", "near_duplicates"})
+"""Names of the steps that decide about all rows at once."""
+
+Runner = Callable[[Sequence[Any], Callable[[Any], dict[str, Any]]], Iterator[dict[str, Any]]]
+"""Applies a picklable function to each item, in any process, and gives the results in the items' order."""
+Watch = Callable[[str, int, int], None]
+"""Told the stage's name, and how many of its jobs are done, of how many."""
+
+
+def here(items: Sequence[Any], work: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The runner that stays in this process."""
+    return map(work, items)
+
+
+@dataclass(frozen=True)
+class Built:
+    """A finished corpus."""
+
+    folder: Path
+
+    @cached_property
+    def counts(self) -> dict[str, Any]:
+        """What was read, dropped, learned and kept; `ialign data inspect` shows it."""
+        counts: dict[str, Any] = read_json(self.folder / COUNTS)
+        return counts
+
+    def read(self, corpus: str, split: str = TRAIN) -> pa.Table:
+        """All rows of a corpus' split, in the form of `ialign_ray.corpus.table`."""
+        files = sorted((self.folder / "data" / f"corpus={corpus}" / f"split={split}").glob("*.parquet"))
+        return pa.concat_tables([pq.ParquetFile(p).read() for p in files])
+
+    def drops(self, corpus: str) -> list[Path]:
+        """Parquet files of the texts that the steps dropped of a corpus."""
+        return sorted((self.folder / "drops" / f"corpus={corpus}").glob("*.parquet"))
+
+
+def corpora_folder(experiment: Experiment) -> Path:
+    """Where built corpora and their shards lie."""
+    storage = experiment.storage
+    return Path(storage.corpora).absolute() if storage.corpora else Path(storage.runs).absolute() / "corpora"
+
+
+def latest(experiment: Experiment) -> Built | None:
+    """The corpus that was built last under the experiment's name, if there is one."""
+    root = corpora_folder(experiment) / experiment.name
+    if not (root / "latest").exists():
+        return None
+    folder = root / (root / "latest").read_text(encoding="utf-8").strip()
+    return Built(folder) if (folder / MANIFEST).exists() else None
+
+
+def build_corpus(
+    experiment: Experiment,
+    index: EvaluationIndex,
+    runner: Runner = here,
+    watch: Watch = lambda name, done, total: None,
+) -> Built:
+    """Read, clean, clear of evaluation sentences and split every corpus; what is there already is kept.
+
+    Raises DataError with one sentence; shards that were finished stay, and the next build goes on from them.
+    """
+    root = corpora_folder(experiment)
+    chunks = [(c, chunk) for c in experiment.corpora for chunk in corpus_chunks(c, experiment.storage.data)]
+    version = _version(experiment, chunks, index)
+    folder = root / experiment.name / version
+    if not is_intact(folder):
+        build = _Build(experiment, Store(root / "shards"), runner, watch)
+        build.clean(chunks, LeakSettings(index=index.save(root / "leaks"), folder=str(root / "leaks")))
+        build.write(folder, version)
+    write_text(root / experiment.name / "latest", version + "\n")
+    return Built(folder)
+
+
+def cut(steps: Sequence[Section]) -> list[tuple[list[Section], Section | None]]:
+    """Row steps, and the corpus step that they lead to; the last ones lead to none."""
+    stages: list[tuple[list[Section], Section | None]] = []
+    rows: list[Section] = []
+    for step in steps:
+        if name_of(step) in CORPUS_STEPS:
+            stages.append((rows, step))
+            rows = []
+        else:
+            rows.append(step)
+    return [*stages, (rows, None)]
+
+
+def _version(experiment: Experiment, chunks: Sequence[tuple[CorpusConfig, Chunk]], index: EvaluationIndex) -> str:
+    steps = experiment.cleaning.model_dump(mode="json")
+    holdout = [c.holdout for c in experiment.corpora]
+    return json_hash([[Job(*c).key for c in chunks], steps, holdout, index.digest, code_version()])[:12]
+
+
+@dataclass
+class _Build:
+    """The state of one build."""
+
+    experiment: Experiment
+    store: Store
+    runner: Runner
+    watch: Watch
+    jobs: list[Job] = field(default_factory=list)
+    pieces: list[tuple[CorpusConfig, Piece]] = field(default_factory=list)
+    """What the last stage left, in order."""
+    counts: dict[str, Counts] = field(default_factory=dict)
+    """Per corpus."""
+    learned: dict[str, Any] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    shards: list[tuple[str, str]] = field(default_factory=list)
+    """Corpus and key of every shard made."""
+    files: dict[str, list[str]] = field(default_factory=dict)
+    """Corpus -> its files, in the order of their numbers."""
+
+    def clean(self, chunks: Sequence[tuple[CorpusConfig, Chunk]], leaks: LeakSettings) -> None:
+        """Send every chunk through all steps."""
+        self.counts = {c.name: Counts() for c in self.experiment.corpora}
+        for corpus, chunk in chunks:
+            self.files.setdefault(corpus.name, [])
+            if chunk.file > len(self.files[corpus.name]):
+                self.files[corpus.name].append(", ".join(chunk.files))
+        self.jobs = [Job(corpus, chunk) for corpus, chunk in chunks]
+        identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
+        for steps, corpus_step in cut(self.experiment.cleaning.steps):
+            final = [] if corpus_step else [leaks]
+            self._run((*steps, *final), corpus_step or identity)
+            if corpus_step:
+                self._decide(corpus_step)
+
+    def _run(self, steps: tuple[Section, ...], measure: Section) -> None:
+        first = not self.shards
+        jobs = [replace(job, steps=steps, measure=measure) for job in self.jobs]
+        applied = [job.decided for job in self.jobs[:1] if job.decided]
+        name = ", ".join(["read"] * first + applied + [name_of(s) for s in steps])
+        self.pieces = []
+        for counts in self.counts.values():
+            counts.rows_out = 0
+            counts.cells_out.clear()
+        self.watch(name, 0, len(jobs))
+        for number, result in enumerate(self.runner(jobs, partial(run_job, store=self.store)), start=1):
+            job = jobs[number - 1]
+            if not first:
+                result |= {"rows_in": 0, "cells_in": {}}
+            self.counts[job.corpus.name].add(result)
+            self.shards.append((job.corpus.name, job.key))
+            self.pieces += [(job.corpus, Piece(job.key, k, rows)) for k, rows in enumerate(result["pieces"])]
+            self.watch(name, number, len(jobs))
+
+    def _decide(self, step: Section) -> None:
+        """Let a corpus step decide, and make the jobs that apply it."""
+        key = json_hash([step.model_dump(mode="json"), [asdict(p) for _, p in self.pieces], code_version()])[:32]
+        if not self.store.has(key):
+            measures = self.measures()
+            decision = open_step(step).decide(measures) if measures.rows else Decision({})
+            with whole_folder(
+                self.store.path(key), {"learned": decision.learned, "warnings": decision.warnings}
+            ) as folder:
+                for name, mask in decision.dropped.items():
+                    np.save(folder / self.store.mask(key, name).name, np.asarray(mask, bool))
+        meta = self.store.meta(key)
+        self.learned |= {name_of(step): meta["learned"]} if meta["learned"] else {}
+        self.warnings += meta["warnings"]
+        self.jobs, offset = [], 0
+        for corpus, piece in self.pieces:
+            self.jobs.append(Job(corpus, piece, decided=name_of(step), decision=key, offset=offset))
+            offset += piece.rows
+
+    def measures(self) -> StoredMeasures:
+        """What was measured of all rows that are left."""
+        languages = list(dict.fromkeys(code for c in self.experiment.corpora for code in c.languages))
+        return StoredMeasures(self.store, [p for _, p in self.pieces], languages)
+
+    def write(self, folder: Path, version: str) -> None:
+        """Check identities, draw the split, and write the finished folder."""
+        measures = self.measures()
+        offsets = [int(o) for o in measures.offsets]
+        identities = resolve(measures, self._parts(offsets))
+        with whole_folder(folder, {"version": version}) as scratch:
+            for name, values in vars(identities).items():
+                np.save(scratch / f"{name}.npy", values)
+            work = [
+                Assembly(corpus, self.store.file(piece), offset, number, scratch)
+                for number, ((corpus, piece), offset) in enumerate(zip(self.pieces, offsets, strict=False))
+            ]
+            self.watch("write", 0, len(work))
+            for number, result in enumerate(self.runner(work, assemble), start=1):
+                self._count_written(work[number - 1].corpus, result)
+                self.watch("write", number, len(work))
+            for name in vars(identities):
+                (scratch / f"{name}.npy").unlink()
+            self._keep_drops(scratch)
+            report = self._report(version)
+            write_json(scratch / COUNTS, report)
+            write_text(scratch / "experiment.yaml", dump_yaml(self.experiment))
+            write_text(scratch / "README.md", dataset_card(self.experiment, report))
+
+    def _parts(self, offsets: Sequence[int]) -> list[Part]:
+        parts: list[Part] = []
+        for (corpus, piece), start in zip(self.pieces, offsets, strict=False):
+            if parts and parts[-1].corpus is corpus:
+                parts[-1] = replace(parts[-1], stop=start + piece.rows)
+            else:
+                parts.append(Part(corpus, start, start + piece.rows))
+        return parts
+
+    def _count_written(self, corpus: CorpusConfig, result: dict[str, Any]) -> None:
+        counts = self.counts[corpus.name]
+        for split, (rows, cells) in result["splits"].items():
+            total = counts.splits.setdefault(split, {"rows": 0, "texts": {}})
+            total["rows"] += rows
+            total["texts"] = {c: total["texts"].get(c, 0) + n for c, n in cells.items()}
+        if result["conflicting"]:
+            counts.dropped_rows["identity"] += result["conflicting"]
+
+    def _keep_drops(self, folder: Path) -> None:
+        """Gather the dropped texts of all shards, one folder a corpus."""
+        for number, (corpus, key) in enumerate(self.shards):
+            dropped = self.store.drops(key)
+            if pq.read_metadata(dropped).num_rows:
+                target = folder / "drops" / f"corpus={corpus}" / f"part-{number:05d}.parquet"
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(dropped, target)
+
+    def _report(self, version: str) -> dict[str, Any]:
+        corpora = {name: {"files": self.files[name], **c.plain()} for name, c in self.counts.items()}
+        for counts in corpora.values():
+            del counts["pieces"]
+        return {"version": version, "corpora": corpora, "learned": self.learned, "warnings": self.warnings}

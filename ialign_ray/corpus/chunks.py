@@ -1,0 +1,129 @@
+"""Chunks: the parts of a source that different workers can read, and what becomes of bad rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+
+from ialign_ray.config import Source
+from ialign_ray.errors import DataError
+
+LINE = "__line"
+"""Column of raw tables: the record's first line, or its row number in a format without lines; from 1."""
+BLOCK = 4 << 20
+"""Bytes that are read at a time: large enough for numpy, small enough for eight workers on a laptop."""
+LONGEST = 64 << 20
+"""A longer line (or record, or tag) is a bad row: it is no text, and would grow without bound."""
+ROWS = 50_000
+"""Rows of a raw table at most."""
+
+Stamp = tuple[str | int, ...]
+Span = tuple[int, int, int]
+"""First byte, one past the last (-1: to the end), and the line number at the first."""
+WHOLE: Span = (0, -1, 1)
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a source that is read on its own; small and picklable."""
+
+    source: Source
+    """What it is a part of."""
+    files: tuple[str, ...]
+    """Absolute paths or URLs: one, or one a language for aligned text files; all files where one chunk is all."""
+    names: tuple[str, ...]
+    """Raw columns wanted, () for all; for aligned files the language part of each file, in the order of `files`."""
+    file: int
+    """Number of the (first) file, or aligned set of files, in the source, from 1."""
+    start: tuple[int, ...]
+    """First byte (text) or first row group or row (columnar), of each file."""
+    end: tuple[int, ...]
+    """One past the last; -1 is to the end."""
+    line: int
+    """Line or row number, from 1, at `start`."""
+    stamp: tuple[Stamp, ...]
+    """What tells that a file has changed: size and mtime locally, what the file system knows remotely."""
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """A row that was dropped because it is malformed."""
+
+    path: str
+    line: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a reader is asked to plan."""
+
+    source: Source
+    columns: tuple[str, ...]
+    """Columns that must be there."""
+    project: bool
+    """Whether other columns are left out, where the format can."""
+    size: int
+    """Bytes of a chunk, about."""
+    whole: bool = False
+    """Whether one chunk must hold everything."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Columns to name in a chunk: those wanted, or () for all."""
+        return self.columns if self.project else ()
+
+
+@dataclass
+class Rejects:
+    """What becomes of bad rows: the first one stops the reading, or all are dropped and listed."""
+
+    source: Source
+    bad: list[BadRow] = field(default_factory=list)
+
+    def __call__(self, path: str, line: int, reason: str) -> None:
+        """Refuse or list a row; `reason` goes on from "<file>, line <n> "."""
+        if self.source.bad_rows == "refuse":
+            raise DataError(f"{path}, line {line} {reason}")
+        self.bad.append(BadRow(path, line, reason))
+
+
+def chunks_of(
+    request: Request, files: Sequence[str], file: int, spans: Sequence[Span], names: Sequence[str], stamp: Stamp
+) -> list[Chunk]:
+    """One chunk a span of a single file."""
+    return [
+        Chunk(request.source, tuple(files), tuple(names), file, (start,), (end,), line, (stamp,))
+        for start, end, line in spans
+    ]
+
+
+def joined(chunks: Sequence[Chunk]) -> list[Chunk]:
+    """One chunk over whole files, of one chunk a file (or aligned set)."""
+    if not chunks:
+        return []
+    return [
+        replace(
+            chunks[0],
+            files=tuple(f for c in chunks for f in c.files),
+            start=tuple(s for c in chunks for s in c.start),
+            end=tuple(e for c in chunks for e in c.end),
+            stamp=tuple(s for c in chunks for s in c.stamp),
+        )
+    ]
+
+
+def parts(chunk: Chunk, width: int) -> list[Chunk]:
+    """The opposite of `joined`: one chunk a file, or a set of `width` aligned files."""
+    cuts = [slice(k, k + width) for k in range(0, len(chunk.files), width)]
+    return [
+        replace(
+            chunk,
+            files=chunk.files[cut],
+            start=chunk.start[cut],
+            end=chunk.end[cut],
+            stamp=chunk.stamp[cut],
+            file=chunk.file + k,
+        )
+        for k, cut in enumerate(cuts)
+    ]

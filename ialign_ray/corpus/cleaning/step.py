@@ -1,0 +1,92 @@
+"""What a cleaning step is: one that sees a table at a time, or one that learns from all of them first.
+
+Steps work on columns (arrow and numpy), never row by row in Python where it can be helped: ten million pairs are the
+measure. A cell is one language of one row; a step drops cells, and a row that is left with fewer than two languages
+goes as a whole. The two sides of a pair are a pivot and one other language; what is wrong with a pair costs the other
+language its cell.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+Mask = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Scope:
+    """What a step knows of the table's corpus."""
+
+    languages: Sequence[str]
+    """Language columns."""
+    pivots: Sequence[str]
+    """Those that the others are paired with."""
+
+    def pairs(self) -> list[tuple[str, str]]:
+        """(pivot, other language) of every pair that is trained on."""
+        return [(p, c) for p in self.pivots for c in self.languages if c not in self.pivots]
+
+
+@dataclass
+class Outcome:
+    """What a step did to a table of n rows."""
+
+    table: pa.Table
+    """The same n rows, texts perhaps changed."""
+    dropped: dict[str, Mask] = field(default_factory=dict)
+    """Language -> cells to drop, length n; a language that loses none may be absent, null cells are False."""
+    changed: dict[str, int] = field(default_factory=dict)
+    """Language -> number of cells that were changed."""
+
+
+class RowStep(Protocol):
+    """A step that judges each row on its own."""
+
+    def __call__(self, table: pa.Table, scope: Scope) -> Outcome:
+        """Judge a table of the form of `ialign_ray.corpus.table`."""
+
+
+class Measures(Protocol):
+    """What a `CorpusStep` measured of all rows of all corpora, in a fixed order."""
+
+    @property
+    def rows(self) -> int:
+        """Rows of all tables together."""
+
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of what was measured; a corpus that lacks one has NaN, or 0 for integers, there."""
+
+    def column(self, name: str) -> npt.NDArray[Any]:
+        """One measure of all rows."""
+
+    def texts(self, rows: npt.NDArray[np.int64]) -> pa.Table:
+        """The rows with these numbers (ascending), with the language columns of all corpora."""
+
+
+@dataclass
+class Decision:
+    """What a `CorpusStep` decided."""
+
+    dropped: Mapping[str, Mask]
+    """Language -> cells to drop, of all rows; the name `*` drops whole rows."""
+    learned: dict[str, Any] = field(default_factory=dict)
+    """What was learned, as JSON, for the report."""
+    warnings: list[str] = field(default_factory=list)
+    """What the user must be told, a sentence each."""
+
+
+class CorpusStep(Protocol):
+    """A step that measures every table first and then decides about all rows at once."""
+
+    def measure(self, table: pa.Table, scope: Scope) -> pa.Table:
+        """Numbers of the table's rows, one row each, few bytes a row."""
+
+    def decide(self, measures: Measures) -> Decision:
+        """Which cells or rows are dropped."""

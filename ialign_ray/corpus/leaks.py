@@ -1,0 +1,160 @@
+"""No evaluation sentence is trained on: exact matches by hash, and overlaps by n-grams of words.
+
+A text leaks when it equals an evaluation sentence, or when it holds at least `threshold` of one's distinct n-grams.
+The share is of the evaluation sentence, so a sentence inside a long instruction is found too. Sentences with fewer
+than n words have no n-gram and are found by equality alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from ialign_ray.config.section import Section
+from ialign_ray.corpus.cleaning.step import Mask, Outcome, Scope
+from ialign_ray.corpus.cleaning.words import ngram_hashes, normalised_words, text_hashes
+from ialign_ray.storage import json_hash, once, read_json, write_json
+
+NO_WORDS = np.uint64(0)
+"""The hash of a text without letter or digit."""
+Hashes = npt.NDArray[np.uint64]
+_ARRAYS = ("keys", "ngrams", "owners", "sizes")
+
+
+@dataclass(frozen=True)
+class EvaluationIndex:
+    """The sentences that no training text may hold."""
+
+    keys: Hashes
+    """`text_hashes` of each, ascending; empty where exact search is switched off."""
+    ngrams: Hashes
+    """All n-grams of all sentences, ascending."""
+    owners: npt.NDArray[np.int64]
+    """The sentence that each n-gram stands in; an n-gram of several sentences comes several times."""
+    sizes: npt.NDArray[np.int64]
+    """Distinct n-grams of each sentence."""
+    n: int
+    threshold: float | None
+    """None where overlap search is switched off."""
+
+    @classmethod
+    def build(
+        cls,
+        texts: Iterable[str],
+        *,
+        exact: bool = True,
+        n: int = 5,
+        threshold: float | None = 0.5,
+        only_exact: Iterable[str] = (),
+    ) -> EvaluationIndex:
+        """Index evaluation sentences; those of `only_exact` are looked for by equality alone."""
+        distinct = sorted(set(texts))
+        keys = np.unique(text_hashes(pa.array([*distinct, *only_exact] if exact else [], pa.string()))[0])
+        keys = keys[keys != NO_WORDS]
+        searched = distinct if threshold is not None else []
+        hashes, offsets = _distinct_ngrams(pa.array(searched, pa.string()), n)
+        owners = np.repeat(np.arange(len(searched), dtype=np.int64), np.diff(offsets))
+        order = np.argsort(hashes, kind="stable")
+        return cls(keys, hashes[order], owners[order], np.diff(offsets), n, threshold)
+
+    def exact(self, texts: pa.Array | pa.ChunkedArray) -> Mask:
+        """Which texts equal an evaluation sentence."""
+        return np.isin(text_hashes(texts)[0], self.keys)
+
+    def overlap(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
+        """Per text the largest share of one evaluation sentence's n-grams that it holds, 0 to 1."""
+        shares = np.zeros(len(texts))
+        if not len(self.ngrams):
+            return shares
+        hashes, offsets = _distinct_ngrams(texts, self.n)
+        rows = np.repeat(np.arange(len(texts)), np.diff(offsets))
+        first, last = np.searchsorted(self.ngrams, hashes, "left"), np.searchsorted(self.ngrams, hashes, "right")
+        counts = last - first
+        if not (total := int(counts.sum())):
+            return shares
+        # one line for each n-gram of a text and each sentence that has it
+        within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
+        sentence = self.owners[np.repeat(first, counts) + within]
+        pairs, shared = np.unique(np.stack([np.repeat(rows, counts), sentence]), axis=1, return_counts=True)
+        np.maximum.at(shares, pairs[0], shared / self.sizes[pairs[1]])
+        return shares
+
+    def leaks(self, texts: pa.Array | pa.ChunkedArray) -> tuple[Mask, Mask]:
+        """Which texts leak: by equality, and (others) by overlap."""
+        exact = self.exact(texts)
+        if self.threshold is None:
+            return exact, np.zeros(len(texts), bool)
+        return exact, (self.overlap(texts) >= self.threshold) & ~exact
+
+    def save(self, root: Path) -> str:
+        """Write the index once into a folder of `root` that is named by its content; the folder's name."""
+        name = self.digest
+
+        def write(folder: Path) -> None:
+            arrays = {name: getattr(self, name) for name in _ARRAYS}
+            np.savez(folder / "index.npz", **arrays)
+            write_json(folder / "settings.json", {"n": self.n, "threshold": self.threshold})
+
+        once(root / name, write)
+        return name
+
+    @cached_property
+    def digest(self) -> str:
+        """Hash of the index's content."""
+        return json_hash([*(getattr(self, name).tobytes().hex() for name in _ARRAYS), self.n, self.threshold])[:32]
+
+    @classmethod
+    def load(cls, folder: Path) -> EvaluationIndex:
+        """Read an index that `save` wrote."""
+        settings = read_json(folder / "settings.json")
+        with np.load(folder / "index.npz") as arrays:
+            return cls(**{name: arrays[name] for name in _ARRAYS}, **settings)
+
+
+class LeakSettings(Section):
+    """The search for leaks as a cleaning step."""
+
+    step: str = "leaks"
+    """Name of the step."""
+    index: str
+    """Digest of the index, the name of its folder."""
+    folder: str
+    """Where the folder lies."""
+
+
+class LeakStep:
+    """Drops a row in every language when one of its texts leaks."""
+
+    def __init__(self, settings: LeakSettings) -> None:
+        self._index = _open(str(Path(settings.folder, settings.index)))
+
+    def __call__(self, table: pa.Table, scope: Scope) -> Outcome:
+        """Judge a table."""
+        leaked = np.zeros(table.num_rows, bool)
+        for code in scope.languages:
+            exact, overlap = self._index.leaks(table[code])
+            leaked |= exact | overlap
+        return Outcome(table, {c: leaked & np.asarray(table[c].is_valid()) for c in scope.languages})
+
+
+@lru_cache(maxsize=2)
+def _open(folder: str) -> EvaluationIndex:
+    return EvaluationIndex.load(Path(folder))
+
+
+def _distinct_ngrams(texts: pa.Array | pa.ChunkedArray, n: int) -> tuple[Hashes, npt.NDArray[np.int64]]:
+    """Distinct n-gram hashes of each text, and where each text's begin."""
+    hashes, offsets = ngram_hashes(*normalised_words(texts), n)
+    rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    order = np.lexsort((hashes, rows))
+    hashes, rows = hashes[order], rows[order]
+    first = np.ones(len(hashes), bool)
+    first[1:] = (hashes[1:] != hashes[:-1]) | (rows[1:] != rows[:-1])
+    counts = np.bincount(rows[first], minlength=len(offsets) - 1)
+    return hashes[first], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)

@@ -1,0 +1,221 @@
+"""A report on a terminal or in a log. Texts are printed as they are, but for what would act on the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ialign_ray.inspection.lengths import Histogram, bar_width
+from ialign_ray.inspection.prompts import Rendered, Tokens
+from ialign_ray.inspection.report import CorpusLook, Report, StepTable
+from ialign_ray.inspection.rows import visible
+from ialign_ray.inspection.suspects import Dropped, Suspect
+from ialign_ray.tokens.fitness import Fitness
+
+_BARS = " ▁▂▃▄▅▆▇█"
+SHOWN = 600
+"""Characters of a text that are printed at most; the page holds more."""
+SUSPECTS = 5
+"""Suspicious rows that are printed a corpus; the page holds more."""
+
+
+def show_counts(console: Console, tables: Iterable[StepTable], learned: Sequence[str]) -> None:
+    """Counts of every corpus, and what was learned."""
+    for table in tables:
+        console.print(counts_table(table))
+        for line in remarks(table):
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if learned:
+        console.print("Learned from the data:", highlight=False)
+    for line in learned:
+        console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+
+
+def show_report(console: Console, report: Report) -> None:
+    """What the page shows, in short: fewer suspicious rows, and prompts of one direction a task."""
+    show_counts(console, (look.steps for look in report.corpora), report.learned)
+    for look in report.corpora:
+        console.print(lengths_table(look))
+        _show_dropped(console, look)
+        _show_suspects(console, look)
+    if report.tokens:
+        _show_tokens(console, report.tokens)
+
+
+def counts_table(steps: StepTable) -> Table:
+    """One row a language, one column a step."""
+    names = ["read", *(step.replace("_", " ") for step in steps.steps), "kept", *steps.splits]
+    table = _table(f"{steps.corpus}: texts a language", ["texts"], names)
+    for code in steps.languages:
+        cells = [step_cell(steps, step, code) for step in steps.steps]
+        splits = [f"{steps.texts(split, code):,}" for split in steps.splits]
+        table.add_row(code, f"{steps.read(code):,}", *cells, f"{steps.kept(code):,}", *splits)
+    rows = [f"{steps.rows(split):,}" for split in steps.splits]
+    lost = [f"-{n:,}" if (n := steps.counts["dropped_rows"].get(s, 0)) else "0" for s in steps.steps]
+    table.add_row("rows", f"{steps.counts['rows_in']:,}", *lost, f"{steps.all_rows:,}", *rows, style="bold")
+    return table
+
+
+def step_cell(steps: StepTable, step: str, code: str) -> str:
+    """`-5 ~12`: five dropped, twelve changed."""
+    dropped, changed = steps.dropped(step, code), steps.changed(step, code)
+    return " ".join([f"-{dropped:,}"] * bool(dropped) + [f"~{changed:,}"] * bool(changed)) or "0"
+
+
+def remarks(steps: StepTable) -> list[str]:
+    """What the table alone does not say."""
+    said = ["-n dropped, ~n changed; a row is dropped when no pair of it is left."]
+    if steps.idle:
+        said.append(f"Nothing dropped or changed by: {', '.join(steps.idle)}.")
+    if steps.counts["unreadable"]:
+        said.append(f"{steps.counts['unreadable']:,} rows could not be read.")
+    if not steps.all_rows:
+        said.append("Nothing is left of this corpus.")
+    elif steps.empty:
+        said.append(f"No text is left in: {', '.join(steps.empty)}.")
+    return said
+
+
+def lengths_table(look: CorpusLook) -> Table:
+    """Characters a text, with a histogram a language."""
+    histograms = look.lengths.texts
+    width, count = bar_width(list(histograms.values()))
+    title = f"{look.steps.corpus}: characters a text ({width} a bar, from 0; the last bar holds all longer)"
+    table = _table(title, ["language", "histogram"], ["n", "median", "90%", "99%", "longest"])
+    for code, histogram in histograms.items():
+        numbers = [f"{histogram.percentile(p):,}" if histogram.n else "-" for p in (50, 90, 99, 100)]
+        table.add_row(code, sparks(histogram, width, count), f"{histogram.n:,}", *numbers)
+    return table
+
+
+def sparks(histogram: Histogram, width: int, count: int) -> str:
+    """A histogram as one line of bars; a bar that is not empty can be seen."""
+    bars = histogram.bars(width, count)
+    most = max([*bars, 1])
+    return "".join(_BARS[-(-n * (len(_BARS) - 1) // most)] for n in bars)
+
+
+def fitness_cells(f: Fitness) -> list[str]:
+    """n, tokens a word or character, unknown share and lengths."""
+    lengths = [f"{f.percentile(p):,}" for p in (50, 90, 99, 100)]
+    return [
+        f"{f.texts:,}",
+        f"{f.fertility:.2f}{'' if f.unit == 'word' else ' a character'}",
+        f"{f.unknown:.2%}",
+        *lengths,
+    ]
+
+
+def share(part: int, whole: int) -> str:
+    """`1.5% (3)`."""
+    return f"{part / whole:.1%} ({part:,})" if part else "0"
+
+
+def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
+    """A table that stays readable on 80 columns: no lines between columns, long headings broken."""
+    table = Table(title=Text(f"\n{title}", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
+    table.padding, table.pad_edge = (0, 1, 0, 0), False
+    for name in left:
+        table.add_column(name, overflow="fold")
+    for name in right:
+        table.add_column(name, justify="right", overflow="fold")
+    return table
+
+
+def _show_dropped(console: Console, look: CorpusLook) -> None:
+    for step, found in look.dropped.items():
+        if found:
+            total = sum(look.steps.counts["dropped"].get(step, {}).values())
+            console.print(f"\n{look.steps.corpus}: {len(found)} of {total:,} texts dropped by {step}", style="bold")
+        for dropped in found:
+            console.print(_dropped(dropped, look.steps))
+
+
+def _show_suspects(console: Console, look: CorpusLook) -> None:
+    if not (kept := look.steps.all_rows):
+        return
+    console.print(f"\n{look.steps.corpus}: the most suspicious of {kept:,} rows that were kept", style="bold")
+    if not look.suspects:
+        console.print("None looks odd by any measure.")
+    for suspect in look.suspects[:SUSPECTS]:
+        console.print(_suspect(suspect, look.steps))
+
+
+def _show_tokens(console: Console, tokens: Tokens) -> None:
+    names = ["n", "tokens a word", "unknown", "median", "90%", "99%", "longest", "too long"]
+    table = _table(f"Tokens of {tokens.tokenizer}", ["language"], names)
+    for code, fitness in tokens.fitness.items():
+        table.add_row(code, *fitness_cells(fitness), f"{tokens.too_long(code):.1%}")
+    console.print(table)
+    if tokens.missing:
+        console.print(f"No training text in: {', '.join(tokens.missing)}.")
+    for warning in tokens.warnings:
+        console.print(Text("warning: ", style="bold yellow") + Text(warning))
+    if tokens.rendered:
+        console.print(_truncation(tokens))
+    for some in _by_task(tokens).values():
+        console.print(prompt_panel(some[0]))
+
+
+def _truncation(tokens: Tokens) -> Table:
+    title = f"Rendered prompts, {tokens.max_prompt} tokens at most; targets, {tokens.max_target} at most"
+    names = ["n", "longest", "text shortened", "dropped as too long"]
+    table = _table(title, ["task"], names)
+    table.add_column("most touched")
+    for some in _by_task(tokens).values():
+        table.add_row(some[0].task, *_summed(some), _most_touched(some))
+    return table
+
+
+def _by_task(tokens: Tokens) -> dict[str, list[Rendered]]:
+    found: dict[str, list[Rendered]] = {}
+    for rendered in tokens.rendered:
+        found.setdefault(rendered.task, []).append(rendered)
+    return found
+
+
+def _summed(some: Sequence[Rendered]) -> list[str]:
+    n, longest = sum(r.n for r in some), max(r.percentile(100) for r in some)
+    touched = (sum(r.shortened for r in some), sum(r.dropped for r in some))
+    return [f"{n:,}", f"{longest:,}", *(share(part, n) for part in touched)]
+
+
+def _most_touched(some: Sequence[Rendered]) -> str:
+    worst = max(some, key=lambda r: (r.shortened + r.dropped) / r.n)
+    touched = worst.shortened + worst.dropped
+    return f"{worst.source} → {worst.target}: {share(touched, worst.n)}" if touched else ""
+
+
+def prompt_panel(rendered: Rendered) -> Panel:
+    """One prompt and its target."""
+    example = rendered.example
+    title = Text(f"{rendered.task} {rendered.source} → {rendered.target} ({example.template})")
+    return Panel(Text(f"{visible(example.prompt)}\n\n→ {visible(example.target)}"), title=title)
+
+
+def _dropped(dropped: Dropped, steps: StepTable) -> RenderableType:
+    lines = [_side(dropped.language, dropped.text)]
+    if dropped.pivot is not None:
+        lines.append(_side("pivot", dropped.pivot))
+    return Group(Text(f"  {steps.place(dropped.file, dropped.line)}  {visible(dropped.id)[:80]}", style="dim"), *lines)
+
+
+def _suspect(suspect: Suspect, steps: StepTable) -> RenderableType:
+    head = f"  {steps.place(suspect.file, suspect.line)}  {visible(suspect.id)[:80]}"
+    why = f"    dirt {suspect.dirt:.2f}: {'; '.join(suspect.reasons)}"
+    sides = [_side(code, text) for code, text in zip((suspect.pivot, suspect.other), suspect.texts)]
+    return Group(Text(head, style="dim"), Text(why, style="yellow"), *sides)
+
+
+def _side(code: str, text: str) -> Text:
+    return Text(f"    {code}: ", style="bold") + Text(clipped(text), style="not bold")
+
+
+def clipped(text: str, limit: int = SHOWN) -> str:
+    """The visible text, its end left out where it is long."""
+    return visible(text[:limit]) + (f" … ({len(text):,} characters)" if len(text) > limit else "")

@@ -1,0 +1,243 @@
+"""Vocabulary extension: new pieces for new languages, after which old text reads almost as before.
+
+The pieces come from continued byte-pair encoding: the texts are cut by the old tokenizer, each old piece is taken for
+one letter, and `tokenizers` learns merges over those letters, never across words. In a BPE tokenizer they are
+appended behind all old merges, so text is first segmented as it always was and then joined where a new merge applies.
+In a Unigram tokenizer a new piece scores a hair more than its two halves, which comes to the same thing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ialign_ray.config import VocabularySettings
+from ialign_ray.errors import ModelError
+
+_FIRST = 0x10000
+"""Code point of the letter for token 0: above it lie a million code points without surrogates or white space."""
+_GAIN = 1e-6
+"""Score of a Unigram piece over its halves: enough to win, too little to move a border elsewhere."""
+_APART = re.compile(r"""<0x[0-9A-F]{2}>|.*[0-9!"#$%&()*+,./:;<=>?@\[\\\]^_`{|}~].*""", re.DOTALL)
+"""Never joined: bytes, which only decode alone, and figures and punctuation, which the old languages share."""
+_BATCH = 1000
+
+
+@dataclass(frozen=True)
+class Extended:
+    """A tokenizer with new pieces."""
+
+    tokenizer: Any
+    """Of the same class and settings; every old id is what it was."""
+    pieces: tuple[str, ...]
+    """The new pieces as the vocabulary holds them, in the order of their ids, which follow the old ones."""
+
+
+def extend_tokenizer(tokenizer: Any, texts: Iterable[str], settings: VocabularySettings) -> Extended:
+    """Learn at most `settings.pieces` pieces from texts and append them to a copy of a transformers tokenizer.
+
+    `texts` are read once, in batches. Fewer pieces come out when not enough pairs are frequent.
+
+    Raises:
+        ModelError: the tokenizer has no pieces that could be joined (WordPiece, whole words, slow tokenizers).
+    """
+    spec = _spec(tokenizer)
+    merges, pieces = _chosen(tokenizer, _learned(tokenizer, texts, settings), settings.pieces)
+    if not merges:
+        return Extended(tokenizer, ())
+    extend = _extend_bpe if spec["model"]["type"] == "BPE" else _extend_unigram
+    extend(spec["model"], merges, pieces, _outside(tokenizer))
+    return Extended(_rebuilt(tokenizer, spec), tuple(pieces))
+
+
+def new_pieces(base: Any, extended: Any) -> dict[str, int]:
+    """Piece -> id of what an extended tokenizer has over its base, in the order of ids."""
+    first = max(base.get_vocab().values()) + 1
+    return dict(sorted(((p, i) for p, i in extended.get_vocab().items() if i >= first), key=lambda item: item[1]))
+
+
+def extend_embeddings(model: Any, base_tokenizer: Any, tokenizer: Any) -> list[int]:
+    """Give every new piece a row: the mean of the rows of the old pieces that it stands for. Returns the new ids.
+
+    Input and untied output embeddings (and the head's bias) are treated alike. A matrix that has rows to spare, as
+    padded vocabularies do, keeps its size; it never shrinks.
+    """
+    pieces = new_pieces(base_tokenizer, tokenizer)
+    if not pieces:
+        return []
+    resize_rows(model, max(pieces.values()) + 1)
+    cut = base_tokenizer.backend_tokenizer.model.tokenize
+    parts = {i: [token.id for token in cut(piece)] for piece, i in pieces.items()}
+    head = model.get_output_embeddings()
+    tensors = {id(t): t for t in (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))
+               if t is not None}  # fmt: skip
+    with torch.no_grad():
+        for tensor in tensors.values():
+            for new, old in parts.items():
+                tensor[new] = tensor[old].float().mean(0).to(tensor.dtype)
+    return list(pieces.values())
+
+
+def resize_rows(model: Any, rows: int) -> None:
+    """Let the embeddings have at least this many rows."""
+    if rows > model.get_input_embeddings().weight.shape[0]:
+        model.resize_token_embeddings(rows, mean_resizing=False)  # the new rows are set or loaded by the caller
+
+
+def trainable_rows(model: Any, rows: Sequence[int], targets: str | Sequence[str]) -> dict[str, list[int]] | None:
+    """PEFT's `trainable_token_indices` for these rows of input and untied output embeddings; None without rows.
+
+    Raises:
+        ModelError: PEFT cannot train rows of this head, or `targets` (of LoRA) names a layer whose rows are trained.
+    """
+    if not rows:
+        return None
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = head.weight is embedding.weight
+    if getattr(head, "bias", None) is not None:
+        raise ModelError("model.vocabulary: the output head has a bias, which PEFT drops; set model.tuning to full")
+    names = [name for name, module in model.named_modules() if module is embedding or (module is head and not tied)]
+    wanted = [targets] if isinstance(targets, str) else targets
+    for name in names:
+        if any(name == t or name.endswith("." + t) for t in wanted):
+            raise ModelError(f"model.lora.targets names {name}, whose new rows model.vocabulary trains; leave it out")
+    return {name: list(rows) for name in names}
+
+
+def _spec(tokenizer: Any) -> dict[str, Any]:
+    """The tokenizer as JSON, after a look at whether its kind can be extended."""
+    if not getattr(tokenizer, "is_fast", False):
+        raise ModelError(f"model.vocabulary: {tokenizer.name_or_path!r} has no fast tokenizer; set vocabulary: null")
+    spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
+    model = spec["model"]
+    affix = model["type"] == "BPE" and (model["continuing_subword_prefix"] or model["end_of_word_suffix"])
+    if model["type"] not in ("BPE", "Unigram") or affix:
+        kind = f"BPE with {affix!r}" if affix else model["type"]
+        raise ModelError(
+            f"model.vocabulary: the tokenizer of {tokenizer.name_or_path!r} is {kind}, to which no pieces can be "
+            "added; only BPE and Unigram are extended, so set vocabulary: null"
+        )
+    return spec
+
+
+def _learned(tokenizer: Any, texts: Iterable[str], settings: VocabularySettings) -> list[tuple[str, str]]:
+    """Merges over letters that stand for old tokens, most frequent first."""
+    from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+
+    size = max(tokenizer.get_vocab().values()) + 1
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    trainer = trainers.BpeTrainer(
+        # more than asked for, since different merges may spell the same piece
+        vocab_size=size + 2 * settings.pieces + 100,
+        min_frequency=settings.min_frequency,
+        initial_alphabet=[chr(_FIRST + i) for i in range(size)],
+        show_progress=False,
+    )
+    core.train_from_iterator(_words(tokenizer, texts), trainer)
+    return [(left, right) for left, right in json.loads(core.to_str())["model"]["merges"]]
+
+
+def _words(tokenizer: Any, texts: Iterable[str]) -> Iterator[str]:
+    """Each text as words of private letters, one for each old token."""
+    from tokenizers import Tokenizer
+
+    core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    core.no_padding()
+    core.no_truncation()
+    vocabulary = tokenizer.get_vocab()
+    special = tokenizer.get_added_vocab()
+    alone = {i for p, i in vocabulary.items() if p in special or _APART.fullmatch(p)} | {tokenizer.unk_token_id}
+    rest = iter(texts)
+    while batch := list(islice(rest, _BATCH)):
+        for encoding in core.encode_batch(batch, add_special_tokens=False):
+            yield " ".join("".join(chr(_FIRST + i) for i in word) for word in _groups(encoding, alone))
+
+
+def _groups(encoding: Any, alone: set[int]) -> Iterator[list[int]]:
+    """Token ids of each word; those that stay alone are in none.
+
+    A tokenizer without pre-tokenisation (Gemma) makes one word of the whole text; there `▁` begins a new one.
+    """
+    key, number = [], 0
+    for token, i, word in zip(encoding.tokens, encoding.ids, encoding.word_ids, strict=True):
+        number += token.startswith("▁") or i in alone
+        key.append((word, number))
+    for _, group in groupby(zip(key, encoding.ids, strict=True), key=lambda item: item[0]):
+        ids = [i for _, i in group]
+        yield [i for i in ids if i not in alone]
+
+
+def _chosen(tokenizer: Any, learned: Sequence[tuple[str, str]], count: int) -> tuple[list[tuple[str, str]], list[str]]:
+    """Merges in real pieces, up to `count` new pieces; what would spell a special token is left out."""
+    vocabulary, special = tokenizer.get_vocab(), tokenizer.get_added_vocab()
+    spelling = {chr(_FIRST + i): piece for piece, i in vocabulary.items()}
+    merges: dict[tuple[str, str], None] = {}
+    pieces: dict[str, None] = {}
+    dropped: set[str] = set()
+    for left, right in learned:
+        if len(pieces) == count:
+            break
+        halves = ("".join(spelling[c] for c in left), "".join(spelling[c] for c in right))
+        whole = "".join(halves)
+        if left in dropped or right in dropped or whole in special:
+            dropped.add(left + right)
+            continue
+        merges[halves] = None
+        if whole not in vocabulary:
+            pieces[whole] = None
+    return list(merges), list(pieces)
+
+
+def _outside(tokenizer: Any) -> dict[str, int]:
+    """Added tokens, and a filler for every id that nothing has.
+
+    Both go into the model's own vocabulary: loading numbers an added token that is not there by the vocabulary's
+    size, which grows, and the new pieces' ids must follow on without a gap.
+    """
+    vocabulary = tokenizer.get_vocab()
+    holes = set(range(max(vocabulary.values()))) - set(vocabulary.values())
+    return {token: vocabulary[token] for token in tokenizer.get_added_vocab()} | {f"<unused {i}>": i for i in holes}
+
+
+def _extend_bpe(
+    model: dict[str, Any], merges: Sequence[tuple[str, str]], pieces: Sequence[str], outside: dict[str, int]
+) -> None:
+    model["vocab"] |= outside
+    first = len(model["vocab"])
+    model["vocab"] |= {piece: first + k for k, piece in enumerate(pieces)}
+    listed = not model["merges"] or not isinstance(model["merges"][0], str)
+    old = {tuple(m) if listed else tuple(m.split(" ")) for m in model["merges"]}
+    model["merges"] += [list(m) if listed else " ".join(m) for m in merges if m not in old]
+
+
+def _extend_unigram(
+    model: dict[str, Any], merges: Sequence[tuple[str, str]], pieces: Sequence[str], outside: dict[str, int]
+) -> None:
+    lowest = min(score for _, score in model["vocab"])
+    known = {piece for piece, _ in model["vocab"]}
+    # ids are positions here
+    missing = sorted((i, token) for token, i in outside.items() if token not in known)
+    model["vocab"] += [[token, lowest] for _, token in missing]
+    scores: dict[str, float] = dict(model["vocab"])
+    for left, right in merges:
+        scores.setdefault(left + right, scores[left] + scores[right] + _GAIN)
+    model["vocab"] += [[piece, scores[piece]] for piece in pieces]
+
+
+def _rebuilt(tokenizer: Any, spec: dict[str, Any]) -> Any:
+    """The tokenizer as it will be loaded from a run's folder: of the same class, with everything but the model kept."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        (Path(folder) / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")
+        rebuilt = type(tokenizer).from_pretrained(folder)
+    rebuilt.name_or_path = tokenizer.name_or_path
+    return rebuilt
