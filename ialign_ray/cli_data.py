@@ -17,6 +17,7 @@ from ialign_ray.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
     from ialign_ray.config import Experiment
+    from ialign_ray.corpus.build import Built
     from ialign_ray.tokens.encode import Encoder
 
 data = typer.Typer(
@@ -74,6 +75,8 @@ def inspect(
     experiment = load_experiment(file, overrides or [])
     encoder = _encoder(experiment) if tokens else None
     built, _ = curate(experiment, console, cluster=True)
+    if encoder and experiment.model.vocabulary:
+        encoder = _extended(experiment, built)
     report = look(experiment, built, encoder)
     show_report(console, report)
     _say(f"Page: {write_page(report, page or built.folder.with_name(f'{built.folder.name}.html'))}")
@@ -120,6 +123,14 @@ def _encoder(experiment: Experiment) -> Encoder:
         return make_encoder(experiment)
     except ModelError as error:
         raise ModelError(f"{error} (or look at the texts alone, with --no-tokens)") from error
+
+
+def _extended(experiment: Experiment, built: Built) -> Encoder:
+    """The tokenizer that training would use: with the pieces that `model.vocabulary` learns from the corpus."""
+    from ialign_ray.corpus.parallel import load_parallel
+    from ialign_ray.training.prepare import make_encoder, new_texts
+
+    return make_encoder(experiment, new_texts(load_parallel(experiment, built).pairs, experiment.languages.l2))
 
 
 def _canonical(language: str | None) -> str | None:

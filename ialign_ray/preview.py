@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from itertools import islice
 
+import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +18,7 @@ from ialign_ray.evaluation.suites import classification_rows, instruction_rows, 
 from ialign_ray.modeling.load import check_rank, model_shape
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Example, Pair
+from ialign_ray.tokens.fitness import fitness, warnings
 from ialign_ray.training.prepare import Prepared, prepare
 
 SHOWN = 2_000
@@ -35,9 +39,21 @@ def preview(experiment: Experiment, console: Console) -> None:
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))
     console.print(mix_table(experiment, prepared.plan))
+    for warning in coverage(prepared, experiment.languages.l1):
+        console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
     for task, example in examples(prepared.plan).items():
         console.print(Panel(Text(f"{example.prompt}\n\n→ {example.target}"), title=f"{task} ({example.template})"))
     console.print(f"{experiment.name}: valid", highlight=False)
+
+
+def coverage(prepared: Prepared, old: Sequence[str]) -> list[str]:
+    """Warnings about languages that the tokenizer covers badly, from a sample of the training pairs."""
+    pairs = prepared.plan.pairs
+    texts: dict[str, list[str]] = {}
+    for code in pc.unique(pairs["source_language"]).to_pylist():
+        own = pairs.filter(pc.equal(pairs["source_language"], code))
+        texts[code] = own["source"].unique().to_pylist()
+    return warnings(fitness(prepared.encoder.tokenizer, texts), old)
 
 
 def data_table(prepared: Prepared) -> Table:

@@ -55,7 +55,7 @@ class LengthStep(Section):
 
 
 class RatioStep(Section):
-    """Sides far longer or shorter than their pivot are dropped; what is usual is learned from the data."""
+    """Sides far longer or shorter than their pivot are dropped; what is usual is learned from the corpus."""
 
     step: Literal["ratio"] = "ratio"
     """Name of the step."""

@@ -32,6 +32,8 @@ from ialign_ray.corpus.splits import IdentitySettings, Part, resolve
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
 COUNTS = "counts.json"
+SHARDS, LEAKS = ".shards", ".leaks"
+"""What builds share; no experiment's name begins with a dot."""
 CORPUS_STEPS = frozenset({"ratio", "language", "duplicates", "near_duplicates"})
 """Names of the steps that decide about all rows at once."""
 
@@ -98,8 +100,8 @@ def build_corpus(
     version = _version(experiment, chunks, index)
     folder = root / experiment.name / version
     if not is_intact(folder):
-        build = _Build(experiment, Store(root / "shards"), runner, watch)
-        build.clean(chunks, LeakSettings(index=index.save(root / "leaks"), folder=str(root / "leaks")))
+        build = _Build(experiment, Store(root / SHARDS), runner, watch)
+        build.clean(chunks, LeakSettings(index=index.save(root / LEAKS), folder=str(root / LEAKS)))
         build.write(folder, version)
     write_text(root / experiment.name / "latest", version + "\n")
     return Built(folder)

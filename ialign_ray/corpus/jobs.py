@@ -207,7 +207,7 @@ def name_of(step: Section) -> str:
 def _fill(job: Job, store: Store, folder: Path, counts: Counts) -> None:
     steps: list[tuple[str, RowStep]] = [(name_of(s), open_step(s)) for s in job.steps]
     measure: CorpusStep | None = open_step(job.measure) if job.measure else None
-    scope = Scope(job.corpus.languages, job.corpus.pivots)
+    scope = Scope(job.corpus.languages, job.corpus.pivots, job.corpus.name)
     pieces = _Pieces(folder, counts)
     bad: list[BadRow] = []
     with pq.ParquetWriter(folder / "drops.parquet", DROPS, compression="zstd") as drops:

@@ -245,3 +245,28 @@ def test_interrupt_leaves_checkpoints_and_one_sentence(experiment, tmp_path):
     assert errors.strip().splitlines()[-1].startswith("ialign: interrupted")
     assert "Traceback" not in errors
     assert any(is_intact(p) for p in (run / "checkpoints").glob("step-*"))
+
+
+def test_new_pieces_are_learned_trained_and_saved(ray_cluster, experiment):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from ialign_ray.answer import answer
+
+    strange = Path(experiment.storage.data) / "second.jsonl"
+    strange.write_text(strange.read_text().replace("omah", "qwxzqwxz"))
+    longer = override(
+        experiment,
+        {"train.steps": 3, "scaling.workers": 1, "model.vocabulary": {"pieces": 20, "min_frequency": 2}},
+    )
+    run = align(longer, "pieces", console=QUIET)
+    old, new = (AutoTokenizer.from_pretrained(p) for p in (experiment.model.id, run / MODEL))
+    assert len(old) < len(new) <= len(old) + 20
+    base = AutoModelForCausalLM.from_pretrained(experiment.model.id, dtype=torch.float32)
+    base.resize_token_embeddings(len(new))
+    before = base.get_input_embeddings().weight.detach().clone()
+    adapted = PeftModel.from_pretrained(base, run / MODEL).merge_and_unload()
+    after = adapted.get_input_embeddings().weight
+    assert torch.equal(before[: len(old)], after[: len(old)])
+    assert not torch.equal(before[len(old) :], after[len(old) :])
+    assert isinstance(answer("Sang kucing", run, None, 4, 0.0), str)

@@ -42,7 +42,7 @@ def experiment(tmp_path, monkeypatch):
 def test_a_build_on_the_cluster_equals_one_in_this_process(ray_cluster, experiment, tmp_path):
     from ialign_ray.datasource import ClusterRunner
 
-    index = EvaluationIndex.build([sentences(1, first=77)[0]["jav"]])
+    index = EvaluationIndex.build([sentences(1, first=77)[0]["jav"]], threshold=None)
     stages = []
     with ClusterRunner(ScalingConfig()) as runner:
         built = build_corpus(experiment, index, runner, lambda name, done, total: stages.append((name, done, total)))

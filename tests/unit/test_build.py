@@ -9,7 +9,7 @@ import pytest
 from tiny_corpus import sentences, write_jsonl
 
 from ialign_ray.config import build_experiment, override
-from ialign_ray.corpus.build import Built, build_corpus, corpora_folder, cut, latest
+from ialign_ray.corpus.build import SHARDS, Built, build_corpus, corpora_folder, cut, latest
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.leaks import EvaluationIndex
 from ialign_ray.curation import curate
@@ -59,7 +59,7 @@ def dropped(built, corpus="all"):
 
 def shard_times(data):
     experiment = build_experiment(data, "test")
-    return {p: p.stat().st_mtime_ns for p in (corpora_folder(experiment) / "shards").glob("*/*/manifest.json")}
+    return {p: p.stat().st_mtime_ns for p in (corpora_folder(experiment) / SHARDS).glob("*/*/manifest.json")}
 
 
 def test_every_step_is_counted_and_its_drops_are_kept(data):
@@ -282,3 +282,16 @@ def test_curate_warns_and_indexes_suites_and_protected_sets(data, tmp_path):
     off, _ = curate(override(experiment, {"decontamination.exact": False, "decontamination.threshold": None}))
     assert {"all:200", "all:201"} <= rows_of(off).keys()
     assert isinstance(off, Built)
+
+
+def test_length_ratios_are_learned_of_each_corpus_apart(data, tmp_path):
+    """A corpus of literal translations must not make a free one look wrong."""
+    rows = sentences(300, first=1000)
+    for k, row in enumerate(rows):
+        row["jav"] = row["jav"] + " tenan" * (k % 5)
+    write_jsonl(tmp_path / "free.jsonl", rows)
+    free = data["corpora"][0] | {"name": "free", "path": "free.jsonl"}
+    built = build(data, corpora=[*data["corpora"], free], cleaning={"steps": ["ratio"]})
+    learned = built.counts["learned"]["ratio"]
+    assert learned["all eng-jav"]["deviation"] < learned["free eng-jav"]["deviation"]
+    assert built.counts["corpora"]["free"]["dropped"].get("ratio", {}) == {}

@@ -23,31 +23,35 @@ sentences go, good ones among them; with it 9, each with a side that is cut shor
 
 
 class Ratio:
-    """Learns the median and spread of log((other + 1) / (pivot + 1)) in characters, for every pair of languages.
+    """Learns the median and spread of log((other + 1) / (pivot + 1)) in characters, for every corpus and pair.
 
-    Median and MAD, so that the very pairs to be found cannot move what is usual (up to half of them).
+    Median and MAD, so that the very pairs to be found cannot move what is usual (up to half of them). Each corpus
+    apart: learned together, the literal translations of 9,449 tweets (NusaTranslation) cost FLORES-200 98 sound
+    sentences of 2,009 in Minangkabau.
     """
 
     def __init__(self, settings: RatioStep) -> None:
         self.settings = settings
 
     def measure(self, table: pa.Table, scope: Scope) -> pa.Table:
-        """A column `pivot|other` for every pair: log ratio (float32), NaN where a side is missing."""
+        """A column `corpus:pivot|other` for every pair: log ratio (float32), NaN where a side is missing."""
         logs = {code: _log_length(table[code]) for code in scope.languages}
-        columns = {f"{pivot}|{other}": logs[other] - logs[pivot] for pivot, other in scope.pairs()}
+        name = f"{scope.corpus}:" if scope.corpus else ""
+        columns = {f"{name}{pivot}|{other}": logs[other] - logs[pivot] for pivot, other in scope.pairs()}
         return pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
 
     def decide(self, measures: Measures) -> Decision:
         """Drop the other side where its ratio lies too far from the pair's median.
 
-        learned: pair -> n, `used`, and where it was `median`, `low` and `high` (ratios of characters) and `deviation`
-        (of the log ratio). Too few pairs to learn from are no reason to warn: small corpora are usual.
+        learned: corpus and pair (`flores eng-jav`) -> `n`, `used`, and where it was `median`, `low` and `high` (ratios
+        of characters) and `deviation` (of the log ratio). Too few pairs to learn from are no reason to warn: small
+        corpora are usual.
         """
         decision = Decision({})
         dropped: dict[str, Mask] = {}
         for name in measures.columns:
             ratios = measures.column(name)
-            pair, other = name.replace("|", "-"), name.partition("|")[2]
+            pair, other = name.replace(":", " ").replace("|", "-"), name.rpartition("|")[2]
             known = ratios[~np.isnan(ratios)].astype(np.float64)
             if len(known) < self.settings.minimum:
                 decision.learned |= {pair: {"n": len(known), "used": False}} if len(known) else {}

@@ -27,6 +27,8 @@ class Scope:
     """Language columns."""
     pivots: Sequence[str]
     """Those that the others are paired with."""
+    corpus: str = ""
+    """Name of the corpus."""
 
     def pairs(self) -> list[tuple[str, str]]:
         """(pivot, other language) of every pair that is trained on."""
