@@ -18,12 +18,15 @@ from ray.data.datasource import ReadTask
 from ialign_ray import errors
 from ialign_ray.cluster import cluster
 from ialign_ray.config import CorpusConfig, ScalingConfig
+from ialign_ray.corpus.assemble import Assembly
 from ialign_ray.corpus.canonical import corpus_chunks, read_rows
 from ialign_ray.corpus.chunks import Chunk
+from ialign_ray.corpus.jobs import Job, Piece
+from ialign_ray.corpus.readers import CHUNK
 from ialign_ray.errors import IalignError
 
-FEW = 4
-"""Items that are not worth starting a cluster for: some 100 MB of text."""
+SMALL = 100 << 20
+"""Bytes of text that are not worth starting a cluster for: it takes 10 to 20 seconds."""
 
 
 class ChunkSource(Datasource):  # type: ignore[misc]  # ray has no types
@@ -61,7 +64,7 @@ def _rows(corpus: CorpusConfig, chunk: Chunk) -> Iterator[pa.Table]:
 
 
 class ClusterRunner:
-    """Runs the jobs of a build as Ray Data tasks; a few jobs stay in this process, and start no cluster.
+    """Runs the jobs of a build as Ray Data tasks; small ones stay in this process, and start no cluster.
 
     A context: the cluster that it starts ends with it.
     """
@@ -79,7 +82,7 @@ class ClusterRunner:
 
     def __call__(self, items: Sequence[Any], work: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
         """Results in the items' order, as they come. Raises what the work raised of `IalignError`."""
-        if len(items) < FEW:
+        if len(items) < 2 or sum(map(weight, items)) < SMALL:
             yield from map(work, items)
             return
         self._open.enter_context(cluster(self._scaling))
@@ -90,6 +93,16 @@ class ClusterRunner:
             if "error" in outcome:
                 raise getattr(errors, outcome["kind"])(outcome["error"])
             yield outcome["result"]
+
+
+def weight(item: Job | Assembly) -> int:
+    """Bytes of text that an item works on, about."""
+    if isinstance(item, Assembly):
+        return 3 * item.rows.stat().st_size  # compressed
+    if isinstance(item.origin, Piece):
+        return 200 * item.origin.rows
+    sizes = [int(mark[0]) for mark in item.origin.stamp if str(mark[0]).isdigit()]
+    return sum(sizes) or CHUNK
 
 
 def _told(work: Callable[[Any], dict[str, Any]], item: Any) -> list[pa.Table]:

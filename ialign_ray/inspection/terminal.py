@@ -20,6 +20,8 @@ from ialign_ray.tokens.fitness import Fitness
 _BARS = " ▁▂▃▄▅▆▇█"
 SHOWN = 600
 """Characters of a text that are printed at most; the page holds more."""
+LEARNED = 16
+"""Lines of what was learned."""
 SUSPECTS = 5
 """Suspicious rows that are printed a corpus; the page holds more."""
 
@@ -32,8 +34,10 @@ def show_counts(console: Console, tables: Iterable[StepTable], learned: Sequence
             console.print(line, markup=False, highlight=False, soft_wrap=True)
     if learned:
         console.print("Learned from the data:", highlight=False)
-    for line in learned:
+    for line in learned[:LEARNED]:
         console.print(f"  {line}", markup=False, highlight=False, soft_wrap=True)
+    if len(learned) > LEARNED:
+        console.print(f"  and {len(learned) - LEARNED:,} more, in counts.json and on the page", highlight=False)
 
 
 def show_report(console: Console, report: Report) -> None:

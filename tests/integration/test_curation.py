@@ -24,6 +24,7 @@ ROWS = 3000
 def experiment(tmp_path, monkeypatch):
     lines = [json.dumps(row) + "\n" for row in sentences(ROWS)]
     (tmp_path / "big.jsonl").write_text("".join(lines), encoding="utf-8")
+    monkeypatch.setattr("ialign_ray.datasource.SMALL", 0)
     monkeypatch.setattr(build_module, "corpus_chunks", lambda c, base: corpus_chunks(c, base, size=40_000))
     return build_experiment(
         {

@@ -162,7 +162,10 @@ def _even(records: Records, width: int, mark: bytes, reject: Reject) -> Records:
         if alone[k]:
             reject(line, "holds a CR outside quotes; end lines with LF or CR LF, or quote the field")
         else:
-            reject(line, f"is malformed: Expected {width} columns, got {fields[k]}; quote fields that hold {mark!r}")
+            reject(
+                line,
+                f"is malformed: Expected {width} columns, got {fields[k]}; quote fields that hold {mark.decode()!r}",
+            )
     return records.keep((fields == width) & (alone == 0))
 
 
