@@ -101,7 +101,8 @@ def build_corpus(
     folder = root / experiment.name / version
     if not is_intact(folder):
         build = _Build(experiment, Store(root / SHARDS), runner, watch)
-        build.clean(chunks, LeakSettings(index=index.save(root / LEAKS), folder=str(root / LEAKS)))
+        saved = {"index": index.save(root / LEAKS), "folder": str(root / LEAKS)}
+        build.clean(chunks, [LeakSettings(step="leaks", **saved), LeakSettings(step="overlaps", **saved)])
         build.write(folder, version)
     write_text(root / experiment.name / "latest", version + "\n")
     return Built(folder)
@@ -146,7 +147,7 @@ class _Build:
     files: dict[str, list[str]] = field(default_factory=dict)
     """Corpus -> its files, in the order of their numbers."""
 
-    def clean(self, chunks: Sequence[tuple[CorpusConfig, Chunk]], leaks: LeakSettings) -> None:
+    def clean(self, chunks: Sequence[tuple[CorpusConfig, Chunk]], leaks: Sequence[Section]) -> None:
         """Send every chunk through all steps."""
         self.counts = {c.name: Counts() for c in self.experiment.corpora}
         for corpus, chunk in chunks:
@@ -156,7 +157,7 @@ class _Build:
         self.jobs = [Job(corpus, chunk) for corpus, chunk in chunks]
         identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
         for steps, corpus_step in cut(self.experiment.cleaning.steps):
-            final = [] if corpus_step else [leaks]
+            final = [] if corpus_step else leaks
             self._run((*steps, *final), corpus_step or identity)
             if corpus_step:
                 self._decide(corpus_step)

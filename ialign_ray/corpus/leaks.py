@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -88,9 +89,13 @@ class EvaluationIndex:
     def leaks(self, texts: pa.Array | pa.ChunkedArray) -> tuple[Mask, Mask]:
         """Which texts leak: by equality, and (others) by overlap."""
         exact = self.exact(texts)
+        return exact, self.overlaps(texts) & ~exact
+
+    def overlaps(self, texts: pa.Array | pa.ChunkedArray) -> Mask:
+        """Which texts hold the threshold's share of an evaluation sentence, or all of it."""
         if self.threshold is None:
-            return exact, np.zeros(len(texts), bool)
-        return exact, (self.overlap(texts) >= self.threshold) & ~exact
+            return np.zeros(len(texts), bool)
+        return self.overlap(texts) >= self.threshold
 
     def save(self, root: Path) -> str:
         """Write the index once into a folder of `root` that is named by its content; the folder's name."""
@@ -118,10 +123,10 @@ class EvaluationIndex:
 
 
 class LeakSettings(Section):
-    """The search for leaks as a cleaning step."""
+    """The search for leaks as cleaning steps."""
 
-    step: str = "leaks"
-    """Name of the step."""
+    step: Literal["leaks", "overlaps"] = "leaks"
+    """`leaks` finds what equals an evaluation sentence, `overlaps` what holds much of one."""
     index: str
     """Digest of the index, the name of its folder."""
     folder: str
@@ -133,13 +138,13 @@ class LeakStep:
 
     def __init__(self, settings: LeakSettings) -> None:
         self._index = _open(str(Path(settings.folder, settings.index)))
+        self._exact = settings.step == "leaks"
 
     def __call__(self, table: pa.Table, scope: Scope) -> Outcome:
         """Judge a table."""
         leaked = np.zeros(table.num_rows, bool)
         for code in scope.languages:
-            exact, overlap = self._index.leaks(table[code])
-            leaked |= exact | overlap
+            leaked |= self._index.exact(table[code]) if self._exact else self._index.overlaps(table[code])
         return Outcome(table, {c: leaked & np.asarray(table[c].is_valid()) for c in scope.languages})
 
 

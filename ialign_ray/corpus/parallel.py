@@ -73,7 +73,7 @@ def _counts(built: Built, corpus: CorpusConfig) -> Counts:
     counted = built.counts["corpora"][corpus.name]
     lost, splits = counted["dropped_rows"], counted["splits"]
     rows = {split: splits.get(split, {}).get("rows", 0) for split in ("train", "heldout")}
-    incomplete, leaked = lost.get(INCOMPLETE, 0), lost.get("leaks", 0)
+    incomplete, leaked = lost.get(INCOMPLETE, 0), sum(lost.get(step, 0) for step in ("leaks", "overlaps"))
     return Counts(
         read=counted["rows_in"],
         incomplete=incomplete,

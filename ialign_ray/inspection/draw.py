@@ -52,7 +52,7 @@ class Wanted:
         _known("language", self.language, [code for c in chosen for code in c.languages])
         _known("split", self.split, SPLITS)
         dropping = [step for c in chosen for step in step_table(experiment, c, built).steps]
-        _known("step", self.step, [*(s.step for s in experiment.cleaning.steps), "leaks", *dropping])
+        _known("step", self.step, [*(s.step for s in experiment.cleaning.steps), "leaks", "overlaps", *dropping])
 
 
 def sampled_rows(experiment: Experiment, built: Built, wanted: Wanted) -> list[Record]:

@@ -132,7 +132,7 @@ def inspect(experiment: Experiment, built: Built, encoder: Encoder | None) -> Re
 def step_table(experiment: Experiment, corpus: CorpusConfig, built: Built) -> StepTable:
     """The counts of one corpus in the order of its steps."""
     counts = built.counts["corpora"][corpus.name]
-    order = [*(s.step for s in experiment.cleaning.steps), "leaks", "identity", "incomplete"]
+    order = [*(s.step for s in experiment.cleaning.steps), "leaks", "overlaps", "identity", "incomplete"]
     touched = {s for what in ("dropped", "changed") for s, cells in counts[what].items() if any(cells.values())}
     steps = [*(s for s in dict.fromkeys(order) if s in touched), *sorted(touched - set(order))]
     idle = [str(s.step) for s in experiment.cleaning.steps if s.step not in touched]

@@ -100,6 +100,16 @@ def _eligible(
     return kept
 
 
+def replay_leaks(experiment: Experiment, index: EvaluationIndex) -> ReplayCounts:
+    """Rows of the replay sources, and how many hold evaluation sentences; lengths are not looked at."""
+    counts = ReplayCounts()
+    for source in experiment.replay.sources:
+        counts.eligible += len(
+            _eligible(instructions(source, experiment.storage.data), index, lambda inputs, targets: True, counts)
+        )
+    return counts
+
+
 def leaking(rows: list[Row], index: EvaluationIndex) -> tuple[Mask, Mask]:
     """Which instructions hold an evaluation sentence: as a line or quotation, and by overlap with the whole text."""
     texts = [text for row in rows for text in row[2:]]

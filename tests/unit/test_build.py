@@ -156,8 +156,8 @@ def test_a_torn_build_or_shard_is_made_again(data):
     files = {p: file_hash(p) for p in built.folder.rglob("*.parquet")}
     part = next(iter(built.folder.rglob("data/**/*.parquet")))
     part.write_bytes(part.read_bytes()[:-20])
-    shard = next(iter(shard_times(data))).parent
-    next(iter(shard.glob("rows-*.parquet"))).write_bytes(b"PAR1")
+    shard = next(p.parent for p in shard_times(data) if (p.parent / "rows-00000.parquet").exists())
+    (shard / "rows-00000.parquet").write_bytes(b"PAR1")
     assert build(data).folder == built.folder
     assert {p: file_hash(p) for p in built.folder.rglob("*.parquet")} == files
 
@@ -186,7 +186,9 @@ def test_evaluation_sentences_are_dropped_and_counted(data):
     clean = build(data)
     built = build(data, EvaluationIndex.build(secrets))
     assert rows_of(clean).keys() - rows_of(built).keys() == expected & rows_of(clean).keys()
-    assert built.counts["corpora"]["all"]["dropped_rows"]["leaks"] == len(expected & rows_of(clean).keys())
+    lost = built.counts["corpora"]["all"]["dropped_rows"]
+    assert lost["leaks"] == 1  # equality; the others hold a part, or are part of more
+    assert lost["leaks"] + lost["overlaps"] == len(expected & rows_of(clean).keys())
     exact = build(data, EvaluationIndex.build([rows[100]["jav"].upper()], threshold=None))
     assert rows_of(clean).keys() - rows_of(exact).keys() == {"all:100"}
 

@@ -103,6 +103,8 @@ def test_a_leak_in_one_language_drops_the_row_in_all(tmp_path):
         ],
         schema=schema(["eng", "jav"]),
     )
-    step = LeakStep(LeakSettings(index=index.save(tmp_path), folder=str(tmp_path)))
-    dropped = step(table, Scope(["eng", "jav"], ["eng"])).dropped
-    assert {c: m.tolist() for c, m in dropped.items()} == {"eng": [True, False], "jav": [True, False]}
+    for step, jav in (("leaks", "sega iki enak banget bu"), ("overlaps", "dheweke kandha sega iki enak banget bu")):
+        leaky = table.set_column(4, "jav", pa.array([jav, None], pa.string()))
+        search = LeakStep(LeakSettings(step=step, index=index.save(tmp_path), folder=str(tmp_path)))
+        dropped = search(leaky, Scope(["eng", "jav"], ["eng"])).dropped
+        assert {c: m.tolist() for c, m in dropped.items()} == {"eng": [True, False], "jav": [True, False]}
