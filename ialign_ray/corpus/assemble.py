@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ialign_ray.config import CorpusConfig
+from ialign_ray.corpus.cleaning.step import Mask, Scope
+from ialign_ray.corpus.jobs import BATCH_ROWS, DROPS, drop_table
 from ialign_ray.corpus.table import languages, schema
 
 TRAIN, HELD_OUT = "train", "heldout"
-BATCH_ROWS = 50_000
+IDENTITY = "identity"
+"""What is counted where an id stands for two texts (`bad_rows: drop`)."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ def assemble(work: Assembly) -> dict[str, Any]:
     masks = {n: np.load(work.folder / f"{n}.npy", mmap_mode="r") for n in ("held_out", "conflicting", "ordinal")}
     writers: dict[str, pq.ParquetWriter] = {}
     splits: dict[str, tuple[int, dict[str, int]]] = {}
-    start, conflicting = work.offset, 0
+    start, conflicting, dropped = work.offset, 0, Counter[str]()
     with pq.ParquetFile(work.rows) as file:
         for batch in file.iter_batches(batch_size=BATCH_ROWS):
             table = pa.Table.from_batches([batch])
@@ -45,7 +49,9 @@ def assemble(work: Assembly) -> dict[str, Any]:
             start += table.num_rows
             table = table.set_column(0, "id", _distinct(table["id"], np.asarray(masks["ordinal"][here]), work.corpus))
             keep = ~masks["conflicting"][here]
-            conflicting += int((~keep).sum())
+            if not keep.all():
+                conflicting += int((~keep).sum())
+                dropped.update(_drop(writers, work, table, ~keep))
             for split, chosen in ((TRAIN, ~masks["held_out"][here]), (HELD_OUT, masks["held_out"][here])):
                 part = table.filter(pa.array(keep & chosen))
                 if part.num_rows:
@@ -53,7 +59,22 @@ def assemble(work: Assembly) -> dict[str, Any]:
                     splits[split] = _sum(splits.get(split), part)
     for writer in writers.values():
         writer.close()
-    return {"splits": splits, "conflicting": conflicting}
+    return {"splits": splits, "conflicting": conflicting, "dropped": dict(dropped)}
+
+
+def _drop(writers: dict[str, pq.ParquetWriter], work: Assembly, table: pa.Table, gone: Mask) -> dict[str, int]:
+    """Keep rows whose ids stand for other texts among the drops; the texts of each language."""
+    scope = Scope(work.corpus.languages, work.corpus.pivots, work.corpus.name)
+    if IDENTITY not in writers:
+        folder = work.folder / "drops" / f"corpus={work.corpus.name}"
+        folder.mkdir(parents=True, exist_ok=True)
+        writers[IDENTITY] = pq.ParquetWriter(folder / f"identity-{work.number:05d}.parquet", DROPS, compression="zstd")
+    counted = {}
+    for code in scope.languages:
+        lost = gone & np.asarray(table[code].is_valid())
+        counted[code] = int(lost.sum())
+        writers[IDENTITY].write_table(drop_table(table, lost, code, IDENTITY, scope))
+    return counted
 
 
 def _write(writers: dict[str, pq.ParquetWriter], work: Assembly, split: str, part: pa.Table) -> None:

@@ -8,6 +8,7 @@ measures. At the end evaluation sentences are searched for, identities are check
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property, partial
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 
 from ialign_ray.config import CorpusConfig, Experiment, dump_yaml
 from ialign_ray.config.section import Section
-from ialign_ray.corpus.assemble import TRAIN, Assembly, assemble
+from ialign_ray.corpus.assemble import IDENTITY, TRAIN, Assembly, assemble
 from ialign_ray.corpus.canonical import corpus_chunks
 from ialign_ray.corpus.card import dataset_card
 from ialign_ray.corpus.chunks import Chunk
@@ -245,7 +246,8 @@ class _Build:
             total["rows"] += rows
             total["texts"] = {c: total["texts"].get(c, 0) + n for c, n in cells.items()}
         if result["conflicting"]:
-            counts.dropped_rows["identity"] += result["conflicting"]
+            counts.dropped_rows[IDENTITY] += result["conflicting"]
+            counts.dropped.setdefault(IDENTITY, Counter()).update(result["dropped"])
 
     def _keep_drops(self, folder: Path) -> None:
         """Gather the dropped texts of all shards, one folder a corpus."""

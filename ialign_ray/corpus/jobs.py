@@ -256,11 +256,11 @@ def _settle(
     for code in scope.languages:
         if gone[code].any():
             counts.dropped.setdefault(step, Counter())[code] += int(gone[code].sum())
-            drops.write_table(_drop_table(table, gone[code], code, step, scope))
+            drops.write_table(drop_table(table, gone[code], code, step, scope))
         if (stranded := left[code] & ~paired).any():
             # the text itself is sound, but nothing is left beside it
             counts.dropped.setdefault(INCOMPLETE, Counter())[code] += int(stranded.sum())
-            drops.write_table(_drop_table(table, stranded, code, INCOMPLETE, scope))
+            drops.write_table(drop_table(table, stranded, code, INCOMPLETE, scope))
     counts.dropped_rows[step] += int((~paired).sum())
     for code in scope.languages:
         if gone[code].any():
@@ -292,7 +292,8 @@ def _without(column: pa.ChunkedArray, gone: Mask) -> pa.ChunkedArray:
     return pc.if_else(pa.array(~gone), column, pa.scalar(None, pa.string()))
 
 
-def _drop_table(table: pa.Table, gone: Mask, code: str, step: str, scope: Scope) -> pa.Table:
+def drop_table(table: pa.Table, gone: Mask, code: str, step: str, scope: Scope) -> pa.Table:
+    """The texts of a language in the rows that are `gone`, as DROPS."""
     rows = table.filter(pa.array(gone))
     pivot = next((p for p in scope.pivots if p != code), None)
     none = pa.nulls(rows.num_rows, pa.string())

@@ -224,6 +224,8 @@ def test_an_id_with_two_texts_is_refused_or_dropped(data, tmp_path):
     built = build(data)
     assert built.counts["corpora"]["all"]["dropped_rows"]["identity"] == 1
     assert rows_of(built)["all:7"]["eng"] == sentences(1, first=7)[0]["eng"]
+    lost = [r for r in dropped(built) if r["step"] == "identity"]
+    assert [(r["id"], r["file"], r["language"]) for r in lost] == [("all:7", 4, c) for c in ("eng", "ind", "jav")]
 
 
 def test_steps_are_cut_where_all_rows_must_be_seen(data):
