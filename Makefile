@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast quickstart real-run schema bench clean
+.PHONY: help setup check test test-fast quickstart real-run schema bench fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -43,6 +43,12 @@ schema: setup  ## print the JSON Schema of the experiment file
 
 bench: setup  ## benchmarks, as ratios within one run
 	$(BIN)/python tests/benchmarks/label_scoring.py
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+	$(BIN)/python tests/benchmarks/corpus_scale.py
+
+fuzz: setup  ## five minutes of coverage-guided fuzzing of the TMX reader
+	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
+	$(BIN)/python tests/fuzz/fuzz_tmx.py -max_total_time=300
 
 clean:  ## remove runs and caches of tools; the environment stays
 	rm -rf runs .mypy_cache .ruff_cache .pytest_cache

@@ -203,3 +203,14 @@ def test_the_public_surface():
         "ModelError",
         "load_experiment",
     }
+
+
+def test_validate_warns_of_a_language_that_the_tokenizer_covers_badly(ialign, write_yaml, experiment_data, tmp_path):
+    rows = [json.loads(line) for line in (tmp_path / "second.jsonl").read_text(encoding="utf-8").splitlines()]
+    experiment_data["corpora"] = [experiment_data["corpora"][1]]
+    assert "warning" not in ialign("validate", write_yaml(experiment_data))[1]
+    for k, row in enumerate(rows):
+        row["jav"] = f"Qzxvwqj xkcdfvz {k} wvvzqpx bzzxqw."
+    (tmp_path / "second.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    out = ialign("validate", write_yaml(experiment_data))[1]
+    assert re.search(r"warning: jav: \d\.\d tokens a word against \d\.\d for eng", out)
