@@ -11,7 +11,7 @@ from pydantic import TypeAdapter
 
 from ialign_ray.config.cleaning import Step
 from ialign_ray.corpus.cleaning import make_step, near_duplicates
-from ialign_ray.corpus.cleaning.identify import alike, labels
+from ialign_ray.corpus.cleaning.identify import alike, labels, predict
 from ialign_ray.corpus.cleaning.near_duplicates import banding, minhash, word_bigrams
 from ialign_ray.corpus.cleaning.step import Scope
 from ialign_ray.corpus.table import languages, schema
@@ -295,6 +295,17 @@ def test_language_drops_what_is_surely_another_language():
         "eng": {"n": 40, "recognised": 1.0, "used": True},
         "ind": {"n": 38, "recognised": round(36 / 38, 4), "used": True},
     }
+
+
+def test_language_taken_for_another_member_of_its_macro_language_is_kept():
+    malay = [
+        "Helikopter menyelamatkan dua belas awak kapal dan satu-satunya cedera yang dialami ialah patah hidung."
+    ] * 3
+    (taken, *_), (sure, *_) = predict(pa.array(malay))
+    assert labels()[taken - 1] == "ms"  # it is Indonesian, of FLORES-200
+    data = table(ind=[*spoken("ind", 40), *malay, *spoken("deu", 1)])
+    decision = decide({"step": "language", "confidence": min(0.8, float(sure))}, data)
+    assert np.flatnonzero(decision.dropped["ind"]).tolist() == [43]
 
 
 def test_language_the_model_does_not_know_is_left_and_told():

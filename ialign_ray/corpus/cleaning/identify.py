@@ -22,7 +22,7 @@ from ialign_ray.config.cleaning import LanguageStep
 from ialign_ray.corpus.cleaning.codepoints import blocks
 from ialign_ray.corpus.cleaning.step import Decision, Mask, Measures, Scope
 from ialign_ray.errors import ConfigError
-from ialign_ray.languages import normalise
+from ialign_ray.languages import macrolanguage, normalise
 
 _MODEL = "lid.176"
 _PREFIX = "__label__"
@@ -34,7 +34,8 @@ class Identify:
     """Where the model recognises a language, texts that it surely takes for another are dropped; elsewhere, a warning.
 
     A language and its macro-language are the same here (`zsm` and `msa`, `arb` and `ara`, `cmn` and `zho`), as CLDR
-    merges them; `ind` and `msa` are two, as they are for the model.
+    merges them; `ind` and `msa` are two, as they are for the model. But nothing is dropped for being taken for another
+    member of its macro-language: sound Indonesian was taken for Malay, Arabic for Egyptian, Chinese for Wu.
     """
 
     def __init__(self, settings: LanguageStep) -> None:
@@ -63,11 +64,12 @@ class Identify:
                 continue
             taken = measures.column(name)
             own = np.array([False, *(alike(code, label) for label in labels())])[taken]
+            near = np.array([False, *(related(code, label) for label in labels())])[taken]
             judged = taken > 0
             learned = self._learn(judged, own)
             if learned["used"]:
                 sure = measures.column(f"probability:{code}") >= self.settings.confidence
-                dropped[code] = judged & ~own & sure
+                dropped[code] = judged & ~own & ~near & sure
             elif learned["n"]:
                 decision.warnings.append(_skipped(code, learned, taken[judged]))
             decision.learned[code] = learned
@@ -119,6 +121,16 @@ def labels() -> tuple[str, ...]:
 def alike(one: str, two: str) -> bool:
     """Do two codes mean one language, a macro-language being one with its members?"""
     return _family(one) == _family(two)
+
+
+@lru_cache(maxsize=1 << 16)
+def related(one: str, two: str) -> bool:
+    """Do two codes belong to one macro-language?"""
+    try:
+        first, second = normalise(one), normalise(two)
+        return (macrolanguage(first) or first) == (macrolanguage(second) or second)
+    except ConfigError:  # a code of the user's own
+        return False
 
 
 @lru_cache(maxsize=4096)
