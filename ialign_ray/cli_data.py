@@ -162,21 +162,21 @@ def _print(records: Iterable[dict[str, Any]], as_json: bool) -> None:
 
 
 def _panel(record: dict[str, Any]) -> Panel:
-    """A row, a dropped text or a prompt, whichever it is; all control characters made visible."""
-    from ialign_ray.inspection.rows import visible
+    """A row, a dropped text or a prompt, whichever it is: long texts cut, all control characters made visible."""
+    from ialign_ray.inspection.terminal import clipped
 
     if "prompt" in record:
         title = f"{record['task']} {record['source_language']} → {record['target_language']} ({record['template']})"
-        body = f"{record['prompt']}\n\n→ {record['target']}"
+        body = f"{clipped(record['prompt'])}\n\n→ {clipped(record['target'])}"
     elif "step" in record:
         title = f"dropped by {record['step']}"
-        pivot = f"\npivot: {record['pivot']}" if record["pivot"] is not None else ""
-        body = f"{record['language']}: {record['text']}{pivot}"
+        pivot = f"\npivot: {clipped(record['pivot'])}" if record["pivot"] is not None else ""
+        body = f"{record['language']}: {clipped(record['text'])}{pivot}"
     else:
         title = record["corpus"]
-        body = "\n".join(f"{code}: {text}" for code, text in record["texts"].items())
-    place = Text(visible(f"{record['id'][:120]}  {record['file']}:{record['line']}"))
-    return Panel(Text(visible(body)), title=Text(title), subtitle=place, title_align="left", subtitle_align="left")
+        body = "\n".join(f"{code}: {clipped(text)}" for code, text in record["texts"].items())
+    place = Text(clipped(f"{record['id'][:120]}  {record['file']}:{record['line']}"))
+    return Panel(Text(body), title=Text(title), subtitle=place, title_align="left", subtitle_align="left")
 
 
 def _say(*lines: str) -> None:

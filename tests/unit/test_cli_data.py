@@ -215,3 +215,16 @@ def test_warnings_of_the_tokenizer_are_printed(ialign, file, monkeypatch):
     code, out, _ = ialign("inspect", file)
     assert code == 0
     assert re.search(r"warning: jav: [\d.]+ tokens a word against [\d.]+ for eng", out)
+
+
+def test_a_long_text_is_cut_on_the_terminal_and_whole_in_json(ialign, file, tmp_path):
+    path = tmp_path / "second.jsonl"
+    rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    rows[7]["jav"] = "dawa " * 100_000
+    path.write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
+    code, out, _ = ialign("sample", file, "--dropped", "length")
+    assert code == 0
+    assert len(out) < 5_000
+    assert "499,999" in out
+    [row] = records(ialign("sample", file, "--json", "--dropped", "length"))
+    assert len(row["text"]) == 499_999
