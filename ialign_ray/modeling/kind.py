@@ -38,13 +38,20 @@ def auto_class(config: Any, name: str) -> Any:
         ModelError: the model is neither causal nor encoder-decoder. BERT and its kin are refused although
             AutoModelForCausalLM takes them: without `is_decoder` a token sees what it should predict.
     """
-    from transformers import MODEL_FOR_MASKED_LM_MAPPING, AutoModelForCausalLM, AutoModelForSeq2SeqLM
+    from transformers import (
+        MODEL_FOR_CAUSAL_LM_MAPPING,
+        MODEL_FOR_MASKED_LM_MAPPING,
+        MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING,
+        AutoModelForCausalLM,
+        AutoModelForSeq2SeqLM,
+    )
 
     apart = bool(getattr(config, "is_encoder_decoder", False))
     loader = AutoModelForSeq2SeqLM if apart else AutoModelForCausalLM
+    known = MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING if apart else MODEL_FOR_CAUSAL_LM_MAPPING
     own_code = loader.__name__ in (getattr(config, "auto_map", None) or {})
     both_ways = not apart and type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
-    if own_code or (type(config) in loader._model_mapping and not both_ways):
+    if own_code or (type(config) in known and not both_ways):
         return loader
     raise ModelError(
         f"model.id {name!r} is a {type(config).__name__}, which is neither a causal nor an encoder-decoder language "
