@@ -8,6 +8,7 @@ from typing import Any
 
 from ialign_ray.config import Experiment, ModelSettings, load_experiment
 from ialign_ray.errors import ConfigError, ModelError
+from ialign_ray.modeling.kind import is_encoder_decoder
 from ialign_ray.modeling.load import load_adapted, merge
 from ialign_ray.storage import MANIFEST, is_intact, whole_folder
 from ialign_ray.tokens.encode import Encoder
@@ -19,7 +20,7 @@ def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: i
     from ialign_ray.inference.generation import generate
 
     loaded, tokenizer, settings = open_model(adapter, model)
-    encoder = Encoder.of(tokenizer, settings.chat, settings.separator)
+    encoder = Encoder.of(tokenizer, settings.chat, settings.separator, seq2seq=is_encoder_decoder(loaded))
     prompt = encoder.prompt(text)
     return generate(loaded, tokenizer, [prompt], max_new_tokens=max_new_tokens, temperature=temperature)[0]
 

@@ -13,6 +13,7 @@ from ialign_ray.config import Experiment, override
 from ialign_ray.evaluation.predict import Scorer, predict_suites
 from ialign_ray.evaluation.report import report
 from ialign_ray.evaluation.verdict import Statement
+from ialign_ray.modeling.kind import is_encoder_decoder
 from ialign_ray.modeling.load import load_adapted, model_location
 from ialign_ray.storage import json_hash, read_json
 from ialign_ray.tokens.encode import Encoder
@@ -77,7 +78,8 @@ def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
     model, tokenizer = load_adapted(experiment.model, folder)
     if torch.cuda.is_available():
         model.to("cuda")
-    encoder = Encoder.of(tokenizer, experiment.model.chat, experiment.model.separator)
+    chat, separator = experiment.model.chat, experiment.model.separator
+    encoder = Encoder.of(tokenizer, chat, separator, seq2seq=is_encoder_decoder(model))
     return Scorer(model, encoder, experiment.evaluate.batch_tokens)
 
 

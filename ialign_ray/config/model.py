@@ -39,7 +39,10 @@ class VocabularySettings(Section):
 
 
 class ModelSettings(Section):
-    """A causal language model from the hub, a folder, or `pocket:base`."""
+    """A causal or encoder-decoder language model from the hub, a folder, or `pocket:base`.
+
+    Which of the two it is stands in the model's config.
+    """
 
     id: str
     """Hub id, folder, or `pocket:base` for the model that the project trains itself."""
@@ -50,12 +53,12 @@ class ModelSettings(Section):
     lora: LoraSettings = Field(default_factory=LoraSettings)
     """Used when `tuning` is `lora`."""
     vocabulary: VocabularySettings | None = None
-    """Extend the tokenizer for the new languages; null leaves it as it is."""
+    """Extend the tokenizer of a causal model for the new languages; null leaves it as it is."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of training and scoring; bf16 is three times slower than fp32 on CPUs without native bf16."""
     chat: Literal["auto", "never"] = "auto"
     """`auto` uses the tokenizer's chat template when it has one."""
     separator: str = "\n"
-    """Stands between prompt and target where no chat template is used."""
+    """Stands between prompt and target where no chat template is used; encoder-decoders read the two apart, without."""
     trust_remote_code: bool = False
     """Allow code from the model's own repository to run."""

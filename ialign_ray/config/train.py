@@ -17,7 +17,8 @@ class TrainConfig(Section):
     batch_size: int = Field(32, ge=1)
     """Examples a step, over all workers; each worker accumulates over micro-batches of similar length."""
     micro_batch_tokens: int = Field(4096, ge=16)
-    """Padded tokens of one forward pass on one worker; lower it when memory runs out."""
+    """Padded tokens of one forward pass on one worker, an encoder-decoder's two sides together; lower it when memory
+    runs out."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(0.03, ge=0, le=1)

@@ -74,7 +74,8 @@ class Scorer:
 
     def _tail(self, prompt: list[int], answer: int) -> list[int]:
         # what exceeds the model's positions is cut from the front: the question stands at the end
-        return prompt[-max(1, self._room - answer) :]
+        taken = 0 if self.encoder.seq2seq else answer  # an encoder-decoder counts the two sides apart
+        return prompt[-max(1, self._room - taken) :]
 
     def _nats(self, prompts: Sequence[str], targets: Sequence[str], tick: Tick) -> tuple[Any, Any]:
         answers = [self.encoder.target(t)[: self._room - 1] for t in targets]

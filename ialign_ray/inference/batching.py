@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ialign_ray.errors import DataError, ModelError
 from ialign_ray.modeling.head import base_model
+from ialign_ray.modeling.kind import is_encoder_decoder
 
 Tokens = Sequence[int]
 
@@ -64,11 +65,6 @@ def read_only(model: nn.Module) -> Iterator[None]:
     finally:
         for module, mode in modes.items():
             module.training = mode
-
-
-def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether prompts go to an encoder and continuations to a decoder."""
-    return bool(getattr(base_model(model).config, "is_encoder_decoder", False))
 
 
 def takes_left_padding(model: nn.Module) -> bool:

@@ -15,13 +15,13 @@ from ialign_ray.inference.batching import (
     Tokens,
     check_prompts,
     device_of,
-    is_encoder_decoder,
     padded,
     read_only,
     takes_left_padding,
     token_batches,
 )
 from ialign_ray.modeling.head import base_model
+from ialign_ray.modeling.kind import decoder_start
 
 
 class Decoder(Protocol):
@@ -74,8 +74,9 @@ def generate(
             "they must be at least 1, at least 0, and within (0, 1]."
         )
     check_prompts(model, prompts_ids, [max_new_tokens] * len(prompts_ids))
-    inner, device, seq2seq = base_model(model), device_of(model), is_encoder_decoder(model)
-    config = _config(inner, tokenizer, max_new_tokens, temperature, top_p)
+    inner, device, start = base_model(model), device_of(model), decoder_start(model)
+    seq2seq = start is not None
+    config = _config(inner, tokenizer, start, max_new_tokens, temperature, top_p)
     # Where padding on the left would shift positions, rows of equal length share a batch without padding.
     alone = not seq2seq and not takes_left_padding(model)
     lengths = [len(prompt) + max_new_tokens for prompt in prompts_ids]
@@ -97,6 +98,7 @@ def generate(
 def _config(
     inner: Any,
     tokenizer: Decoder,
+    start: int | None,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
@@ -112,10 +114,12 @@ def _config(
         top_p=top_p if temperature else 1.0,
         top_k=0 if temperature else 50,
         num_beams=1,
+        min_length=0,
         repetition_penalty=1.0,
         no_repeat_ngram_size=0,
         eos_token_id=sorted(ends) or None,
         pad_token_id=next(pad for pad in pads if pad is not None),
+        decoder_start_token_id=start,
     )
 
 

@@ -28,18 +28,18 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from ialign_ray.errors import DataError, ModelError
+from ialign_ray.errors import DataError
 from ialign_ray.inference.batching import (
     Tokens,
     check_prompts,
     device_of,
-    is_encoder_decoder,
     padded,
     read_only,
     takes_left_padding,
     token_batches,
 )
 from ialign_ray.modeling.head import base_model, target_logits
+from ialign_ray.modeling.kind import decoder_start, is_encoder_decoder
 
 Progress = Callable[[int], None]
 LabelSet = Sequence[Tokens]
@@ -317,7 +317,7 @@ def _encoder_decoder_batch(
 ) -> Floats:
     ids, mask = padded(prompts, device_of(model))
     trees = [_label_tree(one) for one in sets]
-    start = _decoder_start(model)
+    start = cast("int", decoder_start(model))
     states = base_model(model).get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
     sums = np.zeros((len(prompts), len(sets[0])))
     for pairs in _stem_batches(trees, ids.shape[1], budget, empty=True):
@@ -378,12 +378,3 @@ def _accepted(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
     """Those of `inputs` that the model's forward names (BLOOM counts positions itself)."""
     names = inspect.signature(base_model(model).forward).parameters
     return {name: value for name, value in inputs.items() if name in names}
-
-
-def _decoder_start(model: nn.Module) -> int:
-    inner = base_model(model)
-    for config in (inner.config, inner.generation_config):
-        start = getattr(config, "decoder_start_token_id", None)
-        if start is not None:
-            return int(start)
-    raise ModelError("the model names no decoder_start_token_id; set it in the model folder's config.json.")

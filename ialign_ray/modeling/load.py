@@ -1,4 +1,4 @@
-"""Load a causal language model, put an adapter on it, and say in one sentence what does not fit."""
+"""Load a causal or encoder-decoder language model, put an adapter on it, and say in one sentence what does not fit."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from torch import nn
 
 from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError
+from ialign_ray.modeling.kind import auto_class, is_encoder_decoder
 from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
 from ialign_ray.pocket import POCKET, pocket_file
 
@@ -35,28 +36,28 @@ def load_tokenizer(settings: ModelSettings, location: str | None = None) -> Any:
 
 def load_base(settings: ModelSettings, location: str | None = None) -> Any:
     """The base model in evaluation mode, in the precision of the settings, on the CPU."""
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoConfig
 
+    loader = auto_class(_from_pretrained(AutoConfig, settings, location), settings.id)
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
-    model = _from_pretrained(
-        AutoModelForCausalLM, settings, location, dtype=torch.bfloat16 if frozen_half else torch.float32
-    )
+    model = _from_pretrained(loader, settings, location, dtype=torch.bfloat16 if frozen_half else torch.float32)
     return model.eval()
+
+
+def names_encoder_decoder(settings: ModelSettings) -> bool:
+    """Whether `model.id` is an encoder-decoder; raises ModelError when it is no language model that writes."""
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    return auto_class(_from_pretrained(AutoConfig, settings, None), settings.id) is AutoModelForSeq2SeqLM
 
 
 def model_shape(settings: ModelSettings) -> Any:
     """The model's architecture without its weights (on the meta device): enough to check ranks."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoConfig
 
     config = _from_pretrained(AutoConfig, settings, None)
-    try:
-        with torch.device("meta"):
-            return AutoModelForCausalLM.from_config(config, trust_remote_code=settings.trust_remote_code)
-    except ValueError as error:
-        raise ModelError(
-            f"model.id {settings.id!r} is a {type(config).__name__}, which is not a causal language model; "
-            "name one that transformers' AutoModelForCausalLM loads"
-        ) from error
+    with torch.device("meta"):
+        return auto_class(config, settings.id).from_config(config, trust_remote_code=settings.trust_remote_code)
 
 
 def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[int] = ()) -> Any:
@@ -79,7 +80,7 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[
             use_dora=lora.dora,
             use_rslora=lora.rslora,
             trainable_token_indices=trainable_rows(model, rows, lora.targets),
-            task_type="CAUSAL_LM",
+            task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
         ),
     )
 

@@ -16,6 +16,9 @@ class Encoder:
 
     With a chat template the prompt is one user turn and the generation prompt, otherwise the prompt and
     a separator. The target is its own token sequence and ends with EOS.
+
+    An encoder-decoder gets the two apart, without a separator: the prompt with the tokenizer's own special
+    tokens (T5: EOS at its end), and the target with those that stand before a text (BART: `<s>`; T5: none).
     """
 
     tokenizer: Any
@@ -28,9 +31,20 @@ class Encoder:
     """Prompt tokens at most."""
     max_target: int = 128
     """Target tokens at most, EOS included."""
+    seq2seq: bool = False
+    """Whether the model is an encoder-decoder."""
 
     @classmethod
-    def of(cls, tokenizer: Any, chat: str, separator: str, max_prompt: int = 256, max_target: int = 128) -> Encoder:
+    def of(
+        cls,
+        tokenizer: Any,
+        chat: str,
+        separator: str,
+        max_prompt: int = 256,
+        max_target: int = 128,
+        *,
+        seq2seq: bool = False,
+    ) -> Encoder:
         """An encoder that uses the chat template if the tokenizer has one and `chat` is "auto"."""
         if tokenizer.eos_token_id is None:
             raise ModelError(
@@ -38,7 +52,7 @@ class Encoder:
                 "set eos_token in its tokenizer_config.json"
             )
         uses_chat = chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
-        return cls(tokenizer, uses_chat, separator, max_prompt, max_target)
+        return cls(tokenizer, uses_chat, "" if seq2seq else separator, max_prompt, max_target, seq2seq)
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a request, up to where the answer begins."""
@@ -54,7 +68,10 @@ class Encoder:
 
     def label(self, text: str) -> list[int]:
         """Ids of an answer without EOS: what label scoring compares."""
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        if not self.seq2seq:
+            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        ids = list(self.tokenizer(text_target=text)["input_ids"])
+        return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
 
     def encode(self, prompt: str, target: str, spans: Spans = ()) -> tuple[list[int], list[int]] | None:
         """Ids of prompt and target, or None when they cannot fit.
@@ -82,7 +99,8 @@ class Encoder:
     def targets_fit(self, texts: list[str]) -> list[bool]:
         """Whether each text can be a target; a list at once is tokenised on all cores."""
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        return [len(i) + 1 <= self.max_target for i in ids]
+        beside = len(self.target(""))  # EOS, and what an encoder-decoder's tokenizer puts before a text
+        return [len(i) + beside <= self.max_target for i in ids]
 
 
 def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None:

@@ -9,7 +9,7 @@ import yaml
 from ialign_ray.config import Experiment
 
 
-def model_card(experiment: Experiment, record: dict[str, Any]) -> str:
+def model_card(experiment: Experiment, record: dict[str, Any], *, seq2seq: bool = False) -> str:
     """README.md of a model folder, with the hub's front matter."""
     languages, model = experiment.languages, experiment.model
     adapter = model.tuning == "lora"
@@ -30,7 +30,7 @@ def model_card(experiment: Experiment, record: dict[str, Any]) -> str:
 tuning (InstructAlign, arXiv 2305.13627), with replay of old instructions at a dose of {experiment.replay.ratio:g}.
 
 ```python
-{_loading(experiment)}
+{_loading(experiment, "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM")}
 ```
 
 Trained for {experiment.train.steps} steps of {experiment.train.batch_size} examples
@@ -44,13 +44,13 @@ nothing about quality follows from this card alone.
 """
 
 
-def _loading(experiment: Experiment) -> str:
+def _loading(experiment: Experiment, loader: str) -> str:
     """How transformers and peft alone load the folder."""
     model = experiment.model
     lines = ['tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")']
     if model.tuning == "full":
-        return "\n".join([*lines, 'model = AutoModelForCausalLM.from_pretrained("THIS FOLDER")'])
-    lines.append(f'base = AutoModelForCausalLM.from_pretrained("{model.id}")')
+        return "\n".join([*lines, f'model = {loader}.from_pretrained("THIS FOLDER")'])
+    lines.append(f'base = {loader}.from_pretrained("{model.id}")')
     if model.vocabulary is not None:
         lines += [
             "# The tokenizer has new pieces, whose rows are in the adapter; a padded matrix must not shrink.",

@@ -15,9 +15,9 @@ from ialign_ray.config import Experiment
 from ialign_ray.config.mix import resolve_mix
 from ialign_ray.corpus.parallel import Parallel, drop_long, load_parallel
 from ialign_ray.curation import curate
-from ialign_ray.errors import ConfigError
+from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.languages import display_name
-from ialign_ray.modeling.load import load_tokenizer
+from ialign_ray.modeling.load import load_tokenizer, names_encoder_decoder
 from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import json_hash, whole_folder, write_json
 from ialign_ray.tasks.plan import Plan
@@ -54,7 +54,7 @@ def save_data(folder: Path, plan: Plan, encoder: Encoder) -> None:
     with whole_folder(folder) as scratch:
         plan.save(scratch / "plan")
         encoder.tokenizer.save_pretrained(scratch / "tokenizer")
-        settings = {k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target")}
+        settings = {k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target", "seq2seq")}
         write_json(scratch / "encoder.json", settings)
 
 
@@ -87,10 +87,17 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
 def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
     """The experiment's tokenizer with its prompt format and limits; `model.vocabulary` adds pieces of the texts."""
     model, train = experiment.model, experiment.train
+    seq2seq = names_encoder_decoder(model)
+    if model.vocabulary and seq2seq:
+        raise ModelError(
+            f"model.vocabulary: {model.id!r} is an encoder-decoder, whose two sides share their embeddings, and only "
+            "causal models are extended; set vocabulary: null"
+        )
     tokenizer = load_tokenizer(model)
     if model.vocabulary:
         tokenizer = extend_tokenizer(tokenizer, texts, model.vocabulary).tokenizer
-    return Encoder.of(tokenizer, model.chat, model.separator, train.max_prompt_tokens, train.max_target_tokens)
+    limits = (train.max_prompt_tokens, train.max_target_tokens)
+    return Encoder.of(tokenizer, model.chat, model.separator, *limits, seq2seq=seq2seq)
 
 
 def new_texts(pairs: pa.Table, new: list[str]) -> Iterator[str]:

@@ -12,7 +12,9 @@ from torch import Tensor, nn
 
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.head import target_logits
+from ialign_ray.modeling.kind import decoder_start
 from ialign_ray.tokens.batch import Encoded, micro_batches
+from ialign_ray.training.collate import collate
 
 
 @dataclass
@@ -33,24 +35,6 @@ class StepStats:
     target_tokens: int = 0
     sources: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Source -> (summed nats, target tokens)."""
-
-
-def collate(batch: Sequence[Encoded], pad: int, device: torch.device) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """Right-padded inputs [B, T], flat positions [N] whose next token is a target, and those tokens [N]."""
-    width = max(len(e) for e in batch)
-    ids = torch.full((len(batch), width), pad, dtype=torch.long)
-    mask = torch.zeros((len(batch), width), dtype=torch.long)
-    positions: list[int] = []
-    labels: list[int] = []
-    for row, example in enumerate(batch):
-        length = len(example)
-        ids[row, :length] = torch.tensor(example.prompt + example.target)
-        mask[row, :length] = 1
-        first = row * width + len(example.prompt) - 1
-        positions += range(first, first + len(example.target))
-        labels += example.target
-    inputs = {"input_ids": ids.to(device), "attention_mask": mask.to(device)}
-    return inputs, torch.tensor(positions, device=device), torch.tensor(labels, device=device)
 
 
 def train_step(
@@ -77,12 +61,13 @@ def train_step(
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     padded = 0
-    for batch in micro_batches(examples, micro_batch_tokens):
-        inputs, positions, labels = collate(batch, pad, device)
+    start = decoder_start(model)
+    for batch in micro_batches(examples, micro_batch_tokens, apart=start is not None):
+        inputs, positions, labels = collate(batch, pad, device, start)
         logits = target_logits(model, positions, **inputs)
         nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         (nats.sum() / total).backward()  # type: ignore[no-untyped-call]
-        padded += inputs["input_ids"].numel()
+        padded += sum(ids.numel() for name, ids in inputs.items() if name.endswith("input_ids"))
         for example, part in zip(batch, torch.split(nats.detach(), [len(e.target) for e in batch]), strict=True):
             sums[example.source] += float(part.sum())
             counts[example.source] += len(example.target)

@@ -187,6 +187,7 @@ def cores() -> int:
 
 def save_run(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> None:
     """Write adapter (or full model), tokenizer, settings, record and card as one whole folder."""
+    from ialign_ray.modeling.kind import is_encoder_decoder
     from ialign_ray.modeling.load import save_model
 
     record = read_json(run / RECORD) | {"drawn": drawn_summary(run), "finished": _now()}
@@ -195,7 +196,7 @@ def save_run(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> N
         tokenizer.save_pretrained(scratch)
         write_text(scratch / "experiment.yaml", dump_yaml(experiment))
         write_json(scratch / RECORD, record)
-        write_text(scratch / "README.md", model_card(experiment, record))
+        write_text(scratch / "README.md", model_card(experiment, record, seq2seq=is_encoder_decoder(model)))
 
 
 def start_record(experiment: Experiment, name: str, prepared: Prepared, fingerprint: str) -> dict[str, Any]:

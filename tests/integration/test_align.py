@@ -81,6 +81,29 @@ def test_two_workers_train_an_adapter_that_peft_loads(ray_cluster, experiment):
     assert experiment.model.id in card
 
 
+def test_an_encoder_decoder_trains_an_adapter_that_peft_loads(ray_cluster, experiment, tiny_tokenizer, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, T5Config
+
+    ids = {"pad_token_id": tiny_tokenizer.pad_token_id, "decoder_start_token_id": tiny_tokenizer.pad_token_id}
+    shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
+    config = T5Config(vocab_size=len(tiny_tokenizer), eos_token_id=tiny_tokenizer.eos_token_id, **shape, **ids)
+    torch.manual_seed(0)
+    AutoModelForSeq2SeqLM.from_config(config).save_pretrained(tmp_path / "t5")
+    tiny_tokenizer.save_pretrained(tmp_path / "t5")
+    changes = {"model.id": str(tmp_path / "t5"), "train.steps": 3, "scaling.workers": 1}
+
+    run = align(override(experiment, changes), "t5", console=QUIET)
+
+    assert consumed_rows(run) == expected_rows(run, 3 * 6)
+    inputs = AutoTokenizer.from_pretrained(run / MODEL)("a b c", return_tensors="pt")
+    inputs = {"input_ids": inputs["input_ids"], "decoder_input_ids": torch.tensor([[1, 5]])}
+    base = AutoModelForSeq2SeqLM.from_pretrained(tmp_path / "t5").eval()
+    plain = base(**inputs).logits
+    assert not torch.allclose(plain, PeftModel.from_pretrained(base, run / MODEL).eval()(**inputs).logits)
+    assert "AutoModelForSeq2SeqLM" in (run / MODEL / "README.md").read_text()
+
+
 def test_one_and_two_workers_learn_the_same(ray_cluster, experiment):
     one = align(override(experiment, {"scaling.workers": 1}), "one", console=QUIET)
     two = align(experiment, "again", console=QUIET)

@@ -36,6 +36,24 @@ def test_similar_lengths_stand_together_and_budgets_are_filled():
     assert [len(b) for b in micro_batches(examples, 500)] == [5]
 
 
+@given(lengths, st.integers(16, 400))
+def test_with_sides_apart_each_is_padded_to_its_own_longest(sizes, tokens):
+    examples = make(sizes)
+    batches = list(micro_batches(examples, tokens, apart=True))
+    assert sorted(e.row_id for b in batches for e in b) == sorted(e.row_id for e in examples)
+    assert batches == list(micro_batches(examples[::-1], tokens, apart=True))
+    for batch in batches:
+        width = max(len(e.prompt) for e in batch) + max(len(e.target) for e in batch)
+        assert len(batch) == 1 or len(batch) * width <= tokens
+
+
+def test_sides_apart_cost_more_than_one_row():
+    examples = make([(90, 10), (10, 90)])
+    assert len(list(micro_batches(examples, 200))) == 1
+    assert len(list(micro_batches(examples, 359, apart=True))) == 2
+    assert len(list(micro_batches(examples, 360, apart=True))) == 1
+
+
 def test_an_overlong_example_stands_alone():
     assert [[len(e) for e in b] for b in micro_batches(make([(50, 1), (4, 1)]), 20)] == [[51], [5]]
 

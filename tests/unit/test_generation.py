@@ -78,6 +78,17 @@ def test_sampling_defaults_of_the_model_folder_are_not_used():
     assert generate(model, Letters(), prompts, max_new_tokens=6) == expected
 
 
+def test_a_least_length_in_the_model_folder_is_not_used():
+    """As BART's folder for summaries has one."""
+    model, prompts = build("t5"), some_prompts((5, 9, 3))
+    tokenizer = Letters()
+    tokenizer.eos_token_id = int(generate(model, Letters(), prompts, max_new_tokens=6)[0].split()[1])
+    expected = generate(model, tokenizer, prompts, max_new_tokens=6)
+    assert len(expected[0].split()) < 2
+    model.generation_config.min_length = 6
+    assert generate(model, tokenizer, prompts, max_new_tokens=6) == expected
+
+
 def test_peft_mode_and_progress():
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model, seen = get_peft_model(build("llama"), config).train(), []

@@ -14,6 +14,7 @@ from ialign_ray.modeling.load import (
     lora_targets,
     merge,
     model_shape,
+    names_encoder_decoder,
 )
 
 
@@ -118,10 +119,17 @@ def test_torn_weights(tmp_path, tiny_model_folder):
     sentence(caught)
 
 
-def test_a_model_that_is_no_causal_one(tmp_path):
-    (tmp_path / "config.json").write_text(json.dumps({"model_type": "clip"}))
-    with pytest.raises(ModelError, match="not a causal language model"):
-        model_shape(ModelSettings(id=str(tmp_path)))
+@pytest.mark.parametrize(
+    ("kind", "name"), [("clip", "CLIPConfig"), ("bert", "BertConfig"), ("whisper", "WhisperConfig")]
+)
+def test_a_model_that_cannot_write(tmp_path, kind, name):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind}))
+    for load in (model_shape, load_base, names_encoder_decoder):
+        with pytest.raises(
+            ModelError, match=f"is a {name}, which is neither a causal nor an encoder-decoder"
+        ) as caught:
+            load(ModelSettings(id=str(tmp_path)))
+        sentence(caught)
 
 
 def test_a_tokenizer_without_padding_pads_with_eos(tmp_path, tiny_tokenizer):

@@ -9,10 +9,11 @@ from ialign_ray.errors import CheckpointError, ModelError
 from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.streaming import Source, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
+from ialign_ray.training.collate import collate
 from ialign_ray.training.journal import RECORDS, Journal, ledger, records
 from ialign_ray.training.loop import Loop, learning_rate, run_loop
 from ialign_ray.training.prepare import prepare, save_data
-from ialign_ray.training.step import collate, train_step
+from ialign_ray.training.step import train_step
 
 CPU = torch.device("cpu")
 
