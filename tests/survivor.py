@@ -72,6 +72,7 @@ def attempt(job: Job) -> None:
     try:
         train(job)
     except IalignError as error:
+        (job.run / "ballast").unlink(missing_ok=True)
         (job.run / f"{job.rank}-{SENTENCE}").write_text(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
@@ -139,5 +140,4 @@ def attempt_on_a_small_disk(job: Job, size: str) -> None:
     try:
         attempt(replace(job, run=small))
     finally:
-        (small / "ballast").unlink(missing_ok=True)
         shutil.copytree(small, job.run, dirs_exist_ok=True)

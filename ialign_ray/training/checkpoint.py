@@ -72,15 +72,16 @@ class Checkpoints:
             # through a Python file, whose error names the cause; by path torch tells of "unexpected pos" alone
             with (scratch / "optimizer.pt").open("wb") as file:
                 torch.save(optimizer.state_dict(), file)
-        # a newer one can only be torn, and must not count among those kept
-        for old in [p for p in self.found() if p <= target][self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+        self.sweep(target)
         return target
 
-    def sweep(self) -> None:
-        """Remove what killed attempts left half written."""
+    def sweep(self, newest: Path | None) -> None:
+        """Remove checkpoints beyond those kept, and what killed attempts left half written or half removed."""
         for scratch in self.folder.glob(_SCRATCH):
             shutil.rmtree(scratch, ignore_errors=True)
+        # one newer than the newest intact one is torn, and must not count among those kept
+        for old in [p for p in self.found() if newest and p <= newest][self.keep :]:
+            shutil.rmtree(old, ignore_errors=True)
 
     def found(self) -> list[Path]:
         """Checkpoint folders, newest first, intact or not."""

@@ -91,8 +91,8 @@ def restore(loop: Loop, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
     chosen: list[Path | None] = [None]
     passed: list[Path] = []
     if _first():
-        checkpoints.sweep()
         chosen = [checkpoints.newest()]
+        checkpoints.sweep(chosen[0])
         passed = [p for p in checkpoints.found() if chosen[0] is None or p > chosen[0]]
     if dist.is_initialized():
         dist.broadcast_object_list(chosen)

@@ -13,7 +13,6 @@ import time
 from collections import Counter
 from dataclasses import replace
 from multiprocessing import forkserver
-from pathlib import Path
 
 import pytest
 import torch
@@ -165,7 +164,7 @@ def test_any_number_of_workers_goes_on_with_what_another_left(job, worlds):
     for number, world in enumerate([*worlds, *worlds, *worlds]):
         victim = dice.randrange(world)
         # the first worker saves, so it touches many more files than the others
-        operation = dice.randint(30, 70) if victim == 0 else dice.randint(2, 8)
+        operation = dice.randint(15, 45) if victim == 0 else dice.randint(2, 6)
         trouble = {"die_at": operation} if number < 8 else {}
         workers = group(broken, world, job.run.parent / f"meeting-{number}", victim, **trouble)
         wait_for_one(workers)
@@ -173,6 +172,7 @@ def test_any_number_of_workers_goes_on_with_what_another_left(job, worlds):
         if not any(p.exitcode for p in workers):
             break
     assert (broken.run / FINAL).exists()
+    print("kills", kills, number)
     assert kills >= 2
     assert_whole(broken)
     for a, b in zip(records(alone.run), records(broken.run), strict=True):
@@ -217,7 +217,7 @@ needs_mount = pytest.mark.skipif(not may_mount(), reason="only root may mount a 
 def on_disk(disk, job, **trouble):
     """Start an attempt on a disk that fills up."""
     troubled = replace(job, disk=disk, **trouble)
-    return start(troubled, attempt_on_a_small_disk, "8m") if disk == "tmpfs" else start(troubled)
+    return start(troubled, attempt_on_a_small_disk, "4m") if disk == "tmpfs" else start(troubled)
 
 
 DISKS = [pytest.param("tmpfs", marks=needs_mount), "rlimit"]
