@@ -56,7 +56,7 @@ class Job:
     die_at: int | None = None
     """Die of SIGKILL right before this many-th file operation below the run's folder."""
     disk: str | None = None
-    """How the disk fills up: `tmpfs`, `rlimit` or `nothing` (no byte more)."""
+    """How the disk fills up: `tmpfs`, `tmpfs but for 64 KiB`, `rlimit` (100 kB a file) or `nothing` (no byte more)."""
     full: tuple[int, int] = (0, 0)
     """It is full from after the first of these steps until after the second."""
 
@@ -65,7 +65,7 @@ def attempt(job: Job) -> None:
     """One process's attempt to finish the run; exits with 0, or with an error's code and its sentence in a file."""
     if job.meeting:
         dist.init_process_group(
-            "gloo", f"file://{job.meeting}", timedelta(seconds=60), world_size=job.world, rank=job.rank
+            "gloo", f"file://{job.meeting}", timedelta(seconds=300), world_size=job.world, rank=job.rank
         )
     if job.die_at:
         die_at(job)
@@ -124,6 +124,8 @@ def fill_disk(job: Job, step: int) -> None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (room[job.disk], resource.RLIM_INFINITY))
         else:
             subprocess.run(["dd", "if=/dev/zero", f"of={ballast}", "bs=4096"], stderr=subprocess.DEVNULL)
+            if job.disk != "tmpfs":
+                os.truncate(ballast, ballast.stat().st_size - 65536)
     if job.disk and step == job.full[1]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
         ballast.unlink(missing_ok=True)

@@ -64,11 +64,7 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
         use_gpu = check_resources(experiment.scaling, resources)
         with watching(experiment, run, console), on_sigterm((run / STOP).touch):
             fit(experiment, run, checkpoints, use_gpu)
-    if (run / FAILURE).exists():
-        failure = read_json(run / FAILURE)
-        raise getattr(errors, failure["kind"])(failure["message"])
-    if not is_intact(run / MODEL) and (run / STOP).exists():  # the disk took no word of the workers
-        raise StoppedError(f"stopped by SIGTERM; {checkpoints.newest()} is the newest, go on with --resume")
+            tell_failure(run, checkpoints)
     write_json(run / RECORD, read_json(run / MODEL / RECORD) | {"wall_seconds": round(time.time() - began, 1)})
     return run
 
@@ -114,6 +110,15 @@ def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bo
         kept = f"; {newest} is intact, continue with --resume" if newest else ""
         reason = str(error).strip().splitlines()[-1]
         raise ClusterError(f"training failed more than scaling.max_failures times ({reason}){kept}") from error
+
+
+def tell_failure(run: Path, checkpoints: Checkpoints) -> None:
+    """Raise what ended the workers before the run's end, if anything did."""
+    if (run / FAILURE).exists():
+        failure = read_json(run / FAILURE)
+        raise getattr(errors, failure["kind"])(failure["message"])
+    if (run / STOP).exists() and not is_intact(run / MODEL):  # the disk took no word of theirs
+        raise StoppedError(f"stopped by SIGTERM; {checkpoints.newest()} is the newest, go on with --resume")
 
 
 def in_background(work: Callable[[], Any]) -> None:
