@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast quickstart real-run schema bench fuzz clean
+.PHONY: help setup check test test-fast nightly quickstart real-run schema bench fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -26,7 +26,10 @@ check: setup  ## ruff and strict mypy
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: setup  ## all tests; those of the shared data are skipped, visibly, where it is absent
+test: setup  ## all tests but the nightly ones; those of the shared data are skipped, visibly, where it is absent
+	$(BIN)/python -m pytest -m "not nightly"
+
+nightly: setup  ## all tests and the long ones: who dies, when, and how many workers go on
 	$(BIN)/python -m pytest
 
 test-fast: setup  ## the tests that need neither Ray nor more than seconds

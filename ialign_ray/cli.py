@@ -186,7 +186,7 @@ def finished(folder: Path) -> Path:
 
 
 def main() -> NoReturn:
-    """Entry point: a user's error becomes one sentence and exit code 2."""
+    """Entry point: a user's error becomes one sentence and exit code 2 (143 after SIGTERM)."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -197,4 +197,5 @@ def main() -> NoReturn:
         app()
     except IalignError as error:
         sys.stderr.write(f"ialign: {error}\n")
+        sys.exit(error.exit_code)
     sys.exit(2)

@@ -4,11 +4,13 @@
     ├── ConfigError      the experiment file or a --set override
     ├── DataError        a corpus, replay or evaluation file
     ├── ModelError       a model, tokenizer or adapter
-    ├── CheckpointError  a torn or foreign checkpoint
-    └── ClusterError     too few resources, a job that failed
+    ├── CheckpointError  a torn or foreign checkpoint, or a disk that takes none
+    ├── ClusterError     too few resources, a job that failed
+    └── StoppedError     a run that was asked to stop, and can go on
 
 Each message is one sentence that names the field or file, the value and the cure. The command line
-prints it and exits with code 2; anything else is a bug and keeps its traceback.
+prints it and exits with code 2 (143 when stopped by SIGTERM, as a shell tells it and schedulers expect);
+anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ from __future__ import annotations
 
 class IalignError(Exception):
     """Base of every error that a user can cause and mend."""
+
+    exit_code = 2
 
 
 class ConfigError(IalignError):
@@ -31,8 +35,14 @@ class ModelError(IalignError):
 
 
 class CheckpointError(IalignError):
-    """A checkpoint is torn or belongs to another run."""
+    """A checkpoint is torn, belongs to another run or cannot be written."""
 
 
 class ClusterError(IalignError):
     """The cluster is too small, or a distributed job failed."""
+
+
+class StoppedError(IalignError):
+    """A run was asked to stop; its checkpoint is made."""
+
+    exit_code = 143

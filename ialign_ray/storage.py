@@ -28,11 +28,16 @@ def json_hash(value: Any) -> str:
 
 def write_text(path: Path, text: str) -> None:
     """Write a text file so that a reader sees the old or the new one, never a part."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(scratch, 0o644)  # noqa: PTH101 - mkstemp's 0600 would lock others out of a shared run
@@ -66,16 +71,26 @@ def whole_folder(target: Path, meta: dict[str, Any] | None = None) -> Iterator[P
         files = {str(p.relative_to(scratch)): file_hash(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
         write_json(scratch / MANIFEST, {"files": files, "meta": meta or {}})
         scratch.chmod(0o755)
-        if target.exists():
-            discarded = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
-            target.rename(discarded / "old")
-            scratch.rename(target)
-            shutil.rmtree(discarded)
-        else:
-            scratch.rename(target)
+        _take_place(scratch, target)
     except BaseException:
         shutil.rmtree(scratch, ignore_errors=True)
         raise
+
+
+def _take_place(scratch: Path, target: Path) -> None:
+    if not target.exists():
+        scratch.rename(target)
+        return
+    discarded = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
+    try:
+        target.rename(discarded / "old")
+        scratch.rename(target)
+    except OSError:
+        if not target.exists():
+            (discarded / "old").rename(target)
+        discarded.rmdir()
+        raise
+    shutil.rmtree(discarded, ignore_errors=True)  # the new one stands; a rest of the old one is no failure
 
 
 def is_intact(folder: Path) -> bool:

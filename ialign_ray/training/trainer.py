@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import platform
+import re
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -17,13 +19,14 @@ from rich.console import Console
 from ialign_ray import errors
 from ialign_ray.cluster import check_resources, cluster, scaling_arguments
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
-from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
+from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
 from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
 from ialign_ray.streaming import Source
 from ialign_ray.training.card import model_card
-from ialign_ray.training.checkpoint import Checkpoints
+from ialign_ray.training.checkpoint import CURE, Checkpoints, writing
 from ialign_ray.training.journal import ledger
 from ialign_ray.training.prepare import Prepared, prepare, save_data
+from ialign_ray.training.signals import STOP, on_sigterm
 from ialign_ray.training.watch import watching
 
 MODEL, RECORD, FAILURE = "model", "record.json", "failure.json"
@@ -50,18 +53,18 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     checkpoints = Checkpoints(run / "checkpoints", fingerprint)
     if checkpoints.found() and not resume:
         raise ConfigError(f"{run} holds checkpoints; continue them with --resume, or choose another --run name")
-    write_text(run / "experiment.yaml", dump_yaml(experiment))
-    save_data(run / "data", prepared.plan, prepared.encoder)
-    write_json(run / RECORD, start_record(experiment, name, prepared, fingerprint))
-    (run / FAILURE).unlink(missing_ok=True)
+    with writing(run, CURE):
+        write_text(run / "experiment.yaml", dump_yaml(experiment))
+        save_data(run / "data", prepared.plan, prepared.encoder)
+        write_json(run / RECORD, start_record(experiment, name, prepared, fingerprint))
+    for past in (FAILURE, STOP):
+        (run / past).unlink(missing_ok=True)
     began = time.time()
     with cluster(experiment.scaling) as resources:
         use_gpu = check_resources(experiment.scaling, resources)
-        with watching(experiment, run, console):
+        with watching(experiment, run, console), on_sigterm((run / STOP).touch):
             fit(experiment, run, checkpoints, use_gpu)
-    if (run / FAILURE).exists():
-        failure = read_json(run / FAILURE)
-        raise getattr(errors, failure["kind"])(failure["message"])
+            tell_failure(run, checkpoints)
     write_json(run / RECORD, read_json(run / MODEL / RECORD) | {"wall_seconds": round(time.time() - began, 1)})
     return run
 
@@ -79,6 +82,8 @@ def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bo
     import ray.train
     from ray.train.torch import TorchTrainer
 
+    from ialign_ray.training.outside import Config
+
     trainer = TorchTrainer(
         worker,
         train_loop_config={
@@ -86,6 +91,7 @@ def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bo
             "run": str(run),
             "fingerprint": checkpoints.fingerprint,
         },
+        torch_config=Config(),
         scaling_config=ray.train.ScalingConfig(**scaling_arguments(experiment.scaling, use_gpu)),
         run_config=ray.train.RunConfig(
             name=f"attempt-{time.time_ns()}",
@@ -96,10 +102,23 @@ def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bo
     try:
         in_background(trainer.fit)
     except ray.train.TrainingFailedError as error:
+        if (run / FAILURE).exists():
+            return
+        if told := re.search(r"ialign_ray\.errors\.(\w+): (.+)", str(error)):  # a full disk takes no word of it
+            raise getattr(errors, told[1])(told[2]) from error
         newest = checkpoints.newest()
         kept = f"; {newest} is intact, continue with --resume" if newest else ""
         reason = str(error).strip().splitlines()[-1]
         raise ClusterError(f"training failed more than scaling.max_failures times ({reason}){kept}") from error
+
+
+def tell_failure(run: Path, checkpoints: Checkpoints) -> None:
+    """Raise what ended the workers before the run's end, if anything did."""
+    if (run / FAILURE).exists():
+        failure = read_json(run / FAILURE)
+        raise getattr(errors, failure["kind"])(failure["message"])
+    if (run / STOP).exists() and not is_intact(run / MODEL):  # the disk took no word of theirs
+        raise StoppedError(f"stopped by SIGTERM; {checkpoints.newest()} is the newest, go on with --resume")
 
 
 def in_background(work: Callable[[], Any]) -> None:
@@ -131,8 +150,10 @@ def worker(config: dict[str, Any]) -> None:
     try:
         train_run(build_experiment(config["experiment"], "experiment.yaml"), run, config["fingerprint"])
     except IalignError as error:
-        write_json(run / FAILURE, {"kind": type(error).__name__, "message": str(error)})
-        raise
+        with suppress(OSError):
+            write_json(run / FAILURE, {"kind": type(error).__name__, "message": str(error)})
+        if not isinstance(error, StoppedError):  # which all workers agreed on: nothing to retry
+            raise
 
 
 def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
@@ -146,6 +167,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     from ialign_ray.streaming import ray_stream
     from ialign_ray.training.journal import Journal
     from ialign_ray.training.loop import Loop, run_loop
+    from ialign_ray.training.outside import Outside
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
@@ -162,7 +184,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
     model.to(device)
     source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
-    settings = experiment.train
+    settings, outside = experiment.train, Outside(run, rank)
     loop = Loop(
         settings=settings,
         stream=lambda start: ray_stream(source, start, rank, world),
@@ -171,6 +193,8 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         pad=tokenizer.pad_token_id,
         device=device,
         autocast=experiment.model.precision == "bf16",
+        on_step=outside.after_step,
+        wish=outside.wish,
     )
     run_loop(model, loop)
     if rank == 0:
@@ -186,12 +210,15 @@ def cores() -> int:
 
 
 def save_run(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> None:
-    """Write adapter (or full model), tokenizer, settings, record and card as one whole folder."""
+    """Write adapter (or full model), tokenizer, settings, record and card as one whole folder.
+
+    Raises CheckpointError when the disk takes no more.
+    """
     from ialign_ray.modeling.kind import is_encoder_decoder
     from ialign_ray.modeling.load import save_model
 
     record = read_json(run / RECORD) | {"drawn": drawn_summary(run), "finished": _now()}
-    with whole_folder(run / MODEL) as scratch:
+    with writing(run / MODEL, CURE), whole_folder(run / MODEL) as scratch:
         save_model(model, scratch)
         tokenizer.save_pretrained(scratch)
         write_text(scratch / "experiment.yaml", dump_yaml(experiment))

@@ -5,8 +5,9 @@ from __future__ import annotations
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rich.progress import (
 )
 
 from ialign_ray.config import Experiment
-from ialign_ray.training.journal import records
+from ialign_ray.training.journal import RECORDS, records, warnings_told
 
 PLAIN_SECONDS = 15.0
 """Between lines where the output is not a terminal (job logs)."""
@@ -102,7 +103,7 @@ def watching(experiment: Experiment, run: Path, console: Console) -> Iterator[No
     finally:
         stop.set()
         thread.join()
-        watcher.sinks.close(finished)
+        watcher.close(finished)
 
 
 class _Watcher:
@@ -110,6 +111,8 @@ class _Watcher:
         self.sinks = sinks
         self._run, self._steps, self._console = run, steps, console
         self._seen, self._printed = 0, 0.0
+        self._told = len(warnings_told(run))
+        self._tracking = True
 
     def follow(self, stop: threading.Event) -> None:
         columns = (
@@ -120,14 +123,37 @@ class _Watcher:
             task = bar.add_task(self._run.name, total=self._steps, note="starting workers")
             while True:
                 last = stop.wait(1.0)
+                self._warnings()
                 if new := [r for r in records(self._run) if r["step"] > self._seen]:
                     self._seen = new[-1]["step"]
-                    self.sinks.log(new)
+                    self._track(partial(self.sinks.log, new))
                     note = self._note(new)
                     bar.update(task, completed=self._seen, note=note)
                     self._plain(note, last)
                 if last:
                     return
+
+    def _warnings(self) -> None:
+        told = warnings_told(self._run)
+        for text in told[self._told :]:
+            self._console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
+        self._told = len(told)
+
+    def close(self, finished: bool) -> None:
+        """End the tracking of this run."""
+        self._track(partial(self.sinks.close, finished))
+
+    def _track(self, work: Callable[[], None]) -> None:
+        """Curves are a copy of `metrics.jsonl`: where they cannot be written, the run goes on without."""
+        if not self._tracking:
+            return
+        try:
+            work()
+        except Exception as error:  # TensorBoard's, MLflow's and their database's have no common base
+            self._tracking = False
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            text = f"warning: tracking stopped ({cause}); {self._run / RECORDS} goes on"
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _note(self, new: list[dict[str, Any]]) -> str:
         tokens, seconds = sum(r["tokens"] for r in new), sum(r["seconds"] for r in new)

@@ -10,8 +10,8 @@ from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.streaming import Source, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.collate import collate
-from ialign_ray.training.journal import RECORDS, Journal, ledger, records
-from ialign_ray.training.loop import Loop, learning_rate, run_loop
+from ialign_ray.training.journal import RECORDS, WARNINGS, Journal, ledger, records, warnings_told
+from ialign_ray.training.loop import Loop, learning_rate, make_optimizer, run_loop
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.step import train_step
 
@@ -144,6 +144,38 @@ def test_a_torn_newest_checkpoint_is_passed_over(setting):
 def test_only_the_newest_checkpoints_are_kept(full):
     full.run("run", keep=1)
     assert [p.name for p in (full.folder / "run" / "checkpoints").iterdir()] == ["step-00000006"]
+
+
+def test_a_torn_newer_checkpoint_does_not_count_among_those_kept(full):
+    model = full.model()
+    optimizer = make_optimizer(model, full.experiment.train)
+    checkpoints = Checkpoints(full.folder, "f", keep=1)
+    torn = checkpoints.save(9, model, optimizer)
+    (torn / "optimizer.pt").unlink()
+    saved = checkpoints.save(6, model, optimizer)
+    assert checkpoints.newest() == saved
+
+
+def test_what_a_killed_attempt_left_half_written_is_swept(full):
+    left = full.folder / "run" / "checkpoints" / ".step-00000003.abc"
+    left.mkdir(parents=True)
+    (left / "optimizer.pt").write_bytes(b"half")
+    full.run("run")
+    assert not left.exists()
+
+
+def test_warnings_are_read_as_they_were_told(full):
+    run = full.folder
+    assert warnings_told(run) == []
+    journal = Journal(run)
+    journal.open(0)
+    size = (run / WARNINGS).stat().st_size
+    journal.warn("first\nof two lines")
+    journal.warn("zweite: ä")
+    Journal(run, rank=1, world=2).warn("said by the first worker alone")
+    Journal(run).open(0)
+    assert warnings_told(run) == ["first of two lines", "zweite: ä"]
+    assert (run / WARNINGS).stat().st_size == size  # in the room taken at the start
 
 
 def test_a_foreign_checkpoint_is_refused(full):

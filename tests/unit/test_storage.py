@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import pytest
 
@@ -48,6 +49,23 @@ def test_a_failure_leaves_the_old_folder(tmp_path, kind):
     fill(tmp_path / "x")
     with pytest.raises(kind):
         failing()
+    assert (tmp_path / "x" / "a.txt").read_text() == "first"
+    assert is_intact(tmp_path / "x")
+    assert hidden(tmp_path) == []
+
+
+def test_a_folder_that_cannot_be_replaced_stays(tmp_path, monkeypatch):
+    fill(tmp_path / "x")
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.name != "old" and Path(target) == tmp_path / "x":
+            raise OSError("refused")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="refused"):
+        fill(tmp_path / "x", "second")
     assert (tmp_path / "x" / "a.txt").read_text() == "first"
     assert is_intact(tmp_path / "x")
     assert hidden(tmp_path) == []

@@ -1,0 +1,5 @@
+"""Preloaded by the server that `survivor` processes are forked from."""
+
+import survivor
+
+survivor.warm()
