@@ -16,7 +16,7 @@ from ray.train.torch import TorchConfig
 
 from ialign_ray.training.signals import STOP, Wish, install
 
-LOOK_SECONDS = 1.0
+LOOK_SECONDS = 0.25
 """Between looks for the file: a shared file system answers in milliseconds, a step may take less."""
 _sigterm = Event()
 

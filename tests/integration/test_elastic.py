@@ -55,10 +55,10 @@ def signal_one_worker(number: int):
     return lambda: os.kill(worker_pids()[-1], number)
 
 
-def assert_whole(run: Path) -> None:
+def assert_whole(run: Path, steps: int = STEPS) -> None:
     assert is_intact(run / MODEL)
-    assert consumed_rows(run) == expected_rows(run, STEPS * 6)
-    assert [r["step"] for r in records(run)] == list(range(1, STEPS + 1))
+    assert consumed_rows(run) == expected_rows(run, steps * 6)
+    assert [r["step"] for r in records(run)] == list(range(1, steps + 1))
 
 
 def same_bits(a: Path, b: Path) -> bool:
@@ -100,6 +100,8 @@ def test_a_worker_told_to_go_saves_and_is_replaced(ray_cluster, experiment):
 
 
 def test_a_driver_told_to_stop_saves_and_says_how_to_go_on(ray_cluster, experiment, tmp_path):
+    steps = 600  # some seconds beyond the signal
+    experiment = override(experiment, {"train.steps": steps})
     whole = align(experiment, "whole", console=QUIET)
     file = tmp_path / "long.yaml"
     file.write_text(dump_yaml(experiment))
@@ -112,10 +114,10 @@ def test_a_driver_told_to_stop_saves_and_says_how_to_go_on(ray_cluster, experime
     assert process.returncode == 143, errors
     assert "Traceback" not in errors
     done = records(run)[-1]["step"]
-    said = f"ialign: stopped by SIGTERM after step {done} of {STEPS}; go on with --resume"
+    said = f"ialign: stopped by SIGTERM after step {done} of {steps}; go on with --resume"
     assert errors.strip().splitlines()[-1] == said
-    assert done < STEPS
+    assert done < steps
     assert is_intact(run / "checkpoints" / f"step-{done:08d}")
     align(experiment, "align", resume=True, console=QUIET)
-    assert_whole(run)
+    assert_whole(run, steps)
     assert same_bits(whole, run)
