@@ -256,7 +256,15 @@ def test_interrupt_leaves_checkpoints_and_one_sentence(experiment, tmp_path):
     run = Path(long.storage.runs) / long.name / "align"
     command = [sys.executable, "-c", "from ialign_ray.cli import main; main()", "align", str(file)]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        # a shell without job control has its background jobs, and so this test, ignore SIGINT
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     deadline = time.monotonic() + 240
     while not list((run / "checkpoints").glob("step-*")):
         assert process.poll() is None, process.stderr.read()
