@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from ialign_ray.errors import DataError
 from ialign_ray.storage import read_json
-from ialign_ray.tasks.plan import Plan
+from ialign_ray.tasks.plan import Drawn, Plan
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.tokens.encode import Encoder
 
@@ -53,7 +53,11 @@ def open_plan(folder: str) -> tuple[Plan, Encoder]:
 
 def encode_example(plan: Plan, encoder: Encoder, i: int) -> Encoded:
     """Example i as token ids. Raises DataError when even its shortest form does not fit."""
-    drawn = plan.draw(i)
+    return encode_drawn(encoder, plan.draw(i))
+
+
+def encode_drawn(encoder: Encoder, drawn: Drawn) -> Encoded:
+    """A drawn example as token ids, or DataError."""
     ids = encoder.encode(drawn.example.prompt, drawn.example.target, drawn.example.spans)
     if ids is None:
         raise DataError(

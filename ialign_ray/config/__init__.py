@@ -15,6 +15,7 @@ from ialign_ray.config.experiment import Experiment, StorageConfig, TrackingConf
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
+from ialign_ray.config.search import Domain, SearchConfig
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 from ialign_ray.config.watch import StopRule, ValidationConfig
 
@@ -24,6 +25,7 @@ __all__ = [
     "CompareConfig",
     "CorpusConfig",
     "DecontaminationConfig",
+    "Domain",
     "EvaluateConfig",
     "Experiment",
     "InstructionSuite",
@@ -35,6 +37,7 @@ __all__ = [
     "ProtectedSet",
     "ReplayConfig",
     "ScalingConfig",
+    "SearchConfig",
     "Source",
     "Step",
     "StopRule",

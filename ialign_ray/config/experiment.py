@@ -11,6 +11,7 @@ from ialign_ray.config.data import CorpusConfig, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.model import ModelSettings
+from ialign_ray.config.search import SearchConfig
 from ialign_ray.config.section import Section
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 
@@ -66,6 +67,8 @@ class Experiment(Section):
     """Suites and statistics."""
     compare: CompareConfig = Field(default_factory=CompareConfig)
     """Arms and seeds of `ialign compare`."""
+    search: SearchConfig | None = None
+    """What `ialign tune` tries and looks for."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
