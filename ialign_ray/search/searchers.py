@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,8 +224,11 @@ def ordered(domain: Domain) -> list[Any] | None:
     """Its values from small to large where they are numbers, else as given; None for a continuous one."""
     if domain.values is None:
         return None
-    numbers = all(isinstance(v, int | float) and not isinstance(v, bool) for v in domain.values)
-    return sorted(domain.values) if numbers else list(domain.values)
+    return sorted(domain.values) if _numbers(domain.values) else list(domain.values)
+
+
+def _numbers(values: Sequence[Any]) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
 
 
 def ranges(space: Mapping[str, Domain]) -> dict[str, tuple[float, float, bool, bool]]:
@@ -247,7 +250,7 @@ def distributions(space: Mapping[str, Domain]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for field, (low, high, log, integer) in ranges(space).items():
         known = ordered(space[field])
-        if known is not None and not all(isinstance(v, int | float) for v in known):
+        if known is not None and not _numbers(known):
             found[field] = CategoricalDistribution([json.dumps(v) for v in known])
         else:
             found[field] = IntDistribution(int(low), int(high), log) if integer else FloatDistribution(low, high, log)
