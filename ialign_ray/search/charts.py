@@ -86,6 +86,7 @@ def importances(table: pd.DataFrame, search: SearchConfig, target: str) -> dict[
     space = {k: d for k, d in search.space.items() if d.bounds or len(d.values or []) > 1}
     if len(rows) < FEWEST or not space or len({r[target] for r in rows}) < 2:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study()
     known = distributions(space)
     for row in rows:
