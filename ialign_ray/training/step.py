@@ -8,13 +8,14 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.head import target_logits
 from ialign_ray.modeling.kind import decoder_start
 from ialign_ray.tokens.batch import Encoded, micro_batches
 from ialign_ray.training.collate import collate
+from ialign_ray.training.parallel import reduce_and_clip, rounds, sum_over_workers
 
 
 @dataclass
@@ -52,17 +53,16 @@ def train_step(
     """Train on this worker's share of a global batch; the loss is the mean over the batch's target tokens.
 
     Dropout's randomness is set from (seed, step, rank), so a resumed run repeats it without stored state.
-    Workers may have different numbers of micro-batches, since gradients are summed once at the end.
+    Workers may have different numbers of micro-batches, see `parallel.rounds`.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    total = _sum_over_workers(torch.tensor(float(sum(len(e.target) for e in examples)), device=device))
+    total = sum_over_workers(torch.tensor(float(sum(len(e.target) for e in examples)), device=device))
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     padded = 0
     start = decoder_start(model)
-    for batch in micro_batches(examples, micro_batch_tokens, apart=start is not None):
+    for batch in rounds(model, micro_batches(examples, micro_batch_tokens, apart=start is not None)):
         inputs, positions, labels = collate(batch, pad, device, start)
         logits = target_logits(model, positions, **inputs)
         nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
@@ -71,9 +71,8 @@ def train_step(
         for example, part in zip(batch, torch.split(nats.detach(), [len(e.target) for e in batch]), strict=True):
             sums[example.source] += float(part.sum())
             counts[example.source] += len(example.target)
-    _reduce_gradients(parameters)
-    norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
-    loss = float(_sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)
+    norm = reduce_and_clip(model, clip_norm)
+    loss = float(sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)
     if not (norm < float("inf") and loss < float("inf")):
         raise ModelError(
             f"step {step}: the loss is {loss} and the gradient norm {norm}; lower train.learning_rate or use fp32"
@@ -83,24 +82,8 @@ def train_step(
     return _gather(StepStats(
         loss=loss, grad_norm=norm, examples=len(examples), replay=sum(e.task == "replay" for e in examples),
         tokens=sum(len(e) for e in examples), padded=padded, target_tokens=sum(counts.values()),
-        sources={s: (sums[s], counts[s]) for s in sums},
+        sources={s: (sums[s], counts[s]) for s in sums if counts[s]},
     ))  # fmt: skip
-
-
-def _sum_over_workers(value: Tensor) -> Tensor:
-    if dist.is_initialized():
-        dist.all_reduce(value)
-    return value
-
-
-def _reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(flat)
-    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 def _gather(own: StepStats) -> StepStats:
