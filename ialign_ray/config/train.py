@@ -46,6 +46,9 @@ class ScalingConfig(Section):
 
     workers: int = Field(1, ge=1)
     """Training workers."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several workers share a model: `ddp` keeps it whole on each, `fsdp` cuts weights, gradients and optimiser
+    state over them; `auto` cuts what would fill more than 60 % of a GPU."""
     gpu: bool | None = None
     """One GPU a worker; when left out, if the cluster has enough of them."""
     cpus_per_worker: float = Field(0.5, gt=0)

@@ -15,7 +15,7 @@ from torch import nn
 from ialign_ray.config import TrainConfig
 from ialign_ray.errors import CheckpointError, StoppedError
 from ialign_ray.tokens.batch import Encoded
-from ialign_ray.training.checkpoint import CURE, Checkpoints
+from ialign_ray.training.checkpoint import CURE, Checkpoints, first_worker
 from ialign_ray.training.journal import Journal
 from ialign_ray.training.signals import Wish
 from ialign_ray.training.step import train_step
@@ -90,7 +90,7 @@ def restore(loop: Loop, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
     checkpoints = loop.checkpoints
     chosen: list[Path | None] = [None]
     passed: list[Path] = []
-    if _first():
+    if first_worker():
         chosen = [checkpoints.newest()]
         checkpoints.sweep(chosen[0])
         passed = [p for p in checkpoints.found() if chosen[0] is None or p > chosen[0]]
@@ -104,13 +104,13 @@ def restore(loop: Loop, model: nn.Module, optimizer: torch.optim.Optimizer) -> i
 
 
 def save(loop: Loop, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool) -> None:
-    """Every worker writes its part of the ledger, then the first one the checkpoint.
+    """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint.
 
     Where the disk takes no more, the run goes on with a warning, or ends with CheckpointError if it `must` be saved.
     """
     failure = _told(lambda: loop.journal.flush(step))
     if failure is None:  # a checkpoint ahead of its ledger would prove nothing
-        failure = _told(lambda: loop.checkpoints.save(step, model, optimizer) if _first() else None)
+        failure = _told(lambda: loop.checkpoints.save(step, model, optimizer))
     if failure is None:
         return
     if must:
@@ -170,7 +170,3 @@ def learning_rate(step: int, settings: TrainConfig) -> float:
     done = (step - warmup) / max(1, settings.steps - warmup)
     factor = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}
     return settings.learning_rate * factor[settings.schedule]
-
-
-def _first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0

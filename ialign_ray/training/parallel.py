@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
+from torch.distributed.tensor import DTensor
 
 from ialign_ray.tokens.batch import Encoded
 
@@ -47,13 +48,14 @@ def sum_over_workers(value: Tensor) -> Tensor:
 def reduce_and_clip(model: nn.Module, clip_norm: float) -> float:
     """Sum the gradients of all workers and scale them down to `clip_norm`; their norm before that.
 
-    Called once a step, after the last backward pass.
+    Called once a step, after the last backward pass; of a sharded model that pass has summed them already.
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
-    if dist.is_initialized() and dist.get_world_size() > 1:
+    if dist.is_initialized() and dist.get_world_size() > 1 and not isinstance(model, FSDPModule):
         for bucket in buckets(parameters, BUCKET):
             _sum_bucket(bucket)
-    return float(nn.utils.clip_grad_norm_(parameters, clip_norm))
+    norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
+    return float(norm.full_tensor() if isinstance(norm, DTensor) else norm)
 
 
 def buckets(parameters: Iterable[nn.Parameter], elements: int) -> Iterator[list[nn.Parameter]]:
