@@ -16,6 +16,7 @@ from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
 from ialign_ray.config.train import ScalingConfig, TrainConfig
+from ialign_ray.config.watch import StopRule, ValidationConfig
 
 __all__ = [
     "ClassificationSuite",
@@ -36,12 +37,14 @@ __all__ = [
     "ScalingConfig",
     "Source",
     "Step",
+    "StopRule",
     "StorageConfig",
     "Suite",
     "TasksConfig",
     "TrackingConfig",
     "TrainConfig",
     "TranslationSuite",
+    "ValidationConfig",
     "VocabularySettings",
     "build_experiment",
     "dump_yaml",
