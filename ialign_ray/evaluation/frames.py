@@ -9,8 +9,8 @@ classification  suite, prompt, language, id, `label` (int, position in the suite
                 the row), `sum`, `mean`, `calibrated` (lists of a score for each label, in nats)
 translation     suite, prompt, language, id, `nats` of the reference given the source, `tokens` and `bytes` of the
                 reference, `mismatched_nats` of the reference given another sentence's source. A suite that generates
-                adds `source`, `reference`, `hypothesis` (texts; the hypothesis may be empty) and `new_tokens`
-                (int, generated, at most the suite's `max_new_tokens`)
+                adds `source`, `reference`, `hypothesis` (texts; the hypothesis may be empty), `new_tokens` (int,
+                generated) and `cut` (bool, ended by the suite's `max_new_tokens`)
 instructions    suite, language, id, `source` (name of the file or set), `nats`, `tokens`, `bytes` of the answer
 perplexity      suite, language, id, `nats`, `tokens`, `bytes` of the text given nothing
 retrieval       suite, language, id, `rank` (0: the right translation is the nearest; ties count against the model),
@@ -24,13 +24,13 @@ classification  `metrics.classification_metrics`, `statistics.classification_dra
                 `probabilities.probability_metrics` and `.probability_draws`: `calibration_error`, `auc_ovr`,
                 `auc_ovr_length_fixed` (for labels without an order)
 translation     `metrics.bits_per_byte`, `.source_use`, `statistics.likelihood_draws`; with a hypothesis
-                `translation.generation_metrics` and `.generation_draws`: `chrf`, `bleu`, `spbleu` (only where its
-                tokenizer is on this machine), `chrf_copy` and `bleu_copy` (of the source as hypothesis),
+                `translation_metrics.generation_metrics` and `.generation_draws`: `chrf`, `bleu`, `spbleu` (only where
+                its tokenizer is on this machine), `chrf_copy` and `bleu_copy` (of the source as hypothesis),
                 `chrf_over_copy`, `copied`, `empty`, `cut`, `off_target` and `off_target_reference` (shares; absent
-                where the target is not identifiable); `translation.signatures`, `translation.notes`
+                where the target is not identifiable); `.signatures`, `.notes`
 instructions    `metrics.nats_per_token`, `statistics.likelihood_draws`
 perplexity      as translation without a source, and `exp(nats_per_token)`, which no two tokenizers share
-retrieval       `retrieval.retrieval_metrics`, `.retrieval_draws`: `retrieval_accuracy`, `retrieval_mrr`,
+retrieval       `retrieval_metrics.retrieval_metrics`, `.retrieval_draws`: `retrieval_accuracy`, `retrieval_mrr`,
                 `retrieval_chance` (1 / candidates), `retrieval_surface`, `retrieval_over_surface`
 ==============  =======================================================================================================
 """
@@ -58,5 +58,5 @@ COLUMNS: Final[Mapping[str, tuple[str, ...]]] = {
 SCORES: Final = ("sum", "mean", "calibrated")
 """Further columns of classification, one at least."""
 
-GENERATED: Final = ("source", "reference", "hypothesis", "new_tokens")
+GENERATED: Final = ("source", "reference", "hypothesis", "new_tokens", "cut")
 """Further columns of a translation suite that generates."""
