@@ -109,6 +109,8 @@ class EvaluateConfig(Section):
     """Loss of old-task F1 that still counts as kept."""
     batch_tokens: int = Field(4096, ge=64)
     """Padded tokens of one scoring batch."""
+    shard_rows: int = Field(256, ge=1)
+    """Rows that are predicted and stored together, of similar length; a kill loses one shard a replica at most."""
 
 
 class CompareConfig(Section):

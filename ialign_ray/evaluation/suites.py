@@ -14,9 +14,6 @@ from ialign_ray.errors import DataError
 from ialign_ray.languages import display_name
 from ialign_ray.tasks.replay import instructions
 
-CONTENT_FREE = ("N/A", "[MASK]", "")
-"""Stand-ins for the text, over which the label prior is averaged (Zhao et al. 2021, arXiv 2102.09690)."""
-
 _SLOT = re.compile(r"\{(text|source|source_language|target_language)\}")
 
 
