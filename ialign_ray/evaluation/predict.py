@@ -97,5 +97,5 @@ def _score_here(
 def _stored(subject: Subject, units: Sequence[Unit], keys: Sequence[list[str]]) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {}
     for unit, of_unit in zip(units, keys, strict=True):
-        parts.setdefault(unit.suite, []).append(store_of(subject, unit).read(of_unit))
+        parts.setdefault(unit.suite, []).append(unit.finish(store_of(subject, unit).read(of_unit)))
     return {suite: pd.concat(frames, ignore_index=True) for suite, frames in parts.items()}
