@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from ialign_ray.cluster import cluster
 from ialign_ray.config import Experiment, override
-from ialign_ray.evaluation.predict import Subject, predict_models
+from ialign_ray.evaluation.predict import predict_models
 from ialign_ray.evaluation.report import report
 from ialign_ray.evaluation.scorer import Scorer
 from ialign_ray.evaluation.verdict import Statement
+from ialign_ray.evaluation.work import Subject
+from ialign_ray.modeling.identity import base_identity, run_identity
 from ialign_ray.modeling.kind import is_encoder_decoder
-from ialign_ray.modeling.load import load_adapted, model_location
-from ialign_ray.storage import json_hash, read_json
+from ialign_ray.modeling.load import load_adapted
+from ialign_ray.storage import json_hash
 from ialign_ray.tokens.encode import Encoder
-from ialign_ray.training.trainer import MODEL, RECORD, align, run_folder
+from ialign_ray.training.trainer import MODEL, align, run_folder
 
 BASE, PREDICTIONS = "base", "predictions"
 
@@ -59,17 +62,20 @@ def run_name(arm: str, seed: int) -> str:
 
 def base_subject(experiment: Experiment) -> Subject:
     """The untouched base model."""
-    # tuning and new pieces say nothing of the base; prompt format and precision do change its scores
-    settings = experiment.model.model_dump(exclude={"tuning", "lora", "vocabulary"})
-    key = json_hash([settings, model_location(experiment.model.id)])
-    return Subject(BASE, key, run_folder(experiment, BASE) / PREDICTIONS, partial(open_scorer, experiment, None))
+    folder = run_folder(experiment, BASE) / PREDICTIONS
+    return Subject(BASE, json_hash(_scored_as(experiment)), folder, partial(open_scorer, experiment, None))
 
 
 def run_subject(experiment: Experiment, run: Path) -> Subject:
     """A finished run."""
-    record = read_json(run / MODEL / RECORD)
-    key = json_hash([experiment.model.id, record["fingerprint"], record["finished"]])
+    key = json_hash([*_scored_as(experiment), run_identity(run / MODEL)])
     return Subject(run.name, key, run / PREDICTIONS, partial(open_scorer, experiment, run / MODEL))
+
+
+def _scored_as(experiment: Experiment) -> list[Any]:
+    # tuning and new pieces say nothing of the base; prompt format and precision do change its scores
+    settings = experiment.model.model_dump(exclude={"id", "revision", "tuning", "lora", "vocabulary"})
+    return [settings, base_identity(experiment.model)]
 
 
 def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:

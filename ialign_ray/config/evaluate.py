@@ -36,6 +36,9 @@ class EvaluateConfig(Section):
     """Padded tokens of one scoring batch."""
     shard_rows: int = Field(256, ge=1)
     """Rows that are predicted and stored together, of similar length; a kill loses one shard a replica at most."""
+    replicas: int | None = Field(None, ge=1)
+    """Model replicas that score side by side on Ray, with a GPU each where there are any and the cores shared; left
+    out, one a GPU, or this process alone where there is no second one."""
 
 
 class CompareConfig(Section):

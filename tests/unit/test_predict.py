@@ -7,10 +7,13 @@ from rich.console import Console
 
 from ialign_ray.compare import open_scorer
 from ialign_ray.config import build_experiment
+from ialign_ray.errors import ClusterError
 from ialign_ray.evaluation import progress
-from ialign_ray.evaluation.predict import Subject, predict_models
+from ialign_ray.evaluation.pool import Layout, shared
+from ialign_ray.evaluation.predict import predict_models
 from ialign_ray.evaluation.scorer import Scorer
 from ialign_ray.evaluation.units import suite_units
+from ialign_ray.evaluation.work import Subject
 
 QUIET = Console(quiet=True)
 
@@ -155,3 +158,21 @@ def test_a_log_gets_lines_with_the_time_left(monkeypatch, capsys):
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("base, mood: scored 1 of 4 rows, about ")
     assert last.startswith("base, mt: scored 4 of 4 rows in ")
+
+
+@pytest.mark.parametrize(
+    ("wanted", "cpus", "gpus", "expected"),
+    [
+        (2, 2.0, 0.0, Layout(2, 1.0, 0.0, 1)),
+        (2, 16.0, 0.0, Layout(2, 1.0, 0.0, 8)),
+        (None, 16.0, 4.0, Layout(4, 1.0, 1.0, 4)),
+        (4, 16.0, 2.0, Layout(4, 1.0, 0.5, 4)),
+    ],
+)
+def test_replicas_share_the_machines(wanted, cpus, gpus, expected):
+    assert shared(wanted, {"CPU": cpus, "GPU": gpus}) == expected
+
+
+def test_more_replicas_than_cores_are_refused():
+    with pytest.raises(ClusterError, match=r"evaluate.replicas is 3, but the cluster has 2 CPUs"):
+        shared(3, {"CPU": 2.0})
