@@ -55,7 +55,7 @@ class Prepared:
         # what a guard does is asked again when a run goes on, with the batch in view; the records tell what it did
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
         if not train.stop and train.keep == "last":
-            free += ["validation", "best_metric"]  # what is held out shows in the pools
+            free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
         for name in free:
             settings["train"].pop(name)
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
