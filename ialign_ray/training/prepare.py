@@ -17,7 +17,7 @@ from ialign_ray.corpus.parallel import Parallel, drop_long, load_parallel
 from ialign_ray.curation import curate
 from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.languages import display_name
-from ialign_ray.modeling.load import load_tokenizer, names_encoder_decoder
+from ialign_ray.modeling.load import check_quantization, load_tokenizer, names_encoder_decoder
 from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import json_hash, whole_folder, write_json
 from ialign_ray.tasks.plan import Plan
@@ -43,7 +43,7 @@ class Prepared:
     def fingerprint(self, experiment: Experiment) -> str:
         """Hash of everything that decides the weights: settings, pools, templates."""
         settings = experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"})
-        for free in ("checkpoint_every", "keep_checkpoints", "micro_batch_tokens"):
+        for free in ("checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "gradient_checkpointing", "compile"):
             settings["train"].pop(free)
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
         return json_hash([settings, [t.model_dump(mode="json") for t in self.plan.templates], pools])
@@ -87,6 +87,7 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
 def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
     """The experiment's tokenizer with its prompt format and limits; `model.vocabulary` adds pieces of the texts."""
     model, train = experiment.model, experiment.train
+    check_quantization(model)
     seq2seq = names_encoder_decoder(model)
     if model.vocabulary and seq2seq:
         raise ModelError(
