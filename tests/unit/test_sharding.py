@@ -1,6 +1,8 @@
 """Sharded models: real processes joined by gloo do what one process does, and leave what any number of them reads."""
 
+import json
 import random
+import shutil
 import signal
 from dataclasses import replace
 
@@ -95,20 +97,26 @@ def test_two_workers_with_a_part_each_do_what_one_does(alone):
 
 @pytest.mark.parametrize("family", ["t5-full", "gemma2-lora", "bloom-full"])
 def test_other_families_are_cut_too(job, family_folders, family):  # noqa: F811
-    """Encoder and decoder that share their embeddings; tied heads; with activations computed again."""
+    """Encoder and decoder that share their embeddings; tied heads; with activations computed again.
+
+    Losses are compared, not weights: a key's bias has no gradient but rounding, which Adam makes a step of.
+    """
     name, tuning = family.split("-")
-    model = job.experiment.model.model_copy(update={"id": str(family_folders(name))})
+    folder = shutil.copytree(family_folders(name), job.run.parent / name)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | ({"dropout_rate": 0.0} if name == "t5" else {})))
+    model = job.experiment.model.model_copy(update={"id": str(folder)})
     job = replace(job, experiment=job.experiment.model_copy(update={"model": model}))
     prepared = prepare(job.experiment)
     save_data(job.data, prepared.plan, prepared.encoder)
     plain = without_chance(job, tuning, steps=4)
-    saving = without_chance(job, tuning, steps=4, gradient_checkpointing=True)
     assert finish(start(plain)) == 0
-    two = run_of(saving, "broken")
+    two = run_of(without_chance(job, tuning, steps=4, gradient_checkpointing=True), "broken")
     assert attempt(two, 2) == [0, 0]
-    a, b = load_file(plain.run / FINAL), load_file(two.run / FINAL)
-    assert a.keys() == b.keys()
-    assert all(torch.allclose(a[n], b[n], atol=1e-4) for n in a)
+    assert load_file(plain.run / FINAL).keys() == load_file(two.run / FINAL).keys()
+    for a, b in zip(records(plain.run), records(two.run), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-4)
+        assert a["grad_norm"] == pytest.approx(b["grad_norm"], rel=1e-3)
 
 
 @both
