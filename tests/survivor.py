@@ -26,6 +26,7 @@ from ialign_ray.training.journal import Journal
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
 from ialign_ray.training.sharding import place, trained, whole_weights
 from ialign_ray.training.signals import Wish, on_sigterm
+from ialign_ray.training.validation import load_held_out
 
 torch.set_num_threads(1)
 FINAL, START, SENTENCE, DEATHS, MODEL = "final.safetensors", "start.txt", "sentence.txt", "deaths.txt", "model"
@@ -102,6 +103,7 @@ def train(job: Job) -> None:
         journal=Journal(job.run, job.rank, job.world),
         pad=job.pad,
         device=torch.device("cpu"),
+        held_out=load_held_out(job.data),
         on_step=on_step,
         wish=lambda: wishes[-1],
     )

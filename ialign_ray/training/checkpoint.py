@@ -13,7 +13,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -73,13 +73,13 @@ class Checkpoints:
     keep: int = 2
     """Newest ones kept."""
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, spare: Collection[int] = ()) -> Path:
         """Write the state after `step` steps; a crash in the middle leaves the earlier checkpoints as they were.
 
         Every worker calls this. Raises CheckpointError, without a cure, when the disk takes no more; what was written
         of it is gone then.
         """
-        target = self.folder / f"step-{step:08d}"
+        target = self.of(step)
         meta = {"step": step, "fingerprint": self.fingerprint}
         if isinstance(model, FSDPModule):
             _write_parts(target, meta, model, optimizer)
@@ -87,16 +87,22 @@ class Checkpoints:
             with writing(target), whole_folder(target, meta) as scratch:
                 _write_whole(scratch, model, optimizer)
         if first_worker():
-            self.sweep(target)
+            self.sweep(target, spare)
         return target
 
-    def sweep(self, newest: Path | None) -> None:
-        """Remove checkpoints beyond those kept, and what killed attempts left half written or half removed."""
+    def of(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, if there is one."""
+        return self.folder / f"step-{step:08d}"
+
+    def sweep(self, newest: Path | None, spare: Collection[int] = ()) -> None:
+        """Remove checkpoints beyond those kept and those of the steps to spare, and what killed attempts left half
+        written or half removed."""
         for scratch in self.folder.glob(_SCRATCH):
             shutil.rmtree(scratch, ignore_errors=True)
         # one newer than the newest intact one is torn, and must not count among those kept
         for old in [p for p in self.found() if newest and p <= newest][self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old not in map(self.of, spare):
+                shutil.rmtree(old, ignore_errors=True)
 
     def found(self) -> list[Path]:
         """Checkpoint folders, newest first, intact or not."""
