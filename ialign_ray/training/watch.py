@@ -49,7 +49,7 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
 
 def validation_curves(record: dict[str, Any]) -> dict[str, float]:
     """One validation as flat metrics: each loss and the bounds of its 95 % interval."""
-    flat = {}
+    flat: dict[str, float] = {}
     for metric, (value, low, high, _) in record["losses"].items():
         bounds = {f"validation/{metric}_low": low, f"validation/{metric}_high": high}
         flat |= {f"validation/{metric}": value} | {k: v for k, v in bounds.items() if isfinite(v)}
