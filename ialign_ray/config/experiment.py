@@ -106,6 +106,15 @@ class Experiment(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _whole_if_quantized(self) -> Self:
+        if self.model.quantization and self.scaling.strategy == "fsdp":
+            raise ValueError(
+                f"scaling.strategy is fsdp, but weights of model.quantization {self.model.quantization} cannot be cut "
+                "over workers; set strategy to ddp, or quantization to null"
+            )
+        return self
+
 
 PAPER: dict[str, object] = {
     # BLOOMZ rows of table 2 and appendix of arXiv 2305.13627; fp16 there, whose range needs loss scaling.
