@@ -33,6 +33,8 @@ def preview(experiment: Experiment, console: Console) -> None:
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))
     console.print(mix_table(experiment, prepared.plan))
+    if experiment.train.validation:
+        console.print(held_out_line(prepared, experiment.train.validation.every), highlight=False)
     for warning in coverage(prepared, experiment.languages.l1):
         console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
     for task, example in examples(prepared.plan).items():
@@ -69,6 +71,13 @@ def data_table(prepared: Prepared) -> Table:
         str(r.too_long),
     )
     return table
+
+
+def held_out_line(prepared: Prepared, every: int) -> str:
+    """What validation will look at, and how often."""
+    counts = prepared.counts()["validation"]
+    named = ", ".join(f"{source} {n}" for source, n in counts.items())
+    return f"validation: {sum(counts.values())} held-out examples every {every} steps ({named})"
 
 
 def mix_table(experiment: Experiment, plan: Plan) -> Table:
