@@ -96,11 +96,26 @@ class InstructionSuite(Source):
 Suite = Annotated[ClassificationSuite | TranslationSuite | InstructionSuite, Field(discriminator="kind")]
 
 
+class HarnessConfig(Section):
+    """Tasks of lm-evaluation-harness; their texts are not known to decontamination."""
+
+    tasks: list[str] = Field(default_factory=list)
+    """Tasks or groups by the harness' names."""
+    include_path: str | None = None
+    """Folder with your own task files."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each request; the task's own number when left out."""
+    limit: int | None = Field(None, ge=1)
+    """First rows of each task only."""
+
+
 class EvaluateConfig(Section):
     """What is measured after training."""
 
     suites: list[Suite] = Field(default_factory=list)
     """Evaluation suites; their sentences are kept out of training."""
+    lm_eval: HarnessConfig = Field(default_factory=HarnessConfig)
+    """Tasks of lm-evaluation-harness, run beside the suites."""
     scorer: Literal["sum", "mean", "calibrated"] = "calibrated"
     """The scorer that the summary and the verdict use; all three are computed."""
     resamples: int = Field(1000, ge=100)
