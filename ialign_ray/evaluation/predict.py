@@ -44,5 +44,5 @@ def _score(experiment: Experiment, work: Work, tell: Tell) -> None:
 def _stored(subject: Subject, work: Work) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {}
     for unit, keys in zip(work.units, work.keys, strict=True):
-        parts.setdefault(unit.suite, []).append(store_of(subject, unit).read(keys))
+        parts.setdefault(unit.suite, []).append(unit.finish(store_of(subject, unit).read(keys)))
     return {suite: pd.concat(frames, ignore_index=True) for suite, frames in parts.items()}

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ialign_ray.inference.embedding import Layer, embed
+from ialign_ray.inference.generation import Answer, answers
 from ialign_ray.inference.scoring import LabelScores, score_continuations, score_labels
 from ialign_ray.tokens.encode import Encoder
 
@@ -44,6 +46,30 @@ class Scorer:
         asked = [self._tail(self.encoder.prompt(p), len(a)) for p, a in zip(prompts, answers, strict=True)]
         scores = score_continuations(self.model, asked, answers, max_batch_tokens=self.batch_tokens)
         return -scores.log_prob, scores.tokens
+
+    def free_nats(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Nats [n] of each text given nothing but what begins a text, and its number of tokens [n]; no EOS."""
+        tokenizer = self.encoder.tokenizer
+        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        targets = [self.encoder.label(text)[: self._room - 1] for text in texts]
+        scores = score_continuations(self.model, [[start]] * len(texts), targets, max_batch_tokens=self.batch_tokens)
+        return -scores.log_prob, scores.tokens
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[Answer]:
+        """The greedy answer to each prompt."""
+        asked = [self._tail(self.encoder.prompt(prompt), max_new_tokens) for prompt in prompts]
+        return answers(
+            self.model,
+            self.encoder.tokenizer,
+            asked,
+            max_new_tokens=max_new_tokens,
+            max_batch_tokens=self.batch_tokens,
+        )
+
+    def vectors(self, texts: Sequence[str], layer: Layer) -> NDArray[np.float32]:
+        """Mean hidden state of each text [n, H], with the tokenizer's own special tokens, without a prompt."""
+        ids = [list(self.encoder.tokenizer(text)["input_ids"])[: self._room] for text in texts]
+        return embed(self.model, ids, layer=layer, max_batch_tokens=self.batch_tokens)
 
     def _tail(self, prompt: list[int], answer: int) -> list[int]:
         taken = 0 if self.encoder.seq2seq else answer  # an encoder-decoder counts the two sides apart

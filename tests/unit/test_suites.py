@@ -83,7 +83,7 @@ def test_mismatched_sources_are_other_sentences_of_the_same_set(table, experimen
     made = TranslationSuite.model_validate(
         {"name": "t", "path": str(table), "columns": {"eng": "eng", "jav": "jav"}, "directions": [("eng", "jav")]}
     )
-    rows = translation_rows(made, experiment)
+    rows = translation_rows(made, experiment, made.prompts[0])
     assert (rows["prompt"] != rows["mismatched"]).all()
     assert set(rows["prompt"]) == set(rows["mismatched"])
     assert "from English to Javanese" in rows["prompt"][0]
