@@ -18,6 +18,7 @@ from ialign_ray.config.suites import (
     TranslationSuite,
 )
 from ialign_ray.config.train import ScalingConfig, TrainConfig
+from ialign_ray.config.watch import StopRule, ValidationConfig
 
 __all__ = [
     "ClassificationSuite",
@@ -41,6 +42,7 @@ __all__ = [
     "ScalingConfig",
     "Source",
     "Step",
+    "StopRule",
     "StorageConfig",
     "Suite",
     "SuiteSource",
@@ -48,6 +50,7 @@ __all__ = [
     "TrackingConfig",
     "TrainConfig",
     "TranslationSuite",
+    "ValidationConfig",
     "VocabularySettings",
     "build_experiment",
     "dump_yaml",
