@@ -138,6 +138,30 @@ def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def ablate(
+    file: ExperimentFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print runs, steps, tokens and time; train none.")] = False,
+) -> None:
+    """Train and score every setting of `ablate` with its control; one table; finished parts are kept.
+
+    Example: `ialign ablate jobs/experiments/miniature.yaml --dry-run`
+
+    Example: `ialign ablate experiment.yaml --set "ablate.axes={replay.ratio: [0, 0.5], model.lora.rank: [4, 16]}"`
+    """
+    from ialign_ray import ablate as ablation
+    from ialign_ray.config import load_experiment
+    from ialign_ray.training.pocket import ensure_model
+
+    experiment = load_experiment(file, overrides or [])
+    ensure_model(experiment, console)
+    if dry_run:
+        ablation.dry_run(experiment, console)
+    else:
+        console.print(f"\nTable: {ablation.ablate(experiment, console)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def predict(
     text: Annotated[str, typer.Argument(help="The request.", show_default=False)],
     adapter: Adapter = None,
