@@ -19,7 +19,7 @@ from ialign_ray.storage import json_hash, read_json
 from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.trainer import MODEL, RECORD, align, run_folder
 
-BASE = "base"
+BASE, PREDICTIONS = "base", "predictions"
 
 
 def compare(experiment: Experiment, console: Console) -> list[Statement]:
@@ -57,18 +57,26 @@ def run_name(arm: str, seed: int) -> str:
 
 def predict_base(experiment: Experiment, console: Console) -> dict[str, pd.DataFrame]:
     """Predictions of the untouched base model."""
-    folder = run_folder(experiment, BASE)
-    # tuning and new pieces say nothing of the base; prompt format and precision do change its scores
+    folder, key = run_folder(experiment, BASE) / PREDICTIONS, base_key(experiment)
+    return predict_suites(experiment, lambda: open_scorer(experiment, None), folder, key, console)
+
+
+def base_key(experiment: Experiment) -> str:
+    """What the base's scores depend on: prompt format and precision, but neither tuning nor new pieces."""
     settings = experiment.model.model_dump(exclude={"tuning", "lora", "vocabulary"})
-    key = json_hash([settings, model_location(experiment.model.id)])
-    return predict_suites(experiment, lambda: open_scorer(experiment, None), folder / "predictions", key, console)
+    return json_hash([settings, model_location(experiment.model.id)])
 
 
 def predict_run(experiment: Experiment, run: Path, console: Console) -> dict[str, pd.DataFrame]:
     """Predictions of a finished run."""
+    folder, key = run / PREDICTIONS, run_key(experiment, run)
+    return predict_suites(experiment, lambda: open_scorer(experiment, run / MODEL), folder, key, console)
+
+
+def run_key(experiment: Experiment, run: Path) -> str:
+    """What a finished run's scores depend on."""
     record = read_json(run / MODEL / RECORD)
-    key = json_hash([experiment.model.id, record["fingerprint"], record["finished"]])
-    return predict_suites(experiment, lambda: open_scorer(experiment, run / MODEL), run / "predictions", key, console)
+    return json_hash([experiment.model.id, record["fingerprint"], record["finished"]])
 
 
 def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:

@@ -15,6 +15,7 @@ from ialign_ray.config.experiment import Experiment, StorageConfig, TrackingConf
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
+from ialign_ray.config.promotion import PromotionConfig
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LongLayout",
     "LoraSettings",
     "ModelSettings",
+    "PromotionConfig",
     "PromptConfig",
     "ProtectedSet",
     "ReplayConfig",
