@@ -11,11 +11,12 @@ from pathlib import Path
 
 from ialign_ray.errors import RegistryError
 from ialign_ray.registry.history import REFUSED, Event, append, head
-from ialign_ray.registry.promotion import promote
 from ialign_ray.registry.store import Registry
 
 
 def race_promotions(registry, number, rounds, gate):
+    from ialign_ray.registry.promotion import promote  # torch, which the other race need not load
+
     for k in range(rounds):
         (gate / f"{k}.{number}").touch()
         while not (gate / f"{k}.go").exists():

@@ -1,20 +1,19 @@
 """Finished, evaluated runs without training: a real adapter in a run folder, and predictions of a chosen strength."""
 
-from io import StringIO
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
-from rich.console import Console
 from tiny_corpus import sentences
 
-from ialign_ray.compare import BASE, PREDICTIONS, base_key, run_key
+from ialign_ray.compare import base_subject, run_subject
 from ialign_ray.config import build_experiment, override
-from ialign_ray.evaluation.predict import predict_suites
-from ialign_ray.evaluation.suites import classification_rows
+from ialign_ray.evaluation.store import row_keys
+from ialign_ray.evaluation.units import suite_units
+from ialign_ray.evaluation.work import store_of
 from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
 from ialign_ray.storage import write_json
+from ialign_ray.training.journal import ENDING
 from ialign_ray.training.trainer import MODEL, RECORD, run_folder, save_run
 
 SENTENCES = 240
@@ -62,22 +61,15 @@ def suite(name):
     }
 
 
-class Chosen:
-    """Scores labels as a model of a chosen strength by language would; 0 is chance."""
-
-    def __init__(self, strength, noise=0):
-        self.strength, self.noise = strength, noise
-
-    def classify(self, suite, base, tick):
-        rows = classification_rows(suite, base).test
-        made = rows.drop(columns="text").assign(prompt=suite.prompts[0].name)
-        # sentences have a difficulty of their own, so that runs are paired as real ones are
-        hard = np.random.default_rng(5).normal(size=len(rows))
-        own = np.random.default_rng(self.noise).normal(size=len(rows)) * 0.3
-        margin = hard + own + made["language"].map(self.strength).to_numpy()
-        scores = np.zeros((len(rows), 2))
-        scores[np.arange(len(rows)), made["label"]] = margin
-        return made.assign(**{s: list(scores) for s in ("sum", "mean", "calibrated")})
+def chosen(rows, prompt, strength, noise=0):
+    """What a model of a chosen strength by language would predict of a classification suite's rows; 0 is chance."""
+    made = rows[["suite", "language", "id", "label", "chars"]].assign(prompt=prompt)
+    # sentences have a difficulty of their own, so that runs are paired as real ones are
+    hard = np.random.default_rng(5).normal(size=len(rows))
+    own = np.random.default_rng(noise).normal(size=len(rows)) * 0.3
+    scores = np.zeros((len(rows), 2))
+    scores[np.arange(len(rows)), made["label"]] = hard + own + made["language"].map(strength).to_numpy()
+    return made.assign(**{name: list(scores) for name in ("sum", "mean", "calibrated")})
 
 
 def make_run(experiment, name, strength, seed=0, ratio=0.5, base=0.0):
@@ -93,13 +85,13 @@ def make_run(experiment, name, strength, seed=0, ratio=0.5, base=0.0):
             for key, weight in model.named_parameters():
                 if "lora_B" in key:
                     weight.fill_(0.01 * (seed + 1))
+        write_json(run / ENDING, {"step": 3, "kept": 3})
         save_run(experiment, run, model, load_tokenizer(experiment.model))
-    predict(experiment, run / PREDICTIONS, run_key(experiment, run), strength, seed)
-    predict(
-        experiment, run.parent / BASE / PREDICTIONS, base_key(experiment), dict.fromkeys(("eng", "ind", "jav"), base)
-    )
+    store(experiment, run_subject(experiment, run), strength, seed)
+    store(experiment, base_subject(experiment), dict.fromkeys(("eng", "ind", "jav"), base))
     return run
 
 
-def predict(experiment, folder, key, strength, noise=0):
-    return predict_suites(experiment, lambda: Chosen(strength, noise), folder, key, Console(file=StringIO()))
+def store(experiment, subject, strength, noise=0):
+    for unit in suite_units(experiment):
+        store_of(subject, unit).write(row_keys(unit.rows), chosen(unit.rows, unit.prompt, strength, noise))

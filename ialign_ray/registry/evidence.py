@@ -9,7 +9,8 @@ import pandas as pd
 
 from ialign_ray.config import ClassificationSuite, Experiment, Source, Suite, TranslationSuite
 from ialign_ray.errors import RegistryError
-from ialign_ray.evaluation.results import Measured, Plan, compare, measure
+from ialign_ray.evaluation.measures import Measured, Plan, measure
+from ialign_ray.evaluation.results import compare
 from ialign_ray.registry.gate import NEW, OLD, Decision, Rules, judge
 
 _FACTS = ("label", "chars", "bytes", "tokens")  # of the test sentence alone, so equal in every run
@@ -50,9 +51,9 @@ def rules_of(experiment: Experiment) -> Rules:
 def _default_suites(experiment: Experiment) -> list[str]:
     new = set(experiment.languages.l2)
     suites = experiment.evaluate.suites
-    labelled = [s.name for s in suites if isinstance(s, ClassificationSuite) and new & set(s.columns)]
+    labelled = [s.name for s in suites if isinstance(s, ClassificationSuite) and new & set(s.spoken)]
     translated = [
-        s.name for s in suites if isinstance(s, TranslationSuite) and any(new & set(pair) for pair in s.directions)
+        s.name for s in suites if isinstance(s, TranslationSuite) and any(new & set(pair) for pair in s.pairs)
     ]
     return labelled or translated
 
@@ -106,7 +107,7 @@ def _differences(first: Evidence, second: Evidence) -> Iterator[str]:
 
 def _asked(suite: Suite) -> dict[str, object]:
     """A suite without where its rows lie: the rows themselves are compared."""
-    return suite.model_dump(mode="json", exclude=set(Source.model_fields))
+    return suite.model_dump(mode="json", exclude={*Source.model_fields, "columns"})
 
 
 def _other_rows(first: pd.DataFrame, second: pd.DataFrame) -> str | None:

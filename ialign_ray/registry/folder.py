@@ -14,21 +14,25 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 
 from ialign_ray.answer import run_experiment
-from ialign_ray.compare import BASE, PREDICTIONS, base_key, run_key, run_name
+from ialign_ray.compare import BASE, PREDICTIONS, base_subject, run_name, run_subject
 from ialign_ray.config import Experiment, dump_yaml, load_experiment
-from ialign_ray.errors import IalignError, RegistryError
-from ialign_ray.evaluation.predict import predict_suites
-from ialign_ray.evaluation.results import CLASSIFICATION, LIKELIHOOD, Measured, summarise
+from ialign_ray.errors import RegistryError
+from ialign_ray.evaluation.kinds import KINDS
+from ialign_ray.evaluation.measures import Frames, Measured
+from ialign_ray.evaluation.predict import predict_models
+from ialign_ray.evaluation.results import summarise
+from ialign_ray.evaluation.store import row_keys
+from ialign_ray.evaluation.units import suite_units
+from ialign_ray.evaluation.work import Subject, plan_work
 from ialign_ray.registry.evidence import Evidence
-from ialign_ray.registry.gate import MEASURES
 from ialign_ray.registry.store import content_hash
 from ialign_ray.storage import read_json, spoiled_file, whole_folder, write_text
 from ialign_ray.training.trainer import MODEL, RECORD
@@ -62,10 +66,11 @@ def gather(run: Path, evaluated: Experiment | None = None, control: Path | None 
     experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)
     if not experiment.evaluate.suites:
         raise RegistryError(f"{run}: evaluate.suites is empty, so nothing was measured; evaluate with an experiment")
-    sources = {VERSION: (run, run_key(experiment, run)), BASE: (run.parent / BASE, base_key(experiment))}
+    base = replace(base_subject(experiment), folder=run.parent / BASE / PREDICTIONS)
+    subjects = {VERSION: run_subject(experiment, run), BASE: base}
     if beside := control or _control_beside(run, experiment):
-        sources[CONTROL] = (beside, run_key(experiment, beside))
-    return Material(run, experiment, {role: _kept(experiment, *at) for role, at in sources.items()})
+        subjects[CONTROL] = run_subject(experiment, beside)
+    return Material(run, experiment, {role: _kept(experiment, subject) for role, subject in subjects.items()})
 
 
 def write_version(material: Material, target: Path) -> str:
@@ -143,38 +148,34 @@ def _control_beside(run: Path, experiment: Experiment) -> Path | None:
     return beside if beside != run and spoiled_file(beside / MODEL) is None else None
 
 
-def _kept(experiment: Experiment, run: Path, key: str) -> dict[str, pd.DataFrame]:
-    """Predictions that lie beside a run; none are made here."""
-
-    def refuse() -> NoReturn:
+def _kept(experiment: Experiment, subject: Subject) -> dict[str, pd.DataFrame]:
+    """Predictions of every suite that lie on the disk; none are made here."""
+    units = suite_units(experiment)
+    lacking = plan_work([subject], units, [row_keys(unit.rows) for unit in units], experiment.evaluate.shard_rows)
+    if lacking.shards:
+        suites = ", ".join(dict.fromkeys(units[shard.unit].suite for shard in lacking.shards))
         raise RegistryError(
-            f"{run / PREDICTIONS} lacks predictions of {', '.join(s.name for s in experiment.evaluate.suites)} by this "
-            "model on the present data; run `ialign evaluate EXPERIMENT --adapter RUN [--control RUN]` first"
+            f"{subject.folder} lacks {lacking.rows()} predictions of {suites} by this model on the present data; run "
+            "`ialign evaluate EXPERIMENT --adapter RUN [--control RUN]` first"
         )
-
-    try:
-        return predict_suites(experiment, refuse, run / PREDICTIONS, key, Console(quiet=True))
-    except RegistryError:
-        raise
-    except (IalignError, OSError, ValueError) as error:
-        cause = (str(error).splitlines() or [type(error).__name__])[0]
-        raise RegistryError(f"{run / PREDICTIONS} cannot be read ({cause}); remove it and evaluate again") from error
+    return predict_models(experiment, [subject], Console(quiet=True))[0]
 
 
 def _scores(material: Material) -> pd.DataFrame:
-    measured: dict[str, Any] = {
-        role: Evidence(role, material.experiment, frames).measured() for role, frames in material.frames.items()
+    experiment = material.experiment
+    runs: dict[str, Frames | Measured] = {
+        role: Evidence(role, experiment, frames).measured() for role, frames in material.frames.items()
     }
-    runs: dict[str, Measured] = measured
-    return summarise(runs, material.experiment.languages.groups(), resamples=material.experiment.evaluate.resamples)
+    return summarise(runs, experiment.languages.groups(), resamples=experiment.evaluate.resamples)
 
 
 def _judged(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """Rows by group (of instructions, all) of the metric and scorer that the gate reads."""
-    metric = scores["kind"].map({kind: name for kind, (name, _) in MEASURES.items()})
-    scorer = scores["kind"].map(lambda kind: experiment.evaluate.scorer if kind == CLASSIFICATION else LIKELIHOOD)
-    grouped = scores["scope"].str.startswith("group:") | ((scores["scope"] == "all") & (metric == "nats_per_token"))
-    return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer) & grouped]
+    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
+    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
+    by_source = scores["kind"].map({name: kind.by_source for name, kind in KINDS.items()})
+    shown = scores["scope"].str.startswith("group:") | ((scores["scope"] == "all") & by_source.eq(True))
+    return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer) & shown]
 
 
 def _table(scores: pd.DataFrame, experiment: Experiment) -> str:

@@ -23,20 +23,13 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
+from ialign_ray.evaluation.kinds import KINDS, Kind
 from ialign_ray.evaluation.metrics import LOWER_IS_BETTER
-from ialign_ray.evaluation.results import CLASSIFICATION, INSTRUCTIONS, LIKELIHOOD, TRANSLATION
 from ialign_ray.evaluation.statistics import Difference
 
 Side = Literal["new", "old"]
 NEW: Final[Side] = "new"
 OLD: Final[Side] = "old"
-
-MEASURES: Final = {
-    CLASSIFICATION: ("f1_weighted", "weighted F1"),
-    TRANSLATION: ("bits_per_byte", "bits/byte"),
-    INSTRUCTIONS: ("nats_per_token", "nats/token"),
-}
-"""Kind of suite -> the metric that it is judged by, and its name."""
 
 
 @dataclass(frozen=True)
@@ -92,19 +85,18 @@ def judge(pairs: pd.DataFrame, rules: Rules, sides: Collection[Side] = (NEW, OLD
     if not len(pairs):
         return checks
     for suite, part in pairs[pairs["prompt"] == "all"].groupby("suite", sort=True):
-        kind = str(part["kind"].iloc[0])
-        if kind not in MEASURES:
+        kind = KINDS.get(str(part["kind"].iloc[0]))
+        if kind is None:
             continue
-        scorer = rules.scorer if kind == CLASSIFICATION else LIKELIHOOD
-        rows = part[(part["metric"] == MEASURES[kind][0]) & (part["scorer"] == scorer)]
-        if NEW in sides and kind != INSTRUCTIONS:
-            checks += _new(str(suite), rows, rules)
+        rows = part[(part["metric"] == kind.metric) & (part["scorer"] == kind.scored(rules.scorer))]
+        if NEW in sides and not kind.by_source:
+            checks += _new(str(suite), kind, rows, rules)
         if OLD in sides:
             checks += _old(str(suite), kind, rows, rules)
     return checks
 
 
-def _new(suite: str, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
+def _new(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
     place, needed = f"new languages ({suite})", suite in rules.better_on
     found = rows[rows["scope"] == "group:L2"].to_dict("records")
     if needed and not found:
@@ -117,19 +109,20 @@ def _new(suite: str, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
             continue
         outcome = "worse" if d.high < 0 else "better" if d.low > 0 else "not shown better"
         if needed or d.high < 0:
-            told = f"{_signed(d)} {_unit(row)} against {row['against']} (n = {d.n}, p = {d.p:.2g})"
+            told = f"{_signed(d)} {_unit(kind)} against {row['against']} (n = {d.n}, p = {d.p:.2g})"
             yield Check(NEW, d.low > 0, f"{place}: {outcome}, {told}")
 
 
-def _old(suite: str, kind: str, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
-    tolerance = rules.tolerance if kind == CLASSIFICATION else rules.loss_tolerance
+def _old(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
+    if (tolerance := _tolerance(kind, rules)) is None:
+        return
     for row in _old_rows(kind, rows, rules.old):
         place = _place(str(row["scope"]), suite)
         d = _better(row)
         if unknown := _unknown(d, rules):
             yield Check(OLD, False, f"{place}: {unknown}")
             continue
-        unit, rest = _unit(row), f"against {row['against']} (n = {d.n}, tolerance {tolerance:g})"
+        unit, rest = _unit(kind), f"against {row['against']} (n = {d.n}, tolerance {tolerance:g})"
         if d.low >= -tolerance:
             yield Check(OLD, True, f"{place}: kept, {_signed(d)} {unit} {rest}")
             continue
@@ -141,9 +134,16 @@ def _old(suite: str, kind: str, rows: pd.DataFrame, rules: Rules) -> Iterator[Ch
         yield Check(OLD, False, f"{place}: {said} {rest}")
 
 
-def _old_rows(kind: str, rows: pd.DataFrame, old: frozenset[str]) -> list[dict[Any, Any]]:
+def _tolerance(kind: Kind, rules: Rules) -> float | None:
+    """Of a kind's change on old work, in its metric's unit; None where no limit is declared for such a unit."""
+    if kind.old == "score":
+        return rules.tolerance
+    return rules.loss_tolerance if kind.metric in LOWER_IS_BETTER else None
+
+
+def _old_rows(kind: Kind, rows: pd.DataFrame, old: frozenset[str]) -> list[dict[Any, Any]]:
     """Each old language, and their mean where it says more; of instructions all sources together."""
-    if kind == INSTRUCTIONS:
+    if kind.by_source:
         return rows[rows["scope"] == "all"].to_dict("records")
     each = rows[[_is_old(str(scope), old) for scope in rows["scope"]]]
     together = rows[rows["scope"] == "group:L1"] if len(each) > 1 else rows[:0]
@@ -170,8 +170,8 @@ def _signed(d: Difference) -> str:
     return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
 
 
-def _unit(row: dict[Any, Any]) -> str:
-    return MEASURES[row["kind"]][1]
+def _unit(kind: Kind) -> str:
+    return kind.shown[0][1]
 
 
 def _better(row: dict[Any, Any]) -> Difference:

@@ -1,10 +1,11 @@
 """Which evaluations can be compared, and what the first champion is compared with."""
 
 import pytest
-from runs import Chosen, small_experiment, suite
+from runs import chosen, small_experiment, suite
 
 from ialign_ray.config import override
 from ialign_ray.errors import RegistryError
+from ialign_ray.evaluation.units import suite_units
 from ialign_ray.registry.evidence import Evidence, over_champion, over_references, rules_of
 
 WEAK = {"eng": 1.0, "ind": 0.0, "jav": 0.0}
@@ -17,9 +18,7 @@ def experiment(tmp_path_factory):
 
 
 def predicted(experiment, strength, name="mine/1", noise=0):
-    frames = {
-        s.name: Chosen(strength, noise).classify(s, experiment.storage.data, None) for s in experiment.evaluate.suites
-    }
+    frames = {u.suite: chosen(u.rows, u.prompt, strength, noise) for u in suite_units(experiment)}
     return Evidence(name, experiment, frames)
 
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from ialign_ray.evaluation.results import Plan, compare, measure
+from ialign_ray.evaluation.measures import Plan, measure
+from ialign_ray.evaluation.results import compare
 from ialign_ray.registry.gate import NEW, Decision, Rules, judge
 
 GROUPS = {"eng": "L1", "fra": "L1", "jav": "L2", "sun": "L2", "min": "L3"}
@@ -36,11 +37,10 @@ def test_better_and_kept_is_accepted_with_every_number():
     decision = decide(BETTER, *KEPT)
     assert decision.accepted
     assert [c.text for c in decision.checks] == [
-        "new languages (mood): better, +0.050 [+0.020, +0.080] weighted F1 against mine/1 (n = 400, p = 0.01)",
-        "old languages together (mood): kept, +0.000 [-0.010, +0.010] weighted F1 against mine/1 (n = 400, "
-        "tolerance 0.02)",
-        "eng (mood): kept, +0.000 [-0.010, +0.010] weighted F1 against mine/1 (n = 400, tolerance 0.02)",
-        "fra (mood): kept, +0.000 [-0.010, +0.010] weighted F1 against mine/1 (n = 400, tolerance 0.02)",
+        "new languages (mood): better, +0.050 [+0.020, +0.080] F1 against mine/1 (n = 400, p = 0.01)",
+        "old languages together (mood): kept, +0.000 [-0.010, +0.010] F1 against mine/1 (n = 400, tolerance 0.02)",
+        "eng (mood): kept, +0.000 [-0.010, +0.010] F1 against mine/1 (n = 400, tolerance 0.02)",
+        "fra (mood): kept, +0.000 [-0.010, +0.010] F1 against mine/1 (n = 400, tolerance 0.02)",
     ]
 
 
@@ -52,11 +52,11 @@ def test_better_and_kept_is_accepted_with_every_number():
         ([pair("group:L2", -0.1, -0.2, -0.05), *KEPT], "new languages (mood): worse, -0.100 [-0.200, -0.050]"),
         (
             [BETTER, KEPT[0], KEPT[2], pair("language:fra", -0.3, -0.35, -0.25)],
-            "fra (mood): worse by 0.300 [0.250, 0.350] weighted F1 against mine/1 (n = 400, tolerance 0.02)",
+            "fra (mood): worse by 0.300 [0.250, 0.350] F1 against mine/1 (n = 400, tolerance 0.02)",
         ),
         (
             [BETTER, *KEPT[1:], pair("language:eng", 0.0, -0.04, 0.04)],
-            "eng (mood): may be worse by up to 0.040 weighted F1, +0.000 [-0.040, +0.040] against mine/1",
+            "eng (mood): may be worse by up to 0.040 F1, +0.000 [-0.040, +0.040] against mine/1",
         ),
         ([BETTER, *KEPT, loss(0.3, 0.2, 0.4)], "old instructions (old): worse by 0.300 [0.200, 0.400] nats/token"),
         ([BETTER, *KEPT, loss(0.05, -0.05, 0.15)], "old instructions (old): may be worse by up to 0.150 nats/token"),
@@ -96,7 +96,7 @@ def test_other_suites_must_not_be_worse_on_new_languages():
     assert decide(BETTER, *KEPT, pair("group:L2", -0.01, -0.05, 0.03, **other)).accepted
     refused = decide(BETTER, *KEPT, pair("group:L2", -0.04, -0.05, -0.03, **other))
     assert refused.refusals == [
-        "new languages (topics): worse, -0.040 [-0.050, -0.030] weighted F1 against mine/1 (n = 400, p = 0.01)"
+        "new languages (topics): worse, -0.040 [-0.050, -0.030] F1 against mine/1 (n = 400, p = 0.01)"
     ]
 
 
@@ -135,7 +135,7 @@ def scored(strength, count=300, seed=0):
 
 
 def judged(first, second, rules=RULES):
-    plan = Plan(GROUPS, scorers=("sum",), resamples=200)
+    plan = Plan(GROUPS, resamples=200)
     pairs = compare("mine/2", measure(first, plan), "mine/1", measure(second, plan))
     return Decision(tuple(judge(pairs, rules)))
 
@@ -152,7 +152,7 @@ def test_on_predictions_a_tie_is_refused():
     same = scored({"eng": 1.0, "jav": 1.0})
     decision = judged(same, same.sample(frac=1, random_state=0))
     assert decision.refusals == [
-        "new languages (mood): not shown better, +0.000 [+0.000, +0.000] weighted F1 against mine/1 (n = 300, p = 1)"
+        "new languages (mood): not shown better, +0.000 [+0.000, +0.000] F1 against mine/1 (n = 300, p = 1)"
     ]
 
 
