@@ -52,6 +52,8 @@ def register(
     """
     from ialign_ray.config import load_experiment
 
+    if overrides and experiment is None:
+        raise RegistryError("--set changes the file of --experiment; give that too")
     evaluated = load_experiment(experiment, overrides or []) if experiment else None
     version, new = _register(run, name, evaluated, control, registry)
     said = "registered" if new else "registered already, with the same files"

@@ -72,7 +72,7 @@ def chosen(rows, prompt, strength, noise=0):
     return made.assign(**{name: list(scores) for name in ("sum", "mean", "calibrated")})
 
 
-def make_run(experiment, name, strength, seed=0, ratio=0.5, base=0.0):
+def make_run(experiment, name, strength, seed=0, base=0.0, evaluated=True):
     """A finished run with its predictions, and the base's beside it."""
     experiment = override(experiment, {"train.seed": seed, "replay.ratio": 0.0})
     run = run_folder(experiment, name)
@@ -87,6 +87,8 @@ def make_run(experiment, name, strength, seed=0, ratio=0.5, base=0.0):
                     weight.fill_(0.01 * (seed + 1))
         write_json(run / ENDING, {"step": 3, "kept": 3})
         save_run(experiment, run, model, load_tokenizer(experiment.model))
+    if not evaluated:
+        return run
     store(experiment, run_subject(experiment, run), strength, seed)
     store(experiment, base_subject(experiment), dict.fromkeys(("eng", "ind", "jav"), base))
     return run

@@ -64,25 +64,26 @@ def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, f
         if event := append(registry, name, alias, seen, judged[seen.champion]):
             if event.kind == REFUSED:
                 over = "" if event.before is None else f" over {name}/{event.before}"
-                raise RegistryError(
-                    f"{version.title} is not promoted{over}: {'; '.join(event.told)} (`--force REASON` is recorded)"
-                )
+                raise RegistryError(f"{version.title} is not promoted{over}: {'; '.join(event.told)}")
             return Moved(version, event)
     raise RegistryError(f"the history of {name}@{alias} moved {_ATTEMPTS} times meanwhile; try again")
 
 
 def roll_back(registry: Registry, name: str, to: int | None = None, alias: str = CHAMPION) -> Moved:
-    """Give an alias back to the version that held it before, or to an earlier holder."""
-    for _ in range(_ATTEMPTS):
-        seen = head(registry, name, alias)
-        target = _earlier(seen, to, f"{name}@{alias}")
-        version = registry.version(name, target)
-        with registry.downloaded(version):
-            pass
-        event = Event(ROLLED_BACK, target, seen.champion)
-        if done := append(registry, name, alias, seen, event):
-            return Moved(version, done)
-    raise RegistryError(f"the history of {name}@{alias} moved {_ATTEMPTS} times meanwhile; try again")
+    """Give an alias back to the version that held it before, or to an earlier holder.
+
+    Where another writer moves it meanwhile, this is refused: two users who take back the same champion take one step.
+    """
+    seen = head(registry, name, alias)
+    version = registry.version(name, _earlier(seen, to, f"{name}@{alias}"))
+    with registry.downloaded(version):
+        event = append(registry, name, alias, seen, Event(ROLLED_BACK, version.number, seen.champion))
+    if event is None:
+        raise RegistryError(
+            f"{name}@{alias} was decided on by somebody else meanwhile; look at `ialign models {name} --history`, and "
+            "roll back again if it is still needed"
+        )
+    return Moved(version, event)
 
 
 def _earlier(seen: Head, to: int | None, title: str) -> int:

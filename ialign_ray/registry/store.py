@@ -146,7 +146,7 @@ class Registry:
 
     def fetch(self, version: Version) -> Path:
         """A verified local copy of a version's folder, kept in the user's cache."""
-        target = cache_folder() / "registry" / version.content
+        target = cache_folder() / "registry" / (version.content or "unknown")
         if _is(target, version.content):
             return target
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -168,6 +168,8 @@ class Registry:
             yield self._download(version, Path(scratch))
 
     def _download(self, version: Version, scratch: Path) -> Path:
+        if not version.content:
+            raise RegistryError(f"{version.title} was not registered by ialign, so nothing vouches for its files")
         try:
             folder = Path(self.call("download_artifacts", version.run_id, _FILES, str(scratch)))
         except RegistryError as error:

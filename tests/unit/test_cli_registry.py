@@ -3,9 +3,10 @@
 import sys
 
 import pytest
-from runs import BEST, FORGETFUL, GOOD
+from runs import BEST, FORGETFUL, GOOD, make_run, small_experiment
 
 from ialign_ray import cli
+from ialign_ray.config import dump_yaml, override
 from ialign_ray.registry.promotion import promote
 
 
@@ -60,6 +61,22 @@ def test_from_a_run_to_the_champion_and_back(ialign, library, registry):
     assert "version 4 forced (champion: 3): a demo" in out
     assert "    eng (mood): worse by 0." in out
     assert registry.aliases("mine") == {"champion": GOOD}
+
+
+def test_a_run_that_the_command_evaluated(ialign, library, tmp_path, tiny_model_folder):
+    experiment = small_experiment(tmp_path, tiny_model_folder)
+    experiment = override(experiment, {"storage.data": str(library), "promotion.min_rows": 2})
+    run = make_run(experiment, "real", None, evaluated=False)
+    (tmp_path / "small.yaml").write_text(dump_yaml(experiment), encoding="utf-8")
+    refused(ialign("register", run), "lacks 360 predictions of mood", "ialign evaluate")
+    assert ialign("evaluate", "small.yaml", "--adapter", run)[0] == 0
+    assert ialign("register", run, "--name", "real")[1].splitlines() == [
+        "real/1: registered",
+        "Next:  ialign promote real 1",
+    ]
+    # its weights were never trained, so its scores are those of chance
+    refused(ialign("promote", "real", 1), "real/1 is not promoted: new languages (mood): not shown better")
+    refused(ialign("register", run, "--set", "evaluate.scorer=mean"), "--set changes the file of --experiment")
 
 
 def test_a_run_can_be_promoted_by_its_folder(ialign, library):

@@ -105,7 +105,7 @@ def test_missing_predictions_are_refused_with_the_cure(spoilable):
     registry, run, _ = spoilable
     shutil.rmtree(run / "predictions")
     said = refusal(register, registry, run, "mine")
-    assert "lacks predictions of mood" in said
+    assert "lacks 360 predictions of mood" in said
     assert "ialign evaluate" in said
 
 
@@ -114,14 +114,14 @@ def test_predictions_of_another_model_are_refused(spoilable):
     other = make_run(small_experiment(run.parents[2], registry_model(run)), "other", STRENGTHS["best"], seed=1)
     shutil.rmtree(run / "predictions")
     shutil.copytree(other / "predictions", run / "predictions")
-    assert "lacks predictions" in refusal(register, registry, run, "mine")
+    assert "lacks 360 predictions of mood" in refusal(register, registry, run, "mine")
 
 
 def test_a_run_evaluated_with_another_experiment(spoilable):
     registry, run, _ = spoilable
     experiment = small_experiment(run.parents[2], registry_model(run))
     wider = override(experiment, {"evaluate.suites": [suite("mood"), suite("tone")]})
-    assert "lacks predictions of mood, tone" in refusal(register, registry, run, "mine", wider)
+    assert "lacks 360 predictions of tone" in refusal(register, registry, run, "mine", wider)
     make_run(wider, "only", STRENGTHS["good"])
     promote(registry, "mine", 1)
     assert register(registry, run, "mine", wider)[0].number == 2
@@ -249,6 +249,16 @@ def test_an_alias_that_was_moved_by_hand_is_told_and_can_be_rolled_back(registry
     assert roll_back(registry, "mine").version.number == WEAK
 
 
+def test_two_rollbacks_at_once_take_one_step(registry, monkeypatch):
+    for number in (WEAK, GOOD, BEST):
+        promote(registry, "mine", number, force="x")
+    seen = head(registry, "mine", "champion")
+    assert roll_back(registry, "mine").version.number == GOOD
+    monkeypatch.setattr("ialign_ray.registry.promotion.head", lambda *_: seen)
+    assert "decided on by somebody else" in refusal(roll_back, registry, "mine")
+    assert champion(registry) == GOOD
+
+
 # --- resolve
 
 
@@ -301,6 +311,13 @@ def test_a_spoiled_copy_in_the_cache_is_fetched_anew(spoilable):
     flip(folder / "adapter_model.safetensors")
     good = resolve("mine/1", registry).folder / "adapter_model.safetensors"
     assert good.read_bytes() == (spoilable[1] / MODEL / "adapter_model.safetensors").read_bytes()
+
+
+def test_a_version_of_another_tool_is_refused(registry):
+    run = registry.call("create_run", "0").info.run_id
+    registry.call("create_model_version", "mine", f"runs:/{run}/model", run)
+    assert "mine/5 was not registered by ialign" in refusal(resolve, "mine/5", registry)
+    assert "mine/5 was not registered by ialign" in refusal(promote, registry, "mine", 5, force="x")
 
 
 # --- registries that cannot be used
