@@ -49,6 +49,7 @@ class Setting:
             journal=Journal(run),
             pad=self.prepared.encoder.tokenizer.pad_token_id,
             device=CPU,
+            held_out=self.prepared.held_out,
             on_step=on_step,
         )
         return model, run_loop(model, loop)
