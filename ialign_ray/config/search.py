@@ -79,8 +79,9 @@ class SearchConfig(Section):
     """Nats per token by which the loss on held-out old instructions may rise."""
     against: Literal["base", "control"] = "base"
     """What the rise is measured from: the untouched base, or the replay-only control of equal compute."""
-    penalty: float = Field(10.0, ge=0)
-    """What a scheduler takes off the gain for each nat per token beyond the tolerance."""
+    penalty: float = Field(1.0, ge=0)
+    """What a scheduler takes off the gain for each nat per token beyond the tolerance. High ones stop settings that
+    forget at first and recover as the learning rate falls."""
     scheduler: Literal["none", "asha", "hyperband"] = "asha"
     """What stops poor trials early, at equal budgets: ASHA (arXiv 1810.05934) or HyperBand (arXiv 1603.06560)."""
     unit: Literal["steps", "tokens"] = "steps"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -26,10 +27,12 @@ from ialign_ray.search.searchers import searcher
 from ialign_ray.search.shared import TRIALS, Shared, assemble, search_folder, seeds
 from ialign_ray.search.space import check_space, point_name, search_of, trial_count
 from ialign_ray.search.trial import read_losses
-from ialign_ray.storage import json_hash, read_json, write_json, write_text
-from ialign_ray.training.trainer import in_background
+from ialign_ray.storage import is_intact, json_hash, read_json, write_json, write_text
+from ialign_ray.training.trainer import MODEL, in_background
 
 STATE, SETTINGS = "tune", "search.json"
+DECIDE = ("languages", "model", "corpora", "cleaning", "decontamination", "replay", "tasks", "train", "search")
+"""Sections that must not change while a search goes on."""
 TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # the default of 10 s and more would forget the trials of that time
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our run folders hold the same and more
@@ -48,9 +51,13 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
     settings = search_of(experiment)
     budgets(settings, whole_budget(experiment, settings))
     folder = search_folder(experiment)
-    begin(experiment, folder, resume)
+    if begin(experiment, folder, resume):
+        console.print("The search is finished already", highlight=False)
+        return folder
     for key, value in TUNE_SETTINGS.items():
         os.environ.setdefault(key, value)
+    for name in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):  # they miss files that we do not use
+        logging.getLogger(name).setLevel(logging.ERROR)
     with cluster(experiment.scaling) as resources:
         most = concurrency(settings, nodes())
         searcher(settings)  # BOHB may not be installed: told before anything is computed
@@ -59,12 +66,16 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
         shared = with_references(shared, need, console)
         run_trials(shared, folder, need, most, console)
     write_results(folder, settings)
+    write_json(folder / SETTINGS, read_json(folder / SETTINGS) | {"finished": True})
     return folder
 
 
-def begin(experiment: Experiment, folder: Path, resume: bool) -> None:
-    """Write the settings down, or refuse to mix two searches in one folder."""
-    key = json_hash(experiment.model_dump(mode="json", exclude={"scaling", "tracking", "evaluate", "compare"}))
+def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
+    """Write the settings down, or refuse to mix two searches in one folder; whether this one is finished."""
+    decides = experiment.model_dump(mode="json", include=set(DECIDE))
+    for free in ("concurrent", "cpus_per_trial", "gpus_per_trial"):  # the cluster may have changed
+        decides["search"].pop(free)
+    key = json_hash(decides)
     known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else None
     if known and not resume:
         raise ConfigError(
@@ -73,17 +84,19 @@ def begin(experiment: Experiment, folder: Path, resume: bool) -> None:
     if known and known["settings"] != key:
         raise CheckpointError(f"{folder} was made with other settings; remove it, or give the experiment another name")
     write_text(folder / "experiment.yaml", dump_yaml(experiment))
-    write_json(folder / SETTINGS, {"settings": key})
+    write_json(folder / SETTINGS, known or {"settings": key, "finished": False})
+    return bool(known and known["finished"])
 
 
 def with_references(shared: Shared, need: Demand, console: Console) -> Shared:
     """Train the controls that are not there yet, one a seed, and read what trials are compared with."""
     every = seeds(shared.experiment)
-    console.print(f"Control: replay only, {len(every)} seed{'s' if len(every) > 1 else ''}", highlight=False)
+    missing = [seed for seed in every if not is_intact(control_folder(shared, seed) / MODEL)]
+    console.print(f"Controls (replay only): {len(missing)} of {len(every)} to train", highlight=False)
     remote = ray.remote(train_control).options(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=3)
     put = ray.put(shared)
     try:
-        in_background(lambda: ray.get([remote.remote(put, seed) for seed in every]))
+        in_background(lambda: ray.get([remote.remote(put, seed) for seed in missing]))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, IalignError):
             raise error.cause from error

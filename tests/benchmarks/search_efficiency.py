@@ -1,6 +1,6 @@
 """Tokens that a search spends until it has the grid's best setting, replayed from a recorded grid of real trials.
 
-    python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv
+    python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv [tolerance [penalty]]
 
 The product's own searcher and Ray's own ASHA decide; only the training is looked up. Two trials run at a time, and each
 takes as long as it has tokens. "Found" is a finished, feasible trial within 1 % of the gain of the grid's best feasible
@@ -34,13 +34,13 @@ class Grid:
     rows: dict[tuple[float, ...], list[dict[str, Any]]]
     ends: list[int]
     tolerance: float
-    penalty: float = 10.0
+    penalty: float = 1.0
 
     @classmethod
-    def read(cls, path: Path, tolerance: float) -> Grid:
+    def read(cls, path: Path, tolerance: float, penalty: float) -> Grid:
         table = pd.read_csv(path).sort_values("budget")
         rows = {tuple(k): [dict(r) for r in g.to_dict("records")] for k, g in table.groupby(FIELDS)}
-        return cls(rows, sorted(int(b) for b in table["budget"].unique()), tolerance)
+        return cls(rows, sorted(int(b) for b in table["budget"].unique()), tolerance, penalty)
 
     @property
     def tokens(self) -> float:
@@ -106,9 +106,11 @@ def until(found: list[tuple[float, float]], enough: float) -> tuple[float, bool]
 
 def main() -> None:
     """Print the table."""
-    grid = Grid.read(Path(sys.argv[1]), float(sys.argv[2]) if len(sys.argv) > 2 else 0.1)
+    tolerance, penalty = (float(a) for a in [*sys.argv[2:], *("0.25", "1")[len(sys.argv) - 2 :]])
+    grid = Grid.read(Path(sys.argv[1]), tolerance, penalty)
     best = grid.best
-    print(f"{len(grid.rows)} settings, {grid.tokens:,.0f} tokens, budgets {grid.ends}, tolerance {grid.tolerance:g}")
+    print(f"{len(grid.rows)} settings, {grid.tokens:,.0f} tokens, budgets {grid.ends}")
+    print(f"tolerance {tolerance:g}, penalty {penalty:g}")
     print(f"best feasible: { {f: best[f] for f in FIELDS} }, gain {best['gain']:.3f} [{best['gain_low']:.3f}, "
           f"{best['gain_high']:.3f}], forgetting {best['forgetting']:.3f}\n")  # fmt: skip
     print(f"share of the grid's tokens until found, mean [min, max] over {SEEDS} seeds:")

@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
-from ialign_ray.config import Domain, SearchConfig, build_experiment
+from ialign_ray.config import Domain, SearchConfig, build_experiment, override
 from ialign_ray.errors import CheckpointError, ConfigError
 from ialign_ray.search.charts import importances
 from ialign_ray.search.driver import begin
@@ -125,6 +125,7 @@ def test_two_searches_never_share_a_folder(experiment_data, tmp_path):
     with pytest.raises(ConfigError, match="--resume"):
         begin(experiment, tmp_path / "s", False)
     begin(experiment, tmp_path / "s", True)
+    begin(override(experiment, {"search.concurrent": 1, "scaling.cpus_per_worker": 0.25}), tmp_path / "s", True)
     other = build_experiment(experiment_data | {"search": {"space": space, "tolerance": 0.2}}, "x")
     with pytest.raises(CheckpointError, match="other settings"):
         begin(other, tmp_path / "s", True)
