@@ -46,6 +46,8 @@ schema: setup  ## print the JSON Schema of the experiment file
 
 bench: setup  ## benchmarks, as ratios within one run
 	$(BIN)/python tests/benchmarks/label_scoring.py
+	$(BIN)/python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv
+	$(BIN)/python tests/benchmarks/trials_per_hour.py 12 18
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
 	$(BIN)/python tests/benchmarks/corpus_scale.py
 

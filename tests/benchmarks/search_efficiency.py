@@ -1,6 +1,6 @@
 """Tokens that a search spends until it has the grid's best setting, replayed from a recorded grid of real trials.
 
-    python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv [tolerance [penalty]]
+    python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv [tolerance [penalty [min_budget]]]
 
 The product's own searcher and Ray's own ASHA decide; only the training is looked up. Two trials run at a time, and each
 takes as long as it has tokens. "Found" is a finished, feasible trial within 1 % of the gain of the grid's best feasible
@@ -37,8 +37,9 @@ class Grid:
     penalty: float = 1.0
 
     @classmethod
-    def read(cls, path: Path, tolerance: float, penalty: float) -> Grid:
+    def read(cls, path: Path, tolerance: float, penalty: float, first: float) -> Grid:
         table = pd.read_csv(path).sort_values("budget")
+        table = table[table["budget"] >= first]
         rows = {tuple(k): [dict(r) for r in g.to_dict("records")] for k, g in table.groupby(FIELDS)}
         return cls(rows, sorted(int(b) for b in table["budget"].unique()), tolerance, penalty)
 
@@ -106,8 +107,9 @@ def until(found: list[tuple[float, float]], enough: float) -> tuple[float, bool]
 
 def main() -> None:
     """Print the table."""
-    tolerance, penalty = (float(a) for a in [*sys.argv[2:], *("0.25", "1")[len(sys.argv) - 2 :]])
-    grid = Grid.read(Path(sys.argv[1]), tolerance, penalty)
+    given = sys.argv[2:]
+    tolerance, penalty, first = (float(a) for a in [*given, *("0.25", "1", "6")[len(given) :]])
+    grid = Grid.read(Path(sys.argv[1]), tolerance, penalty, first)
     best = grid.best
     print(f"{len(grid.rows)} settings, {grid.tokens:,.0f} tokens, budgets {grid.ends}")
     print(f"tolerance {tolerance:g}, penalty {penalty:g}")
