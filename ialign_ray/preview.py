@@ -13,8 +13,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ialign_ray.config import ClassificationSuite, Experiment, InstructionSuite
-from ialign_ray.evaluation.suites import classification_rows, instruction_rows, translation_rows
+from ialign_ray.config import Experiment
+from ialign_ray.evaluation.units import suite_units
 from ialign_ray.modeling.load import check_rank, model_shape
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Example, Pair
@@ -28,13 +28,7 @@ SHOWN = 2_000
 def preview(experiment: Experiment, console: Console) -> None:
     """Check an experiment and print mix counts and one rendered example per task."""
     prepared = prepare(experiment, console)
-    for suite in experiment.evaluate.suites:
-        if isinstance(suite, ClassificationSuite):
-            classification_rows(suite, experiment.storage.data)
-        elif isinstance(suite, InstructionSuite):
-            instruction_rows(suite, experiment.storage.data)
-        else:
-            translation_rows(suite, experiment)
+    suite_units(experiment)
     if experiment.model.tuning == "lora":
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))

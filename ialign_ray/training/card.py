@@ -52,6 +52,8 @@ def _loading(experiment: Experiment, loader: str) -> str:
     if model.tuning == "full":
         return "\n".join([*lines, f'model = {loader}.from_pretrained("THIS FOLDER")'])
     lines.append(f'base = {loader}.from_pretrained("{model.id}")')
+    if model.quantization is not None:
+        lines.append(f"# Trained over the base in {model.quantization}; full weights answer a little otherwise.")
     if model.vocabulary is not None:
         lines += [
             "# The tokenizer has new pieces, whose rows are in the adapter; a padded matrix must not shrink.",

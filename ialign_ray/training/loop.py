@@ -15,7 +15,7 @@ from torch import nn
 from ialign_ray.config import TrainConfig
 from ialign_ray.errors import CheckpointError, StoppedError
 from ialign_ray.tokens.batch import Encoded
-from ialign_ray.training.checkpoint import CURE, Checkpoints
+from ialign_ray.training.checkpoint import CURE, Checkpoints, first_worker
 from ialign_ray.training.course import Course
 from ialign_ray.training.flops import peak_of, training_cost
 from ialign_ray.training.guard import Guard
@@ -112,14 +112,14 @@ def restore(loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim
     """Go back to the newest intact checkpoint, the first worker's choice; returns its step."""
     checkpoints = loop.checkpoints
     chosen: list[Path | None] = [None]
-    if _first():
+    if first_worker():
         chosen = [checkpoints.newest()]
     if dist.is_initialized():
         dist.broadcast_object_list(chosen)
     start = checkpoints.restore(model, optimizer, chosen[0])
     loop.journal.open(start)
     course.resume()
-    if _first():
+    if first_worker():
         checkpoints.sweep(chosen[0], course.spare(checkpoints, start))
         for torn in [p for p in checkpoints.found() if chosen[0] is None or p > chosen[0]]:
             cause = "a file is missing or differs from its hash"
@@ -139,19 +139,14 @@ def finish(
 def save(
     loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool
 ) -> None:
-    """Every worker writes its part of the ledger, then the first one the checkpoint.
+    """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint.
 
     Where the disk takes no more, the run goes on with a warning, or ends with CheckpointError if it `must` be saved.
     """
     failure = _told(lambda: loop.journal.flush(step))
     if failure is None:  # a checkpoint ahead of its ledger would prove nothing
-        failure = _told(
-            lambda: (
-                loop.checkpoints.save(step, model, optimizer, course.spare(loop.checkpoints, step))
-                if _first()
-                else None
-            )
-        )
+        spare = course.spare(loop.checkpoints, step)
+        failure = _told(lambda: loop.checkpoints.save(step, model, optimizer, spare))
     if failure is None:
         return
     if must:
@@ -215,7 +210,3 @@ def learning_rate(step: int, settings: TrainConfig) -> float:
 
 def _workers() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def _first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0

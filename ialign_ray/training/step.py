@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
 from ialign_ray.modeling.head import target_logits
 from ialign_ray.modeling.kind import decoder_start
@@ -16,6 +16,7 @@ from ialign_ray.tokens.batch import Encoded, micro_batches
 from ialign_ray.training.collate import collate
 from ialign_ray.training.flops import peak_memory
 from ialign_ray.training.guard import Guard
+from ialign_ray.training.parallel import FILLER, reduce_and_clip, rounds, sum_over_workers
 
 
 @dataclass
@@ -61,19 +62,19 @@ def train_step(
     """Train on this worker's share of a global batch; the loss is the mean over the batch's target tokens.
 
     Dropout's randomness is set from (seed, step, rank), so a resumed run repeats it without stored state.
-    Workers may have different numbers of micro-batches, since gradients are summed once at the end.
+    Workers may have different numbers of micro-batches, see `parallel.rounds`.
     `guard` may refuse the update; it raises ModelError where the loss is no number. `cost` gives an example's FLOPs.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    total = _sum_over_workers(torch.tensor(float(sum(len(e.target) for e in examples)), device=device))
+    total = sum_over_workers(torch.tensor(float(sum(len(e.target) for e in examples)), device=device))
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     seen: list[tuple[Encoded, float]] = []
     padded = 0
     start = decoder_start(model)
-    for batch in micro_batches(examples, micro_batch_tokens, apart=start is not None):
+    own = micro_batches(examples, micro_batch_tokens, apart=start is not None)
+    for batch in rounds(model, own, [FILLER]):
         inputs, positions, labels = collate(batch, pad, device, start)
         logits = target_logits(model, positions, **inputs)
         nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
@@ -83,9 +84,8 @@ def train_step(
             seen.append((example, float(part.sum())))
             sums[example.source] += seen[-1][1]
             counts[example.source] += len(example.target)
-    _reduce_gradients(parameters)
-    norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
-    loss = float(_sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)
+    norm = reduce_and_clip(model, clip_norm)
+    loss = float(sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)
     updates = (guard or Guard()).allows(step + 1, loss, norm, seen, device)
     if updates:
         optimizer.step()
@@ -93,25 +93,9 @@ def train_step(
     return _gather(StepStats(
         loss=loss, grad_norm=norm, examples=len(examples), replay=sum(e.task == "replay" for e in examples),
         tokens=sum(len(e) for e in examples), padded=padded, target_tokens=sum(counts.values()),
-        sources={s: (sums[s], counts[s]) for s in sums}, flops=sum(map(cost, examples)), memory=peak_memory(device),
-        skipped=not updates,
+        sources={s: (sums[s], counts[s]) for s in sums if counts[s]}, flops=sum(map(cost, examples)),
+        memory=peak_memory(device), skipped=not updates,
     ))  # fmt: skip
-
-
-def _sum_over_workers(value: Tensor) -> Tensor:
-    if dist.is_initialized():
-        dist.all_reduce(value)
-    return value
-
-
-def _reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(flat)
-    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 def _gather(own: StepStats) -> StepStats:

@@ -183,11 +183,14 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     from ialign_ray.training.journal import Journal
     from ialign_ray.training.loop import Loop, run_loop
     from ialign_ray.training.outside import Outside
+    from ialign_ray.training.sharding import place, whole_weights
     from ialign_ray.training.validation import load_held_out
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL sends objects from; Ray shows a worker its host's other GPUs too
     if device.type == "cpu":
         torch.set_num_threads(
             max(1, (torch.get_num_threads() if world == 1 else cores()) // context.get_local_world_size())
@@ -198,7 +201,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
     if experiment.model.tuning == "lora":
         model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
-    model.to(device)
+    place(model, experiment, device)
     source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
     settings, outside = experiment.train, Outside(run, rank)
     loop = Loop(
@@ -214,8 +217,9 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         wish=outside.wish,
     )
     run_loop(model, loop)
+    weights = whole_weights(model)
     if rank == 0:
-        save_run(experiment, run, model, tokenizer)
+        save_run(experiment, run, model, tokenizer, weights)
     ray.train.report({"step": settings.steps})
 
 
@@ -226,10 +230,12 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def save_run(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> None:
+def save_run(
+    experiment: Experiment, run: Path, model: Any, tokenizer: Any, weights: dict[str, Any] | None = None
+) -> None:
     """Write adapter (or full model), tokenizer, settings, record and card as one whole folder.
 
-    Raises CheckpointError when the disk takes no more.
+    `weights` are those of a sharded model, put together. Raises CheckpointError when the disk takes no more.
     """
     from ialign_ray.modeling.kind import is_encoder_decoder
     from ialign_ray.modeling.load import save_model
@@ -237,7 +243,7 @@ def save_run(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> N
     ended = {"ending": read_json(run / ENDING), "drawn": drawn_summary(run), "finished": _now()}
     record = read_json(run / RECORD) | ended
     with writing(run / MODEL, CURE), whole_folder(run / MODEL) as scratch:
-        save_model(model, scratch)
+        save_model(model, scratch, weights)
         tokenizer.save_pretrained(scratch)
         write_text(scratch / "experiment.yaml", dump_yaml(experiment))
         write_json(scratch / RECORD, record)
