@@ -35,9 +35,9 @@ tuning (InstructAlign, arXiv 2305.13627), with replay of old instructions at a d
 
 Trained for {record["ending"]["step"]} steps of {experiment.train.batch_size} examples
 ({record["drawn"]["tokens"]:,} tokens), seed {experiment.train.seed}; the weights are those of step
-{record["ending"]["kept"]}. The settings are in `experiment.yaml`, what was read and dropped in `record.json`.
-Scores with intervals and baselines come from `ialign evaluate`;
-nothing about quality follows from this card alone.
+{record["ending"]["kept"]}. The settings are in `experiment.yaml`, what was read and dropped in
+`record.json`. Scores with intervals and baselines come from `ialign evaluate`; nothing about quality follows from this
+card alone.
 
 | source | examples drawn |
 |---|---|

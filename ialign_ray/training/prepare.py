@@ -56,7 +56,7 @@ class Prepared:
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
         free += ["gradient_checkpointing", "compile"]
         if not train.stop and train.keep == "last":
-            free += ["validation", "best_metric"]  # what is held out shows in the pools
+            free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
         for name in free:
             settings["train"].pop(name)
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
