@@ -11,10 +11,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from ialign_ray.errors import ModelError
-from ialign_ray.modeling.head import target_logits
 from ialign_ray.modeling.kind import decoder_start
 from ialign_ray.tokens.batch import Encoded, micro_batches
 from ialign_ray.training.collate import collate
+from ialign_ray.training.loss import target_nats
 
 
 @dataclass
@@ -64,11 +64,10 @@ def train_step(
     start = decoder_start(model)
     for batch in micro_batches(examples, micro_batch_tokens, apart=start is not None):
         inputs, positions, labels = collate(batch, pad, device, start)
-        logits = target_logits(model, positions, **inputs)
-        nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        (nats.sum() / total).backward()  # type: ignore[no-untyped-call]
+        summed, nats = target_nats(model, positions, labels, **inputs)
+        (summed / total).backward()  # type: ignore[no-untyped-call]
         padded += sum(ids.numel() for name, ids in inputs.items() if name.endswith("input_ids"))
-        for example, part in zip(batch, torch.split(nats.detach(), [len(e.target) for e in batch]), strict=True):
+        for example, part in zip(batch, torch.split(nats, [len(e.target) for e in batch]), strict=True):
             sums[example.source] += float(part.sum())
             counts[example.source] += len(example.target)
     _reduce_gradients(parameters)
