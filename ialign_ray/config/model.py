@@ -56,6 +56,8 @@ class ModelSettings(Section):
     """Extend the tokenizer of a causal model for the new languages; null leaves it as it is."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of training and scoring; bf16 is three times slower than fp32 on CPUs without native bf16."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
+    """Attention kernel; `auto` takes FlashAttention where it is installed and fits (CUDA, bf16), else SDPA."""
     chat: Literal["auto", "never"] = "auto"
     """`auto` uses the tokenizer's chat template when it has one."""
     separator: str = "\n"

@@ -14,6 +14,7 @@ from torch import nn
 
 from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError
+from ialign_ray.modeling.attention import attention_kernel
 from ialign_ray.modeling.kind import auto_class, is_encoder_decoder
 from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
 from ialign_ray.pocket import POCKET, pocket_file
@@ -40,7 +41,10 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
 
     loader = auto_class(_from_pretrained(AutoConfig, settings, location), settings.id)
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
-    model = _from_pretrained(loader, settings, location, dtype=torch.bfloat16 if frozen_half else torch.float32)
+    dtype = torch.bfloat16 if frozen_half else torch.float32
+    kernel = attention_kernel(settings)
+    extra = {} if kernel is None else {"attn_implementation": kernel}
+    model = _from_pretrained(loader, settings, location, dtype=dtype, **extra)
     return model.eval()
 
 

@@ -36,6 +36,8 @@ class Batching:
     """What a pass costs by itself, in tokens: 10 ms or 64 tokens for a model of a million parameters on one CPU."""
     width: int = 256
     """Tokens of a packed row at least; attention's cost grows with it where its kernel computes all of the square."""
+    varlen: bool = False
+    """One packed row a pass, whose kernel is told the examples' lengths and computes no more than those."""
 
 
 def micro_batches(

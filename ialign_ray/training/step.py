@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.kind import decoder_start
-from ialign_ray.tokens.batch import Encoded, micro_batches
-from ialign_ray.training.collate import collate
+from ialign_ray.tokens.batch import Batching, Encoded
+from ialign_ray.training.collate import Pass, lay_out
 from ialign_ray.training.loss import target_nats
 
 
@@ -48,11 +48,13 @@ def train_step(
     clip_norm: float,
     pad: int,
     device: torch.device,
+    passes: Sequence[Pass] | None = None,
 ) -> StepStats:
     """Train on this worker's share of a global batch; the loss is the mean over the batch's target tokens.
 
     Dropout's randomness is set from (seed, step, rank), so a resumed run repeats it without stored state.
-    Workers may have different numbers of micro-batches, since gradients are summed once at the end.
+    Workers may have different numbers of passes, since gradients are summed once at the end. `passes` are the examples
+    laid out already; bucketed by length when left out.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
@@ -61,14 +63,15 @@ def train_step(
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
     padded = 0
-    start = decoder_start(model)
-    for batch in micro_batches(examples, micro_batch_tokens, apart=start is not None):
-        inputs, positions, labels = collate(batch, pad, device, start)
-        summed, nats = target_nats(model, positions, labels, **inputs)
+    if passes is None:
+        passes = lay_out(examples, Batching(), micro_batch_tokens, pad, decoder_start(model))
+    for part in (p.to(device) for p in passes):
+        summed, nats = target_nats(model, part.positions, part.labels, **part.inputs)
         (summed / total).backward()  # type: ignore[no-untyped-call]
-        padded += sum(ids.numel() for name, ids in inputs.items() if name.endswith("input_ids"))
-        for example, part in zip(batch, torch.split(nats, [len(e.target) for e in batch]), strict=True):
-            sums[example.source] += float(part.sum())
+        padded += part.padded
+        each = torch.split(nats, [len(e.target) for e in part.examples])
+        for example, loss_of in zip(part.examples, torch.stack([n.sum() for n in each]).tolist(), strict=True):
+            sums[example.source] += loss_of
             counts[example.source] += len(example.target)
     _reduce_gradients(parameters)
     norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
