@@ -40,6 +40,9 @@ class Batching:
     """One packed row a pass, whose kernel is told the examples' lengths and computes no more than those."""
 
 
+BUCKETED = Batching()
+
+
 def micro_batches(
     examples: Sequence[Encoded], tokens: int, *, apart: bool = False, pass_tokens: int = Batching.pass_tokens
 ) -> Iterator[list[Encoded]]:

@@ -14,9 +14,12 @@ from torch import nn
 
 from ialign_ray.config import TrainConfig
 from ialign_ray.errors import CheckpointError, StoppedError
-from ialign_ray.tokens.batch import Encoded
+from ialign_ray.modeling.kind import decoder_start
+from ialign_ray.tokens.batch import BUCKETED, Batching, Encoded
 from ialign_ray.training.checkpoint import CURE, Checkpoints
+from ialign_ray.training.collate import Pass, lay_out
 from ialign_ray.training.journal import Journal
+from ialign_ray.training.prefetch import ahead
 from ialign_ray.training.signals import Wish
 from ialign_ray.training.step import train_step
 
@@ -36,10 +39,22 @@ class Loop:
     device: torch.device
     autocast: bool = False
     """Compute in bf16 over the weights' own precision."""
+    batching: Batching = BUCKETED
+    """How a step's examples are laid out in passes; it may not change within a run."""
     on_step: Callable[[int], None] = lambda step: None
     """Called after every step with the number of steps done."""
     wish: Callable[[], Wish] = lambda: Wish.GO_ON
     """Asked before every step what this worker wishes to happen after it."""
+
+    def lay_out(self, model: nn.Module) -> Callable[[list[Encoded]], list[Pass]]:
+        """From a step's examples to its passes, in memory that the device reads fastest."""
+        start, tokens = decoder_start(model), self.settings.micro_batch_tokens
+
+        def passes(examples: list[Encoded]) -> list[Pass]:
+            made = lay_out(examples, self.batching, tokens, self.pad, start)
+            return [p.pinned() for p in made] if self.device.type == "cuda" else made
+
+        return passes
 
 
 def run_loop(model: nn.Module, loop: Loop) -> int:
@@ -52,11 +67,11 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
     optimizer = make_optimizer(model, settings)
     start = restore(loop, model, optimizer)
     model.train()
-    stream = loop.stream(start)
+    stream = ahead(loop.stream(start), loop.lay_out(model))
     for step in range(start, settings.steps):
         wished = _Strongest(loop.wish(), loop.device)
         began = time.perf_counter()
-        examples = next(stream)
+        examples, passes = next(stream)
         waited = time.perf_counter() - began
         rate = learning_rate(step, settings)
         for group in optimizer.param_groups:
@@ -72,6 +87,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
                 clip_norm=settings.clip_norm,
                 pad=loop.pad,
                 device=loop.device,
+                passes=passes,
             )
         done = step + 1
         loop.journal.record(done, examples, stats, rate=rate, seconds=time.perf_counter() - began, waited=waited)
@@ -81,6 +97,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
         loop.on_step(done)
         if wish is Wish.STOP and not last:
             raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; go on with --resume")
+    stream.close()
     model.eval()
     return start
 

@@ -20,6 +20,7 @@ from ialign_ray.languages import display_name
 from ialign_ray.modeling.load import load_tokenizer, names_encoder_decoder
 from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import json_hash, whole_folder, write_json
+from ialign_ray.streaming import save_cache
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.replay import ReplayCounts, load_replay
 from ialign_ray.tasks.templating import TemplateSet, load_templates
@@ -43,19 +44,22 @@ class Prepared:
     def fingerprint(self, experiment: Experiment) -> str:
         """Hash of everything that decides the weights: settings, pools, templates."""
         settings = experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"})
-        for free in ("checkpoint_every", "keep_checkpoints", "micro_batch_tokens"):
+        for free in ("checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "batching"):
             settings["train"].pop(free)
+        settings["model"].pop("attention")
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
         return json_hash([settings, [t.model_dump(mode="json") for t in self.plan.templates], pools])
 
 
-def save_data(folder: Path, plan: Plan, encoder: Encoder) -> None:
-    """Write what the workers read: plan, tokenizer and how to encode."""
+def save_data(folder: Path, plan: Plan, encoder: Encoder, encoded: Path | None = None) -> None:
+    """Write what the workers read: plan, tokenizer, how to encode, and where `encoded` examples are kept, if at all."""
     with whole_folder(folder) as scratch:
         plan.save(scratch / "plan")
         encoder.tokenizer.save_pretrained(scratch / "tokenizer")
         settings = {k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target", "seq2seq")}
         write_json(scratch / "encoder.json", settings)
+        if encoded is not None:
+            save_cache(scratch, encoded, plan.mixture)
 
 
 def prepare(experiment: Experiment, console: Console | None = None, *, cluster: bool = False) -> Prepared:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.kind import decoder_start
-from ialign_ray.tokens.batch import Batching, Encoded
+from ialign_ray.tokens.batch import BUCKETED, Encoded
 from ialign_ray.training.collate import Pass, lay_out
 from ialign_ray.training.loss import target_nats
 
@@ -64,7 +64,7 @@ def train_step(
     counts: dict[str, int] = defaultdict(int)
     padded = 0
     if passes is None:
-        passes = lay_out(examples, Batching(), micro_batch_tokens, pad, decoder_start(model))
+        passes = lay_out(examples, BUCKETED, micro_batch_tokens, pad, decoder_start(model))
     for part in (p.to(device) for p in passes):
         summed, nats = target_nats(model, part.positions, part.labels, **part.inputs)
         (summed / total).backward()  # type: ignore[no-untyped-call]
