@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ialign_ray.config.bundled import expand_suites, grouped
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig
 from ialign_ray.config.data import CorpusConfig, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
@@ -13,6 +14,7 @@ from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.model import ModelSettings
 from ialign_ray.config.section import Section
 from ialign_ray.config.train import ScalingConfig, TrainConfig
+from ialign_ray.errors import ConfigError
 
 
 class StorageConfig(Section):
@@ -73,6 +75,20 @@ class Experiment(Section):
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     """MLflow and TensorBoard."""
+
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def _held_to_groups(cls, value: Any, info: ValidationInfo) -> Any:
+        """Bundled suites hold more languages than an experiment is about."""
+        languages = info.data.get("languages")
+        if not isinstance(value, dict) or not isinstance(languages, LanguagesConfig):
+            return value
+        try:
+            suites = expand_suites(value.get("suites"))
+        except ConfigError:
+            return value  # said by the section itself
+        held = [grouped(s, languages.groups()) for s in suites] if isinstance(suites, list) else suites
+        return value if held is None else value | {"suites": held}
 
     @model_validator(mode="after")
     def _names_unique(self) -> Self:

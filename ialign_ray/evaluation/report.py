@@ -10,8 +10,10 @@ from rich.console import Console
 
 from ialign_ray.config import ClassificationSuite, Experiment
 from ialign_ray.evaluation.baselines import baseline_predictions
-from ialign_ray.evaluation.results import Column, Measured, Plan, compare_all, measure, summarise, table
+from ialign_ray.evaluation.measures import Measured, Plan, measure
+from ialign_ray.evaluation.results import compare_all, summarise
 from ialign_ray.evaluation.suites import classification_rows
+from ialign_ray.evaluation.tables import Column, table
 from ialign_ray.evaluation.verdict import Rules, Statement, verdict
 from ialign_ray.storage import write_text
 

@@ -26,8 +26,8 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.evaluation.baselines import BASELINES
+from ialign_ray.evaluation.kinds import CLASSIFICATION, INSTRUCTIONS, LIKELIHOOD, TRANSLATION
 from ialign_ray.evaluation.metrics import LOWER_IS_BETTER
-from ialign_ray.evaluation.results import CLASSIFICATION, INSTRUCTIONS, LIKELIHOOD, TRANSLATION
 from ialign_ray.evaluation.statistics import Difference
 
 GAINED, LOST, NOT_SHOWN = "gained", "lost", "not shown"

@@ -146,13 +146,15 @@ def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any
     return model.eval(), load_tokenizer(settings, str(folder) if own else None)
 
 
-def save_model(model: Any, folder: Path) -> None:
-    """Write an adapter, or a full model, as `load_adapted` and every other tool reads it."""
-    if hasattr(model, "peft_config") and any(c.trainable_token_indices for c in model.peft_config.values()):
-        # by itself PEFT would save both whole matrices, because their size is no longer the base's
-        model.save_pretrained(folder, save_embedding_layers=False)
-    else:
-        model.save_pretrained(folder)
+def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write an adapter, or a full model, as `load_adapted` and every other tool reads it.
+
+    `weights` stand for the model's own, which are in parts on several workers.
+    """
+    own_rows = hasattr(model, "peft_config") and any(c.trainable_token_indices for c in model.peft_config.values())
+    # by itself PEFT would save both whole matrices, because their size is no longer the base's
+    rows = {"save_embedding_layers": False} if own_rows else {}
+    model.save_pretrained(folder, state_dict=weights, **rows)
 
 
 def merge(model: Any) -> Any:

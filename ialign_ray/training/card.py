@@ -33,8 +33,8 @@ tuning (InstructAlign, arXiv 2305.13627), with replay of old instructions at a d
 {_loading(experiment, "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM")}
 ```
 
-Trained for {experiment.train.steps} steps of {experiment.train.batch_size} examples
-({record["drawn"]["tokens"]:,} tokens), seed {experiment.train.seed}. The settings are in `experiment.yaml`,
+Trained for {record["ending"]["step"]} steps of {experiment.train.batch_size} examples
+({record["drawn"]["tokens"]:,} tokens), seed {experiment.train.seed}; the weights are those of step {record["ending"]["kept"]}. The settings are in `experiment.yaml`,
 what was read and dropped in `record.json`. Scores with intervals and baselines come from `ialign evaluate`;
 nothing about quality follows from this card alone.
 

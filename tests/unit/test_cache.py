@@ -49,7 +49,7 @@ def make(experiment_data, tmp_path):
     def made(name="data", **changes):
         experiment = build_experiment(experiment_data | changes, "x")
         prepared = prepare(experiment)
-        save_data(tmp_path / name, prepared.plan, prepared.encoder, tmp_path / "encoded")
+        save_data(tmp_path / name, prepared.plan, prepared.encoder, encoded=tmp_path / "encoded")
         source = Source(str(tmp_path / name), batch_size=6, steps=60)  # over two epochs of replay
         return source, open_cache(source.folder)
 

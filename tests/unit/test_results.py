@@ -9,7 +9,7 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation import results
+from ialign_ray.evaluation import measures, results, tables
 from ialign_ray.evaluation.metrics import bits_per_byte
 
 GROUPS = {"eng": "L1", "ind": "L1", "jav": "L2", "bug": "L3"}
@@ -120,10 +120,10 @@ def test_the_kind_of_a_suite_can_be_given():
 
 
 def test_comparison_is_paired_and_restricted_to_common_ids():
-    plan = results.Plan(GROUPS, resamples=200)
+    plan = measures.Plan(GROUPS, resamples=200)
     a, b = classified(seed=1), classified(seed=2)
     fewer = b[b["id"] < "s5"]
-    found = results.compare("a", results.measure(a, plan), "b", results.measure(fewer, plan))
+    found = results.compare("a", measures.measure(a, plan), "b", measures.measure(fewer, plan))
     row = pick(found, scope="language:jav", prompt="a", metric="f1_weighted", scorer="sum")
     expected = f1_of(a[a["id"] < "s5"], "jav", "a") - f1_of(fewer, "jav", "a")
     assert row["value"] == pytest.approx(expected)
@@ -132,25 +132,25 @@ def test_comparison_is_paired_and_restricted_to_common_ids():
 
 
 def test_order_of_rows_changes_nothing():
-    plan = results.Plan(GROUPS, resamples=100)
+    plan = measures.Plan(GROUPS, resamples=100)
     parts = [classified(), translated()]
     shuffled = [part.sample(frac=1, random_state=0) for part in parts]
-    found = results.compare("a", results.measure(parts, plan), "b", results.measure(shuffled, plan))
+    found = results.compare("a", measures.measure(parts, plan), "b", measures.measure(shuffled, plan))
     defined = found.dropna(subset=["low"])
     assert (defined[["value", "low", "high"]] == 0).all(axis=None)
     assert (defined["p"] == 1).all()
 
 
 def test_runs_with_other_prompts_meet_in_their_mean():
-    plan = results.Plan(GROUPS, resamples=50)
-    first, second = (results.measure(classified(prompts=p), plan) for p in (("a", "b"), ("none",)))
+    plan = measures.Plan(GROUPS, resamples=50)
+    first, second = (measures.measure(classified(prompts=p), plan) for p in (("a", "b"), ("none",)))
     assert set(results.compare("a", first, "b", second)["prompt"]) == {"all"}
 
 
 def test_all_comparisons_a_verdict_needs():
-    plan = results.Plan(GROUPS, resamples=20)
+    plan = measures.Plan(GROUPS, resamples=20)
     names = ("length", "base", "control", "arm")
-    runs = {name: results.measure(classified(seed=i), plan) for i, name in enumerate(names)}
+    runs = {name: measures.measure(classified(seed=i), plan) for i, name in enumerate(names)}
     found = results.compare_all(runs)
     assert set(zip(found["run"], found["against"])) == {
         ("base", "length"),
@@ -193,13 +193,13 @@ def test_refusals(frame, said):
 
 
 def test_comparisons_refused():
-    plan = results.Plan(GROUPS, resamples=10)
-    first = results.measure(classified(count=10), plan)
+    plan = measures.Plan(GROUPS, resamples=10)
+    first = measures.measure(classified(count=10), plan)
     renamed = classified(count=10).assign(suite="other")
     with pytest.raises(DataError, match="share no sentence"):
-        results.compare("a", first, "b", results.measure(renamed, plan))
+        results.compare("a", first, "b", measures.measure(renamed, plan))
     with pytest.raises(DataError, match="different plans"):
-        results.compare("a", first, "b", results.measure(renamed, results.Plan(GROUPS, seed=1, resamples=10)))
+        results.compare("a", first, "b", measures.measure(renamed, measures.Plan(GROUPS, seed=1, resamples=10)))
 
 
 def test_table():
@@ -210,7 +210,7 @@ def test_table():
         "length": classified(seed=4),
     }
     found = results.summarise(runs, GROUPS, resamples=50)
-    markdown, rich_table = results.table(found)
+    markdown, rich_table = tables.table(found)
     lines = markdown.splitlines()
     assert lines[0] == (
         "| run | new L2 f1_weighted (nusax), n=200 | new L3 f1_weighted (nusax), n=200 "
@@ -224,4 +224,4 @@ def test_table():
     Console(file=out, width=250).print(rich_table)
     assert f"[{row['low']:.3f}, {row['high']:.3f}]" in out.getvalue()
     with pytest.raises(DataError, match="no such metric"):
-        results.table(found[found["kind"] == "classification"], results.default_columns(found, "nothing")[:0])
+        tables.table(found[found["kind"] == "classification"], tables.default_columns(found, "nothing")[:0])

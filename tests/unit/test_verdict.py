@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from test_results import GROUPS, classified, translated
 
-from ialign_ray.evaluation import results
+from ialign_ray.evaluation import measures, results
 from ialign_ray.evaluation.statistics import Difference
 from ialign_ray.evaluation.verdict import (
     Rules,
@@ -17,8 +17,8 @@ NAN = float("nan")
 
 
 def judge(rules=None, **runs):
-    plan = results.Plan(GROUPS, resamples=300)
-    measured = {name: results.measure(frames, plan) for name, frames in runs.items()}
+    plan = measures.Plan(GROUPS, resamples=300)
+    measured = {name: measures.measure(frames, plan) for name, frames in runs.items()}
     names = {"nusax": ("negative", "neutral", "positive")}
     return verdict(results.summarise(measured, GROUPS), results.compare_all(measured), rules, names)
 
