@@ -30,12 +30,11 @@ FILLER = Encoded("", 0, "", "", "", prompt=[0], target=[])
 
 def rounds(model: nn.Module, passes: Sequence[T], filler: T) -> Iterator[T]:
     """This worker's passes of a step; if the model is sharded, then fillers until every worker is done."""
+    if isinstance(model, FSDPModule):
+        most = torch.tensor(len(passes), device=next(model.parameters()).device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)  # before the first pass: no worker may be ahead of another's passes
+        passes = [*passes, *[filler] * (int(most) - len(passes))]
     yield from passes
-    if not isinstance(model, FSDPModule):
-        return
-    most = torch.tensor(len(passes), device=next(model.parameters()).device)
-    dist.all_reduce(most, dist.ReduceOp.MAX)
-    yield from [filler] * (int(most) - len(passes))
 
 
 def sum_over_workers(value: Tensor) -> Tensor:
