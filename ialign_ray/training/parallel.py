@@ -11,6 +11,7 @@ with the most, and those who have run out pass on a filler, from which nothing i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
 from typing import TypeVar
 
 import torch
@@ -28,13 +29,16 @@ FILLER = Encoded("", 0, "", "", "", prompt=[0], target=[])
 """One token without a target: its forward and backward pass count nothing."""
 
 
-def rounds(model: nn.Module, passes: Sequence[T], filler: T) -> Iterator[T]:
-    """This worker's passes of a step; if the model is sharded, then fillers until every worker is done."""
-    if isinstance(model, FSDPModule):
-        most = torch.tensor(len(passes), device=next(model.parameters()).device)
-        dist.all_reduce(most, dist.ReduceOp.MAX)  # before the first pass: no worker may be ahead of another's passes
-        passes = [*passes, *[filler] * (int(most) - len(passes))]
-    yield from passes
+def rounds(model: nn.Module, own: Iterable[T], filler: T) -> Iterator[T]:
+    """This worker's forward passes of a step; if the model is sharded, then fillers until every worker is done."""
+    if not isinstance(model, FSDPModule):
+        yield from own
+        return
+    own = list(own)
+    most = torch.tensor(len(own), device=next(model.parameters()).device)
+    dist.all_reduce(most, dist.ReduceOp.MAX)
+    yield from own
+    yield from repeat(filler, int(most) - len(own))
 
 
 def sum_over_workers(value: Tensor) -> Tensor:

@@ -185,7 +185,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     from ialign_ray.training.journal import Journal
     from ialign_ray.training.loop import Loop, run_loop
     from ialign_ray.training.outside import Outside
-    from ialign_ray.training.sharding import is_sharded, shard, whole_weights
+    from ialign_ray.training.sharding import place, whole_weights
     from ialign_ray.training.validation import load_held_out
 
     context = ray.train.get_context()
@@ -203,12 +203,10 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
     if experiment.model.tuning == "lora":
         model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
-    half = experiment.model.precision == "bf16"
-    if is_sharded(experiment.scaling.strategy, model, device):
-        shard(model, device, half=half)
-    model.to(device)
+    place(model, experiment, device)
     source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
     settings, outside = experiment.train, Outside(run, rank)
+    half = experiment.model.precision == "bf16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         batching = choose_batching(
             model, settings, lambda: next(local_stream(source, 0)), run, pad=tokenizer.pad_token_id, device=device
