@@ -75,7 +75,7 @@ class _InParts(torch.autograd.Function):
         nats = torch.empty(len(labels), device=hidden.device, dtype=_wide(hidden).dtype)
         wanted = any(ctx.needs_input_grad)
         to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        to_trained = [torch.zeros_like(p) for p in trained]
+        to_trained: list[Tensor] = []
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
             with torch.set_grad_enabled(wanted):
@@ -89,16 +89,18 @@ class _InParts(torch.autograd.Function):
                     found = list(torch.autograd.grad(loss.sum(), [*first, *trained]))
                     if to_hidden is not None:
                         to_hidden[part] = found.pop(0)
-                    for total, gradient in zip(to_trained, found, strict=True):
+                    for total, gradient in zip(to_trained, found, strict=False):
                         total += gradient
-        ctx.save_for_backward(to_hidden, *to_trained)
+                    to_trained = to_trained or found
+        ctx.save_for_backward(to_hidden, *(to_trained or map(torch.zeros_like, trained)))
         ctx.mark_non_differentiable(nats)
         return nats.sum(), nats
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, to_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
-        to_hidden, *to_trained = (g if g is None else g * to_total.to(g.dtype) for g in ctx.saved_tensors)
+        # in place: a head's gradient is as large as the head
+        to_hidden, *to_trained = (g if g is None else g.mul_(to_total) for g in ctx.saved_tensors)
         return to_hidden, None, None, None, None, *to_trained
 
 

@@ -71,8 +71,8 @@ def apart(way: str, options: argparse.Namespace) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabulary", type=int, default=250_000)
-    parser.add_argument("--tokens", type=int, default=512)
-    parser.add_argument("--targets", type=int, default=256)
+    parser.add_argument("--tokens", type=int, default=1_024)
+    parser.add_argument("--targets", type=int, default=512)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--way", choices=WAYS, help="run this one here and print its numbers")
     options = parser.parse_args()
