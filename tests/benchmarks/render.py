@@ -65,7 +65,8 @@ def main() -> None:
         name = table.__name__
         before, _, rest = page.partition(BEGIN.format(name))
         _, _, after = rest.partition(END.format(name))
-        machine = f"{on['device']}, {on['threads']} thread, torch {on['torch']}."
+        turns = "".join(f", {found[k]} {k}" for k in ("steps", "rounds") if k in found)
+        machine = f"{on['device']}, {on['threads']} thread, torch {on['torch']}{turns}."
         text = "\n".join([BEGIN.format(name), *table(found), "", machine, END.format(name)])
         page = before + text + after
     PAGE.write_text(page, encoding="utf-8")
