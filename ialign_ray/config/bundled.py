@@ -57,7 +57,9 @@ def _stored(file: str, changed: float) -> dict[str, Any]:
     try:
         data = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"suite file {file} cannot be read as YAML in UTF-8: {error}") from error
+        raise ConfigError(
+            f"suite file {file} cannot be read as YAML in UTF-8: {' '.join(str(error).split())}"
+        ) from error
     if not isinstance(data, dict) or "suites" in data:
         raise ConfigError(f"suite file {file} holds no suite; start with `kind:`, `name:` and `path:`")
     return {str(key): value for key, value in data.items()}

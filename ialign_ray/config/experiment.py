@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ialign_ray.config.ablate import AblateConfig
 from ialign_ray.config.bundled import expand_suites, grouped
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig
 from ialign_ray.config.data import CorpusConfig, ReplayConfig, TasksConfig
@@ -74,6 +75,8 @@ class Experiment(Section):
     """Arms and seeds of `ialign compare`."""
     promotion: PromotionConfig = Field(default_factory=PromotionConfig)
     """What a candidate must show before it becomes the champion."""
+    ablate: AblateConfig = Field(default_factory=AblateConfig)
+    """Settings that `ialign ablate` varies."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
@@ -118,6 +121,15 @@ class Experiment(Section):
             raise ValueError(
                 f"scaling.workers is {self.scaling.workers}, but a step has only {self.train.batch_size} examples; "
                 "raise train.batch_size or use fewer workers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_if_quantized(self) -> Self:
+        if self.model.quantization and self.scaling.strategy == "fsdp":
+            raise ValueError(
+                f"scaling.strategy is fsdp, but weights of model.quantization {self.model.quantization} cannot be cut "
+                "over workers; set strategy to ddp, or quantization to null"
             )
         return self
 

@@ -25,16 +25,21 @@ def suite_frame(suite: SuiteSource, base: str, extra: Sequence[str] = ()) -> pd.
     return frame
 
 
-def language_rows(suite: SuiteSource, frame: pd.DataFrame, extra: Sequence[str] = ()) -> dict[str, pd.DataFrame]:
+def language_rows(
+    suite: SuiteSource, frame: pd.DataFrame, extra: Sequence[str] = (), *, repeated: bool = False
+) -> dict[str, pd.DataFrame]:
     """Measured language -> its rows: id (str), a column for each slot (str), the `extra` columns and `ROW`.
 
     Rows without one of their texts are left out. An id is the sentence's where it is the same in all languages, else
-    it begins with the language. Raises `DataError` for a language without a text, or an id twice.
+    it begins with the language. A wide column of a long file stands in a row for each language: the first is kept, or
+    all if `repeated`. Raises `DataError` for a language without a text, or an id twice.
     """
     found = {code: _rows(suite, frame, code, extra) for code in suite.spoken}
+    for code in [c for c in found if suite.long and c in suite.columns and not repeated]:
+        found[code] = found[code].drop_duplicates("id")
     for code, rows in found.items():
         twice = rows["id"][rows["id"].duplicated()]
-        if not twice.empty:
+        if not (twice.empty or (suite.long and code in suite.columns)):
             raise DataError(
                 f"suite {suite.name!r}: id {twice.iloc[0]!r} stands twice in {code}; name another column as `id`, "
                 "or leave it out"
@@ -95,8 +100,7 @@ def _rows(suite: SuiteSource, frame: pd.DataFrame, code: str, extra: Sequence[st
         where = ", ".join(repr(c) for c in texts.values())
         raise DataError(f"suite {suite.name!r}: column {where} ({code}) is empty; remove the language or fill it")
     kept: pd.DataFrame = made[filled]
-    # a wide side of a long file stands in a row for each language: one of them is enough
-    return kept.drop_duplicates("id") if long is not None and code in suite.columns and long.join else kept
+    return kept
 
 
 def _ids(suite: SuiteSource, rows: pd.DataFrame) -> pd.Series:

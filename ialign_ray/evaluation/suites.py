@@ -107,7 +107,7 @@ def _folds(suite: ClassificationSuite, rows: pd.DataFrame) -> pd.Series:
 
 def translation_rows(suite: TranslationSuite, experiment: Experiment, prompt: PromptConfig) -> pd.DataFrame:
     """One row a direction and sentence: prompt, mismatched prompt (the next sentence's source), source and target."""
-    found = language_rows(suite, suite_frame(suite, experiment.storage.data))
+    found = language_rows(suite, suite_frame(suite, experiment.storage.data), repeated=True)
     made = []
     for source, target in suite.pairs:
         pairs = limited(suite, aligned(suite, found, source, target))
