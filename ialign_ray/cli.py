@@ -15,6 +15,7 @@ import typer.core
 from rich.console import Console
 
 from ialign_ray.cli_data import data
+from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback
 from ialign_ray.errors import IalignError, ModelError
 
 
@@ -92,17 +93,24 @@ def evaluate(
     file: ExperimentFile,
     adapter: Annotated[list[Path], typer.Option("--adapter", "-a", help="Finished run; may be repeated.")],
     control: Annotated[Path | None, typer.Option(help="Finished replay-only run (replay.ratio 1).")] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", help="Only this suite, or `lm_eval:TASK` of lm-evaluation-harness; may be repeated."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Score finished runs beside base, baselines and control, with intervals and a verdict in words.
 
     Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --control runs/mine/control`
+
+    Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --suite lm_eval:xcopa_id`
     """
     from ialign_ray.compare import evaluate as score
     from ialign_ray.config import load_experiment
+    from ialign_ray.evaluation.harness import selected
     from ialign_ray.training.pocket import ensure_model
 
-    experiment = load_experiment(file, overrides or [])
+    experiment = selected(load_experiment(file, overrides or []), suite or [])
     ensure_model(experiment, console)
     score(experiment, [finished(a) for a in adapter], finished(control) if control else None, console)
 
@@ -131,19 +139,51 @@ def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def ablate(
+    file: ExperimentFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print runs, steps, tokens and time; train none.")] = False,
+) -> None:
+    """Train and score every setting of `ablate` with its control; one table; finished parts are kept.
+
+    Example: `ialign ablate jobs/experiments/miniature.yaml --dry-run`
+
+    Example: `ialign ablate experiment.yaml --set "ablate.axes={replay.ratio: [0, 0.5], model.lora.rank: [4, 16]}"`
+    """
+    from ialign_ray import ablate as ablation
+    from ialign_ray.config import load_experiment
+    from ialign_ray.training.pocket import ensure_model
+
+    experiment = load_experiment(file, overrides or [])
+    ensure_model(experiment, console)
+    if dry_run:
+        ablation.dry_run(experiment, console)
+    else:
+        console.print(f"\nTable: {ablation.ablate(experiment, console)}", soft_wrap=True, highlight=False)
+
+
+@app.command()
 def predict(
     text: Annotated[str, typer.Argument(help="The request.", show_default=False)],
     adapter: Adapter = None,
-    model: Annotated[str | None, typer.Option(help="Base model, where there is no adapter.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the registry (`champion`, `mine@champion`, `mine/3`), or a base model: folder or hub id."
+        ),
+    ] = None,
+    registry: RegistryOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
 ) -> None:
     """Print a model's answer.
 
-    Example: `ialign predict "Translate to Indonesian: Good morning." --adapter runs/mine/align`
+    Example: `ialign predict "Translate to Indonesian: Good morning." --model champion`
     """
     from ialign_ray.answer import answer
 
+    if adapter is None and model is not None:
+        adapter, model = from_registry(model, registry)
     console.print(answer(text, adapter, model, max_new_tokens, temperature), markup=False, highlight=False)
 
 
@@ -160,6 +200,10 @@ def export(
     from ialign_ray.answer import export_model
 
     console.print(f"Exported to {export_model(run, to, merge)}", soft_wrap=True)
+
+
+for command in (register, promote, rollback, models):
+    app.command()(command)
 
 
 @app.command()
@@ -183,6 +227,27 @@ def finished(folder: Path) -> Path:
     if not is_intact(run / MODEL):
         raise ModelError(f"{run} has no finished model; run `ialign align ... --resume` first, or name another run")
     return run
+
+
+def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:
+    """(adapter folder, None) where `--model` names a version of the registry, else (None, model).
+
+    An existing folder and `pocket:base` are base models; `champion` and what holds an @ are the registry's; what
+    could be a hub id too (`mine`, `mine/3`) is the registry's where it has a model of that name.
+    """
+    from ialign_ray.registry.reference import could_name_version, names_version, resolve
+    from ialign_ray.registry.store import Registry, has_registry
+
+    location = location or DEFAULT_REGISTRY
+    if Path(model).exists() or model.startswith("pocket:"):
+        return None, model
+    if not names_version(model) and not (
+        could_name_version(model) and has_registry(location) and model.partition("/")[0] in Registry(location).names()
+    ):
+        return None, model
+    chosen = resolve(model, Registry(location))
+    sys.stderr.write(f"ialign: {chosen}\n")
+    return chosen.folder, None
 
 
 def main() -> NoReturn:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ialign_ray.cluster import cluster
 from ialign_ray.config import Experiment, override
+from ialign_ray.evaluation.harness import report_tasks, run_tasks
 from ialign_ray.evaluation.predict import predict_models
 from ialign_ray.evaluation.report import report
 from ialign_ray.evaluation.scorer import Scorer
@@ -36,14 +37,12 @@ def compare(experiment: Experiment, console: Console) -> list[Statement]:
     with cluster(experiment.scaling):
         for name, variant in variants.items():
             runs[name] = align(variant, name, resume=True, console=console)
-    subjects = [base_subject(experiment), *(run_subject(experiment, run) for run in runs.values())]
-    base, *others = predict_models(experiment, subjects, console)
-    by_run = dict(zip(runs, others, strict=True))
-    predictions = {BASE: [base]} | {
-        arm: [by_run[run_name(arm, seed)] for seed in experiment.compare.seeds] for arm in experiment.compare.arms
+    subjects = {BASE: [base_subject(experiment)]} | {
+        arm: [run_subject(experiment, runs[run_name(arm, seed)]) for seed in experiment.compare.seeds]
+        for arm in experiment.compare.arms
     }
     folder = Path(experiment.storage.runs).absolute() / experiment.name
-    return report(experiment, predictions, folder, console)
+    return judge(experiment, subjects, folder, console)
 
 
 def arms(experiment: Experiment) -> dict[str, Experiment]:
@@ -93,7 +92,21 @@ def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
 def evaluate(experiment: Experiment, runs: Sequence[Path], control: Path | None, console: Console) -> list[Statement]:
     """Score finished runs beside the base and, when given, the replay-only control."""
     named = ({"control": control} if control else {}) | {run.name: run for run in runs}
-    subjects = [base_subject(experiment), *(run_subject(experiment, run) for run in named.values())]
-    found = predict_models(experiment, subjects, console)
-    predictions = {name: [frames] for name, frames in zip([BASE, *named], found, strict=True)}
-    return report(experiment, predictions, runs[0] / "evaluation", console)
+    subjects = {BASE: [base_subject(experiment)]}
+    subjects |= {name: [run_subject(experiment, run)] for name, run in named.items()}
+    return judge(experiment, subjects, runs[0] / "evaluation", console)
+
+
+def judge(
+    experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
+) -> list[Statement]:
+    """Score models (name -> one a seed) on all suites and tasks; print and write tables and verdict."""
+    statements: list[Statement] = []
+    every = [subject for seeds in subjects.values() for subject in seeds]
+    if experiment.evaluate.suites:
+        found = iter(predict_models(experiment, every, console))
+        predictions = {name: [next(found) for _ in seeds] for name, seeds in subjects.items()}
+        statements = report(experiment, predictions, folder, console)
+    if experiment.evaluate.lm_eval.tasks:
+        report_tasks(run_tasks(experiment, every, console), folder, console)
+    return statements

@@ -56,7 +56,8 @@ def data_table(prepared: Prepared) -> Table:
     """What was read and dropped, per corpus and for replay."""
     table = Table("data", "read", "incomplete", "cleaned", "leaked", "held out", "kept", "pairs", "too long")
     for name, c in prepared.parallel.counts.items():
-        row = (c.read, c.incomplete, c.cleaned, c.leaked, c.held_out, c.kept, c.pairs - c.too_long, c.too_long)
+        pairs = c.pairs - c.too_long - c.validation
+        row = (c.read, c.incomplete, c.cleaned, c.leaked, c.held_out, c.kept, pairs, c.too_long)
         table.add_row(name, *map(str, row))
     r = prepared.replay
     table.add_row(
@@ -65,7 +66,7 @@ def data_table(prepared: Prepared) -> Table:
         str(r.empty),
         "0",
         str(r.leaked),
-        "0",
+        str(r.validation),
         f"{r.pool} of {r.eligible}",
         "-",
         str(r.too_long),

@@ -24,7 +24,7 @@ from ialign_ray.streaming import Source, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.journal import Journal
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
-from ialign_ray.training.sharding import is_sharded, shard, trained, whole_weights
+from ialign_ray.training.sharding import place, trained, whole_weights
 from ialign_ray.training.signals import Wish, on_sigterm
 from ialign_ray.training.validation import load_held_out
 
@@ -87,8 +87,7 @@ def train(job: Job) -> None:
     model = load_base(job.experiment.model)
     if job.experiment.model.tuning == "lora":
         model = add_adapter(model, job.experiment.model.lora, settings.seed)
-    if is_sharded(job.experiment.scaling.strategy, model, torch.device("cpu")):
-        shard(model, torch.device("cpu"))
+    place(model, job.experiment, torch.device("cpu"))
     source = Source(str(job.data), settings.batch_size, settings.steps)
     wishes = [Wish.GO_ON]
 

@@ -2,11 +2,12 @@
 
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig, ProtectedSet, Step
 from ialign_ray.config.data import CorpusConfig, LongLayout, ReplayConfig, Source, TasksConfig
-from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
+from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig, HarnessConfig
 from ialign_ray.config.experiment import Experiment, StorageConfig, TrackingConfig
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
+from ialign_ray.config.promotion import PromotionConfig
 from ialign_ray.config.suites import (
     ClassificationSuite,
     InstructionSuite,
@@ -28,12 +29,14 @@ __all__ = [
     "DecontaminationConfig",
     "EvaluateConfig",
     "Experiment",
+    "HarnessConfig",
     "InstructionSuite",
     "LanguagesConfig",
     "LongLayout",
     "LoraSettings",
     "ModelSettings",
     "PerplexitySuite",
+    "PromotionConfig",
     "PromptConfig",
     "ProtectedSet",
     "ReplayConfig",

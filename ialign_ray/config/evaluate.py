@@ -20,12 +20,27 @@ def _expand(items: Any) -> Any:
         raise ValueError(str(error).removeprefix("evaluate.suites: ")) from error
 
 
+class HarnessConfig(Section):
+    """Tasks of lm-evaluation-harness; their texts are not known to decontamination."""
+
+    tasks: list[str] = Field(default_factory=list)
+    """Tasks or groups by the harness' names."""
+    include_path: str | None = None
+    """Folder with your own task files."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each request; the task's own number when left out."""
+    limit: int | None = Field(None, ge=1)
+    """First rows of each task only."""
+
+
 class EvaluateConfig(Section):
     """What is measured after training."""
 
     suites: Annotated[list[Suite], BeforeValidator(_expand)] = Field(default_factory=list)
     """Evaluation suites; their sentences are kept out of training. Each is the name of a bundled one, the path of a
     YAML file that holds one, `{use: NAME, ...}` with some fields changed, or all its fields."""
+    lm_eval: HarnessConfig = Field(default_factory=HarnessConfig)
+    """Tasks of lm-evaluation-harness, run beside the suites."""
     scorer: Literal["sum", "mean", "calibrated"] = "calibrated"
     """The scorer that the summary and the verdict use; all three are computed."""
     resamples: int = Field(1000, ge=100)

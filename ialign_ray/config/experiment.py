@@ -6,12 +6,14 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ialign_ray.config.ablate import AblateConfig
 from ialign_ray.config.bundled import expand_suites, grouped
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig
 from ialign_ray.config.data import CorpusConfig, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.model import ModelSettings
+from ialign_ray.config.promotion import PromotionConfig
 from ialign_ray.config.section import Section
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 from ialign_ray.errors import ConfigError
@@ -29,12 +31,15 @@ class StorageConfig(Section):
 
 
 class TrackingConfig(Section):
-    """Curves of every run."""
+    """Curves of every run, and the registry of its versions."""
 
     mlflow: bool = True
     """Log to MLflow."""
     mlflow_uri: str | None = None
-    """Tracking server; a SQLite file in `storage.runs` when left out."""
+    """Tracking server and model registry; a SQLite file in `storage.runs` when left out."""
+    artifacts: str | None = None
+    """Folder or `s3://` address of registered versions; `registry` in `storage.runs`, or the server's own, when left
+    out. It is fixed by a model's first registration."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run."""
 
@@ -68,6 +73,10 @@ class Experiment(Section):
     """Suites and statistics."""
     compare: CompareConfig = Field(default_factory=CompareConfig)
     """Arms and seeds of `ialign compare`."""
+    ablate: AblateConfig = Field(default_factory=AblateConfig)
+    """Settings that `ialign ablate` varies."""
+    promotion: PromotionConfig = Field(default_factory=PromotionConfig)
+    """What a candidate must show before it becomes the champion."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
@@ -98,11 +107,29 @@ class Experiment(Section):
         return self
 
     @model_validator(mode="after")
+    def _promotion_measured(self) -> Self:
+        measuring = [s.name for s in self.evaluate.suites if s.kind != "instructions"]
+        if unknown := [n for n in self.promotion.better_on or () if n not in measuring]:
+            raise ValueError(
+                f"promotion.better_on: {unknown[0]!r} is no suite that measures languages; name one of {measuring}"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _workers_fed(self) -> Self:
         if self.scaling.workers > self.train.batch_size:
             raise ValueError(
                 f"scaling.workers is {self.scaling.workers}, but a step has only {self.train.batch_size} examples; "
                 "raise train.batch_size or use fewer workers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_if_quantized(self) -> Self:
+        if self.model.quantization and self.scaling.strategy == "fsdp":
+            raise ValueError(
+                f"scaling.strategy is fsdp, but weights of model.quantization {self.model.quantization} cannot be cut "
+                "over workers; set strategy to ddp, or quantization to null"
             )
         return self
 

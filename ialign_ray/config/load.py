@@ -54,7 +54,17 @@ def override(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
 
 
 def set_value(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set `a.b.0.c` in nested dicts and lists; a list of named items is addressed by name too."""
+    """Set `a.b.0.c` in nested dicts and lists; named items of a list are addressed by name too, all by `*`."""
+    before, star, after = key.partition(".*.")
+    if star:
+        items: Any = data
+        for part in before.split("."):
+            items = items.get(part) if isinstance(items, dict) else None
+        if not isinstance(items, list):
+            raise ConfigError(f"--set {key}: {before} is no list; leave `*` out")
+        for number in range(len(items)):
+            set_value(data, f"{before}.{number}.{after}", value)
+        return
     *path, last = key.split(".")
     node: Any = data
     for depth, part in enumerate(path):

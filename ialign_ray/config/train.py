@@ -30,6 +30,11 @@ class TrainConfig(Section):
     """Decoupled weight decay."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
+    gradient_checkpointing: bool = False
+    """Keep of each block of layers only its input, and compute the rest again when its gradient is taken: less memory
+    for a third more arithmetic."""
+    compile: bool = False
+    """Have torch.compile translate the blocks of layers; minutes at the start, for faster steps on GPUs."""
     max_prompt_tokens: int = Field(256, ge=8)
     """Longer prompts have their source text shortened, never the instruction."""
     max_target_tokens: int = Field(128, ge=2)

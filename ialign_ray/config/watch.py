@@ -22,9 +22,6 @@ class ValidationConfig(Section):
     whole sentences, a tenth of them at most."""
     instructions: int = Field(200, ge=0)
     """Old instructions at most, kept from the replay pool, a tenth of it at most; read for a ratio of 0 too."""
-    asynchronous: bool = False
-    """Validate the step's checkpoint in a Ray task of its own, which needs a CPU beside the workers', while training
-    goes on. A late result stops the run later."""
 
 
 class StopRule(Section):

@@ -11,9 +11,12 @@ import pyarrow.compute as pc
 from ialign_ray.config import CorpusConfig, Experiment
 from ialign_ray.corpus.assemble import HELD_OUT, TRAIN
 from ialign_ray.corpus.build import Built
+from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.jobs import INCOMPLETE
 from ialign_ray.errors import DataError
 
+_SHARE_SEED = 4
+"""Of `share`; the split of `holdout`, replay, suites and validation have others."""
 PAIR_SCHEMA = pa.schema(
     [(n, pa.string()) for n in ("row_id", "source_language", "target_language", "source", "target")]
 )
@@ -88,8 +91,11 @@ def _counts(built: Built, corpus: CorpusConfig) -> Counts:
 
 
 def directed_pairs(built: Built, corpus: CorpusConfig, directions: str, split: str = TRAIN) -> pa.Table:
-    """Directed pairs of a corpus' split, one row an id."""
+    """Directed pairs of a corpus' split, one row an id; of the training split, of the corpus' `share` of it."""
     rows = built.read(corpus.name, split)
+    if split == TRAIN and corpus.share < 1:
+        kept = [share_of(i, seed=_SHARE_SEED) < corpus.share for i in rows["id"].to_pylist()]
+        rows = rows.filter(pa.array(kept, pa.bool_()))
     found = [PAIR_SCHEMA.empty_table()]
     for pivot in corpus.pivots:
         for language in (code for code in corpus.languages if code not in corpus.pivots):

@@ -130,7 +130,7 @@ class Journal:
         """Write (first worker) how the run ended, or raise CheckpointError."""
         path = self.run / ENDING
         if self._rank == 0:
-            skipped = sum(r["skipped"] for r in records(self.run))
+            skipped = sum(r.get("skipped", False) for r in records(self.run))
             with writing(path, CURE):
                 write_json(path, ending | {"skipped_steps": skipped})
 

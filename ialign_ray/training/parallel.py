@@ -11,6 +11,8 @@ with the most, and those who have run out pass on a filler, from which nothing i
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import repeat
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -22,20 +24,21 @@ from ialign_ray.tokens.batch import Encoded
 
 BUCKET = 32 * 1024 * 1024
 """Gradients (elements) summed in one message: 128 MB beside the gradients themselves, whatever the model's size."""
+T = TypeVar("T")
 FILLER = Encoded("", 0, "", "", "", prompt=[0], target=[])
 """One token without a target: its forward and backward pass count nothing."""
 
 
-def rounds(model: nn.Module, batches: Iterable[list[Encoded]]) -> Iterator[list[Encoded]]:
-    """This worker's micro-batches of a step; if the model is sharded, then fillers until every worker is done."""
+def rounds(model: nn.Module, own: Iterable[T], filler: T) -> Iterator[T]:
+    """This worker's forward passes of a step; if the model is sharded, then fillers until every worker is done."""
     if not isinstance(model, FSDPModule):
-        yield from batches
+        yield from own
         return
-    own = list(batches)
+    own = list(own)
     most = torch.tensor(len(own), device=next(model.parameters()).device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     yield from own
-    yield from ([FILLER] for _ in range(int(most) - len(own)))
+    yield from repeat(filler, int(most) - len(own))
 
 
 def sum_over_workers(value: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from ialign_ray.corpus.validation import hold_out_pairs
 from ialign_ray.curation import curate
 from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.languages import display_name
-from ialign_ray.modeling.load import load_tokenizer, names_encoder_decoder
+from ialign_ray.modeling.load import check_quantization, load_tokenizer, names_encoder_decoder
 from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import json_hash, whole_folder, write_json
 from ialign_ray.tasks.plan import Plan
@@ -54,8 +54,9 @@ class Prepared:
         train = experiment.train
         # what a guard does is asked again when a run goes on, with the batch in view; the records tell what it did
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
+        free += ["gradient_checkpointing", "compile"]
         if not train.stop and train.keep == "last":
-            free += ["validation", "best_metric"]  # what is held out shows in the pools
+            free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
         for name in free:
             settings["train"].pop(name)
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
@@ -120,6 +121,7 @@ def check_metrics(experiment: Experiment, held_out: Sequence[Encoded]) -> None:
 def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
     """The experiment's tokenizer with its prompt format and limits; `model.vocabulary` adds pieces of the texts."""
     model, train = experiment.model, experiment.train
+    check_quantization(model)
     seq2seq = names_encoder_decoder(model)
     if model.vocabulary and seq2seq:
         raise ModelError(

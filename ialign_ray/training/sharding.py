@@ -16,11 +16,28 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from ialign_ray.modeling.head import base_model
+from ialign_ray.config import Experiment
+from ialign_ray.modeling.blocks import blocks, checkpoint_activations, compile_blocks
 
 SHARE = 0.6
 """Of a GPU's memory that weights, gradients and optimiser state may take; the rest is for activations."""
 Strategy = Literal["auto", "ddp", "fsdp"]
+
+
+def place(model: nn.Module, experiment: Experiment, device: torch.device) -> None:
+    """Bring a model with its adapter onto this worker's device, whole or in parts, in the state the loop needs.
+
+    Every worker calls this. Raises ModelError when the architecture has no gradient checkpointing.
+    """
+    if experiment.train.gradient_checkpointing:
+        checkpoint_activations(model)
+    if experiment.train.compile:
+        compile_blocks(model)
+    if experiment.model.quantization is not None:
+        return  # it was loaded where it belongs, and its packed weights cannot be cut
+    if is_sharded(experiment.scaling.strategy, model, device):
+        shard(model, device, half=experiment.model.precision == "bf16")
+    model.to(device)  # of a sharded model the buffers
 
 
 def is_sharded(wanted: Strategy, model: nn.Module, device: torch.device) -> bool:
@@ -46,19 +63,6 @@ def training_bytes(model: nn.Module) -> int:
     return weights + sum(3 * 4 * p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def blocks(model: nn.Module) -> list[nn.Module]:
-    """The model's repeated blocks of layers, as the architecture names them for splitting over devices.
-
-    Where it names none, the members of its longest list of modules.
-    """
-    inner = base_model(model)
-    names = set(getattr(inner, "_no_split_modules", None) or ())
-    if named := [m for m in inner.modules() if type(m).__name__ in names]:
-        return named
-    lists = [list(m) for m in inner.modules() if isinstance(m, nn.ModuleList)]
-    return max(lists, key=len, default=[])
-
-
 def shard(model: nn.Module, device: torch.device, *, half: bool = False) -> None:
     """Cut the weights over all workers, in place, and move each part to its worker's device.
 
@@ -73,7 +77,6 @@ def shard(model: nn.Module, device: torch.device, *, half: bool = False) -> None
         if isinstance(part, FSDPModule):
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other
-    model.to(device)
 
 
 def trained(model: nn.Module) -> dict[str, nn.Parameter]:

@@ -16,7 +16,7 @@ from ialign_ray.tokens.batch import Encoded, micro_batches
 from ialign_ray.training.collate import collate
 from ialign_ray.training.flops import peak_memory
 from ialign_ray.training.guard import Guard
-from ialign_ray.training.parallel import reduce_and_clip, rounds, sum_over_workers
+from ialign_ray.training.parallel import FILLER, reduce_and_clip, rounds, sum_over_workers
 
 
 @dataclass
@@ -73,7 +73,8 @@ def train_step(
     seen: list[tuple[Encoded, float]] = []
     padded = 0
     start = decoder_start(model)
-    for batch in rounds(model, micro_batches(examples, micro_batch_tokens, apart=start is not None)):
+    own = micro_batches(examples, micro_batch_tokens, apart=start is not None)
+    for batch in rounds(model, own, [FILLER]):
         inputs, positions, labels = collate(batch, pad, device, start)
         logits = target_logits(model, positions, **inputs)
         nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")

@@ -183,7 +183,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     from ialign_ray.training.journal import Journal
     from ialign_ray.training.loop import Loop, run_loop
     from ialign_ray.training.outside import Outside
-    from ialign_ray.training.sharding import is_sharded, shard, whole_weights
+    from ialign_ray.training.sharding import place, whole_weights
     from ialign_ray.training.validation import load_held_out
 
     context = ray.train.get_context()
@@ -201,10 +201,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
     if experiment.model.tuning == "lora":
         model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
-    half = experiment.model.precision == "bf16"
-    if is_sharded(experiment.scaling.strategy, model, device):
-        shard(model, device, half=half)
-    model.to(device)
+    place(model, experiment, device)
     source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
     settings, outside = experiment.train, Outside(run, rank)
     loop = Loop(
@@ -215,7 +212,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         pad=tokenizer.pad_token_id,
         device=device,
         held_out=load_held_out(run / "data"),
-        autocast=half,
+        autocast=experiment.model.precision == "bf16",
         on_step=outside.after_step,
         wish=outside.wish,
     )

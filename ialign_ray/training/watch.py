@@ -35,8 +35,8 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
     plain = {f"train/{k}": float(record[k]) for k in ("loss", "grad_norm", "learning_rate")}
     plain["train/tokens_per_second"] = record["tokens"] / max(record["seconds"], 1e-9)
     plain["train/useful_share"] = record["tokens"] / max(record["padded"], 1)
-    plain["train/mfu"] = record["mfu"]
-    plain["train/memory_gib"] = record["memory"] / 2**30
+    if "mfu" in record:  # not in the records of runs that began before there was one
+        plain |= {"train/mfu": record["mfu"], "train/memory_gib": record["memory"] / 2**30}
     plain["train/data_wait_share"] = record["data_wait"] / max(record["seconds"], 1e-9)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for source, (nats, tokens) in record["sources"].items():
@@ -49,7 +49,7 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
 
 def validation_curves(record: dict[str, Any]) -> dict[str, float]:
     """One validation as flat metrics: each loss and the bounds of its 95 % interval."""
-    flat = {}
+    flat: dict[str, float] = {}
     for metric, (value, low, high, _) in record["losses"].items():
         bounds = {f"validation/{metric}_low": low, f"validation/{metric}_high": high}
         flat |= {f"validation/{metric}": value} | {k: v for k, v in bounds.items() if isfinite(v)}

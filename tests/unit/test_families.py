@@ -3,7 +3,7 @@
 import pytest
 import torch
 from peft import PeftModel
-from test_loop import Lost, Setting, consumed, lose_at, planned, same, weights
+from test_loop import Lost, Setting, consumed, gradient, lose_at, planned, same, weights
 from test_seq2seq import finished, model_of, special
 from torch.nn import functional
 from transformers import (
@@ -21,10 +21,10 @@ from transformers import (
 
 from ialign_ray.answer import answer, export_model, open_model
 from ialign_ray.inference.scoring import score_continuations
+from ialign_ray.modeling.blocks import blocks, checkpoint_activations
 from ialign_ray.modeling.kind import is_encoder_decoder
 from ialign_ray.modeling.load import load_base
 from ialign_ray.streaming import local_stream
-from ialign_ray.training.sharding import blocks
 from ialign_ray.training.trainer import MODEL
 
 SHAPE = {
@@ -136,3 +136,28 @@ def test_its_blocks_are_found(setting):
     found = blocks(inner)
     assert len(found) == (4 if is_encoder_decoder(inner) else 2)
     assert len({type(b) for b in found}) == 1
+
+
+def bytes_kept(model, examples):
+    """For the backward pass, each memory once; and (statistics, gradients) of the step."""
+    kept = {}
+
+    def keep(tensor):
+        kept[tensor.untyped_storage().data_ptr()] = tensor
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = gradient(model, examples, tokens=10_000)
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    return sum(t.untyped_storage().nbytes() for at, t in kept.items() if at not in weights), result
+
+
+def test_gradient_checkpointing_changes_the_memory_alone(setting):
+    """Dropout included, which is drawn again as it was."""
+    [examples, *_] = local_stream(setting.source, 0)
+    plain, saving = setting.model().train(), setting.model().train()
+    checkpoint_activations(saving)
+    (much, (stats, gradients)), (little, (again, others)) = bytes_kept(plain, examples), bytes_kept(saving, examples)
+    assert little < 0.7 * much
+    assert again.loss == stats.loss
+    assert all(torch.equal(a, b) for a, b in zip(gradients, others, strict=True))

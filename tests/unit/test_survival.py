@@ -208,7 +208,10 @@ def test_a_watched_run_killed_at_any_file_operation_decides_and_ends_as_undistur
         assert place in deaths
 
 
-def test_two_workers_share_a_validation_and_agree(watched):
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_workers_share_a_validation_and_agree(watched, strategy):
+    scaling = watched.experiment.scaling.model_copy(update={"strategy": strategy})
+    watched = replace(watched, experiment=watched.experiment.model_copy(update={"scaling": scaling}))
     alone, two = full(run_of(watched, "alone")), full(run_of(watched, "two"))
     assert finish(start(alone)) == 0
     workers = group(two, 2, watched.run.parent / "meeting")

@@ -2,11 +2,12 @@
 
 import torch
 
-from ialign_ray.config import build_experiment
-from ialign_ray.modeling.load import load_base
+from ialign_ray.config import LoraSettings, ModelSettings, build_experiment
+from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.streaming import Source, local_stream
 from ialign_ray.training.parallel import FILLER, buckets, rounds
 from ialign_ray.training.prepare import prepare, save_data
+from ialign_ray.training.sharding import is_sharded, training_bytes
 from ialign_ray.training.step import train_step
 
 
@@ -24,7 +25,20 @@ def test_gradients_are_summed_in_messages_of_bounded_size():
 
 
 def test_a_model_that_is_not_sharded_needs_no_fillers():
-    assert list(rounds(torch.nn.Linear(1, 1), [[FILLER], [FILLER]])) == [[FILLER], [FILLER]]
+    assert list(rounds(torch.nn.Linear(1, 1), ["a", "b"], "filler")) == ["a", "b"]
+
+
+def test_memory_is_counted_as_adamw_takes_it(tiny_model_folder):
+    settings = ModelSettings(id=str(tiny_model_folder))
+    model = load_base(settings)
+    assert training_bytes(model) == 16 * model.num_parameters()
+    adapted = add_adapter(load_base(settings.model_copy(update={"precision": "bf16"})), LoraSettings(rank=2), 0)
+    adapter = sum(p.numel() for p in adapted.parameters() if p.requires_grad)
+    assert training_bytes(adapted) == 2 * model.num_parameters() + 16 * adapter
+
+
+def test_one_worker_alone_shards_nothing():
+    assert not is_sharded("fsdp", torch.nn.Linear(1, 1), torch.device("cpu"))
 
 
 def test_nothing_is_learned_from_a_filler(experiment_data, tmp_path):
