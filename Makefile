@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly quickstart real-run schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus fuzz clean
+.PHONY: help setup check test test-fast nightly quickstart real-run miniature schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -40,6 +40,13 @@ quickstart: setup  ## the pocket experiment, end to end: base, control, ratio 0,
 
 real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
 	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)
+
+miniature: setup  ## the ablation of docs/evaluation.md on real data, half an hour on two cores: make miniature DATA=...
+	$(BIN)/python jobs/miniature_instructions.py $(DATA) runs/miniature-base/instructions.jsonl
+	$(BIN)/python jobs/small_base.py runs/miniature-base/instructions.jsonl runs/miniature-base/model --steps 800
+	$(BIN)/ialign ablate jobs/experiments/miniature.yaml --set storage.data=$(DATA) \
+		--set replay.sources.0.path=$(CURDIR)/runs/miniature-base/instructions.jsonl \
+		--set evaluate.suites.old.path=$(CURDIR)/runs/miniature-base/instructions.jsonl
 
 schema: setup  ## print the JSON Schema of the experiment file
 	$(BIN)/ialign schema

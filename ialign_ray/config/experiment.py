@@ -76,10 +76,10 @@ class Experiment(Section):
     """Suites and statistics."""
     compare: CompareConfig = Field(default_factory=CompareConfig)
     """Arms and seeds of `ialign compare`."""
-    ablate: AblateConfig = Field(default_factory=AblateConfig)
-    """Settings that `ialign ablate` varies."""
     promotion: PromotionConfig = Field(default_factory=PromotionConfig)
     """What a candidate must show before it becomes the champion."""
+    ablate: AblateConfig = Field(default_factory=AblateConfig)
+    """Settings that `ialign ablate` varies."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import ClassificationSuite, Experiment
+from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
 from ialign_ray.evaluation.baselines import baseline_predictions
 from ialign_ray.evaluation.measures import Measured, Plan, measure
 from ialign_ray.evaluation.results import compare_all, summarise
 from ialign_ray.evaluation.suites import classification_rows
-from ialign_ray.evaluation.tables import Column, table
+from ialign_ray.evaluation.tables import suite_columns, table
 from ialign_ray.evaluation.verdict import Rules, Statement, verdict
 from ialign_ray.storage import write_text
 
@@ -43,34 +43,6 @@ def measured_runs(experiment: Experiment, runs: Mapping[str, Sequence[RunFrames]
     return {name: measure(frames, plan) for name, frames in with_baselines(experiment, runs).items()}
 
 
-def columns(experiment: Experiment, results: pd.DataFrame) -> list[Column]:
-    """What the table shows: per suite and group the chosen score, AUC at fixed length, bits, losses."""
-    scorer, chosen = experiment.evaluate.scorer, []
-    for suite in experiment.evaluate.suites:
-        if suite.kind == "classification":
-            shown = (("f1_weighted", "F1"), ("auc_length_fixed", "AUC, length fixed"))
-            chosen += [
-                Column(f"{suite.name} {group} {title}", suite.name, f"group:{group}", metric, scorer)
-                for metric, title in shown
-                for group in _groups(results, suite.name)
-            ]
-        elif suite.kind == "translation":
-            for group in _groups(results, suite.name):
-                for metric, title in (("bits_per_byte", "bits/byte"), ("source_use", "source use")):
-                    chosen.append(
-                        Column(
-                            f"{suite.name} {group} {title}",
-                            suite.name,
-                            f"group:{group}",
-                            metric,
-                            "likelihood",
-                        )
-                    )
-        else:
-            chosen.append(Column(f"{suite.name} nats/token", suite.name, "all", "nats_per_token", "likelihood"))
-    return chosen
-
-
 def report(
     experiment: Experiment, runs: Mapping[str, Sequence[RunFrames]], folder: Path, console: Console
 ) -> list[Statement]:
@@ -83,13 +55,14 @@ def report(
     statements = verdict(results, comparisons, rules, labels)
     markdown = []
     for suite in experiment.evaluate.suites:
-        shown = [c for c in columns(experiment, results) if c.suite == suite.name]
+        shown = suite_columns(suite, results, experiment.evaluate.scorer)
         part = results[results["suite"] == suite.name]
         if part.empty or not shown:
             continue
         text, printed = table(part, shown)
         console.print(printed)
-        markdown.append(f"## {suite.name}\n\n{text}")
+        notes = "".join(f"\n{line}\n" for line in generation_notes(suite, runs))
+        markdown.append(f"## {suite.name}\n\n{text}{notes}")
     for statement in statements:
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
     said = "\n".join(f"- {s.text}" for s in statements)
@@ -101,6 +74,11 @@ def report(
     return statements
 
 
-def _groups(results: pd.DataFrame, suite: str) -> list[str]:
-    scopes = results.loc[results["suite"] == suite, "scope"].unique()
-    return sorted(s.removeprefix("group:") for s in scopes if s.startswith("group:"))
+def generation_notes(suite: Suite, runs: Mapping[str, Sequence[RunFrames]]) -> list[str]:
+    """sacrebleu's signatures and what could not be measured, of a suite that generates translations."""
+    if not isinstance(suite, TranslationSuite) or not suite.generate:
+        return []
+    from ialign_ray.evaluation.translation_metrics import described
+
+    frame = next(iter(runs.values()))[0][suite.name]  # references and directions are the same for every run
+    return described(frame)

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from ialign_ray.config import Suite
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.baselines import BASELINES
-from ialign_ray.evaluation.kinds import INSTRUCTIONS, LIKELIHOOD
+from ialign_ray.evaluation.kinds import INSTRUCTIONS, KINDS, LIKELIHOOD
 
 
 class Column(NamedTuple):
@@ -38,6 +39,31 @@ def default_columns(results: pd.DataFrame, metric: str = "f1_weighted", scorer: 
     instructions = results[results["kind"] == INSTRUCTIONS]["suite"].unique()
     return columns + [
         Column(f"old instruction loss ({suite})", suite, "all", "nats_per_token", LIKELIHOOD) for suite in instructions
+    ]
+
+
+def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Column]:
+    """What is shown of a suite: its own metric first, then what is shown of its kind, for each group of languages.
+
+    `scorer` is the experiment's. A metric that the results do not hold (say, of text where none was generated) has no
+    column; a suite of instructions is shown over all of its sources.
+    """
+    kind = KINDS[suite.kind]
+    titles = dict(kind.shown)
+    chief = getattr(suite, "metric", kind.metric)
+    found = results[results["suite"] == suite.name]
+    scopes = sorted(scope for scope in found["scope"].unique() if scope.startswith("group:"))
+    return [
+        Column(
+            f"{suite.name} {scope.removeprefix('group:')} {titles.get(metric, metric)}".replace(" all ", " "),
+            suite.name,
+            scope,
+            metric,
+            kind.scored(scorer),
+        )
+        for metric in dict.fromkeys([chief, *titles])
+        for scope in (["all"] if kind.by_source else scopes)
+        if ((found["metric"] == metric) & (found["scope"] == scope)).any()
     ]
 
 

@@ -178,8 +178,6 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
-    from ialign_ray.modeling.vocabulary import extend_embeddings
     from ialign_ray.streaming import local_stream, ray_stream
     from ialign_ray.training.batching import choose_batching
     from ialign_ray.training.journal import Journal
@@ -197,12 +195,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         torch.set_num_threads(
             max(1, (torch.get_num_threads() if world == 1 else cores()) // context.get_local_world_size())
         )
-    tokenizer = load_tokenizer(experiment.model, str(run / "data" / "tokenizer"))
-    model = load_base(experiment.model)
-    extended = experiment.model.vocabulary is not None
-    rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
-    if experiment.model.tuning == "lora":
-        model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
+    model, tokenizer = untrained_model(experiment, run)
     place(model, experiment, device)
     source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
     settings, outside = experiment.train, Outside(run, rank)
@@ -229,6 +222,20 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     if rank == 0:
         save_run(experiment, run, model, tokenizer, weights)
     ray.train.report({"step": settings.steps})
+
+
+def untrained_model(experiment: Experiment, run: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a run before its first step: new pieces have their rows, and the adapter is on."""
+    from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
+    from ialign_ray.modeling.vocabulary import extend_embeddings
+
+    tokenizer = load_tokenizer(experiment.model, str(run / "data" / "tokenizer"))
+    model = load_base(experiment.model)
+    extended = experiment.model.vocabulary is not None
+    rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
+    if experiment.model.tuning == "lora":
+        model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
+    return model, tokenizer
 
 
 def cores() -> int:
