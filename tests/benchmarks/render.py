@@ -37,10 +37,10 @@ def pipeline(found: dict[str, Any]) -> Iterable[str]:
 
 def loss_memory(found: dict[str, Any]) -> Iterable[str]:
     size = f"vocabulary {found['vocabulary']:,}, {found['targets']} targets of {found['tokens']} tokens"
-    yield f"| loss ({size}) | peak | time |"
-    yield "|---|---|---|"
+    yield f"| loss ({size}) | peak |"
+    yield "|---|---|"
     for way, mib in found["peak_mib"].items():
-        yield f"| {way} | {mib:,} MiB | {found['seconds'][way]} s |"
+        yield f"| {way} | {mib:,} MiB |"
 
 
 def label_scoring(found: dict[str, Any]) -> Iterable[str]:
