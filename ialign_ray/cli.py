@@ -192,6 +192,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Finished run or adapter folder.", show_default=False)],
     to: Annotated[Path | None, typer.Option(help="Target folder; RUN/merged or RUN/exported.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the base model's weights.")] = False,
+    checkpoint: Annotated[str | None, typer.Option(help="Of this checkpoint, as step-00000100.")] = None,
 ) -> None:
     """Write a model folder that transformers (merged) or peft (adapter) loads with no code of ours.
 
@@ -199,7 +200,7 @@ def export(
     """
     from ialign_ray.answer import export_model
 
-    console.print(f"Exported to {export_model(run, to, merge)}", soft_wrap=True)
+    console.print(f"Exported to {export_model(run, to, merge, checkpoint)}", soft_wrap=True)
 
 
 for command in (register, promote, rollback, models):
