@@ -13,7 +13,7 @@ from ialign_ray.evaluation.baselines import baseline_predictions
 from ialign_ray.evaluation.measures import Measured, Plan, measure
 from ialign_ray.evaluation.results import compare_all, summarise
 from ialign_ray.evaluation.suites import classification_rows
-from ialign_ray.evaluation.tables import suite_columns, table
+from ialign_ray.evaluation.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.verdict import Rules, Statement, verdict
 from ialign_ray.storage import write_text
 
@@ -62,7 +62,8 @@ def report(
         text, printed = table(part, shown)
         console.print(printed)
         notes = "".join(f"\n{line}\n" for line in generation_notes(suite, runs))
-        markdown.append(f"## {suite.name}\n\n{text}{notes}")
+        bias = f"\n{bias_table(suite, results)}" if isinstance(suite, ClassificationSuite) else ""
+        markdown.append(f"## {suite.name}\n\n{text}{bias}{notes}")
     for statement in statements:
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
     said = "\n".join(f"- {s.text}" for s in statements)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from rich.console import Console
 from sacrebleu.metrics import CHRF
+from sklearn.metrics import f1_score
 
 from ialign_ray.compare import open_scorer
 from ialign_ray.config import build_experiment
@@ -17,7 +18,7 @@ from ialign_ray.evaluation.kinds import KINDS
 from ialign_ray.evaluation.measures import Plan, measure
 from ialign_ray.evaluation.report import report
 from ialign_ray.evaluation.results import summarise
-from ialign_ray.evaluation.tables import suite_columns, table
+from ialign_ray.evaluation.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.units import MAKERS, suite_units
 
 
@@ -204,3 +205,25 @@ def test_the_report_says_how_text_was_scored(experiment, scorer, tmp_path):
     assert "chrF++" in written
     assert "tok:13a" in written
     assert "Off-target rate into jav: not identifiable" in written
+
+
+def test_raw_and_calibrated_stand_side_by_side_with_what_is_predicted(experiment, scorer):
+    units, groups = suite_units(experiment), experiment.languages.groups()
+    suite = experiment.evaluate.suites[0]
+    frame = predicted(units, scorer, suite.name)
+    majority = frame.assign(prompt="none", **{s: [[1.0, 0.0]] * len(frame) for s in SCORES})
+    plan = Plan(groups, {suite.name: suite.kind}, resamples=10)
+    results = summarise({"base": measure(frame, plan), "majority": measure(majority, plan)}, groups)
+    lines = [line.strip("| ").split(" | ") for line in bias_table(suite, results).splitlines()]
+    assert lines[0] == ["run", "group", "scorer", "f1_weighted", "calibration error", "says bad", "says good"]
+    rows = {tuple(line[:3]): [float(x) for x in line[3:]] for line in lines[2:]}
+    assert set(rows) == {("majority", g, "sum") for g in ("L1", "L2")} | {
+        ("base", g, s) for g in ("L1", "L2") for s in SCORES
+    }
+    assert rows["majority", "L1", "sum"][2:] == [1.0, 0.0]
+    eng = frame[frame["language"] == "eng"]
+    for name in SCORES:
+        says = np.stack(eng[name].to_list()).argmax(axis=1)
+        assert rows["base", "L1", name][2] == pytest.approx((says == 0).mean(), abs=6e-4)
+        expected = f1_score(eng["label"], says, average="weighted", zero_division=0.0)
+        assert rows["base", "L1", name][0] == pytest.approx(expected, abs=6e-4)
