@@ -63,7 +63,9 @@ def export_model(run: Path, to: Path | None, merged: bool) -> Path:
             shutil.copytree(folder, scratch, dirs_exist_ok=True)
             (scratch / MANIFEST).unlink()
             return target
-        model, tokenizer = load_adapted(run_experiment(folder).model, folder)
+        # of a quantised base only the full weights can take up the adapter
+        settings = run_experiment(folder).model.model_copy(update={"quantization": None})
+        model, tokenizer = load_adapted(settings, folder)
         merge(model).save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         for name in ("README.md", "experiment.yaml", "record.json"):

@@ -92,17 +92,24 @@ def evaluate(
     file: ExperimentFile,
     adapter: Annotated[list[Path], typer.Option("--adapter", "-a", help="Finished run; may be repeated.")],
     control: Annotated[Path | None, typer.Option(help="Finished replay-only run (replay.ratio 1).")] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option("--suite", help="Only this suite, or `lm_eval:TASK` of lm-evaluation-harness; may be repeated."),
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
     """Score finished runs beside base, baselines and control, with intervals and a verdict in words.
 
     Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --control runs/mine/control`
+
+    Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --suite lm_eval:xcopa_id`
     """
     from ialign_ray.compare import evaluate as score
     from ialign_ray.config import load_experiment
+    from ialign_ray.evaluation.harness import selected
     from ialign_ray.training.pocket import ensure_model
 
-    experiment = load_experiment(file, overrides or [])
+    experiment = selected(load_experiment(file, overrides or []), suite or [])
     ensure_model(experiment, console)
     score(experiment, [finished(a) for a in adapter], finished(control) if control else None, console)
 
@@ -128,6 +135,30 @@ def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
         soft_wrap=True,
         highlight=False,
     )
+
+
+@app.command()
+def ablate(
+    file: ExperimentFile,
+    overrides: Overrides = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print runs, steps, tokens and time; train none.")] = False,
+) -> None:
+    """Train and score every setting of `ablate` with its control; one table; finished parts are kept.
+
+    Example: `ialign ablate jobs/experiments/miniature.yaml --dry-run`
+
+    Example: `ialign ablate experiment.yaml --set "ablate.axes={replay.ratio: [0, 0.5], model.lora.rank: [4, 16]}"`
+    """
+    from ialign_ray import ablate as ablation
+    from ialign_ray.config import load_experiment
+    from ialign_ray.training.pocket import ensure_model
+
+    experiment = load_experiment(file, overrides or [])
+    ensure_model(experiment, console)
+    if dry_run:
+        ablation.dry_run(experiment, console)
+    else:
+        console.print(f"\nTable: {ablation.ablate(experiment, console)}", soft_wrap=True, highlight=False)
 
 
 @app.command()

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
 from rich.console import Console
 
 from ialign_ray.cluster import cluster
 from ialign_ray.config import Experiment, override
-from ialign_ray.evaluation.predict import Scorer, predict_suites
+from ialign_ray.evaluation.harness import report_tasks, run_tasks
+from ialign_ray.evaluation.predict import predict_models
 from ialign_ray.evaluation.report import report
+from ialign_ray.evaluation.scorer import Scorer
 from ialign_ray.evaluation.verdict import Statement
+from ialign_ray.evaluation.work import Subject
+from ialign_ray.modeling.identity import base_identity, run_identity
 from ialign_ray.modeling.kind import is_encoder_decoder
-from ialign_ray.modeling.load import load_adapted, model_location
-from ialign_ray.storage import json_hash, read_json
+from ialign_ray.modeling.load import load_adapted
+from ialign_ray.storage import json_hash
 from ialign_ray.tokens.encode import Encoder
-from ialign_ray.training.trainer import MODEL, RECORD, align, run_folder
+from ialign_ray.training.trainer import MODEL, align, run_folder
 
-BASE = "base"
+BASE, PREDICTIONS = "base", "predictions"
 
 
 def compare(experiment: Experiment, console: Console) -> list[Statement]:
@@ -32,13 +37,12 @@ def compare(experiment: Experiment, console: Console) -> list[Statement]:
     with cluster(experiment.scaling):
         for name, variant in variants.items():
             runs[name] = align(variant, name, resume=True, console=console)
-    predictions: dict[str, list[dict[str, pd.DataFrame]]] = {BASE: [predict_base(experiment, console)]}
-    for arm in experiment.compare.arms:
-        predictions[arm] = [
-            predict_run(experiment, runs[run_name(arm, seed)], console) for seed in experiment.compare.seeds
-        ]
+    subjects = {BASE: [base_subject(experiment)]} | {
+        arm: [run_subject(experiment, runs[run_name(arm, seed)]) for seed in experiment.compare.seeds]
+        for arm in experiment.compare.arms
+    }
     folder = Path(experiment.storage.runs).absolute() / experiment.name
-    return report(experiment, predictions, folder, console)
+    return judge(experiment, subjects, folder, console)
 
 
 def arms(experiment: Experiment) -> dict[str, Experiment]:
@@ -55,20 +59,22 @@ def run_name(arm: str, seed: int) -> str:
     return f"{arm}-s{seed}"
 
 
-def predict_base(experiment: Experiment, console: Console) -> dict[str, pd.DataFrame]:
-    """Predictions of the untouched base model."""
-    folder = run_folder(experiment, BASE)
+def base_subject(experiment: Experiment) -> Subject:
+    """The untouched base model."""
+    folder = run_folder(experiment, BASE) / PREDICTIONS
+    return Subject(BASE, json_hash(_scored_as(experiment)), folder, partial(open_scorer, experiment, None))
+
+
+def run_subject(experiment: Experiment, run: Path) -> Subject:
+    """A finished run."""
+    key = json_hash([*_scored_as(experiment), run_identity(run / MODEL)])
+    return Subject(run.name, key, run / PREDICTIONS, partial(open_scorer, experiment, run / MODEL))
+
+
+def _scored_as(experiment: Experiment) -> list[Any]:
     # tuning and new pieces say nothing of the base; prompt format and precision do change its scores
-    settings = experiment.model.model_dump(exclude={"tuning", "lora", "vocabulary"})
-    key = json_hash([settings, model_location(experiment.model.id)])
-    return predict_suites(experiment, lambda: open_scorer(experiment, None), folder / "predictions", key, console)
-
-
-def predict_run(experiment: Experiment, run: Path, console: Console) -> dict[str, pd.DataFrame]:
-    """Predictions of a finished run."""
-    record = read_json(run / MODEL / RECORD)
-    key = json_hash([experiment.model.id, record["fingerprint"], record["finished"]])
-    return predict_suites(experiment, lambda: open_scorer(experiment, run / MODEL), run / "predictions", key, console)
+    settings = experiment.model.model_dump(exclude={"id", "revision", "tuning", "lora", "vocabulary"})
+    return [settings, base_identity(experiment.model)]
 
 
 def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
@@ -85,9 +91,22 @@ def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
 
 def evaluate(experiment: Experiment, runs: Sequence[Path], control: Path | None, console: Console) -> list[Statement]:
     """Score finished runs beside the base and, when given, the replay-only control."""
-    predictions = {BASE: [predict_base(experiment, console)]}
-    if control:
-        predictions["control"] = [predict_run(experiment, control, console)]
-    for run in runs:
-        predictions[run.name] = [predict_run(experiment, run, console)]
-    return report(experiment, predictions, runs[0] / "evaluation", console)
+    named = ({"control": control} if control else {}) | {run.name: run for run in runs}
+    subjects = {BASE: [base_subject(experiment)]}
+    subjects |= {name: [run_subject(experiment, run)] for name, run in named.items()}
+    return judge(experiment, subjects, runs[0] / "evaluation", console)
+
+
+def judge(
+    experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
+) -> list[Statement]:
+    """Score models (name -> one a seed) on all suites and tasks; print and write tables and verdict."""
+    statements: list[Statement] = []
+    every = [subject for seeds in subjects.values() for subject in seeds]
+    if experiment.evaluate.suites:
+        found = iter(predict_models(experiment, every, console))
+        predictions = {name: [next(found) for _ in seeds] for name, seeds in subjects.items()}
+        statements = report(experiment, predictions, folder, console)
+    if experiment.evaluate.lm_eval.tasks:
+        report_tasks(run_tasks(experiment, every, console), folder, console)
+    return statements

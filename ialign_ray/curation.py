@@ -47,8 +47,8 @@ def evaluation_index(experiment: Experiment) -> EvaluationIndex:
         if isinstance(suite, InstructionSuite):
             requests += [inputs for _, _, inputs, _ in instructions(suite, base)]
         else:
-            table = read_table(suite, base, list(suite.columns.values()))
-            sentences += [str(t) for column in suite.columns.values() for t in table[column].to_pylist() if t]
+            table = read_table(suite, base, suite.text_columns)
+            sentences += [str(t) for column in suite.text_columns for t in table[column].to_pylist() if t]
     for protected in settings.sets:
         table = read_table(protected, base, protected.columns)
         sentences += [str(t) for column in protected.columns for t in table[column].to_pylist() if t]

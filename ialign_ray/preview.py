@@ -13,8 +13,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from ialign_ray.config import ClassificationSuite, Experiment, InstructionSuite
-from ialign_ray.evaluation.suites import classification_rows, instruction_rows, translation_rows
+from ialign_ray.config import Experiment
+from ialign_ray.evaluation.units import suite_units
 from ialign_ray.modeling.load import check_rank, model_shape
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Example, Pair
@@ -28,17 +28,13 @@ SHOWN = 2_000
 def preview(experiment: Experiment, console: Console) -> None:
     """Check an experiment and print mix counts and one rendered example per task."""
     prepared = prepare(experiment, console)
-    for suite in experiment.evaluate.suites:
-        if isinstance(suite, ClassificationSuite):
-            classification_rows(suite, experiment.storage.data)
-        elif isinstance(suite, InstructionSuite):
-            instruction_rows(suite, experiment.storage.data)
-        else:
-            translation_rows(suite, experiment)
+    suite_units(experiment)
     if experiment.model.tuning == "lora":
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))
     console.print(mix_table(experiment, prepared.plan))
+    if experiment.train.validation:
+        console.print(held_out_line(prepared, experiment.train.validation.every), highlight=False)
     for warning in coverage(prepared, experiment.languages.l1):
         console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
     for task, example in examples(prepared.plan).items():
@@ -60,7 +56,8 @@ def data_table(prepared: Prepared) -> Table:
     """What was read and dropped, per corpus and for replay."""
     table = Table("data", "read", "incomplete", "cleaned", "leaked", "held out", "kept", "pairs", "too long")
     for name, c in prepared.parallel.counts.items():
-        row = (c.read, c.incomplete, c.cleaned, c.leaked, c.held_out, c.kept, c.pairs - c.too_long, c.too_long)
+        pairs = c.pairs - c.too_long - c.validation
+        row = (c.read, c.incomplete, c.cleaned, c.leaked, c.held_out, c.kept, pairs, c.too_long)
         table.add_row(name, *map(str, row))
     r = prepared.replay
     table.add_row(
@@ -69,12 +66,19 @@ def data_table(prepared: Prepared) -> Table:
         str(r.empty),
         "0",
         str(r.leaked),
-        "0",
+        str(r.validation),
         f"{r.pool} of {r.eligible}",
         "-",
         str(r.too_long),
     )
     return table
+
+
+def held_out_line(prepared: Prepared, every: int) -> str:
+    """What validation will look at, and how often."""
+    counts = prepared.counts()["validation"]
+    named = ", ".join(f"{source} {n}" for source, n in counts.items())
+    return f"validation: {sum(counts.values())} held-out examples every {every} steps ({named})"
 
 
 def mix_table(experiment: Experiment, plan: Plan) -> Table:

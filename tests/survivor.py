@@ -19,15 +19,17 @@ from ialign_ray.config import Experiment, TrainConfig
 from ialign_ray.config.model import LoraSettings
 from ialign_ray.errors import IalignError
 from ialign_ray.modeling.head import target_logits
-from ialign_ray.modeling.load import add_adapter, load_base
+from ialign_ray.modeling.load import add_adapter, load_base, save_model
 from ialign_ray.streaming import Source, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.journal import Journal
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
+from ialign_ray.training.sharding import place, trained, whole_weights
 from ialign_ray.training.signals import Wish, on_sigterm
+from ialign_ray.training.validation import load_held_out
 
 torch.set_num_threads(1)
-FINAL, START, SENTENCE, DEATHS = "final.safetensors", "start.txt", "sentence.txt", "deaths.txt"
+FINAL, START, SENTENCE, DEATHS, MODEL = "final.safetensors", "start.txt", "sentence.txt", "deaths.txt", "model"
 OPERATIONS = {"open", "os.rename", "os.mkdir", "os.remove", "os.chmod", "os.listdir", "os.rmdir", "shutil.rmtree"}
 
 
@@ -55,8 +57,11 @@ class Job:
     """The file through which the workers of one attempt find each other."""
     die_at: int | None = None
     """Die of SIGKILL right before this many-th file operation below the run's folder."""
+    stop_after: int | None = None
+    """Wish to stop after the step that follows this one."""
     disk: str | None = None
-    """How the disk fills up: `tmpfs`, `tmpfs but for 64 KiB`, `rlimit` (100 kB a file) or `nothing` (no byte more)."""
+    """How the disk fills up: `tmpfs`, `tmpfs but for 64 KiB`, `rlimit` (100 kB a file), `little` (20 kB a file) or
+    `nothing` (no byte more)."""
     full: tuple[int, int] = (0, 0)
     """It is full from after the first of these steps until after the second."""
 
@@ -82,8 +87,15 @@ def train(job: Job) -> None:
     model = load_base(job.experiment.model)
     if job.experiment.model.tuning == "lora":
         model = add_adapter(model, job.experiment.model.lora, settings.seed)
+    place(model, job.experiment, torch.device("cpu"))
     source = Source(str(job.data), settings.batch_size, settings.steps)
     wishes = [Wish.GO_ON]
+
+    def on_step(step: int) -> None:
+        fill_disk(job, step)
+        if step == job.stop_after:
+            wishes.append(Wish.STOP)
+
     loop = Loop(
         settings=settings,
         stream=lambda start: local_stream(source, start, job.rank, job.world),
@@ -91,14 +103,18 @@ def train(job: Job) -> None:
         journal=Journal(job.run, job.rank, job.world),
         pad=job.pad,
         device=torch.device("cpu"),
-        on_step=lambda step: fill_disk(job, step),
+        held_out=load_held_out(job.data),
+        on_step=on_step,
         wish=lambda: wishes[-1],
     )
     with on_sigterm(lambda: wishes.append(Wish.STOP)):
         start = run_loop(model, loop)
+    whole = whole_weights(model)
     if job.rank == 0:
         (job.run / START).write_text(str(start))
-        save_file({n: p.detach() for n, p in model.named_parameters() if p.requires_grad}, job.run / FINAL)
+        if job.experiment.scaling.strategy == "fsdp":
+            save_model(model, job.run / MODEL, whole)
+        save_file(whole or {n: p.detach() for n, p in trained(model).items()}, job.run / FINAL)
 
 
 def die_at(job: Job) -> None:
@@ -118,7 +134,7 @@ def die_at(job: Job) -> None:
 
 def fill_disk(job: Job, step: int) -> None:
     ballast = job.run / "ballast"
-    room = {"rlimit": 100_000, "nothing": 0}
+    room = {"rlimit": 100_000, "little": 20_000, "nothing": 0}
     if job.disk and step == job.full[0]:
         if job.disk in room:
             resource.setrlimit(resource.RLIMIT_FSIZE, (room[job.disk], resource.RLIM_INFINITY))

@@ -2,20 +2,23 @@
 
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig, ProtectedSet, Step
 from ialign_ray.config.data import CorpusConfig, LongLayout, ReplayConfig, Source, TasksConfig
-from ialign_ray.config.evaluate import (
-    ClassificationSuite,
-    CompareConfig,
-    EvaluateConfig,
-    InstructionSuite,
-    PromptConfig,
-    Suite,
-    TranslationSuite,
-)
+from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig, HarnessConfig
 from ialign_ray.config.experiment import Experiment, StorageConfig, TrackingConfig
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
+from ialign_ray.config.suites import (
+    ClassificationSuite,
+    InstructionSuite,
+    PerplexitySuite,
+    PromptConfig,
+    RetrievalSuite,
+    Suite,
+    SuiteSource,
+    TranslationSuite,
+)
 from ialign_ray.config.train import ScalingConfig, TrainConfig
+from ialign_ray.config.watch import StopRule, ValidationConfig
 
 __all__ = [
     "ClassificationSuite",
@@ -25,23 +28,29 @@ __all__ = [
     "DecontaminationConfig",
     "EvaluateConfig",
     "Experiment",
+    "HarnessConfig",
     "InstructionSuite",
     "LanguagesConfig",
     "LongLayout",
     "LoraSettings",
     "ModelSettings",
+    "PerplexitySuite",
     "PromptConfig",
     "ProtectedSet",
     "ReplayConfig",
+    "RetrievalSuite",
     "ScalingConfig",
     "Source",
     "Step",
+    "StopRule",
     "StorageConfig",
     "Suite",
+    "SuiteSource",
     "TasksConfig",
     "TrackingConfig",
     "TrainConfig",
     "TranslationSuite",
+    "ValidationConfig",
     "VocabularySettings",
     "build_experiment",
     "dump_yaml",

@@ -81,6 +81,8 @@ class CorpusConfig(Source):
     """L1 languages that the others are paired with, in both directions."""
     holdout: float = Field(0.0, ge=0, lt=1)
     """Share of sentence ids kept from training, over all languages and directions at once."""
+    share: float = Field(1.0, gt=0, le=1)
+    """Share of the remaining sentence ids that is trained on, for ablations; a smaller share is part of a larger."""
 
     @model_validator(mode="after")
     def _languages_known(self) -> Self:

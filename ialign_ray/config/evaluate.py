@@ -2,98 +2,35 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field
 
-from ialign_ray.config.data import Scalar, Source
-from ialign_ray.config.languages import ByLanguage, LanguageCode
+from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.section import Section
+from ialign_ray.config.suites import Suite
 
 
-class PromptConfig(Section):
-    """One way of asking."""
+def _expand(items: Any) -> Any:
+    from ialign_ray.errors import ConfigError
 
-    name: str
-    """Short name in results."""
-    language: LanguageCode = "eng"
-    """Language of the prompt; it chooses the label words."""
-    text: str
-    """The prompt; `{text}` stands for the sentence."""
-
-    @model_validator(mode="after")
-    def _has_slot(self) -> Self:
-        if "{text}" not in self.text:
-            raise ValueError("`text` lacks the slot {text}; put it where the sentence belongs")
-        return self
+    try:
+        return expand_suites(items)
+    except ConfigError as error:
+        raise ValueError(str(error).removeprefix("evaluate.suites: ")) from error
 
 
-class ClassificationSuite(Source):
-    """Zero-shot classification by the likelihood of the label words."""
+class HarnessConfig(Section):
+    """Tasks of lm-evaluation-harness; their texts are not known to decontamination."""
 
-    kind: Literal["classification"] = "classification"
-    """Which kind of suite this is."""
-    name: str
-    """Short name in results."""
-    columns: ByLanguage[str]
-    """Language code -> column of the text."""
-    id: str | None = None
-    """Column with the sentence id."""
-    label: str = "label"
-    """Column of the label."""
-    split_column: str = "split"
-    """Column that tells training from test rows."""
-    train: Scalar = "train"
-    """Value of `split_column` for the rows that the baselines learn from."""
-    test: Scalar = "test"
-    """Value of `split_column` for the rows that are scored."""
-    labels: dict[str, ByLanguage[str]]
-    """Label, in order from worst to best, -> the word for it in each prompt language."""
-    prompts: list[PromptConfig] = Field(min_length=1)
-    """Several wordings; results are given per prompt and averaged."""
-    test_limit: int | None = Field(None, ge=1)
-    """Score a seeded sample of this many sentences, the same in every language."""
-
-    @model_validator(mode="after")
-    def _verbalised(self) -> Self:
-        for prompt in self.prompts:
-            for label, words in self.labels.items():
-                if prompt.language not in words:
-                    raise ValueError(
-                        f"label {label!r} has no word in {prompt.language!r}, which prompt {prompt.name!r} needs"
-                    )
-        return self
-
-
-class TranslationSuite(Source):
-    """Bits per byte of held-out translations, given the right and given a mismatched source."""
-
-    kind: Literal["translation"] = "translation"
-    """Which kind of suite this is."""
-    name: str
-    """Short name in results."""
-    columns: ByLanguage[str]
-    """Language code -> column."""
-    id: str | None = None
-    """Column with the sentence id."""
-    directions: list[tuple[LanguageCode, LanguageCode]] = Field(min_length=1)
-    """Pairs of languages, source first."""
-    prompt: str = "Translate the following text from {source_language} to {target_language}.\n{source}"
-    """The request; slots {source}, {source_language}, {target_language}."""
-
-
-class InstructionSuite(Source):
-    """Loss on held-out instructions: what the model still remembers of its old work."""
-
-    kind: Literal["instructions"] = "instructions"
-    """Which kind of suite this is."""
-    name: str
-    """Short name in results."""
-    seen: bool = True
-    """Whether replay holds instructions of these sources; unseen ones measure forgetting more purely."""
-
-
-Suite = Annotated[ClassificationSuite | TranslationSuite | InstructionSuite, Field(discriminator="kind")]
+    tasks: list[str] = Field(default_factory=list)
+    """Tasks or groups by the harness' names."""
+    include_path: str | None = None
+    """Folder with your own task files."""
+    num_fewshot: int | None = Field(None, ge=0)
+    """Examples before each request; the task's own number when left out."""
+    limit: int | None = Field(None, ge=1)
+    """First rows of each task only."""
 
 
 class RetentionConfig(Section):
@@ -112,8 +49,11 @@ class RetentionConfig(Section):
 class EvaluateConfig(Section):
     """What is measured after training."""
 
-    suites: list[Suite] = Field(default_factory=list)
-    """Evaluation suites; their sentences are kept out of training."""
+    suites: Annotated[list[Suite], BeforeValidator(_expand)] = Field(default_factory=list)
+    """Evaluation suites; their sentences are kept out of training. Each is the name of a bundled one, the path of a
+    YAML file that holds one, `{use: NAME, ...}` with some fields changed, or all its fields."""
+    lm_eval: HarnessConfig = Field(default_factory=HarnessConfig)
+    """Tasks of lm-evaluation-harness, run beside the suites."""
     scorer: Literal["sum", "mean", "calibrated"] = "calibrated"
     """The scorer that the summary and the verdict use; all three are computed."""
     resamples: int = Field(1000, ge=100)
@@ -124,6 +64,11 @@ class EvaluateConfig(Section):
     """The declared retention number."""
     batch_tokens: int = Field(4096, ge=64)
     """Padded tokens of one scoring batch."""
+    shard_rows: int = Field(256, ge=1)
+    """Rows that are predicted and stored together, of similar length; a kill loses one shard a replica at most."""
+    replicas: int | None = Field(None, ge=1)
+    """Model replicas that score side by side on Ray, with a GPU each where there are any and the cores shared; left
+    out, one a GPU, or this process alone where there is no second one."""
 
     @model_validator(mode="after")
     def _retention_measured(self) -> Self:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
+from ialign_ray.config.ablate import AblateConfig
+from ialign_ray.config.bundled import expand_suites, grouped
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig
 from ialign_ray.config.data import CorpusConfig, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
@@ -13,6 +15,7 @@ from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.model import ModelSettings
 from ialign_ray.config.section import Section
 from ialign_ray.config.train import ScalingConfig, TrainConfig
+from ialign_ray.errors import ConfigError
 
 
 class StorageConfig(Section):
@@ -66,10 +69,26 @@ class Experiment(Section):
     """Suites and statistics."""
     compare: CompareConfig = Field(default_factory=CompareConfig)
     """Arms and seeds of `ialign compare`."""
+    ablate: AblateConfig = Field(default_factory=AblateConfig)
+    """Settings that `ialign ablate` varies."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     """MLflow and TensorBoard."""
+
+    @field_validator("evaluate", mode="before")
+    @classmethod
+    def _held_to_groups(cls, value: Any, info: ValidationInfo) -> Any:
+        """Bundled suites hold more languages than an experiment is about."""
+        languages = info.data.get("languages")
+        if not isinstance(value, dict) or not isinstance(languages, LanguagesConfig):
+            return value
+        try:
+            suites = expand_suites(value.get("suites"))
+        except ConfigError:
+            return value  # said by the section itself
+        held = [grouped(s, languages.groups()) for s in suites] if isinstance(suites, list) else suites
+        return value if held is None else value | {"suites": held}
 
     @model_validator(mode="after")
     def _names_unique(self) -> Self:
@@ -87,6 +106,15 @@ class Experiment(Section):
             raise ValueError(
                 f"scaling.workers is {self.scaling.workers}, but a step has only {self.train.batch_size} examples; "
                 "raise train.batch_size or use fewer workers"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _whole_if_quantized(self) -> Self:
+        if self.model.quantization and self.scaling.strategy == "fsdp":
+            raise ValueError(
+                f"scaling.strategy is fsdp, but weights of model.quantization {self.model.quantization} cannot be cut "
+                "over workers; set strategy to ddp, or quantization to null"
             )
         return self
 

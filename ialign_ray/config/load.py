@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.experiment import PAPER, Experiment
+from ialign_ray.config.suites import KINDS
 from ialign_ray.errors import ConfigError
 
 
@@ -21,6 +23,8 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     """
     file = Path(path)
     data = _read(file)
+    if isinstance(data.get("evaluate"), dict) and "suites" in data["evaluate"]:
+        data["evaluate"]["suites"] = expand_suites(data["evaluate"]["suites"])  # so that overrides find their fields
     for override in overrides:
         key, sign, value = override.partition("=")
         if not sign or not key:
@@ -50,7 +54,17 @@ def override(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
 
 
 def set_value(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set `a.b.0.c` in nested dicts and lists; a list of named items is addressed by name too."""
+    """Set `a.b.0.c` in nested dicts and lists; named items of a list are addressed by name too, all by `*`."""
+    before, star, after = key.partition(".*.")
+    if star:
+        items: Any = data
+        for part in before.split("."):
+            items = items.get(part) if isinstance(items, dict) else None
+        if not isinstance(items, list):
+            raise ConfigError(f"--set {key}: {before} is no list; leave `*` out")
+        for number in range(len(items)):
+            set_value(data, f"{before}.{number}.{after}", value)
+        return
     *path, last = key.split(".")
     node: Any = data
     for depth, part in enumerate(path):
@@ -114,7 +128,7 @@ def _position(items: list[Any], part: str, where: str) -> int:
 
 
 def _sentence(origin: str, error: Any) -> str:
-    loc = [p for p in error["loc"] if p not in ("classification", "translation", "instructions")]
+    loc = [p for p in error["loc"] if p not in KINDS]
     if loc[-1:] == ["[key]"]:  # the key itself is wrong; the message quotes it
         loc = loc[:-2]
     field = ".".join(str(p) for p in loc) or "the file"

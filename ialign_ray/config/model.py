@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ialign_ray.config.section import Section
 
@@ -54,6 +54,8 @@ class ModelSettings(Section):
     """Used when `tuning` is `lora`."""
     vocabulary: VocabularySettings | None = None
     """Extend the tokenizer of a causal model for the new languages; null leaves it as it is."""
+    quantization: Literal["nf4", "int8"] | None = None
+    """Hold the frozen base in 4 or 8 bits under a LoRA adapter (QLoRA, arXiv 2305.14314); needs bitsandbytes."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of training and scoring; bf16 is three times slower than fp32 on CPUs without native bf16."""
     chat: Literal["auto", "never"] = "auto"
@@ -62,3 +64,12 @@ class ModelSettings(Section):
     """Stands between prompt and target where no chat template is used; encoder-decoders read the two apart, without."""
     trust_remote_code: bool = False
     """Allow code from the model's own repository to run."""
+
+    @model_validator(mode="after")
+    def _quantized_under_an_adapter(self) -> Self:
+        if self.quantization and self.tuning != "lora":
+            raise ValueError(
+                f"model.quantization is {self.quantization}, but quantised weights cannot be trained; "
+                "set model.tuning to lora, or quantization to null"
+            )
+        return self

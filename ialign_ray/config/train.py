@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ialign_ray.config.section import Section
+from ialign_ray.config.watch import METRIC, StopRule, ValidationConfig
 
 
 class TrainConfig(Section):
@@ -29,6 +30,11 @@ class TrainConfig(Section):
     """Decoupled weight decay."""
     clip_norm: float = Field(1.0, gt=0)
     """Gradients are scaled down to this norm."""
+    gradient_checkpointing: bool = False
+    """Keep of each block of layers only its input, and compute the rest again when its gradient is taken: less memory
+    for a third more arithmetic."""
+    compile: bool = False
+    """Have torch.compile translate the blocks of layers; minutes at the start, for faster steps on GPUs."""
     max_prompt_tokens: int = Field(256, ge=8)
     """Longer prompts have their source text shortened, never the instruction."""
     max_target_tokens: int = Field(128, ge=2)
@@ -39,6 +45,26 @@ class TrainConfig(Section):
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = Field(2, ge=1)
     """Newest checkpoints kept."""
+    validation: ValidationConfig | None = None
+    """Held-out loss at intervals; null trains without."""
+    stop: list[StopRule] = Field(default_factory=list)
+    """Reasons to end early; the first that holds counts."""
+    keep: Literal["last", "best"] = "last"
+    """Which step the model folder is of; `best` also keeps that step's checkpoint beside the newest ones."""
+    best_metric: str = Field("validation/pairs", pattern=METRIC)
+    """The loss that is lowest at the best step."""
+    on_spike: Literal["warn", "skip", "stop"] = "warn"
+    """What a loss or gradient norm far above those before it leads to: a warning that names the batch, that and no
+    update in this step, or the end of the run. It may be changed when a run goes on."""
+    spike_deviations: float = Field(10.0, gt=0)
+    """How far above is a spike: robust standard deviations (1.4826 MAD) over the median of the last 50 steps."""
+
+    @model_validator(mode="after")
+    def _watched(self) -> Self:
+        if self.validation is None and (self.stop or self.keep == "best"):
+            field = "stop" if self.stop else "keep"
+            raise ValueError(f"`{field}` needs validation; add `validation: {{every: 50}}`")
+        return self
 
 
 class ScalingConfig(Section):
@@ -46,6 +72,9 @@ class ScalingConfig(Section):
 
     workers: int = Field(1, ge=1)
     """Training workers."""
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    """How several workers share a model: `ddp` keeps it whole on each, `fsdp` cuts weights, gradients and optimiser
+    state over them; `auto` cuts what would fill more than 60 % of a GPU."""
     gpu: bool | None = None
     """One GPU a worker; when left out, if the cluster has enough of them."""
     cpus_per_worker: float = Field(0.5, gt=0)

@@ -89,7 +89,7 @@ class Job:
         origin = asdict(self.origin)
         if isinstance(self.origin, Chunk):
             origin["source"] = self.origin.source.model_dump(mode="json")
-        corpus = self.corpus.model_dump(mode="json", exclude={"holdout"})
+        corpus = self.corpus.model_dump(mode="json", exclude={"holdout", "share"})
         return json_hash([corpus, origin, steps, self.decided, self.decision, self.offset, self.code])[:32]
 
 

@@ -9,10 +9,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ialign_ray.config import CorpusConfig, Experiment
+from ialign_ray.corpus.assemble import HELD_OUT, TRAIN
 from ialign_ray.corpus.build import Built
+from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.jobs import INCOMPLETE
 from ialign_ray.errors import DataError
 
+_SHARE_SEED = 4
+"""Of `share`; the split of `holdout`, replay, suites and validation have others."""
 PAIR_SCHEMA = pa.schema(
     [(n, pa.string()) for n in ("row_id", "source_language", "target_language", "source", "target")]
 )
@@ -33,11 +37,13 @@ class Counts:
     held_out: int = 0
     """Rows kept from training by `holdout`."""
     kept: int = 0
-    """Rows that are trained on."""
+    """Rows of the training split."""
     pairs: int = 0
     """Directed pairs made of them."""
     too_long: int = 0
     """Pairs whose target exceeds `train.max_target_tokens`."""
+    validation: int = 0
+    """Pairs kept from training by `train.validation`."""
 
 
 @dataclass
@@ -58,7 +64,7 @@ def load_parallel(experiment: Experiment, built: Built) -> Parallel:
     counts = {c.name: _counts(built, c) for c in experiment.corpora}
     tables: list[pa.Table] = []
     for corpus in experiment.corpora:
-        made = _distinct(_pairs(built, corpus, experiment.tasks.directions)) if counts[corpus.name].kept else None
+        made = directed_pairs(built, corpus, experiment.tasks.directions) if counts[corpus.name].kept else None
         if made is None or not made.num_rows:
             raise DataError(
                 f"corpus {corpus.name!r} ({corpus.origin}) has no pair left to train on: {counts[corpus.name]}; "
@@ -72,26 +78,30 @@ def load_parallel(experiment: Experiment, built: Built) -> Parallel:
 def _counts(built: Built, corpus: CorpusConfig) -> Counts:
     counted = built.counts["corpora"][corpus.name]
     lost, splits = counted["dropped_rows"], counted["splits"]
-    rows = {split: splits.get(split, {}).get("rows", 0) for split in ("train", "heldout")}
+    rows = {split: splits.get(split, {}).get("rows", 0) for split in (TRAIN, HELD_OUT)}
     incomplete, leaked = lost.get(INCOMPLETE, 0), sum(lost.get(step, 0) for step in ("leaks", "overlaps"))
     return Counts(
         read=counted["rows_in"],
         incomplete=incomplete,
         cleaned=sum(lost.values()) - incomplete - leaked,
         leaked=leaked,
-        held_out=rows["heldout"],
-        kept=rows["train"],
+        held_out=rows[HELD_OUT],
+        kept=rows[TRAIN],
     )
 
 
-def _pairs(built: Built, corpus: CorpusConfig, directions: str) -> pa.Table:
-    rows = built.read(corpus.name)
+def directed_pairs(built: Built, corpus: CorpusConfig, directions: str, split: str = TRAIN) -> pa.Table:
+    """Directed pairs of a corpus' split, one row an id; of the training split, of the corpus' `share` of it."""
+    rows = built.read(corpus.name, split)
+    if split == TRAIN and corpus.share < 1:
+        kept = [share_of(i, seed=_SHARE_SEED) < corpus.share for i in rows["id"].to_pylist()]
+        rows = rows.filter(pa.array(kept, pa.bool_()))
     found = [PAIR_SCHEMA.empty_table()]
     for pivot in corpus.pivots:
         for language in (code for code in corpus.languages if code not in corpus.pivots):
             both = rows.filter(pc.and_(rows[pivot].is_valid(), rows[language].is_valid()))
             found += [_directed(both, source, target) for source, target in ways(pivot, language, directions)]
-    return pa.concat_tables(found)
+    return _distinct(pa.concat_tables(found))
 
 
 def ways(pivot: str, language: str, directions: str) -> Sequence[tuple[str, str]]:

@@ -1,8 +1,9 @@
-"""Baselines that never read the text: a uniform guess, the majority label, and text length alone.
+"""Baselines that understand nothing: a uniform guess, the majority label, text length, and character n-grams.
 
 All are fitted on *training* labels and written in the form of a run's predictions, so that they go through
 the same metrics and intervals. Length matters: on NusaX positive texts are longer, and a tree that sees
-only the character count reaches a weighted F1 of .44-.55.
+only the character count reaches a weighted F1 of .44-.55. Character n-grams learn the wording of a data set: what
+they reach needs no knowledge of the language, and on pairs of texts no comparison of the two.
 """
 
 from __future__ import annotations
@@ -12,39 +13,60 @@ from typing import Final
 
 import numpy as np
 import pandas as pd
+from scipy.sparse import hstack
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics import SCORERS, Floats, Ints, gold_labels
 
-BASELINES: Final = ("random", "majority", "length")
+BASELINES: Final = ("random", "majority", "length", "ngrams")
 _FLOOR: Final = 1e-6  # a label unseen in training is improbable, not impossible: scores stay finite
 
 
-def random_scores(train_labels: Ints, train_chars: Floats, test_chars: Floats, labels: int) -> Floats:
+def random_scores(train_labels: Ints, train: pd.DataFrame, test: pd.DataFrame, labels: int) -> Floats:
     """Equal scores (rows, labels): metrics share ties equally, so this is the expected uniform guess."""
-    return np.zeros((len(test_chars), labels))
+    return np.zeros((len(test), labels))
 
 
-def majority_scores(train_labels: Ints, train_chars: Floats, test_chars: Floats, labels: int) -> Floats:
+def majority_scores(train_labels: Ints, train: pd.DataFrame, test: pd.DataFrame, labels: int) -> Floats:
     """Log shares of the training labels (rows, labels): every row gets the most frequent label."""
     shares = np.bincount(train_labels, minlength=labels) / len(train_labels)
-    return np.tile(np.log(np.maximum(shares, _FLOOR)), (len(test_chars), 1))
+    return np.tile(np.log(np.maximum(shares, _FLOOR)), (len(test), 1))
 
 
-def length_scores(train_labels: Ints, train_chars: Floats, test_chars: Floats, labels: int) -> Floats:
+def length_scores(train_labels: Ints, train: pd.DataFrame, test: pd.DataFrame, labels: int) -> Floats:
     """Log-probabilities (rows, labels) of a depth-2 decision tree on the number of characters."""
     tree = DecisionTreeClassifier(max_depth=2, random_state=0)
-    tree.fit(train_chars[:, None], train_labels)
-    scores = np.full((len(test_chars), labels), np.log(_FLOOR))
-    scores[:, tree.classes_] = np.log(np.maximum(tree.predict_proba(test_chars[:, None]), _FLOOR))
-    return scores
+    tree.fit(train[["chars"]].to_numpy(np.float64), train_labels)
+    return _logs(tree.predict_proba(test[["chars"]].to_numpy(np.float64)), tree.classes_, labels)
 
 
-_SCORES: Final[Mapping[str, Callable[[Ints, Floats, Floats, int], Floats]]] = {
+def ngram_scores(train_labels: Ints, train: pd.DataFrame, test: pd.DataFrame, labels: int) -> Floats:
+    """Log-probabilities (rows, labels) of logistic regression on character n-grams (1 to 4, TF-IDF).
+
+    Each text of a row has n-grams of its own: of premise and hypothesis the model is told which is which, but sees no
+    n-gram of the two together. The majority label where the training rows hold one label, or no text at all.
+    """
+    if len(np.unique(train_labels)) < 2:
+        return majority_scores(train_labels, train, test, labels)
+    learned, asked = [], []
+    for column in text_columns(train):
+        # the 5,000 most frequent score as all do within .005 F1 (NusaX, NusaParagraph, XNLI), in half the time
+        vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(1, 4), sublinear_tf=True, max_features=5_000)
+        learned.append(vectors.fit_transform(train[column]))
+        asked.append(vectors.transform(test[column]))
+    model = LogisticRegression(C=10, max_iter=300, tol=1e-3)
+    model.fit(hstack(learned).tocsr(), train_labels)
+    return _logs(model.predict_proba(hstack(asked).tocsr()), model.classes_, labels)
+
+
+_SCORES: Final[Mapping[str, Callable[[Ints, pd.DataFrame, pd.DataFrame, int], Floats]]] = {
     "random": random_scores,
     "majority": majority_scores,
     "length": length_scores,
+    "ngrams": ngram_scores,
 }
 
 
@@ -52,35 +74,69 @@ def baseline_predictions(train: pd.DataFrame, test: pd.DataFrame, labels: Mappin
     """Predictions of every baseline, in the columns of a run's classification predictions.
 
     `train` needs the columns suite, language, label, chars; `test` suite, language, id, label, chars (a
-    run's predictions will do: its prompts are dropped); `labels` gives each suite's number of labels.
+    run's predictions will do: its prompts are dropped); `labels` gives each suite's number of labels. `ngrams` is
+    made where both have texts (`text`, or `text:SLOT` for each text of a row).
     Fitted for each language on its own training rows, or on those of all languages of the suite where it
-    has none. The scores stand in all three scorer columns, so that any scorer's table can show them; the
+    has none. Where `train` has a `fold`, a test row is judged by what was fitted on the rows of the other folds. The
+    scores stand in all three scorer columns, so that any scorer's table can show them; the
     prompt is "none". Test labels are copied, never fitted on. Raises `DataError` for a missing column, a
     suite without training labels or without a number of labels.
     """
     _require(train, ("suite", "language", "label", "chars"), "training labels")
     _require(test, ("suite", "language", "id", "label", "chars"), "test rows")
-    rows = test[["suite", "language", "id", "label", "chars"]].drop_duplicates(["suite", "language", "id"])
-    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in BASELINES}
+    rows = test.drop_duplicates(["suite", "language", "id"])
+    made = BASELINES if text_columns(train) and text_columns(train) == text_columns(test) else BASELINES[:-1]
+    parts: dict[str, list[pd.DataFrame]] = {name: [] for name in made}
     for (suite, language), part in rows.groupby(["suite", "language"], sort=False):
         if suite not in labels:
             raise DataError(f"labels: suite '{suite}' has no number of labels; give one")
-        known = _training_rows(train, str(suite), str(language))
-        gold = gold_labels(known["label"].to_numpy(), labels[str(suite)], len(known))
-        lengths = (known["chars"].to_numpy(np.float64), part["chars"].to_numpy(np.float64))
-        for name in BASELINES:
-            scores = _SCORES[name](gold, *lengths, labels[str(suite)])
+        known = train[train["suite"] == suite]
+        if known.empty:
+            raise DataError(f"training labels: suite '{suite}' has none, so its baselines cannot be fitted")
+        for name in made:
+            scores = _fitted(_SCORES[name], known, part, str(language), labels[str(suite)])
             columns = {scorer: list(scores) for scorer in SCORERS}
-            parts[name].append(part.assign(prompt="none", **columns))
+            parts[name].append(part[["suite", "language", "id", "label", "chars"]].assign(prompt="none", **columns))
     return {name: pd.concat(frames, ignore_index=True) for name, frames in parts.items() if frames}
 
 
-def _training_rows(train: pd.DataFrame, suite: str, language: str) -> pd.DataFrame:
-    of_suite = train[train["suite"] == suite]
-    if of_suite.empty:
-        raise DataError(f"training labels: suite '{suite}' has none, so its baselines cannot be fitted")
-    own = of_suite[of_suite["language"] == language]
-    return of_suite if own.empty else own
+def text_columns(rows: pd.DataFrame) -> list[str]:
+    """Columns that hold the texts of classification rows."""
+    return [column for column in rows.columns if column == "text" or str(column).startswith("text:")]
+
+
+def _fitted(
+    score: Callable[[Ints, pd.DataFrame, pd.DataFrame, int], Floats],
+    known: pd.DataFrame,
+    part: pd.DataFrame,
+    language: str,
+    labels: int,
+) -> Floats:
+    """Scores of one language's test rows, fold by fold where there are folds."""
+    crossed = "fold" in known.columns and bool(known["fold"].notna().any())
+    scores = np.zeros((len(part), labels))
+    for fold in part["fold"].unique() if crossed else [None]:
+        inside = (part["fold"] == fold).to_numpy(bool) if crossed else np.ones(len(part), bool)
+        learned = _training_rows(known[known["fold"] != fold] if crossed else known, language)
+        gold = gold_labels(learned["label"].to_numpy(), labels, len(learned))
+        scores[inside] = score(gold, learned, part[inside], labels)
+    return scores
+
+
+def _training_rows(known: pd.DataFrame, language: str) -> pd.DataFrame:
+    own = known[known["language"] == language]
+    chosen = known if own.empty else own
+    if chosen.empty:
+        raise DataError(
+            "training labels: the rows of a suite without training rows are all in one fold; give it more rows"
+        )
+    return chosen
+
+
+def _logs(probabilities: Floats, classes: Ints, labels: int) -> Floats:
+    scores = np.full((len(probabilities), labels), np.log(_FLOOR))
+    scores[:, classes] = np.log(np.maximum(probabilities, _FLOOR))
+    return scores
 
 
 def _require(frame: pd.DataFrame, columns: tuple[str, ...], what: str) -> None:

@@ -14,10 +14,15 @@ import pandas as pd
 from scipy.special import log_softmax
 
 from ialign_ray.errors import DataError
+from ialign_ray.evaluation.frames import CLASSIFICATION, INSTRUCTIONS, PERPLEXITY, RETRIEVAL, TRANSLATION
 from ialign_ray.evaluation.metrics import SCORERS, Floats, Ints, gold_labels, predict, score_matrix
+from ialign_ray.evaluation.probabilities import probability_draws
+from ialign_ray.evaluation.retrieval_metrics import retrieval_draws
 from ialign_ray.evaluation.statistics import classification_draws, likelihood_draws
 
-CLASSIFICATION, TRANSLATION, INSTRUCTIONS = "classification", "translation", "instructions"
+__all__ = ["CLASSIFICATION", "INSTRUCTIONS", "KINDS", "LIKELIHOOD", "PERPLEXITY", "RETRIEVAL", "TRANSLATION", "Kind"]
+
+NEAREST: Final = "nearest"  # stands in the scorer column of retrieval
 LIKELIHOOD: Final = "likelihood"  # stands in the scorer column of kinds that score one text, not labels
 
 Drawn = dict[tuple[str, str], Floats]
@@ -62,7 +67,7 @@ class Kind:
 
 
 def draw_classification(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
-    """F1, accuracy, AUC and label shares for each column of label scores."""
+    """F1, accuracy, AUC, calibration error and label shares for each column of label scores."""
     where = "/".join(str(rows[column].iloc[0]) for column in ("suite", "prompt", "language"))
     scorers = [name for name in SCORERS if name in rows.columns and rows[name].notna().any()]
     if not scorers:
@@ -71,7 +76,8 @@ def draw_classification(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Draw
     for scorer in scorers:
         scores = score_matrix(rows[scorer], f"{where}, scorer '{scorer}'")
         gold = gold_labels(rows["label"], scores.shape[1], len(scores))
-        metrics = classification_draws(weights, unit, gold, scores, rows["chars"].to_numpy())
+        cell = (weights, unit, gold, scores, rows["chars"].to_numpy())
+        metrics = classification_draws(*cell) | probability_draws(*cell)
         drawn |= {(scorer, metric): draws for metric, draws in metrics.items()}
     return drawn
 
@@ -96,13 +102,41 @@ def text_cost(rows: pd.DataFrame, scorer: str) -> Floats:
 
 
 def draw_translation(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
-    """Bits per byte of the target, and what the right source saves of them."""
+    """Bits per byte of the target, what the right source saves of them, and scores of what was generated."""
     nats, sizes = _finite_nats(rows), rows["bytes"].to_numpy(np.float64)
     drawn = {(LIKELIHOOD, "bits_per_byte"): likelihood_draws(weights, unit, nats, sizes) / np.log(2)}
     if "mismatched_nats" in rows.columns:
         wrong = rows["mismatched_nats"].to_numpy(np.float64)
         drawn[LIKELIHOOD, "source_use"] = likelihood_draws(weights, unit, nats, sizes, wrong) / np.log(2)
+    if "hypothesis" in rows.columns:
+        from ialign_ray.evaluation.translation_metrics import generation_draws  # sacrebleu: only where text was made
+
+        source, reference, hypothesis = (rows[name].tolist() for name in ("source", "reference", "hypothesis"))
+        target = str(rows["language"].iloc[0]).rpartition("-")[2]
+        made = generation_draws(weights, unit, source, reference, hypothesis, target, rows["cut"].tolist())
+        drawn |= {(LIKELIHOOD, metric): draws for metric, draws in made.items()}
     return drawn
+
+
+def draw_perplexity(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
+    """Bits per byte of the text, and its perplexity, which compares models of one tokenizer only."""
+    nats, sizes, tokens = _finite_nats(rows), rows["bytes"].to_numpy(np.float64), rows["tokens"].to_numpy(np.float64)
+    return {
+        (LIKELIHOOD, "bits_per_byte"): likelihood_draws(weights, unit, nats, sizes) / np.log(2),
+        (LIKELIHOOD, "perplexity"): np.exp(likelihood_draws(weights, unit, nats, tokens)),
+    }
+
+
+def draw_retrieval(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
+    """Share of sentences whose translation is the nearest, beside chance and spelling alone."""
+    columns = (rows[name].to_numpy() for name in ("rank", "surface_rank", "candidates"))
+    return {(NEAREST, metric): draws for metric, draws in retrieval_draws(weights, unit, *columns).items()}
+
+
+def found(rows: pd.DataFrame, scorer: str) -> Floats:
+    """Whether the translation was the nearest (rows,): 1 or 0."""
+    right: Floats = np.asarray(rows["rank"] == 0, dtype=np.float64)
+    return right
 
 
 def draw_instructions(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
@@ -144,9 +178,33 @@ KINDS: Final[dict[str, Kind]] = {
     TRANSLATION: Kind(
         _TEXT,
         draw_translation,
-        (("bits_per_byte", "bits/byte"), ("source_use", "source use")),
+        (
+            ("bits_per_byte", "bits/byte"),
+            ("source_use", "source use"),
+            ("chrf", "chrF++"),
+            ("chrf_over_copy", "chrF++ above copying"),
+            ("bleu", "BLEU"),
+        ),
         cost=text_cost,
         cost_name="nats of the translation",
+    ),
+    PERPLEXITY: Kind(
+        _TEXT,
+        draw_perplexity,
+        (("bits_per_byte", "bits/byte"), ("perplexity", "perplexity")),
+        cost=text_cost,
+        cost_name="nats of the text",
+    ),
+    RETRIEVAL: Kind(
+        ("rank", "surface_rank", "candidates"),
+        draw_retrieval,
+        (
+            ("retrieval_accuracy", "retrieval"),
+            ("retrieval_over_surface", "above spelling"),
+            ("retrieval_chance", "chance"),
+        ),
+        scorer=NEAREST,
+        right=found,
     ),
     INSTRUCTIONS: Kind(
         _TEXT,

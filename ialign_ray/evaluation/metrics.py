@@ -19,7 +19,9 @@ from ialign_ray.errors import DataError
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-LOWER_IS_BETTER: Final = frozenset({"bits_per_byte", "nats_per_token"})
+LOWER_IS_BETTER: Final = frozenset(
+    {"bits_per_byte", "nats_per_token", "perplexity", "calibration_error", "copied", "empty", "cut", "off_target"}
+)
 """Metrics that improve by falling; every other one improves by rising."""
 
 SCORERS: Final = ("sum", "mean", "calibrated")

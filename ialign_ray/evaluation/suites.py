@@ -1,23 +1,29 @@
-"""Evaluation suites as rows to score: classification, held-out translation, held-out instructions."""
+"""Evaluation suites as rows to score, one a sentence and language or direction."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment, InstructionSuite, TranslationSuite
+from ialign_ray.config import (
+    ClassificationSuite,
+    Experiment,
+    InstructionSuite,
+    PerplexitySuite,
+    PromptConfig,
+    RetrievalSuite,
+    TranslationSuite,
+)
+from ialign_ray.config.suites import SLOT, TEXT
 from ialign_ray.corpus.identity import share_of
-from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
+from ialign_ray.evaluation.reading import aligned, language_rows, limited, suite_frame
 from ialign_ray.languages import display_name
 from ialign_ray.tasks.replay import instructions
 
-CONTENT_FREE = ("N/A", "[MASK]", "")
-"""Stand-ins for the text, over which the label prior is averaged (Zhao et al. 2021, arXiv 2102.09690)."""
-
-_SLOT = re.compile(r"\{(text|source|source_language|target_language)\}")
+FOLDS = 5
+"""Parts of a suite without training rows; the baselines of each learn from the others."""
 
 
 @dataclass(frozen=True)
@@ -25,94 +31,138 @@ class Classification:
     """Rows of a classification suite."""
 
     train: pd.DataFrame
-    """suite, language, label, chars: what baselines are fitted on."""
+    """What baselines are fitted on: suite, language, label, chars, fold, and a column for each text, `text` or
+    `text:SLOT`. Where the suite has no training rows these are its test rows, and `fold` (int, else missing) tells
+    which of them may be learned from."""
     test: pd.DataFrame
-    """suite, language, id, label, chars, text."""
+    """The same columns and id."""
     labels: list[str]
     """In order; `label` columns hold positions in it."""
+
+
+def text_column(slot: str) -> str:
+    """Name of a slot's column in the rows of a classification suite."""
+    return TEXT if slot == TEXT else f"{TEXT}:{slot}"
 
 
 def classification_rows(suite: ClassificationSuite, base: str) -> Classification:
     """Training and test rows, one a sentence and language.
 
-    Raises DataError for a missing column, an unknown label, or no test row.
+    Raises DataError for a missing column, an unknown label, one that occurs in no row, or no test row.
     """
-    extra = [c for c in (suite.id, suite.label, suite.split_column) if c]
-    frame = read_table(suite, base, [*suite.columns.values(), *extra]).to_pandas()
     labels = list(suite.labels)
-    if unknown := set(frame[suite.label].astype(str)) - set(labels):
+    extra = list(dict.fromkeys(c for c in (suite.label, suite.split_column, suite.together) if c))
+    frame = suite_frame(suite, base, extra)
+    _check_labels(suite, frame[suite.label], labels)
+    found = language_rows(suite, frame, extra)
+    test = {code: _of_split(suite, rows, suite.test) for code, rows in found.items()}
+    train = test if suite.crossed else {code: _of_split(suite, rows, suite.train) for code, rows in found.items()}
+    for name, parts, value in (("train", train, suite.train), ("test", test, suite.test)):
+        if all(rows.empty for rows in parts.values()):
+            raise DataError(f"suite {suite.name!r} has no row with {suite.split_column} = {value!r} ({name})")
+    if silent := [code for code, rows in test.items() if rows.empty]:
+        raise DataError(
+            f"suite {suite.name!r}: {silent[0]} has no row with {suite.split_column} = {suite.test!r}; "
+            "remove the language or fill it"
+        )
+    chosen = {code: limited(suite, rows) for code, rows in test.items()}
+    return Classification(_scored(suite, train, labels), _scored(suite, chosen, labels), labels)
+
+
+def _check_labels(suite: ClassificationSuite, column: pd.Series, labels: list[str]) -> None:
+    present = set(column.dropna().astype(str))
+    if unknown := present - set(labels):
         raise DataError(
             f"suite {suite.name!r}: column {suite.label!r} holds {sorted(unknown)[0]!r}, which "
             f"evaluate.suites.{suite.name}.labels lacks; add it there"
         )
-    absent = set(labels) - set(frame[suite.label].astype(str))
-    if absent:
+    if column.isna().any():
+        raise DataError(f"suite {suite.name!r}: column {suite.label!r} is empty in a row; fill it or filter by `where`")
+    if absent := set(labels) - present:
         raise DataError(f"suite {suite.name!r}: label {sorted(absent)[0]!r} occurs in no row; remove it from labels")
-    frame["_id"] = frame[suite.id].astype(str) if suite.id else frame.index.astype(str)
-    parts = {}
-    for part, value in (("train", suite.train), ("test", suite.test)):
-        rows = frame[frame[suite.split_column] == value]
-        if part == "test" and suite.test_limit and len(rows) > suite.test_limit:
-            # the same sentences for every run and every language
-            chosen = sorted(rows["_id"], key=lambda i: (share_of(i, seed=2), i))[: suite.test_limit]
-            rows = rows[rows["_id"].isin(chosen)]
-        if rows.empty:
-            raise DataError(f"suite {suite.name!r} has no row with {suite.split_column} = {value!r} ({part})")
-        parts[part] = pd.concat([_language_rows(suite, rows, c, k, labels) for c, k in suite.columns.items()])
-    return Classification(parts["train"], parts["test"].reset_index(drop=True), labels)
 
 
-def _language_rows(
-    suite: ClassificationSuite, rows: pd.DataFrame, code: str, column: str, labels: list[str]
-) -> pd.DataFrame:
-    texts = rows[column].fillna("").astype(str)
-    made = pd.DataFrame(
-        {
-            "suite": suite.name,
-            "language": code,
-            "id": rows["_id"],
-            "label": [labels.index(str(v)) for v in rows[suite.label]],
-            "chars": texts.str.len(),
-            "text": texts,
-        }
-    )
-    made = made[made["chars"] > 0]
-    if made.empty:
-        raise DataError(f"suite {suite.name!r}: column {column!r} ({code}) is empty; remove the language or fill it")
-    return made
+def _of_split(suite: ClassificationSuite, rows: pd.DataFrame, value: object) -> pd.DataFrame:
+    return rows if suite.split_column is None else rows[rows[suite.split_column] == value]
 
 
-def translation_rows(suite: TranslationSuite, experiment: Experiment) -> pd.DataFrame:
-    """One row a direction and sentence: prompt, mismatched prompt (the next sentence's source) and target."""
-    needed = [*suite.columns.values(), *([suite.id] if suite.id else [])]
-    frame = read_table(suite, experiment.storage.data, needed).to_pandas()
-    frame["_id"] = frame[suite.id].astype(str) if suite.id else frame.index.astype(str)
-    names = experiment.languages.names
+def _scored(suite: ClassificationSuite, parts: dict[str, pd.DataFrame], labels: list[str]) -> pd.DataFrame:
+    number = {label: k for k, label in enumerate(labels)}
+    frames = []
+    for code, rows in parts.items():
+        made = pd.DataFrame({"suite": suite.name, "language": code, "id": rows["id"]})
+        made["label"] = rows[suite.label].astype(str).map(number)
+        made["chars"] = sum(rows[slot].str.len() for slot in suite.slots)
+        made["fold"] = _folds(suite, rows)
+        frames.append(made.assign(**{text_column(slot): rows[slot] for slot in suite.slots}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _folds(suite: ClassificationSuite, rows: pd.DataFrame) -> pd.Series:
+    if not suite.crossed:
+        return pd.Series(pd.NA, rows.index, "Int64")
+    kept = rows[suite.together].astype(str) if suite.together else rows["id"]
+    return kept.map(lambda value: int(share_of(value, seed=5) * FOLDS)).astype("Int64")
+
+
+def translation_rows(suite: TranslationSuite, experiment: Experiment, prompt: PromptConfig) -> pd.DataFrame:
+    """One row a direction and sentence: prompt, mismatched prompt (the next sentence's source), source and target."""
+    found = language_rows(suite, suite_frame(suite, experiment.storage.data), repeated=True)
     made = []
-    for source, target in suite.directions:
-        for code in (source, target):
-            if code not in suite.columns:
-                raise DataError(f"suite {suite.name!r}: direction {source}-{target} needs a column for {code!r}")
-        rows = frame.dropna(subset=[suite.columns[source], suite.columns[target]])
-        sources, targets = (rows[suite.columns[c]].astype(str).tolist() for c in (source, target))
-        if len(rows) < 2:
-            raise DataError(f"suite {suite.name!r}: direction {source}-{target} has {len(rows)} rows; it needs two")
-        spoken = {
-            "source_language": display_name(source, "eng", names),
-            "target_language": display_name(target, "eng", names),
-        }
-        for k, identity in enumerate(rows["_id"]):
-            made.append(
+    for source, target in suite.pairs:
+        pairs = limited(suite, aligned(suite, found, source, target))
+        names = {f"{side}_language": _called(code, prompt, experiment) for side, code in zip(_SIDES, (source, target))}
+        asked = [fill(prompt.text, names | {"source": text}) for text in pairs["first"]]
+        made.append(
+            pd.DataFrame(
                 {
                     "suite": suite.name,
                     "language": f"{source}-{target}",
-                    "id": identity,
-                    "prompt": fill(suite.prompt, spoken | {"source": sources[k]}),
-                    "mismatched": fill(suite.prompt, spoken | {"source": sources[(k + 1) % len(sources)]}),
-                    "target": targets[k],
+                    "id": pairs["id"],
+                    "prompt": asked,
+                    "mismatched": [*asked[1:], asked[0]],
+                    "source": pairs["first"],
+                    "target": pairs["second"],
                 }
             )
-    return pd.DataFrame(made)
+        )
+    return pd.concat(made, ignore_index=True)
+
+
+_SIDES = ("source", "target")
+
+
+def _called(code: str, prompt: PromptConfig, experiment: Experiment) -> str:
+    return display_name(code, prompt.language, experiment.languages.names)
+
+
+def perplexity_rows(suite: PerplexitySuite, base: str) -> pd.DataFrame:
+    """One row a language and sentence: its text as target."""
+    return _texts(suite, base).rename(columns={"text": "target"})
+
+
+def retrieval_rows(suite: RetrievalSuite, base: str) -> pd.DataFrame:
+    """One row a language and sentence whose vector is needed: its text.
+
+    Raises `DataError` where two languages of a direction share fewer than two sentences.
+    """
+    rows = _texts(suite, base)
+    ids = {str(code): set(part["id"]) for code, part in rows.groupby("language")}
+    for first, second in suite.pairs:
+        if (n := len(ids[first] & ids[second])) < 2:
+            raise DataError(
+                f"suite {suite.name!r}: {first} and {second} share {n} sentences by id; retrieval needs two, the same "
+                "id in both (of a long file, name `long.join`)"
+            )
+    return rows[rows["language"].isin({code for pair in suite.pairs for code in pair})].reset_index(drop=True)
+
+
+def _texts(suite: PerplexitySuite | RetrievalSuite, base: str) -> pd.DataFrame:
+    found = language_rows(suite, suite_frame(suite, base))
+    frames = [
+        limited(suite, rows)[["id", "text"]].assign(suite=suite.name, language=code) for code, rows in found.items()
+    ]
+    return pd.concat(frames, ignore_index=True)[["suite", "language", "id", "text"]]
 
 
 def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
@@ -136,4 +186,4 @@ def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
 
 def fill(template: str, slots: dict[str, str]) -> str:
     """Fill slots in one pass, so that a text that contains a slot's name stays as it is."""
-    return _SLOT.sub(lambda m: slots.get(m[1], m[0]), template)
+    return SLOT.sub(lambda m: slots.get(m[1], m[0]), template)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -34,6 +35,17 @@ class Decoder(Protocol):
         """The text of `ids`."""
 
 
+@dataclass(frozen=True)
+class Answer:
+    """What was generated after one prompt."""
+
+    text: str
+    tokens: int
+    """Generated, the end-of-sequence token not counted."""
+    ended: bool
+    """By an end-of-sequence token; else it was cut by its length."""
+
+
 def generate(
     model: nn.Module,
     tokenizer: Decoder,
@@ -46,6 +58,33 @@ def generate(
     max_batch_tokens: int = 8192,
     progress: Callable[[int], None] | None = None,
 ) -> list[str]:
+    """The text of the model's answer to each prompt, without the prompt; arguments and errors of `answers`."""
+    found = answers(
+        model,
+        tokenizer,
+        prompts_ids,
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        top_p=top_p,
+        seed=seed,
+        max_batch_tokens=max_batch_tokens,
+        progress=progress,
+    )
+    return [answer.text for answer in found]
+
+
+def answers(
+    model: nn.Module,
+    tokenizer: Decoder,
+    prompts_ids: Sequence[Tokens],
+    *,
+    max_new_tokens: int = 128,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int | None = None,
+    max_batch_tokens: int = 8192,
+    progress: Callable[[int], None] | None = None,
+) -> list[Answer]:
     """The model's answer to each prompt, without the prompt, in the order of `prompts_ids`.
 
     Greedy by default, and then the same text whatever the batch size (fp32). Sampling depends on the seed,
@@ -80,7 +119,7 @@ def generate(
     # Where padding on the left would shift positions, rows of equal length share a batch without padding.
     alone = not seq2seq and not takes_left_padding(model)
     lengths = [len(prompt) + max_new_tokens for prompt in prompts_ids]
-    texts = [""] * len(prompts_ids)
+    found = [Answer("", 0, False)] * len(prompts_ids)
     done = 0
     with _seeded(seed, device), read_only(model):
         for rows in token_batches(lengths, max_batch_tokens, same_length=alone):
@@ -88,11 +127,13 @@ def generate(
             out = inner.generate(input_ids=ids, attention_mask=mask, generation_config=config)
             new = out[:, 1 if seq2seq else ids.shape[1] :].tolist()
             for i, answer in zip(rows, new):
-                texts[i] = tokenizer.decode(_until(answer, config.eos_token_id), skip_special_tokens=True)
+                kept = _until(answer, config.eos_token_id)
+                text = tokenizer.decode(kept, skip_special_tokens=True)
+                found[i] = Answer(text, len(kept), len(kept) < max_new_tokens)
             done += len(rows)
             if progress:
                 progress(done)
-    return texts
+    return found
 
 
 def _config(

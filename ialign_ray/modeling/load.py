@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -35,13 +36,45 @@ def load_tokenizer(settings: ModelSettings, location: str | None = None) -> Any:
 
 
 def load_base(settings: ModelSettings, location: str | None = None) -> Any:
-    """The base model in evaluation mode, in the precision of the settings, on the CPU."""
+    """The base model in evaluation mode, in the precision of the settings, on the CPU.
+
+    A quantised one is on this process's GPU, if it has one: there its weights are packed.
+    """
     from transformers import AutoConfig
 
     loader = auto_class(_from_pretrained(AutoConfig, settings, location), settings.id)
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
-    model = _from_pretrained(loader, settings, location, dtype=torch.bfloat16 if frozen_half else torch.float32)
+    dtype = torch.bfloat16 if frozen_half else torch.float32
+    model = _from_pretrained(loader, settings, location, dtype=dtype, **_quantized(settings, dtype))
     return model.eval()
+
+
+def check_quantization(settings: ModelSettings) -> None:
+    """Raise ModelError when `model.quantization` is set and bitsandbytes is missing."""
+    if settings.quantization and find_spec("bitsandbytes") is None:
+        raise ModelError(
+            f"model.quantization {settings.quantization} needs bitsandbytes; install it with "
+            "pip install 'ialign_ray[qlora]', or set quantization: null"
+        )
+
+
+def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
+    """What `from_pretrained` needs to quantise; the output head stays as it is."""
+    if settings.quantization is None:
+        return {}
+    from transformers import BitsAndBytesConfig
+
+    check_quantization(settings)
+    if settings.quantization == "int8":
+        return {"quantization_config": BitsAndBytesConfig(load_in_8bit=True)}
+    return {
+        "quantization_config": BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=dtype,
+        )
+    }
 
 
 def names_encoder_decoder(settings: ModelSettings) -> bool:
@@ -69,6 +102,9 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[
     import peft
 
     check_rank(model, lora)
+    if getattr(model, "is_quantized", False):
+        # norms and head in fp32, as QLoRA has them; checkpointing has a switch of its own
+        model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     torch.manual_seed(seed)
     return peft.get_peft_model(
         model,
@@ -113,7 +149,7 @@ def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
         if (lora.targets == "all-linear" and module is not head) or any(
             name == n or name.endswith("." + n) for n in names
         ):
-            chosen[name] = min(module.weight.shape)
+            chosen[name] = _smaller_side(module)
     return chosen
 
 
@@ -142,13 +178,15 @@ def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any
     return model.eval(), load_tokenizer(settings, str(folder) if own else None)
 
 
-def save_model(model: Any, folder: Path) -> None:
-    """Write an adapter, or a full model, as `load_adapted` and every other tool reads it."""
-    if hasattr(model, "peft_config") and any(c.trainable_token_indices for c in model.peft_config.values()):
-        # by itself PEFT would save both whole matrices, because their size is no longer the base's
-        model.save_pretrained(folder, save_embedding_layers=False)
-    else:
-        model.save_pretrained(folder)
+def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
+    """Write an adapter, or a full model, as `load_adapted` and every other tool reads it.
+
+    `weights` stand for the model's own, which are in parts on several workers.
+    """
+    own_rows = hasattr(model, "peft_config") and any(c.trainable_token_indices for c in model.peft_config.values())
+    # by itself PEFT would save both whole matrices, because their size is no longer the base's
+    rows = {"save_embedding_layers": False} if own_rows else {}
+    model.save_pretrained(folder, state_dict=weights, **rows)
 
 
 def merge(model: Any) -> Any:
@@ -165,9 +203,16 @@ def _rows_needed(adapter: Path) -> int:
 
 
 def _matrix(module: nn.Module) -> bool:
-    # Linear, and GPT-2's Conv1D, which holds its weight transposed
+    # Linear, GPT-2's Conv1D, which holds its weight transposed, and what bitsandbytes makes of them
     weight = getattr(module, "weight", None)
-    return type(module).__name__ in ("Linear", "Conv1D") and isinstance(weight, torch.Tensor)
+    return type(module).__name__ in ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt") and isinstance(
+        weight, torch.Tensor
+    )
+
+
+def _smaller_side(module: Any) -> int:
+    # weights of 4 bits are packed into another shape
+    return min(module.in_features, module.out_features) if isinstance(module, nn.Linear) else min(module.weight.shape)
 
 
 def _from_pretrained(loader: Any, settings: ModelSettings, location: str | None, **extra: Any) -> Any:

@@ -11,13 +11,16 @@ import pyarrow as pa
 
 from ialign_ray.config import Experiment, Source
 from ialign_ray.corpus.cleaning.step import Mask
-from ialign_ray.corpus.identity import lines_of, share_of
+from ialign_ray.corpus.identity import lines_of, share_of, text_key
 from ialign_ray.corpus.leaks import EvaluationIndex
 from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
 
 REPLAY_SCHEMA = pa.schema([(n, pa.string()) for n in ("row_id", "source", "inputs", "targets")])
 
+
+TENTH = 10
+"""One instruction in so many may be kept for validation."""
 
 Row = tuple[str, str, str, str]
 """Row id, source name, inputs, targets."""
@@ -41,6 +44,8 @@ class ReplayCounts:
     """Rows that the pool is drawn from."""
     pool: int = 0
     """Distinct rows in the pool."""
+    validation: int = 0
+    """Rows kept from the pool by `train.validation`, with those of the same request."""
 
 
 def instructions(source: Source, base: str) -> list[Row]:
@@ -70,19 +75,42 @@ def load_replay(
     `fits(inputs, targets)` says whether an instruction can be encoded whole.
     Raises DataError when the ratio is above 0 and no instruction is left.
     """
+    pool, _, counts = split_replay(experiment, index, fits, 0)
+    return pool, counts
+
+
+def split_replay(
+    experiment: Experiment, index: EvaluationIndex, fits: Callable[[str, str], bool], held_out: int
+) -> tuple[pa.Table, pa.Table, ReplayCounts]:
+    """As `load_replay`, with `held_out` instructions, a tenth at most, kept from the pool: pool, those, counts.
+
+    They are chosen by their request alone, and every row of the same request stays out of the pool; so they are the
+    same for any dose and diversity, and for a ratio of 0, which has no pool.
+    """
     counts, eligible = ReplayCounts(), []
-    if experiment.replay.ratio > 0:
+    if experiment.replay.ratio > 0 or held_out:
         for source in experiment.replay.sources:
             eligible += _eligible(instructions(source, experiment.storage.data), index, fits, counts)
-        if not eligible:
+        if not eligible and experiment.replay.ratio > 0:
             raise DataError(
                 f"replay.sources hold no usable instruction: {counts}; name other files or raise the limits"
             )
     counts.eligible = len(eligible)
     eligible.sort(key=lambda row: (share_of(row[0], seed=1), row[0]))
-    pool = eligible[: experiment.replay.pool_size]
+    rest, kept = _apart(eligible, min(held_out, len(eligible) // TENTH))
+    counts.validation = len(eligible) - len(rest)
+    pool = rest[: experiment.replay.pool_size] if experiment.replay.ratio > 0 else []
     counts.pool = len(pool)
-    return _table(pool), counts
+    return _table(pool), _table(kept), counts
+
+
+def _apart(rows: list[Row], most: int) -> tuple[list[Row], list[Row]]:
+    """Rows but for those of the chosen requests, and the first row of each of these."""
+    first: dict[bytes, Row] = {}
+    for row in rows:
+        first.setdefault(text_key(row[2]), row)
+    chosen = dict(sorted(first.items(), key=lambda item: share_of(item[0].hex(), seed=2))[:most])
+    return [row for row in rows if text_key(row[2]) not in chosen], list(chosen.values())
 
 
 def _eligible(

@@ -33,10 +33,11 @@ tuning (InstructAlign, arXiv 2305.13627), with replay of old instructions at a d
 {_loading(experiment, "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM")}
 ```
 
-Trained for {experiment.train.steps} steps of {experiment.train.batch_size} examples
-({record["drawn"]["tokens"]:,} tokens), seed {experiment.train.seed}. The settings are in `experiment.yaml`,
-what was read and dropped in `record.json`. Scores with intervals and baselines come from `ialign evaluate`;
-nothing about quality follows from this card alone.
+Trained for {record["ending"]["step"]} steps of {experiment.train.batch_size} examples
+({record["drawn"]["tokens"]:,} tokens), seed {experiment.train.seed}; the weights are those of step
+{record["ending"]["kept"]}. The settings are in `experiment.yaml`, what was read and dropped in
+`record.json`. Scores with intervals and baselines come from `ialign evaluate`; nothing about quality follows from this
+card alone.
 
 | source | examples drawn |
 |---|---|
@@ -51,6 +52,8 @@ def _loading(experiment: Experiment, loader: str) -> str:
     if model.tuning == "full":
         return "\n".join([*lines, f'model = {loader}.from_pretrained("THIS FOLDER")'])
     lines.append(f'base = {loader}.from_pretrained("{model.id}")')
+    if model.quantization is not None:
+        lines.append(f"# Trained over the base in {model.quantization}; full weights answer a little otherwise.")
     if model.vocabulary is not None:
         lines += [
             "# The tokenizer has new pieces, whose rows are in the adapter; a padded matrix must not shrink.",

@@ -2,27 +2,40 @@
 
 The learning rate is a function of the step, dropout's randomness of (seed, step, rank) and the data of
 (seed, example number), so the step number is the whole of their state.
+
+Of a model that is whole on each worker the first one writes `trainable.safetensors` and `optimizer.pt`; of a sharded
+one every worker writes its part (`*.distcp`, torch's distributed checkpoints). Either is read by any number of workers,
+sharded or not.
 """
 
 from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+import torch.distributed as dist
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import nn
+from torch import Tensor, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.fsdp import FSDPModule
 
 from ialign_ray.errors import CheckpointError
 from ialign_ray.storage import MANIFEST, is_intact, read_json, whole_folder
+from ialign_ray.training.sharding import cut_like, trained
 
 _NAME = re.compile(r"^step-(\d{8})$")
 _SCRATCH = ".step-*"
+_WEIGHTS, _OPTIMIZER = "trainable.safetensors", "optimizer.pt"
 CURE = "free space or lift the quota there, then go on with --resume; what was saved before is intact"
 
 
@@ -60,28 +73,36 @@ class Checkpoints:
     keep: int = 2
     """Newest ones kept."""
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, spare: Collection[int] = ()) -> Path:
         """Write the state after `step` steps; a crash in the middle leaves the earlier checkpoints as they were.
 
-        Raises CheckpointError, without a cure, when the disk takes no more; what was written of it is gone then.
+        Every worker calls this. Raises CheckpointError, without a cure, when the disk takes no more; what was written
+        of it is gone then.
         """
-        target = self.folder / f"step-{step:08d}"
-        weights = {n: p.detach().cpu().contiguous() for n, p in model.named_parameters() if p.requires_grad}
-        with writing(target), whole_folder(target, {"step": step, "fingerprint": self.fingerprint}) as scratch:
-            save_file(weights, scratch / "trainable.safetensors")
-            # through a Python file, whose error names the cause; by path torch tells of "unexpected pos" alone
-            with (scratch / "optimizer.pt").open("wb") as file:
-                torch.save(optimizer.state_dict(), file)
-        self.sweep(target)
+        target = self.of(step)
+        meta = {"step": step, "fingerprint": self.fingerprint}
+        if isinstance(model, FSDPModule):
+            _write_parts(target, meta, model, optimizer)
+        elif first_worker():
+            with writing(target), whole_folder(target, meta) as scratch:
+                _write_whole(scratch, model, optimizer)
+        if first_worker():
+            self.sweep(target, spare)
         return target
 
-    def sweep(self, newest: Path | None) -> None:
-        """Remove checkpoints beyond those kept, and what killed attempts left half written or half removed."""
+    def of(self, step: int) -> Path:
+        """Where the checkpoint of a step lies, if there is one."""
+        return self.folder / f"step-{step:08d}"
+
+    def sweep(self, newest: Path | None, spare: Collection[int] = ()) -> None:
+        """Remove checkpoints beyond those kept and those of the steps to spare, and what killed attempts left half
+        written or half removed."""
         for scratch in self.folder.glob(_SCRATCH):
             shutil.rmtree(scratch, ignore_errors=True)
         # one newer than the newest intact one is torn, and must not count among those kept
         for old in [p for p in self.found() if newest and p <= newest][self.keep :]:
-            shutil.rmtree(old, ignore_errors=True)
+            if old not in map(self.of, spare):
+                shutil.rmtree(old, ignore_errors=True)
 
     def found(self) -> list[Path]:
         """Checkpoint folders, newest first, intact or not."""
@@ -105,9 +126,103 @@ class Checkpoints:
             raise CheckpointError(
                 f"{chosen} was made with other settings or data; give this run another --run name, or remove the folder"
             )
-        parameters = dict(model.named_parameters())
-        with torch.no_grad():
-            for name, value in load_file(chosen / "trainable.safetensors").items():
-                parameters[name].copy_(value)
-        optimizer.load_state_dict(torch.load(chosen / "optimizer.pt", weights_only=True))
+        read = _read_whole if (chosen / _WEIGHTS).exists() else _read_parts
+        read(chosen, model, optimizer)
         return int(meta["step"])
+
+
+def first_worker() -> bool:
+    """Whether this worker writes what is written once."""
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _write_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    weights = {n: p.detach().cpu().contiguous() for n, p in trained(model).items()}
+    save_file(weights, folder / _WEIGHTS)
+    # through a Python file, whose error names the cause; by path torch tells of "unexpected pos" alone
+    with (folder / _OPTIMIZER).open("wb") as file:
+        torch.save(optimizer.state_dict(), file)
+
+
+def _read_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    parameters = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, value in load_file(folder / _WEIGHTS).items():
+            parameters[name].copy_(cut_like(value, parameters[name]))
+    stored = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
+    for number, parameter in enumerate(_optimized(optimizer)):
+        stored["state"][number] = {k: cut_like(v, parameter) for k, v in stored["state"].get(number, {}).items()}
+    optimizer.load_state_dict(stored)
+
+
+def _write_parts(target: Path, meta: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Every worker's part into one folder, which the first one makes, and puts in place once all have written."""
+    state = {_key("weights", n): p.detach() for n, p in trained(model).items()}
+    for name, parameter in trained(model).items():
+        state |= {_key(kind, name): value for kind, value in optimizer.state[parameter].items()}
+    with writing(target), ExitStack() as stack:
+        folder = _first_says(lambda: stack.enter_context(whole_folder(target, meta)))
+        try:
+            state_dict_saver.save(state, storage_writer=_Writer(folder, target))
+        except CheckpointException as error:  # on all workers, of whichever
+            raise next(iter(error.failures.values()))[0] from None
+
+
+def _read_parts(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    parameters = trained(model)
+    state: dict[str, Tensor] = {}
+    values: dict[str, dict[str, Tensor]] = defaultdict(dict)
+    for key, stored in FileSystemReader(folder).read_metadata().state_dict_metadata.items():
+        kind, _, name = key.partition("/")
+        parameter = parameters[name].detach()
+        if kind != "weights":
+            values[name][kind] = parameter = _room(stored, parameter)
+        state[key] = parameter
+    state_dict_loader.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+    names = {id(p): n for n, p in parameters.items()}
+    of_optimizer = optimizer.state_dict()
+    of_optimizer["state"] = {i: values[names[id(p)]] for i, p in enumerate(_optimized(optimizer))}
+    optimizer.load_state_dict(of_optimizer)
+
+
+def _key(kind: str, name: str) -> str:
+    return f"{kind}/{name}"
+
+
+def _room(stored: Any, parameter: Tensor) -> Tensor:
+    """An empty tensor for a part of the optimiser's state: cut like its parameter, or a number a parameter."""
+    if stored.size == parameter.shape:
+        return torch.empty_like(parameter, dtype=stored.properties.dtype)
+    return torch.empty(stored.size, dtype=stored.properties.dtype)
+
+
+def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
+    """Parameters in the order of their numbers in the optimiser's state."""
+    return (p for group in optimizer.param_groups for p in group["params"])
+
+
+class _Writer(FileSystemWriter):
+    """Names what the disk said before it is sent to the other workers: an error that is sent loses its cause."""
+
+    def __init__(self, folder: Path, target: Path) -> None:
+        super().__init__(folder)
+        self._target = target
+
+    def write_data(self, *arguments: Any) -> Any:
+        """Write this worker's part."""
+        with writing(self._target):
+            return super().write_data(*arguments)
+
+
+def _first_says(make: Callable[[], Path]) -> Path:
+    """What the first worker makes, on all of them; if it fails, its OSError on all of them."""
+    said: list[Any] = [None]
+    if first_worker():
+        try:
+            said = [make()]
+        except OSError as error:
+            said = [error]
+    dist.broadcast_object_list(said)
+    if isinstance(said[0], OSError):
+        raise said[0]
+    return Path(said[0])

@@ -19,7 +19,7 @@ def collate(
     A causal model (`start` is None) reads prompt and target as one row [B, T]. An encoder-decoder reads the
     prompts [B, S] in its encoder, and in its decoder [B, T] `start` and the target up to its last token.
     """
-    labels = torch.tensor([token for e in batch for token in e.target], device=device)
+    labels = torch.tensor([token for e in batch for token in e.target], dtype=torch.long, device=device)
     if start is None:
         ids, mask = padded([[*e.prompt, *e.target] for e in batch], device, fill=pad)
         inputs = {"input_ids": ids, "attention_mask": mask}

@@ -1,20 +1,19 @@
 """What a run did: one record a step for curves, and the ledger of every example consumed.
 
-Records go to `metrics.jsonl`, written by the first worker and read by whoever watches (the driver's
-progress bar, MLflow, TensorBoard), so that no tracking library is imported in the workers. What the user must
-be told goes to `warnings.txt`.
+Records go to `metrics.jsonl` and `validation.jsonl`, written by the first worker and read by whoever watches (the
+driver's progress bar, MLflow, TensorBoard), so that no tracking library is imported in the workers. What the user
+must be told goes to `warnings.txt`.
 
 A full disk ends no run here. Records wait in memory for room. The ledger proves that every example was consumed
 exactly once, so it may never lack a part: a part that cannot be written waits in memory too, no checkpoint is made
-ahead of it, and a run that cannot write it at its end stops.
+ahead of it, nor of the records, and a run that cannot write it at its end stops.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
@@ -23,12 +22,15 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ialign_ray.storage import write_bytes
+from ialign_ray.storage import write_bytes, write_json
 from ialign_ray.tokens.batch import Encoded
-from ialign_ray.training.checkpoint import writing
+from ialign_ray.training.checkpoint import CURE, writing
+from ialign_ray.training.records import Records
 from ialign_ray.training.step import StepStats
+from ialign_ray.training.stopping import Validated
+from ialign_ray.training.validation import Estimate
 
-RECORDS = "metrics.jsonl"
+RECORDS, VALIDATIONS, ENDING = "metrics.jsonl", "validation.jsonl", "ending.json"
 LEDGER = "ledger"
 WARNINGS = "warnings.txt"
 _RESERVED = b"\n" * 4096
@@ -44,29 +46,30 @@ class Journal:
     """The records, the warnings and the ledger of one worker of one run."""
 
     def __init__(self, run: Path, rank: int = 0, world: int = 1) -> None:
-        self._run, self._rank, self._world = run, rank, world
+        self.run, self._rank, self._world = run, rank, world
         self._rows: list[tuple[Any, ...]] = []
-        self._waiting = b""
+        self._records, self._validations = self._files = (Records(run / RECORDS), Records(run / VALIDATIONS))
         self._from = 0
 
     def open(self, start: int) -> None:
         """Begin after `start` steps: what a lost attempt recorded beyond them is forgotten."""
         self._from = start
         if self._rank == 0:
-            for part in (self._run / LEDGER).glob("*-*"):
+            for part in (self.run / LEDGER).glob("*-*"):
                 if int(part.name.partition("-")[2]) > start:
                     shutil.rmtree(part)
-            _forget_after(self._run / RECORDS, start)
+            for file in self._files:
+                file.forget_after(start)
             with suppress(OSError):  # a warning is logged as well
-                if not (self._run / WARNINGS).exists():
-                    write_bytes(self._run / WARNINGS, _RESERVED)
+                if not (self.run / WARNINGS).exists():
+                    write_bytes(self.run / WARNINGS, _RESERVED)
 
     def warn(self, text: str) -> None:
         """Tell the user (first worker): in the log, and through `warnings.txt` on the driver's console."""
         if self._rank:
             return
         logging.getLogger("ialign_ray").warning(text)
-        with suppress(OSError), (self._run / WARNINGS).open("r+b") as file:
+        with suppress(OSError), (self.run / WARNINGS).open("r+b") as file:
             told = file.read().rstrip(b"\n")
             file.seek(len(told))
             file.write((b"\n" if told else b"") + text.replace("\n", " ").encode() + b"\n")
@@ -80,8 +83,12 @@ class Journal:
         rate: float,
         seconds: float,
         waited: float,
+        peak: float,
     ) -> None:
-        """Note one step: its examples in the ledger, and (first worker) its record in `metrics.jsonl`."""
+        """Note one step: its examples in the ledger, and (first worker) its record in `metrics.jsonl`.
+
+        `peak` is what all workers' devices could do, in FLOP/s.
+        """
         self._rows += [(step, e.epoch, e.row_id, e.source, e.task, e.template, len(e)) for e in examples]
         if self._rank:
             return
@@ -97,76 +104,67 @@ class Journal:
             "tokens": stats.tokens,
             "padded": stats.padded,
             "target_tokens": stats.target_tokens,
+            "flops": stats.flops,
+            "mfu": stats.flops / max(seconds * peak, 1.0),
+            "memory": stats.memory,
+            "skipped": stats.skipped,
             "sources": dict(sorted(stats.sources.items())),
         }
-        self._append(json.dumps(record).encode() + b"\n")
+        self._append(self._records, record)
 
-    def _append(self, line: bytes) -> None:
-        """Add a record, or keep it in memory while the disk takes no more; half a line is taken back."""
-        told = bool(self._waiting)
-        self._waiting += line
-        path = self._run / RECORDS
-        try:
-            with path.open("ab", buffering=0) as file:
-                size = file.tell()
-                if file.write(self._waiting) == len(self._waiting):
-                    self._waiting = b""
-                else:
-                    file.truncate(size)
-                    raise OSError("no room for a whole record")
-        except OSError as error:
-            if not told:
-                self.warn(f"{path} could not be written ({error.strerror or error}); its records wait in memory")
+    def validated(self, step: int, losses: Mapping[str, Estimate], seconds: float) -> None:
+        """Note (first worker) what a validation found: metric -> nats per token, interval, sentences."""
+        if self._rank == 0:
+            found = {metric: [e.value, e.low, e.high, e.n] for metric, e in losses.items()}
+            self._append(self._validations, {"step": step, "seconds": seconds, "losses": found})
+
+    def _append(self, file: Records, record: dict[str, Any]) -> None:
+        if cause := file.append(record):
+            self.warn(f"{file.path} could not be written ({cause}); its records wait in memory")
+
+    def past(self, steps: int) -> tuple[list[Validated], list[dict[str, Any]]]:
+        """What was recorded before: every validation, and the last so many steps."""
+        return validations(self.run), records(self.run)[-steps:]
+
+    def end(self, **ending: Any) -> None:
+        """Write (first worker) how the run ended, or raise CheckpointError."""
+        path = self.run / ENDING
+        if self._rank == 0:
+            skipped = sum(r.get("skipped", False) for r in records(self.run))
+            with writing(path, CURE):
+                write_json(path, ending | {"skipped_steps": skipped})
 
     def flush(self, step: int) -> None:
-        """Write this worker's part of the ledger up to `step`, or raise CheckpointError and keep it in memory."""
-        path = self._run / LEDGER / f"{self._from:08d}-{step:08d}" / f"{self._rank}-of-{self._world}.parquet"
+        """Write this worker's part of the ledger up to `step`, or raise CheckpointError and keep it in memory.
+
+        The records must be written too: a resumed run decides from them.
+        """
+        path = self.run / LEDGER / f"{self._from:08d}-{step:08d}" / f"{self._rank}-of-{self._world}.parquet"
         columns: list[Any] = list(zip(*self._rows, strict=True)) if self._rows else [[] for _ in _SCHEMA]
         part = BytesIO()
         pq.write_table(pa.table(dict(zip(_SCHEMA.names, columns, strict=True)), schema=_SCHEMA), part)
         with writing(path):
             write_bytes(path, part.getvalue())
         self._rows, self._from = [], step
+        for file in self._files:
+            with writing(file.path):
+                file.settle()
 
 
 def records(run: Path) -> list[dict[str, Any]]:
     """Every whole record of a run; a line torn by a crash is passed over."""
-    path = run / RECORDS
-    if not path.exists():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except json.JSONDecodeError:
-            continue
-    return found
+    return Records(run / RECORDS).read()
+
+
+def validations(run: Path) -> list[Validated]:
+    """What validation has said so far, in the order of steps."""
+    return [Validated(r["step"], {k: e[0] for k, e in r["losses"].items()}) for r in Records(run / VALIDATIONS).read()]
 
 
 def warnings_told(run: Path) -> list[str]:
     """What the user was told of a run, oldest first."""
     path = run / WARNINGS
     return [line for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []
-
-
-def _forget_after(path: Path, step: int) -> None:
-    """Cut the records beyond `step` off, and a torn last line; needs no room on the disk."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        end = 0
-        for line in iter(file.readline, b""):
-            if not line.endswith(b"\n") or _step_of(line) > step:
-                break
-            end += len(line)
-        file.truncate(end)
-
-
-def _step_of(line: bytes) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except ValueError:
-        return 0
 
 
 def ledger(run: Path) -> pa.Table:

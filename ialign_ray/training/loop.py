@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,10 @@ from torch import nn
 from ialign_ray.config import TrainConfig
 from ialign_ray.errors import CheckpointError, StoppedError
 from ialign_ray.tokens.batch import Encoded
-from ialign_ray.training.checkpoint import CURE, Checkpoints
+from ialign_ray.training.checkpoint import CURE, Checkpoints, first_worker
+from ialign_ray.training.course import Course
+from ialign_ray.training.flops import peak_of, training_cost
+from ialign_ray.training.guard import Guard
 from ialign_ray.training.journal import Journal
 from ialign_ray.training.signals import Wish
 from ialign_ray.training.step import train_step
@@ -36,6 +39,8 @@ class Loop:
     device: torch.device
     autocast: bool = False
     """Compute in bf16 over the weights' own precision."""
+    held_out: Sequence[Encoded] = ()
+    """What `train.validation` looks at."""
     on_step: Callable[[int], None] = lambda step: None
     """Called after every step with the number of steps done."""
     wish: Callable[[], Wish] = lambda: Wish.GO_ON
@@ -43,74 +48,105 @@ class Loop:
 
 
 def run_loop(model: nn.Module, loop: Loop) -> int:
-    """Train from the newest checkpoint to the last step; returns the step it started from.
+    """Train from the newest checkpoint to the last step, or to where a rule of `train.stop` holds; returns the step it
+    started from.
 
     Raises StoppedError after the step at which a worker wished to stop, with a checkpoint made, and CheckpointError
     when the disk does not take the last one.
     """
-    settings = loop.settings
+    settings, device = loop.settings, loop.device
     optimizer = make_optimizer(model, settings)
-    start = restore(loop, model, optimizer)
+    guard = Guard(settings, loop.journal.run, loop.journal.warn)
+    course = Course(settings, loop.held_out, loop.journal, guard)
+    start = restore(loop, course, model, optimizer)
+    cost, peak = training_cost(model), peak_of(device, bf16=loop.autocast)
     model.train()
     stream = loop.stream(start)
-    for step in range(start, settings.steps):
-        wished = _Strongest(loop.wish(), loop.device)
+    done, reason = start, look(loop, course, model, start)  # the base, or what a killed attempt did not come to
+    while done < settings.steps and reason is None:
+        wished = _Strongest(loop.wish(), device)
         began = time.perf_counter()
         examples = next(stream)
         waited = time.perf_counter() - began
-        rate = learning_rate(step, settings)
+        rate = learning_rate(done, settings)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        with torch.autocast(loop.device.type, torch.bfloat16, enabled=loop.autocast):
+        with torch.autocast(device.type, torch.bfloat16, enabled=loop.autocast):
             stats = train_step(
                 model,
                 optimizer,
                 examples,
-                step=step,
+                step=done,
                 seed=settings.seed,
                 micro_batch_tokens=settings.micro_batch_tokens,
                 clip_norm=settings.clip_norm,
                 pad=loop.pad,
-                device=loop.device,
+                device=device,
+                guard=guard,
+                cost=cost.of,
             )
-        done = step + 1
-        loop.journal.record(done, examples, stats, rate=rate, seconds=time.perf_counter() - began, waited=waited)
-        last, wish = done == settings.steps, wished.wait()
-        if last or wish or done % settings.checkpoint_every == 0:
-            save(loop, model, optimizer, done, must=last or wish is Wish.STOP)
+        done += 1
+        seconds = time.perf_counter() - began
+        loop.journal.record(
+            done, examples, stats, rate=rate, seconds=seconds, waited=waited, peak=peak.flops * _workers()
+        )
+        reason = look(loop, course, model, done)
+        last, wish = done == settings.steps or reason is not None, wished.wait()
+        if last or wish or done % settings.checkpoint_every == 0 or done in course.best()[:1]:
+            save(loop, course, model, optimizer, done, must=last or wish is Wish.STOP)
         loop.on_step(done)
         if wish is Wish.STOP and not last:
             raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; go on with --resume")
+    finish(loop, course, model, optimizer, step=done, reason=reason, device=vars(peak))
     model.eval()
     return start
 
 
-def restore(loop: Loop, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def look(loop: Loop, course: Course, model: nn.Module, step: int) -> str | None:
+    """Validate where that is due; why the run ends early after this step, or None."""
+    with torch.autocast(loop.device.type, torch.bfloat16, enabled=loop.autocast):
+        return course.look(model, step, loop.pad, loop.device)
+
+
+def restore(loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Go back to the newest intact checkpoint, the first worker's choice; returns its step."""
     checkpoints = loop.checkpoints
     chosen: list[Path | None] = [None]
-    passed: list[Path] = []
-    if _first():
+    if first_worker():
         chosen = [checkpoints.newest()]
-        checkpoints.sweep(chosen[0])
-        passed = [p for p in checkpoints.found() if chosen[0] is None or p > chosen[0]]
     if dist.is_initialized():
         dist.broadcast_object_list(chosen)
     start = checkpoints.restore(model, optimizer, chosen[0])
     loop.journal.open(start)
-    for torn in passed:
-        loop.journal.warn(f"{torn} is torn (a file is missing or differs from its hash); going on from step {start}")
+    course.resume()
+    if first_worker():
+        checkpoints.sweep(chosen[0], course.spare(checkpoints, start))
+        for torn in [p for p in checkpoints.found() if chosen[0] is None or p > chosen[0]]:
+            cause = "a file is missing or differs from its hash"
+            loop.journal.warn(f"{torn} is torn ({cause}); going on from step {start}")
     return start
 
 
-def save(loop: Loop, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool) -> None:
-    """Every worker writes its part of the ledger, then the first one the checkpoint.
+def finish(
+    loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, **ending: object
+) -> None:
+    """Leave the model as it is to be kept, of the last step or of the best, and write down how the run ended."""
+    chosen = course.choose(loop.checkpoints, step)
+    kept = loop.checkpoints.restore(model, optimizer, chosen) if chosen else step
+    loop.journal.end(step=step, steps=loop.settings.steps, kept=kept, **ending)
+
+
+def save(
+    loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool
+) -> None:
+    """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint.
 
     Where the disk takes no more, the run goes on with a warning, or ends with CheckpointError if it `must` be saved.
     """
     failure = _told(lambda: loop.journal.flush(step))
     if failure is None:  # a checkpoint ahead of its ledger would prove nothing
-        failure = _told(lambda: loop.checkpoints.save(step, model, optimizer) if _first() else None)
+        spare = course.spare(loop.checkpoints, step)
+        failure = _told(lambda: loop.checkpoints.save(step, model, optimizer, spare))
     if failure is None:
         return
     if must:
@@ -172,5 +208,5 @@ def learning_rate(step: int, settings: TrainConfig) -> float:
     return settings.learning_rate * factor[settings.schedule]
 
 
-def _first() -> bool:
-    return not dist.is_initialized() or dist.get_rank() == 0
+def _workers() -> int:
+    return dist.get_world_size() if dist.is_initialized() else 1

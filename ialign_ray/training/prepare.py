@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -11,19 +12,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
 
-from ialign_ray.config import Experiment
+from ialign_ray.config import Experiment, ValidationConfig
 from ialign_ray.config.mix import resolve_mix
 from ialign_ray.corpus.parallel import Parallel, drop_long, load_parallel
+from ialign_ray.corpus.validation import hold_out_pairs
 from ialign_ray.curation import curate
 from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.languages import display_name
-from ialign_ray.modeling.load import load_tokenizer, names_encoder_decoder
+from ialign_ray.modeling.load import check_quantization, load_tokenizer, names_encoder_decoder
 from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import json_hash, whole_folder, write_json
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.tasks.replay import ReplayCounts, load_replay
+from ialign_ray.tasks.replay import ReplayCounts, split_replay
 from ialign_ray.tasks.templating import TemplateSet, load_templates
+from ialign_ray.tokens.batch import Encoded
 from ialign_ray.tokens.encode import Encoder
+from ialign_ray.training.stopping import PREFIX
+from ialign_ray.training.validation import encode_held_out, metrics_of, save_held_out
 
 
 @dataclass(frozen=True)
@@ -34,24 +39,34 @@ class Prepared:
     encoder: Encoder
     parallel: Parallel
     replay: ReplayCounts
+    held_out: Sequence[Encoded] = ()
+    """What validation looks at."""
 
     def counts(self) -> dict[str, Any]:
         """Rows read, dropped and kept, for the run's record."""
         corpora = {name: asdict(c) for name, c in self.parallel.counts.items()}
-        return {"corpora": corpora, "replay": asdict(self.replay)}
+        validation = dict(sorted(Counter(e.source for e in self.held_out).items()))
+        return {"corpora": corpora, "replay": asdict(self.replay), "validation": validation}
 
     def fingerprint(self, experiment: Experiment) -> str:
         """Hash of everything that decides the weights: settings, pools, templates."""
         settings = experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"})
-        for free in ("checkpoint_every", "keep_checkpoints", "micro_batch_tokens"):
-            settings["train"].pop(free)
+        train = experiment.train
+        # what a guard does is asked again when a run goes on, with the batch in view; the records tell what it did
+        free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
+        free += ["gradient_checkpointing", "compile"]
+        if not train.stop and train.keep == "last":
+            free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
+        for name in free:
+            settings["train"].pop(name)
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
         return json_hash([settings, [t.model_dump(mode="json") for t in self.plan.templates], pools])
 
 
-def save_data(folder: Path, plan: Plan, encoder: Encoder) -> None:
-    """Write what the workers read: plan, tokenizer and how to encode."""
+def save_data(folder: Path, plan: Plan, encoder: Encoder, held_out: Sequence[Encoded] = ()) -> None:
+    """Write what the workers read: plan, tokenizer and how to encode, and what validation looks at."""
     with whole_folder(folder) as scratch:
+        save_held_out(scratch, held_out)
         plan.save(scratch / "plan")
         encoder.tokenizer.save_pretrained(scratch / "tokenizer")
         settings = {k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target", "seq2seq")}
@@ -67,10 +82,11 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
     templates = [load_templates(t) for t in experiment.tasks.templates]
     names = language_names(experiment, templates)
     built, index = curate(experiment, console, cluster=cluster)
-    parallel = load_parallel(experiment, built)
+    wanted = experiment.train.validation or ValidationConfig(pairs=0, instructions=0)
+    parallel, pairs = hold_out_pairs(experiment, built, load_parallel(experiment, built), wanted.pairs)
     encoder = make_encoder(experiment, new_texts(parallel.pairs, experiment.languages.l2))
     parallel = drop_long(parallel, encoder.targets_fit)
-    pool, counts = load_replay(experiment, index, encoder.fits)
+    pool, instructions, counts = split_replay(experiment, index, encoder.fits, wanted.instructions)
     plan = Plan(
         seed=experiment.train.seed,
         ratio=experiment.replay.ratio,
@@ -81,12 +97,31 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
         pairs=parallel.pairs,
         replay=pool,
     )
-    return Prepared(plan, encoder, parallel, counts)
+    held_out = encode_held_out(plan, encoder, pairs, instructions)
+    check_metrics(experiment, held_out)
+    return Prepared(plan, encoder, parallel, counts, held_out)
+
+
+def check_metrics(experiment: Experiment, held_out: Sequence[Encoded]) -> None:
+    """Refuse a rule about a loss that this run will not have, and a validation of nothing."""
+    train, known = experiment.train, metrics_of(held_out)
+    if train.validation and not known:
+        raise ConfigError(
+            "train.validation: nothing can be held out, as only a tenth of the pairs and of the replay pool may be; "
+            "give more data, a corpus' `holdout`, or validation: null"
+        )
+    named = {f"train.stop.{k}.metric": rule.metric for k, rule in enumerate(train.stop)}
+    if train.keep == "best":
+        named["train.best_metric"] = train.best_metric
+    for field, metric in named.items():
+        if metric.removeprefix(PREFIX) not in known:
+            raise ConfigError(f"{field} is {metric!r}, but only {', '.join(PREFIX + k for k in known)} are held out")
 
 
 def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
     """The experiment's tokenizer with its prompt format and limits; `model.vocabulary` adds pieces of the texts."""
     model, train = experiment.model, experiment.train
+    check_quantization(model)
     seq2seq = names_encoder_decoder(model)
     if model.vocabulary and seq2seq:
         raise ModelError(

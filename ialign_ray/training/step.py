@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import nn
 
-from ialign_ray.errors import ModelError
 from ialign_ray.modeling.head import target_logits
 from ialign_ray.modeling.kind import decoder_start
 from ialign_ray.tokens.batch import Encoded, micro_batches
 from ialign_ray.training.collate import collate
+from ialign_ray.training.flops import peak_memory
+from ialign_ray.training.guard import Guard
+from ialign_ray.training.parallel import FILLER, reduce_and_clip, rounds, sum_over_workers
 
 
 @dataclass
@@ -35,6 +37,12 @@ class StepStats:
     target_tokens: int = 0
     sources: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Source -> (summed nats, target tokens)."""
+    flops: float = 0.0
+    """What the useful tokens need, forward and backward; 0 without `cost`."""
+    memory: int = 0
+    """Most bytes that a worker held so far, see `flops.peak_memory`."""
+    skipped: bool = False
+    """Whether the guard refused the update."""
 
 
 def train_step(
@@ -48,59 +56,46 @@ def train_step(
     clip_norm: float,
     pad: int,
     device: torch.device,
+    guard: Guard | None = None,
+    cost: Callable[[Encoded], float] = lambda example: 0.0,
 ) -> StepStats:
     """Train on this worker's share of a global batch; the loss is the mean over the batch's target tokens.
 
     Dropout's randomness is set from (seed, step, rank), so a resumed run repeats it without stored state.
-    Workers may have different numbers of micro-batches, since gradients are summed once at the end.
+    Workers may have different numbers of micro-batches, see `parallel.rounds`.
+    `guard` may refuse the update; it raises ModelError where the loss is no number. `cost` gives an example's FLOPs.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    total = _sum_over_workers(torch.tensor(float(sum(len(e.target) for e in examples)), device=device))
+    total = sum_over_workers(torch.tensor(float(sum(len(e.target) for e in examples)), device=device))
     sums: dict[str, float] = defaultdict(float)
     counts: dict[str, int] = defaultdict(int)
+    seen: list[tuple[Encoded, float]] = []
     padded = 0
     start = decoder_start(model)
-    for batch in micro_batches(examples, micro_batch_tokens, apart=start is not None):
+    own = micro_batches(examples, micro_batch_tokens, apart=start is not None)
+    for batch in rounds(model, own, [FILLER]):
         inputs, positions, labels = collate(batch, pad, device, start)
         logits = target_logits(model, positions, **inputs)
         nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
         (nats.sum() / total).backward()  # type: ignore[no-untyped-call]
         padded += sum(ids.numel() for name, ids in inputs.items() if name.endswith("input_ids"))
         for example, part in zip(batch, torch.split(nats.detach(), [len(e.target) for e in batch]), strict=True):
-            sums[example.source] += float(part.sum())
+            seen.append((example, float(part.sum())))
+            sums[example.source] += seen[-1][1]
             counts[example.source] += len(example.target)
-    _reduce_gradients(parameters)
-    norm = float(nn.utils.clip_grad_norm_(parameters, clip_norm))
-    loss = float(_sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)
-    if not (norm < float("inf") and loss < float("inf")):
-        raise ModelError(
-            f"step {step}: the loss is {loss} and the gradient norm {norm}; lower train.learning_rate or use fp32"
-        )
-    optimizer.step()
+    norm = reduce_and_clip(model, clip_norm)
+    loss = float(sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)
+    updates = (guard or Guard()).allows(step + 1, loss, norm, seen, device)
+    if updates:
+        optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return _gather(StepStats(
         loss=loss, grad_norm=norm, examples=len(examples), replay=sum(e.task == "replay" for e in examples),
         tokens=sum(len(e) for e in examples), padded=padded, target_tokens=sum(counts.values()),
-        sources={s: (sums[s], counts[s]) for s in sums},
+        sources={s: (sums[s], counts[s]) for s in sums if counts[s]}, flops=sum(map(cost, examples)),
+        memory=peak_memory(device), skipped=not updates,
     ))  # fmt: skip
-
-
-def _sum_over_workers(value: Tensor) -> Tensor:
-    if dist.is_initialized():
-        dist.all_reduce(value)
-    return value
-
-
-def _reduce_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    if not dist.is_initialized() or dist.get_world_size() == 1:
-        return
-    gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
-    flat = torch.cat([g.reshape(-1) for g in gradients])
-    dist.all_reduce(flat)
-    for parameter, part in zip(parameters, torch.split(flat, [p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 def _gather(own: StepStats) -> StepStats:
@@ -108,10 +103,11 @@ def _gather(own: StepStats) -> StepStats:
         return own
     every: list[StepStats | None] = [None] * dist.get_world_size()
     dist.all_gather_object(every, own)
-    total = StepStats(loss=own.loss, grad_norm=own.grad_norm)
+    total = StepStats(loss=own.loss, grad_norm=own.grad_norm, skipped=own.skipped)
     for part in filter(None, every):
-        for name in ("examples", "replay", "tokens", "padded", "target_tokens"):
+        for name in ("examples", "replay", "tokens", "padded", "target_tokens", "flops"):
             setattr(total, name, getattr(total, name) + getattr(part, name))
+        total.memory = max(total.memory, part.memory)
         for source, (nats, tokens) in part.sources.items():
             before = total.sources.get(source, (0.0, 0))
             total.sources[source] = (before[0] + nats, before[1] + tokens)

@@ -24,7 +24,7 @@ from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, w
 from ialign_ray.streaming import Source
 from ialign_ray.training.card import model_card
 from ialign_ray.training.checkpoint import CURE, Checkpoints, writing
-from ialign_ray.training.journal import ledger
+from ialign_ray.training.journal import ENDING, ledger
 from ialign_ray.training.prepare import Prepared, prepare, save_data
 from ialign_ray.training.signals import STOP, on_sigterm
 from ialign_ray.training.watch import watching
@@ -55,7 +55,7 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
         raise ConfigError(f"{run} holds checkpoints; continue them with --resume, or choose another --run name")
     with writing(run, CURE):
         write_text(run / "experiment.yaml", dump_yaml(experiment))
-        save_data(run / "data", prepared.plan, prepared.encoder)
+        save_data(run / "data", prepared.plan, prepared.encoder, prepared.held_out)
         write_json(run / RECORD, start_record(experiment, name, prepared, fingerprint))
     for past in (FAILURE, STOP):
         (run / past).unlink(missing_ok=True)
@@ -65,8 +65,23 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
         with watching(experiment, run, console), on_sigterm((run / STOP).touch):
             fit(experiment, run, checkpoints, use_gpu)
             tell_failure(run, checkpoints)
-    write_json(run / RECORD, read_json(run / MODEL / RECORD) | {"wall_seconds": round(time.time() - began, 1)})
+    record = read_json(run / MODEL / RECORD)
+    write_json(run / RECORD, record | {"wall_seconds": round(time.time() - began, 1)})
+    for sentence in told_of_ending(record["ending"]):
+        console.print(f"{name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
     return run
+
+
+def told_of_ending(ending: dict[str, Any]) -> list[str]:
+    """What a user should know of a run that did not simply go to its last step."""
+    said = []
+    if ending["reason"]:
+        said.append(f"ended early after step {ending['step']} of {ending['steps']}: {ending['reason']}")
+    if ending["kept"] != ending["step"]:
+        said.append(f"the model is of step {ending['kept']}, the best one")
+    if ending["skipped_steps"]:
+        said.append(f"{ending['skipped_steps']} updates were skipped as spikes, see metrics.jsonl")
+    return said
 
 
 def refuse_other(run: Path, fingerprint: str) -> None:
@@ -168,10 +183,14 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     from ialign_ray.training.journal import Journal
     from ialign_ray.training.loop import Loop, run_loop
     from ialign_ray.training.outside import Outside
+    from ialign_ray.training.sharding import place, whole_weights
+    from ialign_ray.training.validation import load_held_out
 
     context = ray.train.get_context()
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # where NCCL sends objects from; Ray shows a worker its host's other GPUs too
     if device.type == "cpu":
         torch.set_num_threads(
             max(1, (torch.get_num_threads() if world == 1 else cores()) // context.get_local_world_size())
@@ -182,7 +201,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
     if experiment.model.tuning == "lora":
         model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
-    model.to(device)
+    place(model, experiment, device)
     source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
     settings, outside = experiment.train, Outside(run, rank)
     loop = Loop(
@@ -192,13 +211,15 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         journal=Journal(run, rank, world),
         pad=tokenizer.pad_token_id,
         device=device,
+        held_out=load_held_out(run / "data"),
         autocast=experiment.model.precision == "bf16",
         on_step=outside.after_step,
         wish=outside.wish,
     )
     run_loop(model, loop)
+    weights = whole_weights(model)
     if rank == 0:
-        save_run(experiment, run, model, tokenizer)
+        save_run(experiment, run, model, tokenizer, weights)
     ray.train.report({"step": settings.steps})
 
 
@@ -209,17 +230,20 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
 
 
-def save_run(experiment: Experiment, run: Path, model: Any, tokenizer: Any) -> None:
+def save_run(
+    experiment: Experiment, run: Path, model: Any, tokenizer: Any, weights: dict[str, Any] | None = None
+) -> None:
     """Write adapter (or full model), tokenizer, settings, record and card as one whole folder.
 
-    Raises CheckpointError when the disk takes no more.
+    `weights` are those of a sharded model, put together. Raises CheckpointError when the disk takes no more.
     """
     from ialign_ray.modeling.kind import is_encoder_decoder
     from ialign_ray.modeling.load import save_model
 
-    record = read_json(run / RECORD) | {"drawn": drawn_summary(run), "finished": _now()}
+    ended = {"ending": read_json(run / ENDING), "drawn": drawn_summary(run), "finished": _now()}
+    record = read_json(run / RECORD) | ended
     with writing(run / MODEL, CURE), whole_folder(run / MODEL) as scratch:
-        save_model(model, scratch)
+        save_model(model, scratch, weights)
         tokenizer.save_pretrained(scratch)
         write_text(scratch / "experiment.yaml", dump_yaml(experiment))
         write_json(scratch / RECORD, record)

@@ -8,6 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from rich.progress import (
 )
 
 from ialign_ray.config import Experiment
-from ialign_ray.training.journal import RECORDS, records, warnings_told
+from ialign_ray.training.journal import RECORDS, VALIDATIONS, records, warnings_told
+from ialign_ray.training.records import Records
 
 PLAIN_SECONDS = 15.0
 """Between lines where the output is not a terminal (job logs)."""
@@ -33,6 +35,8 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
     plain = {f"train/{k}": float(record[k]) for k in ("loss", "grad_norm", "learning_rate")}
     plain["train/tokens_per_second"] = record["tokens"] / max(record["seconds"], 1e-9)
     plain["train/useful_share"] = record["tokens"] / max(record["padded"], 1)
+    if "mfu" in record:  # not in the records of runs that began before there was one
+        plain |= {"train/mfu": record["mfu"], "train/memory_gib": record["memory"] / 2**30}
     plain["train/data_wait_share"] = record["data_wait"] / max(record["seconds"], 1e-9)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
     for source, (nats, tokens) in record["sources"].items():
@@ -41,6 +45,26 @@ def curves(record: dict[str, Any]) -> dict[str, float]:
             sums[key][0] += nats
             sums[key][1] += tokens
     return plain | {k: nats / tokens for k, (nats, tokens) in sums.items()}
+
+
+def validation_curves(record: dict[str, Any]) -> dict[str, float]:
+    """One validation as flat metrics: each loss and the bounds of its 95 % interval."""
+    flat: dict[str, float] = {}
+    for metric, (value, low, high, _) in record["losses"].items():
+        bounds = {f"validation/{metric}_low": low, f"validation/{metric}_high": high}
+        flat |= {f"validation/{metric}": value} | {k: v for k, v in bounds.items() if isfinite(v)}
+    return flat
+
+
+def validation_line(record: dict[str, Any], base: dict[str, Any]) -> str:
+    """One validation as a line of a job's log, in nats per token, beside the base."""
+    said = []
+    for metric in ("pairs", "instructions"):
+        if metric in record["losses"]:
+            value, low, high, n = record["losses"][metric]
+            of_base = f", base {base['losses'][metric][0]:.3f}" if record["step"] else ""
+            said.append(f"{metric} {value:.3f} [{low:.3f}, {high:.3f}] n={n}{of_base}")
+    return f"step {record['step']}: held out, nats per token: {'; '.join(said)}"
 
 
 class Sinks:
@@ -66,8 +90,8 @@ class Sinks:
         for key, value in params.items():
             client.log_param(self._id, key, value)
 
-    def log(self, batch: list[dict[str, Any]]) -> None:
-        """Log the records of some steps."""
+    def log(self, batch: list[dict[str, Any]], curves: Callable[[dict[str, Any]], dict[str, float]] = curves) -> None:
+        """Log the records of some steps, or with `validation_curves` of some validations."""
         if self._board:
             for record in batch:
                 for key, value in curves(record).items():
@@ -111,6 +135,7 @@ class _Watcher:
         self.sinks = sinks
         self._run, self._steps, self._console = run, steps, console
         self._seen, self._printed = 0, 0.0
+        self._validated: set[int] = set()
         self._told = len(warnings_told(run))
         self._tracking = True
 
@@ -124,6 +149,7 @@ class _Watcher:
             while True:
                 last = stop.wait(1.0)
                 self._warnings()
+                self._validations()
                 if new := [r for r in records(self._run) if r["step"] > self._seen]:
                     self._seen = new[-1]["step"]
                     self._track(partial(self.sinks.log, new))
@@ -132,6 +158,15 @@ class _Watcher:
                     self._plain(note, last)
                 if last:
                     return
+
+    def _validations(self) -> None:
+        said = Records(self._run / VALIDATIONS).read()
+        if new := [r for r in said if r["step"] not in self._validated]:
+            self._validated |= {r["step"] for r in new}
+            self._track(partial(self.sinks.log, new, validation_curves))
+            for record in new:
+                line = f"{self._run.name}: {validation_line(record, said[0])}"
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _warnings(self) -> None:
         told = warnings_told(self._run)
@@ -158,7 +193,9 @@ class _Watcher:
     def _note(self, new: list[dict[str, Any]]) -> str:
         tokens, seconds = sum(r["tokens"] for r in new), sum(r["seconds"] for r in new)
         left = (self._steps - self._seen) * seconds / len(new)
-        return f"loss {new[-1]['loss']:.3f}  {tokens / max(seconds, 1e-9):,.0f} tokens/s  {left:.0f} s left"
+        flops = sum(r["mfu"] * r["seconds"] for r in new) / max(seconds, 1e-9)
+        speed = f"{tokens / max(seconds, 1e-9):,.0f} tokens/s  mfu {flops:.1%}  {new[-1]['memory'] / 2**30:.1f} GiB"
+        return f"loss {new[-1]['loss']:.3f}  {speed}  {left:.0f} s left"
 
     def _plain(self, note: str, last: bool) -> None:
         if self._console.is_terminal or (time.monotonic() - self._printed < PLAIN_SECONDS and not last):

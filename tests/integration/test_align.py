@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import signal
@@ -22,8 +23,9 @@ from ialign_ray.config import build_experiment, dump_yaml, override
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, ModelError
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.training.journal import ledger, records
+from ialign_ray.training.journal import ledger, records, validations
 from ialign_ray.training.trainer import MODEL, align
+from ialign_ray.training.validation import load_held_out
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 QUIET = Console(quiet=True)
@@ -111,6 +113,32 @@ def test_one_and_two_workers_learn_the_same(ray_cluster, experiment):
     for name in a:
         # the sum over workers is added in another order: equal but for rounding
         torch.testing.assert_close(a[name], b[name], rtol=1e-3, atol=1e-4)
+
+
+def test_a_watched_run_ends_early_and_its_best_step_is_the_model(ray_cluster, experiment):
+    rule = {"metric": "validation/pairs", "patience": 2, "min_delta": 100.0}
+    validation = {"every": 2, "pairs": 12, "instructions": 3}
+    changes = {"train.validation": validation, "train.stop": [rule], "train.keep": "best", "train.learning_rate": 1.0}
+    said = io.StringIO()
+
+    run = align(override(experiment, changes), "watched", console=Console(file=said, width=200))
+
+    ending = read_json(run / MODEL / "record.json")["ending"]
+    assert (ending["step"], ending["steps"]) == (4, 12)
+    losses = {v.step: v.losses["pairs"] for v in validations(run)}
+    assert sorted(losses) == [0, 2, 4]
+    assert ending["kept"] == min((2, 4), key=losses.get)
+    assert consumed_rows(run) == expected_rows(run, 4 * 6)
+    held = {e.row_id for e in load_held_out(run / "data")}
+    assert held
+    assert not held & set(ledger(run)["row_id"].to_pylist())
+    saved = load_file(run / "checkpoints" / f"step-{ending['kept']:08d}" / "trainable.safetensors")
+    model = load_file(run / MODEL / "adapter_model.safetensors")
+    assert {n.replace(".default", ""): w.sum().item() for n, w in saved.items()} == {
+        n: w.sum().item() for n, w in model.items()
+    }
+    assert "watched: ended early after step 4 of 12: validation/pairs has not fallen below" in said.getvalue()
+    assert "watched: step 4: held out, nats per token: pairs " in said.getvalue()
 
 
 def test_killed_worker_resumes_and_ends_as_undisturbed(ray_cluster, experiment):

@@ -86,6 +86,26 @@ def test_two_workers_then_one_then_three(ray_cluster, experiment):
     assert {n.partition("-of-")[2] for n in names} == {"2.parquet", "1.parquet", "3.parquet"}
 
 
+def test_workers_with_a_part_of_the_model_each_leave_the_same_model(ray_cluster, experiment):
+    """One of two is killed, then one of three; two end it."""
+    steps = 30
+    cut = {"train.steps": steps, "train.checkpoint_every": 5, "scaling.strategy": "fsdp", "scaling.max_failures": 0}
+    whole = align(override(experiment, cut), "whole", console=QUIET)
+    run = whole.parent / "cut"
+    for workers, step in ((2, 7), (3, 17)):
+        thread = when_at(run, step, signal_one_worker(signal.SIGKILL))
+        with pytest.raises(ClusterError, match="continue with --resume"):
+            align(override(experiment, cut | {"scaling.workers": workers}), "cut", resume=True, console=QUIET)
+        thread.join()
+        newest = max(p for p in (run / "checkpoints").glob("step-*") if is_intact(p))
+        assert len(list(newest.glob("*.distcp"))) == workers
+    align(override(experiment, cut | {"scaling.workers": 2}), "cut", resume=True, console=QUIET)
+    assert_whole(run, steps)
+    one, two = (load_file(r / MODEL / "adapter_model.safetensors") for r in (whole, run))
+    assert one.keys() == two.keys()
+    assert all(torch.allclose(one[name], two[name], atol=1e-4) for name in one)
+
+
 def test_a_worker_told_to_go_saves_and_is_replaced(ray_cluster, experiment):
     whole = align(experiment, "whole", console=QUIET)
     run = whole.parent / "told"

@@ -23,6 +23,16 @@ def rows(count=300, seed=0, shares=(0.5, 0.2, 0.3)):
     return pd.concat(frames, ignore_index=True)
 
 
+WORDS = ("buruk", "biasa", "bagus")
+
+
+def worded(frame, share=1.0, seed=0):
+    """Rows with a text whose second word is the label's, in a share of them."""
+    rng = np.random.default_rng(seed)
+    said = [WORDS[k] if rng.random() < share else str(rng.choice(WORDS)) for k in frame["label"]]
+    return frame.assign(text=[f"makanan {word} sekali" for word in said])
+
+
 def scores_of(train, test):
     found = summarise(baseline_predictions(train, test, {"nusax": 3}), GROUPS, resamples=50)
     wanted = found[(found["prompt"] == "all") & (found["scorer"] == "sum") & (found["scope"] == "language:jav")]
@@ -57,11 +67,11 @@ def test_majority_is_that_of_training_not_of_test():
 
 
 def test_test_labels_change_no_prediction():
-    test = rows(seed=1)
+    test = worded(rows(seed=1))
     changed = test.assign(label=(test["label"] + 1) % 3)
+    first, second = (baseline_predictions(worded(rows()), frame, {"nusax": 3}) for frame in (test, changed))
     for name in BASELINES:
-        first, second = (baseline_predictions(rows(), frame, {"nusax": 3})[name] for frame in (test, changed))
-        assert [list(s) for s in first["sum"]] == [list(s) for s in second["sum"]]
+        assert [list(s) for s in first[name]["sum"]] == [list(s) for s in second[name]["sum"]]
 
 
 def test_a_class_missing_in_training_and_a_language_without_training_rows():
@@ -87,3 +97,52 @@ def test_refusals():
         baseline_predictions(rows(), rows(), {})
     with pytest.raises(DataError, match="'chars' is missing"):
         baseline_predictions(rows().drop(columns="chars"), rows(), {"nusax": 3})
+
+
+def test_ngrams_learn_wording_and_are_made_only_where_there_is_text():
+    made = baseline_predictions(worded(rows()), worded(rows(seed=1)), {"nusax": 3})
+    assert list(made) == list(BASELINES)
+    found = summarise(made, GROUPS, resamples=50)
+    wanted = found[(found["prompt"] == "all") & (found["scorer"] == "sum") & (found["scope"] == "all")]
+    scores = wanted.set_index(["run", "metric"])["value"]
+    assert scores["ngrams", "accuracy"] == 1.0
+    assert scores["length", "accuracy"] < 0.95
+    assert "text" not in made["ngrams"].columns
+    assert "ngrams" not in baseline_predictions(rows(), worded(rows(seed=1)), {"nusax": 3})
+
+
+def test_ngrams_of_a_pair_know_which_text_is_which():
+    """The word decides in the second text, and stands in the first at random."""
+    train, test = (worded(frame).rename(columns={"text": "text:hypothesis"}) for frame in (rows(), rows(seed=1)))
+    train, test = (
+        worded(f, share=0.0, seed=k).rename(columns={"text": "text:premise"}) for k, f in enumerate((train, test))
+    )
+    found = baseline_predictions(train, test, {"nusax": 3})["ngrams"]
+    assert (np.stack(found["sum"]).argmax(axis=1) == found["label"]).mean() == 1.0
+
+
+def test_ngrams_with_one_training_label_are_the_majority():
+    train = worded(rows())
+    found = baseline_predictions(train[train["label"] == 2], worded(rows(seed=1)), {"nusax": 3})
+    assert [list(s) for s in found["ngrams"]["sum"]] == [list(s) for s in found["majority"]["sum"]]
+
+
+def test_a_suite_without_training_rows_is_crossed_fold_by_fold():
+    """Labels carry no signal but a text of each row's own: only a row that was learned from could be recognised."""
+    frame = rows()
+    frame = frame.assign(
+        text=[f"w{a}{b}" for a, b in zip(frame["language"], frame["id"])],
+        fold=pd.array([int(i[1:]) % 5 for i in frame["id"]], "Int64"),
+        chars=10,
+    )
+    learned = baseline_predictions(frame.drop(columns="fold"), frame.drop(columns="fold"), {"nusax": 3})["ngrams"]
+    crossed = baseline_predictions(frame, frame, {"nusax": 3})["ngrams"]
+    hit = {
+        name: (np.stack(f["sum"]).argmax(axis=1) == f["label"]).mean()
+        for name, f in {"learned": learned, "crossed": crossed}.items()
+    }
+    assert hit["learned"] > 0.95
+    assert hit["crossed"] < 0.6
+    one = frame[frame["fold"] == 0]
+    with pytest.raises(DataError, match="all in one fold"):
+        baseline_predictions(one, one, {"nusax": 3})

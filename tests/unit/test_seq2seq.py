@@ -15,7 +15,7 @@ from ialign_ray.answer import answer, export_model, open_model
 from ialign_ray.compare import evaluate
 from ialign_ray.config import LoraSettings, ModelSettings, VocabularySettings, build_experiment
 from ialign_ray.errors import ModelError
-from ialign_ray.evaluation.predict import Scorer
+from ialign_ray.evaluation.scorer import Scorer
 from ialign_ray.inference.generation import generate
 from ialign_ray.inference.scoring import score_continuations
 from ialign_ray.modeling.head import output_head
@@ -213,8 +213,8 @@ def test_training_and_scoring_see_the_same(setting):
 def test_each_side_has_all_positions_when_scored(setting):
     model, encoder = setting.model(), setting.prepared.encoder
     model.config.max_position_embeddings = 16
-    scorer, text, seen = Scorer(model, encoder, 999), "The cat sees the rice. " * 9, []
-    nats, tokens = scorer._nats([text, text[:4]], ["The cat", text], seen.append)
+    scorer, text = Scorer(model, encoder, 999), "The cat sees the rice. " * 9
+    nats, tokens = scorer.nats([text, text[:4]], ["The cat", text])
     assert tokens.tolist() == [len(encoder.target("The cat")), 15]
     whole = score_continuations(model, [encoder.prompt(text)[-16:]], [encoder.target("The cat")])
     assert nats[0] == pytest.approx(-whole.log_prob[0], abs=1e-4)

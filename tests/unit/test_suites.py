@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-import numpy as np
 import pandas as pd
 import pytest
-from rich.console import Console
 
-from ialign_ray.compare import open_scorer
 from ialign_ray.config import ClassificationSuite, TranslationSuite, build_experiment
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.predict import predict_suites
 from ialign_ray.evaluation.suites import classification_rows, fill, translation_rows
 
 LABELS = {"negative": {"eng": "negative"}, "neutral": {"eng": "neutral"}, "positive": {"eng": "positive"}}
@@ -87,29 +83,7 @@ def test_mismatched_sources_are_other_sentences_of_the_same_set(table, experimen
     made = TranslationSuite.model_validate(
         {"name": "t", "path": str(table), "columns": {"eng": "eng", "jav": "jav"}, "directions": [("eng", "jav")]}
     )
-    rows = translation_rows(made, experiment)
+    rows = translation_rows(made, experiment, made.prompts[0])
     assert (rows["prompt"] != rows["mismatched"]).all()
     assert set(rows["prompt"]) == set(rows["mismatched"])
     assert "from English to Javanese" in rows["prompt"][0]
-
-
-def test_predictions_are_kept_and_calibration_subtracts_the_prior(experiment_data, tmp_path):
-    experiment = build_experiment(experiment_data, "test")
-    loads = []
-
-    def load():
-        loads.append(1)
-        return open_scorer(experiment, None)
-
-    console = Console(quiet=True)
-    first = predict_suites(experiment, load, tmp_path / "run" / "predictions", "key", console)
-    again = predict_suites(experiment, load, tmp_path / "run" / "predictions", "key", console)
-    assert len(loads) == 1
-    for name, frame in first.items():
-        pd.testing.assert_frame_equal(frame, again[name])
-    frame = next(f for f in first.values() if "calibrated" in f.columns)
-    shift = np.stack(frame["sum"]) - np.stack(frame["calibrated"])
-    for _, part in pd.DataFrame(shift).groupby(frame["prompt"]):
-        assert np.allclose(part, part.iloc[0])  # one prior per prompt
-    predict_suites(experiment, load, tmp_path / "run" / "predictions", "other model", console)
-    assert len(loads) == 2

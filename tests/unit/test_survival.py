@@ -20,9 +20,10 @@ from safetensors.torch import load_file
 from survivor import DEATHS, FINAL, SENTENCE, START, Job, attempt, attempt_on_a_small_disk
 
 from ialign_ray.config import build_experiment
-from ialign_ray.storage import is_intact
-from ialign_ray.training.journal import ledger, records, warnings_told
+from ialign_ray.storage import is_intact, read_json
+from ialign_ray.training.journal import ENDING, VALIDATIONS, ledger, records, warnings_told
 from ialign_ray.training.prepare import prepare, save_data
+from ialign_ray.training.records import Records
 
 STEPS, EVERY = 12, 3
 PATIENCE = 300
@@ -51,7 +52,7 @@ def job(experiment_data, tmp_path):
 
 
 def run_of(job, name):
-    run = job.run.parent / name if job.run.name in ("whole", "broken") else job.run / name
+    run = job.run.parent / name if job.run.name in ("whole", "broken", "watched") else job.run / name
     run.mkdir()
     return replace(job, run=run)
 
@@ -166,6 +167,62 @@ def test_a_run_killed_at_random_moments_ends_with_the_same_bits(job):
             patience += 0.05  # or a busy machine would never come to an end
         assert same_bits(job, broken)
         assert_whole(broken)
+
+
+@pytest.fixture
+def watched(experiment_data, job, tmp_path):
+    """As `job`, validated, ended early and kept at its best step."""
+    validation = {"every": 2, "pairs": 12, "instructions": 3}
+    rule = {"metric": "validation/instructions", "patience": 4, "min_delta": 100.0}
+    train = experiment_data["train"] | {"validation": validation, "stop": [rule], "keep": "best", "learning_rate": 0.1}
+    experiment = build_experiment(experiment_data | {"train": train}, "x")
+    prepared = prepare(experiment)
+    save_data(tmp_path / "watched-data", prepared.plan, prepared.encoder, prepared.held_out)
+    return run_of(replace(job, experiment=experiment, data=tmp_path / "watched-data"), "watched")
+
+
+def said(job):
+    return [{k: v for k, v in r.items() if k != "seconds"} for r in Records(job.run / VALIDATIONS).read()]
+
+
+def test_a_watched_run_killed_at_any_file_operation_decides_and_ends_as_undisturbed(watched):
+    """Killed in validations, between one and its checkpoint, and while the best checkpoint is spared."""
+    assert finish(start(watched)) == 0
+    ending = read_json(watched.run / ENDING)
+    assert ending["step"] == 8
+    dice = random.Random(1)
+    kills, deaths, number = 0, "", 0
+    while kills < 12:
+        number += 1
+        broken = run_of(watched, f"broken-{number}")
+        while code := finish(start(replace(broken, die_at=dice.randint(10, 120)))):
+            assert code == -signal.SIGKILL
+            kills += 1
+        assert same_bits(watched, broken)
+        assert said(broken) == said(watched)
+        assert read_json(broken.run / ENDING) | {"device": 0} == ending | {"device": 0}
+        kept = [p.name for p in (broken.run / "checkpoints").iterdir()]
+        assert f"step-{ending['kept']:08d}" in kept
+        deaths += (broken.run / DEATHS).read_text()
+    for place in ("validation.jsonl", "checkpoints/.step-"):
+        assert place in deaths
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_two_workers_share_a_validation_and_agree(watched, strategy):
+    scaling = watched.experiment.scaling.model_copy(update={"strategy": strategy})
+    watched = replace(watched, experiment=watched.experiment.model_copy(update={"scaling": scaling}))
+    alone, two = full(run_of(watched, "alone")), full(run_of(watched, "two"))
+    assert finish(start(alone)) == 0
+    workers = group(two, 2, watched.run.parent / "meeting")
+    assert [finish(p) for p in workers] == [0, 0]
+    assert read_json(two.run / ENDING)["step"] == read_json(alone.run / ENDING)["step"] == 8
+    for a, b in zip(said(alone), said(two), strict=True):
+        assert a["losses"].keys() == b["losses"].keys()
+        for metric, (value, _, _, n) in a["losses"].items():
+            # the base is the same; later, at so high a rate, another order of sums has been made much of
+            assert b["losses"][metric][0] == pytest.approx(value, rel=0.02 if a["step"] else 1e-6)
+            assert b["losses"][metric][3] == n
 
 
 @pytest.mark.parametrize("worlds", [(2, 1, 3), (1, 3, 2)])

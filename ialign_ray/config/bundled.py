@@ -1,0 +1,88 @@
+"""Suites by name: the bundled files, a YAML file of the user's own, or either with some fields changed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ialign_ray.errors import ConfigError
+
+_FOLDER = Path(__file__).parent / "suite_files"
+
+
+def bundled_names() -> list[str]:
+    """Names of the suites that come with the package, in alphabetical order."""
+    return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
+
+
+def expand_suites(items: Any) -> Any:
+    """`evaluate.suites` with names, paths and `use:` replaced by what their files say; the rest as it is.
+
+    `use` takes a bundled name or the path of a YAML file, as a plain string does; fields beside it replace the
+    file's, and a suite that is used twice needs another `name`. Raises `ConfigError` for an unknown name or a file
+    that holds no suite.
+    """
+    return [_expanded(item) for item in items] if isinstance(items, list) else items
+
+
+def grouped(suite: Any, groups: Mapping[str, str]) -> Any:
+    """Plain data of a suite with `grouped: true`, its `languages` held to those in a group; others as they are."""
+    if not isinstance(suite, dict) or suite.get("grouped") is not True or not groups:
+        return suite
+    long = suite.get("long")
+    known = [*_keys(suite.get("columns")), *_keys(long.get("values") if isinstance(long, dict) else None)]
+    chosen = suite.get("languages") or list(dict.fromkeys(known))
+    return suite | {"languages": [code for code in chosen if _canonical(code) in groups]}
+
+
+def _expanded(item: Any) -> Any:
+    if isinstance(item, str):
+        return dict(_read(item))
+    if not isinstance(item, dict) or "use" not in item:
+        return item
+    changes = {key: value for key, value in item.items() if key != "use"}
+    if not isinstance(item["use"], str):
+        raise ConfigError(f"evaluate.suites: use is {item['use']!r}; name a bundled suite or a YAML file")
+    chosen = {"grouped": False} if "languages" in changes else {}  # a list of the user's own is taken as it is
+    return _read(item["use"]) | chosen | changes
+
+
+@lru_cache(maxsize=64)
+def _stored(file: str, changed: float) -> dict[str, Any]:
+    try:
+        data = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(
+            f"suite file {file} cannot be read as YAML in UTF-8: {' '.join(str(error).split())}"
+        ) from error
+    if not isinstance(data, dict) or "suites" in data:
+        raise ConfigError(f"suite file {file} holds no suite; start with `kind:`, `name:` and `path:`")
+    return {str(key): value for key, value in data.items()}
+
+
+def _read(name: str) -> dict[str, Any]:
+    file = _FOLDER / f"{name}.yaml" if name in bundled_names() else Path(name)
+    if not file.is_file():
+        close = difflib.get_close_matches(name, bundled_names(), n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; bundled are {', '.join(bundled_names())}"
+        raise ConfigError(f"evaluate.suites: {name!r} is neither a bundled suite nor a YAML file{hint}")
+    found = _stored(str(file), file.stat().st_mtime)
+    return {"name": file.stem} | found
+
+
+def _keys(mapping: Any) -> list[Any]:
+    return list(mapping) if isinstance(mapping, dict) else []
+
+
+def _canonical(code: Any) -> str:
+    from ialign_ray.languages import canonical
+
+    try:
+        return canonical(code) if isinstance(code, str) else ""
+    except ConfigError:
+        return ""

@@ -1,0 +1,312 @@
+"""Evaluation suites: what is read, asked and measured, one small class a kind."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from ialign_ray.config.data import Scalar, Source
+from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
+from ialign_ray.config.section import Section
+
+SLOT = re.compile(r"\{([a-z_]+)\}")
+TEXT = "text"
+"""The slot of a suite whose rows hold one text."""
+
+Texts = str | dict[str, str]
+"""A column, or slot -> column where a row holds several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""
+
+
+def columns_of(texts: Texts) -> dict[str, str]:
+    """Slot -> column."""
+    return {TEXT: texts} if isinstance(texts, str) else texts
+
+
+class PromptConfig(Section):
+    """One way of asking."""
+
+    name: str
+    """Short name in results."""
+    language: LanguageCode = "eng"
+    """Language of the prompt; it chooses the label words."""
+    text: str
+    """The prompt; `{text}` (or `{premise}` and `{hypothesis}`, as the suite's columns name them) stands for the
+    sentence; of a translation `{source}`, `{source_language}` and `{target_language}`."""
+
+
+class LongSuite(Section):
+    """Rows that hold one language each: one column names the language, others hold the texts."""
+
+    language: str
+    """Column that names the language."""
+    text: Texts
+    """Column of the text, or slot -> column."""
+    values: ByLanguage[str]
+    """Language code -> value in the `language` column; rows of other languages are left out."""
+    join: str | None = None
+    """Column whose equal values are the same sentence in several languages; they are then resampled together."""
+
+
+class SuiteSource(Source):
+    """What every suite of texts in languages has."""
+
+    name: str
+    """Short name in results."""
+    columns: ByLanguage[Texts] = Field(default_factory=dict)
+    """Language code -> column of the text, or slot -> column where a row holds several texts."""
+    long: LongSuite | None = None
+    """For files whose rows hold one language each."""
+    id: str | None = None
+    """Column with the sentence id; the row's number without it."""
+    languages: LanguageList | None = None
+    """Languages that are measured; all that have a column when left out."""
+    grouped: bool = False
+    """Measure only languages of `languages.l1`, `l2` and `l3`, as the bundled suites do."""
+    test_limit: int | None = Field(None, ge=1)
+    """Score a seeded sample of this many sentences, the same in every language."""
+
+    @model_validator(mode="after")
+    def _spoken(self) -> Self:
+        known = self.known
+        if not known:
+            raise ValueError("no language has a column; name them in `columns`, or in `long`")
+        if missing := [c for c in self.languages or () if c not in known]:
+            raise ValueError(f"language {missing[0]!r} has no column; the suite has {', '.join(known)}")
+        if self.languages == []:
+            raise ValueError(f"no language is left to measure; the suite has {', '.join(known)}")
+        return self
+
+    @property
+    def known(self) -> list[str]:
+        """Languages with a column, in the order of the file."""
+        return list(dict.fromkeys([*self.columns, *(self.long.values if self.long else {})]))
+
+    @property
+    def spoken(self) -> list[str]:
+        """Languages that are measured."""
+        return [c for c in self.known if self.languages is None or c in self.languages]
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the texts of a row."""
+        return tuple(columns_of(self._texts[0]))
+
+    @property
+    def text_columns(self) -> list[str]:
+        """Every column that holds texts, of languages that are not measured too: none may be trained on."""
+        return list(dict.fromkeys(column for texts in self._texts for column in columns_of(texts).values()))
+
+    @property
+    def _texts(self) -> list[Texts]:
+        return [*self.columns.values(), *([self.long.text] if self.long else [])]
+
+    @model_validator(mode="after")
+    def _same_slots(self) -> Self:
+        for texts in self._texts:
+            if tuple(columns_of(texts)) != self.slots:
+                raise ValueError(
+                    f"{texts!r} has other slots than {', '.join(self.slots)}; give every language the same"
+                )
+        return self
+
+    def _one_text(self) -> None:
+        if self.slots != (TEXT,):
+            raise ValueError(f"a suite of kind {getattr(self, 'kind', '')!r} takes one text a row; name one column")
+
+
+def _keys_as_text(value: Any) -> Any:
+    """Labels 0, 1, 2 of a YAML file are "0", "1", "2"."""
+    if not isinstance(value, Mapping):
+        return value
+    return {str(key) if isinstance(key, int) and not isinstance(key, bool) else key: v for key, v in value.items()}
+
+
+class ClassificationSuite(SuiteSource):
+    """Zero-shot classification by the likelihood of the label words."""
+
+    kind: Literal["classification"] = "classification"
+    """Which kind of suite this is."""
+    label: str = "label"
+    """Column of the label."""
+    split_column: str | None = "split"
+    """Column that tells training from test rows; null where all rows are test rows."""
+    train: Scalar | None = "train"
+    """Value of `split_column` for the rows that the baselines learn from; null where there are none: each fifth of the
+    test rows is then judged by baselines that learned from the other four."""
+    test: Scalar = "test"
+    """Value of `split_column` for the rows that are scored."""
+    together: str | None = None
+    """Column whose equal values stay in one fifth where `train` is null, such as the premise of three hypotheses."""
+    labels: Annotated[dict[str, ByLanguage[str]], BeforeValidator(_keys_as_text), Field(min_length=2)]
+    """Label -> the word for it in each prompt language; in order from worst to best where they have one."""
+    prompts: list[PromptConfig] = Field(min_length=1)
+    """Several wordings; results are given per prompt and averaged."""
+    prompt_languages: LanguageList | None = None
+    """Ask only by the prompts in these languages."""
+    metric: Literal["f1_weighted", "f1_macro", "accuracy", "auc", "auc_ovr"] = "f1_weighted"
+    """The metric that stands for the suite."""
+
+    @model_validator(mode="after")
+    def _verbalised(self) -> Self:
+        for prompt in self.prompts:
+            _check_slots(prompt, self.slots)
+            for label, words in self.labels.items():
+                if prompt.language not in words:
+                    raise ValueError(
+                        f"label {label!r} has no word in {prompt.language!r}, which prompt {prompt.name!r} needs"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        _once([p.name for p in self.prompts])
+        if not self.asked:
+            raise ValueError(f"no prompt is in {self.prompt_languages}; the suite's are in {_languages(self.prompts)}")
+        return self
+
+    @property
+    def asked(self) -> list[PromptConfig]:
+        """The prompts that are used."""
+        return [p for p in self.prompts if self.prompt_languages is None or p.language in self.prompt_languages]
+
+    @property
+    def crossed(self) -> bool:
+        """Whether the baselines are fitted on the other fifths of the test rows."""
+        return self.train is None or self.split_column is None
+
+
+class _Directed(SuiteSource):
+    directions: list[tuple[LanguageCode, LanguageCode]] = Field(default_factory=list)
+    """Pairs of languages, source first."""
+    pivot: LanguageCode | None = None
+    """Instead of `directions`: this language to every other one, and back."""
+
+    @model_validator(mode="after")
+    def _directed(self) -> Self:
+        self._one_text()
+        if bool(self.directions) == (self.pivot is not None):
+            raise ValueError("give exactly one of `directions` and `pivot`")
+        for code in {c for pair in self.directions for c in pair} | ({self.pivot} if self.pivot else set()):
+            if code not in self.known:
+                raise ValueError(f"language {code!r} has no column; add it to `columns` or leave it out")
+        if not self.pairs:
+            raise ValueError(f"no direction joins two of its languages ({', '.join(self.spoken)}); see `languages`")
+        return self
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """Directions between languages that are measured."""
+        spoken, pivot = self.spoken, self.pivot
+        if pivot is None:
+            return [(a, b) for a, b in self.directions if a in spoken and b in spoken]
+        others = [c for c in spoken if c != pivot] if pivot in spoken else []
+        return [pair for other in others for pair in ((pivot, other), (other, pivot))]
+
+
+PLAIN = PromptConfig(
+    name="plain", text="Translate the following text from {source_language} to {target_language}.\n{source}"
+)
+
+
+class TranslationSuite(_Directed):
+    """Bits per byte of held-out translations, given the right and a mismatched source; and generated translations."""
+
+    kind: Literal["translation"] = "translation"
+    """Which kind of suite this is."""
+    prompts: list[PromptConfig] = Field(default_factory=lambda: [PLAIN], min_length=1)
+    """Several wordings of the request; names of languages come in the prompt's language."""
+    prompt_languages: LanguageList | None = None
+    """Ask only by the prompts in these languages."""
+    generate: bool = False
+    """Also generate translations, which takes long: chrF++, BLEU, copies, output in another language."""
+    max_new_tokens: int = Field(128, ge=1)
+    """The longest translation that is generated."""
+    metric: Literal["bits_per_byte", "chrf", "bleu", "spbleu"] = "bits_per_byte"
+    """The metric that stands for the suite."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_prompt(cls, data: Any) -> Any:
+        """`prompt: TEXT` is short for one English prompt."""
+        if isinstance(data, Mapping) and isinstance(data.get("prompt"), str) and "prompts" not in data:
+            rest = {k: v for k, v in data.items() if k != "prompt"}
+            return rest | {"prompts": [{"name": PLAIN.name, "text": data["prompt"]}]}
+        return data
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        _once([p.name for p in self.prompts])
+        for prompt in self.prompts:
+            _check_slots(prompt, ("source",), ("source_language", "target_language"))
+        if not self.asked:
+            raise ValueError(f"no prompt is in {self.prompt_languages}; the suite's are in {_languages(self.prompts)}")
+        if self.metric != "bits_per_byte" and not self.generate:
+            raise ValueError(f"`metric` is {self.metric!r}, which needs generated text; set generate: true")
+        return self
+
+    @property
+    def asked(self) -> list[PromptConfig]:
+        """The prompts that are used."""
+        return [p for p in self.prompts if self.prompt_languages is None or p.language in self.prompt_languages]
+
+
+class PerplexitySuite(SuiteSource):
+    """Bits per byte of texts in each language, given nothing: how well the model knows the language."""
+
+    kind: Literal["perplexity"] = "perplexity"
+    """Which kind of suite this is."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        self._one_text()
+        return self
+
+
+class RetrievalSuite(_Directed):
+    """Which sentence of another language is nearest in the model's hidden space: a direct measure of alignment."""
+
+    kind: Literal["retrieval"] = "retrieval"
+    """Which kind of suite this is."""
+    layer: Literal["middle", "last"] | int = "middle"
+    """Layer whose hidden states are averaged over a sentence's tokens; 0 is the embeddings."""
+
+
+class InstructionSuite(Source):
+    """Loss on held-out instructions: what the model still remembers of its old work."""
+
+    kind: Literal["instructions"] = "instructions"
+    """Which kind of suite this is."""
+    name: str
+    """Short name in results."""
+    seen: bool = True
+    """Whether replay holds instructions of these sources; unseen ones measure forgetting more purely."""
+
+
+Suite = Annotated[
+    ClassificationSuite | TranslationSuite | PerplexitySuite | RetrievalSuite | InstructionSuite,
+    Field(discriminator="kind"),
+]
+KINDS = ("classification", "translation", "perplexity", "retrieval", "instructions")
+
+
+def _check_slots(prompt: PromptConfig, needed: tuple[str, ...], allowed: tuple[str, ...] = ()) -> None:
+    found = SLOT.findall(prompt.text)
+    if missing := [slot for slot in needed if slot not in found]:
+        raise ValueError(
+            f"prompt {prompt.name!r}: `text` lacks the slot {{{missing[0]}}}; put it where the sentence belongs"
+        )
+    if unknown := [slot for slot in found if slot not in (*needed, *allowed)]:
+        slots = ", ".join(f"{{{s}}}" for s in (*needed, *allowed))
+        raise ValueError(f"prompt {prompt.name!r}: `text` has the unknown slot {{{unknown[0]}}}; use {slots}")
+
+
+def _once(names: list[str]) -> None:
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise ValueError(f"the prompt name {twice[0]!r} is used twice; give each its own")
+
+
+def _languages(prompts: list[PromptConfig]) -> str:
+    return ", ".join(dict.fromkeys(p.language for p in prompts))

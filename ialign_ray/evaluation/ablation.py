@@ -1,0 +1,125 @@
+"""The ablation table: a row a setting, with intervals, what each gains on its own control, and label shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from ialign_ray.config import ClassificationSuite, Experiment
+from ialign_ray.evaluation.baselines import baseline_predictions
+from ialign_ray.evaluation.kinds import KINDS
+from ialign_ray.evaluation.measures import Measured, Plan, measure
+from ialign_ray.evaluation.metrics import LOWER_IS_BETTER
+from ialign_ray.evaluation.results import compare, summarise
+from ialign_ray.evaluation.suites import classification_rows
+from ialign_ray.evaluation.tables import Column, table
+from ialign_ray.storage import write_text
+
+RunFrames = Mapping[str, pd.DataFrame]
+"""Suite -> predictions of one training seed."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A setting with the predictions of its seeds."""
+
+    name: str
+    control: str | None
+    """The row it is measured against."""
+    seeds: Sequence[RunFrames]
+
+
+def write_ablation(experiment: Experiment, rows: Sequence[Row], folder: Path, console: Console) -> Path:
+    """Print the tables; write ABLATION.md, ablation.csv and ablation_differences.csv; returns the first."""
+    measured = _measured(experiment, rows)
+    results = summarise(measured, experiment.languages.groups(), resamples=experiment.evaluate.resamples)
+    differences = against_controls(rows, measured)
+    parts = [f"# {experiment.name}: ablation\n", _about(experiment, rows)]
+    for suite in experiment.evaluate.suites:
+        of_suite = results[results["suite"] == suite.name]
+        for title, chosen in _tables(experiment, suite.name, suite.kind, of_suite):
+            text, printed = table(of_suite, chosen)
+            console.print(printed)
+            parts.append(f"## {suite.name}: {title}\n\n{text}")
+            if title == "scores" and len(differences):
+                parts.append(f"Against the control of equal steps and seeds:\n\n{_gains(differences, chosen)}")
+    write_text(folder / "ABLATION.md", "\n".join(parts))
+    write_text(folder / "ablation.csv", results.to_csv(index=False))
+    write_text(folder / "ablation_differences.csv", differences.to_csv(index=False))
+    return folder / "ABLATION.md"
+
+
+def against_controls(rows: Sequence[Row], measured: Mapping[str, Measured]) -> pd.DataFrame:
+    """Paired differences of each setting with its own control, columns of `results.compare`."""
+    pairs = [(row.name, row.control) for row in rows if row.control in measured]
+    frames = [compare(name, measured[name], str(control), measured[str(control)]) for name, control in pairs]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _measured(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Measured]:
+    frames: dict[str, list[pd.DataFrame]] = {}
+    for suite in experiment.evaluate.suites:
+        if isinstance(suite, ClassificationSuite):
+            found = classification_rows(suite, experiment.storage.data)
+            for name, frame in baseline_predictions(found.train, found.test, {suite.name: len(found.labels)}).items():
+                frames.setdefault(name, []).append(frame)
+    for row in rows:
+        frames[row.name] = [f.assign(seed=k) for k, by_suite in enumerate(row.seeds) for f in by_suite.values()]
+    kinds = {suite.name: suite.kind for suite in experiment.evaluate.suites}
+    plan = Plan(experiment.languages.groups(), kinds, resamples=experiment.evaluate.resamples)
+    return {name: measure(of_run, plan) for name, of_run in frames.items()}
+
+
+def _tables(experiment: Experiment, suite: str, kind: str, results: pd.DataFrame) -> list[tuple[str, list[Column]]]:
+    """Title and columns of the tables of one suite: the scores its kind shows, and the shares of predicted labels."""
+    scopes = sorted({scope for scope in results["scope"] if scope.startswith("group:")}) or ["all"]
+    scorer = KINDS[kind].scored(experiment.evaluate.scorer)
+    shown = [
+        Column(f"{title} {scope.removeprefix('group:')}", suite, scope, metric, scorer)
+        for metric, title in KINDS[kind].shown
+        for scope in scopes
+    ]
+    labels = next((list(s.labels) for s in experiment.evaluate.suites if s.name == suite and hasattr(s, "labels")), [])
+    shares = [
+        Column(f"{label} {scope.removeprefix('group:')}", suite, scope, f"share_{number}", scorer)
+        for scope in scopes
+        for number, label in enumerate(labels)
+    ]
+    known = set(results["metric"])
+    tables = [("scores", shown), ("shares of predicted labels", shares)]
+    return [(title, kept) for title, of in tables if (kept := [column for column in of if column.metric in known])]
+
+
+def _gains(differences: pd.DataFrame, columns: Sequence[Column]) -> str:
+    lines = [["setting", "control", *(c.title for c in columns)], ["---", "---"] + ["---:"] * len(columns)]
+    for (run, against), part in differences.groupby(["run", "against"], sort=False):
+        lines.append([str(run), str(against), *(_gain(part, column) for column in columns)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _gain(part: pd.DataFrame, column: Column) -> str:
+    found = part[(part["prompt"] == "all") & (part["suite"] == column.suite) & (part["scope"] == column.scope)]
+    found = found[(found["metric"] == column.metric) & (found["scorer"] == column.scorer)]
+    if found.empty:
+        return "–"
+    value, low, high = (float(found[name].iloc[0]) for name in ("value", "low", "high"))
+    text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    better = high < 0 if column.metric in LOWER_IS_BETTER else low > 0
+    return f"**{text}**" if better and not np.isnan(low) else text
+
+
+def _about(experiment: Experiment, rows: Sequence[Row]) -> str:
+    axes = "; ".join(f"`{field}`" for field in experiment.ablate.axes)
+    varied = "one at a time" if experiment.ablate.one_at_a_time else "in every combination"
+    seeds = max(len(row.seeds) for row in rows)
+    return (
+        f"Varied {varied}: {axes}; `reference` is the experiment as it stands. {seeds} training seed"
+        f"{'s' if seeds > 1 else ', so intervals leave out the luck of training'}, {experiment.train.steps} steps of "
+        f"{experiment.train.batch_size}. Values with 95 % bootstrap intervals over sentences, seeds pooled; label "
+        f"scores: {experiment.evaluate.scorer}. Bold: better than the control beyond the interval.\n"
+    )

@@ -1,0 +1,133 @@
+"""Shards scored by a pool of model replicas on a Ray cluster: Ray Data hands them out and replaces lost replicas.
+
+A replica stores each shard itself, as soon as it is done, in the runs' folder that all nodes share; what comes
+back to the driver is only how far it is.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ialign_ray import errors
+from ialign_ray.cluster import cluster
+from ialign_ray.config import Experiment, ScalingConfig
+from ialign_ray.errors import ClusterError, IalignError
+from ialign_ray.evaluation.progress import Tell
+from ialign_ray.evaluation.work import Shard, Work, store_of
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How replicas share the machines."""
+
+    replicas: int
+    """0: score in this process, without Ray."""
+    cpus: float = 1.0
+    """CPUs that each reserves: less than it uses, so that nodes of any size take some."""
+    gpus: float = 0.0
+    """GPUs of each."""
+    threads: int = 1
+    """Threads of each: its share of all cores."""
+
+
+def layout(experiment: Experiment) -> Layout:
+    """Replicas by `evaluate.replicas`; left out, one a GPU of the cluster, or this process alone.
+
+    Raises ClusterError where there are more replicas than CPUs.
+    """
+    wanted, scaling = experiment.evaluate.replicas, experiment.scaling
+    if wanted == 1 or (wanted is None and not _has_gpus(scaling)):
+        return Layout(0)
+    with cluster(scaling) as resources:
+        return shared(wanted, resources)
+
+
+def shared(wanted: int | None, resources: dict[str, float]) -> Layout:
+    """The layout of `wanted` replicas (one a GPU when None) on a cluster with these resources."""
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    replicas = wanted or int(gpus)
+    if replicas > cpus:
+        raise ClusterError(f"evaluate.replicas is {replicas}, but the cluster has {cpus:g} CPUs; ask for fewer")
+    return Layout(replicas, min(1.0, cpus / replicas), min(1.0, gpus / replicas), max(1, int(cpus // replicas)))
+
+
+def _has_gpus(scaling: ScalingConfig) -> bool:
+    if scaling.address is None:
+        import torch
+
+        return torch.cuda.device_count() > 1  # one is used in this process as well
+    with cluster(scaling) as resources:
+        return resources.get("GPU", 0.0) > 0
+
+
+class Replica:
+    """One model on one node; it opens the next subject's model when a shard of it comes."""
+
+    def __init__(self, work: Any, threads: int, max_failures: int) -> None:
+        import ray
+        import torch
+
+        torch.set_num_threads(threads)
+        self._work: Work = ray.get(work[0])
+        self._max_failures = max_failures
+
+    def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """Score and store one shard; an error of the user's is told, not raised, or Ray would try again."""
+        shard = self._work.shards[int(batch["item"][0])]
+        try:
+            with self._survived(tries_of(self._work, shard)):
+                self._work.score(shard)
+        except IalignError as error:
+            return {"what": [type(error).__name__], "rows": [0], "failure": [str(error)]}
+        return {"what": [self._work.called(shard)], "rows": [len(shard.places)], "failure": [""]}
+
+    @contextmanager
+    def _survived(self, tries: Path) -> Iterator[None]:
+        """Refuse a shard that has killed its replica too often: Ray would start new ones for ever."""
+        tries.parent.mkdir(parents=True, exist_ok=True)
+        with tries.open("a") as file:
+            file.write("x")
+        if tries.stat().st_size > self._max_failures + 1:
+            raise ClusterError(
+                f"a model replica died {self._max_failures + 1} times at the same rows (out of memory?); what is scored"
+                " stays, run the command again with a lower evaluate.batch_tokens or fewer evaluate.replicas"
+            )
+        yield
+        tries.unlink(missing_ok=True)
+
+
+def tries_of(work: Work, shard: Shard) -> Path:
+    """A file with one letter for each time that a shard was begun."""
+    store = store_of(work.subjects[shard.subject], work.units[shard.unit])
+    return store.folder / f".tries-{work.keys[shard.unit][shard.places[0]]}"
+
+
+def score_on_replicas(experiment: Experiment, work: Work, layout: Layout, tell: Tell) -> None:
+    """Score every shard; raises the first IalignError of a replica."""
+    for shard in work.shards:
+        tries_of(work, shard).unlink(missing_ok=True)  # of an evaluation that was killed as a whole
+    with cluster(experiment.scaling):
+        import ray
+
+        logging.getLogger("ray.data").setLevel(logging.WARNING)
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        numbers = list(range(len(work.shards)))
+        # the work in a list: Ray would copy a bare reference's value into every replica's arguments
+        arguments = ([ray.put(work)], layout.threads, experiment.scaling.max_failures)
+        scored = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
+            Replica,
+            batch_size=1,
+            fn_constructor_args=arguments,
+            compute=ray.data.ActorPoolStrategy(size=min(layout.replicas, len(numbers))),
+            num_cpus=layout.cpus,
+            num_gpus=layout.gpus,
+        )
+        for row in scored.iter_rows():
+            if row["failure"]:
+                raise getattr(errors, row["what"])(row["failure"])
+            tell(row["what"], row["rows"])

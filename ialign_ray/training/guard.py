@@ -1,0 +1,156 @@
+"""Losses that are no number or far above those before: the batch is named, and kept for looking at.
+
+What is far above follows from the records of the steps before, so a resumed run judges as the undisturbed one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+
+from ialign_ray.config import TrainConfig
+from ialign_ray.errors import ModelError
+from ialign_ray.storage import write_bytes
+from ialign_ray.tokens.batch import Encoded
+
+SUSPECTS = "suspects"
+"""Folder of the run for batches worth looking at."""
+WINDOW, ENOUGH = 50, 20
+"""Steps that are looked back at, and how many there must be."""
+FLOOR = 0.01
+"""Least robust deviation as a share of the median: a run that is all but still must not cry at each tremor."""
+SHOWN = 3
+_MAD = 1.4826  # makes the median absolute deviation of a normal distribution its standard deviation
+Rows = list[tuple[Any, ...]]
+_SCHEMA = pa.schema(
+    [("row_id", pa.string()), ("epoch", pa.int64())]
+    + [(n, pa.string()) for n in ("source", "task", "template")]
+    + [("tokens", pa.int64()), ("target_tokens", pa.int64()), ("nats", pa.float64())]
+)
+
+
+def spike_limit(seen: Sequence[float], deviations: float) -> float:
+    """What lies above is a spike: median + deviations x robust standard deviation; infinite for too few values."""
+    if len(seen) < ENOUGH:
+        return math.inf
+    middle = median(seen)
+    spread = _MAD * median(abs(value - middle) for value in seen)
+    return middle + deviations * max(spread, FLOOR * abs(middle))
+
+
+@dataclass
+class Guard:
+    """Judges each step between its gradient and its update, alike on every worker."""
+
+    settings: TrainConfig = field(default_factory=TrainConfig)
+    run: Path | None = None
+    """Where batches are kept; nowhere when left out."""
+    warn: Callable[[str], None] = lambda text: None
+    _seen: dict[str, deque[float]] = field(
+        default_factory=lambda: {name: deque(maxlen=WINDOW) for name in ("loss", "grad_norm")}
+    )
+
+    def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
+        """Look back at steps that are done already, in their order."""
+        for record in records:
+            for name, seen in self._seen.items():
+                seen.append(float(record[name]))
+
+    def allows(
+        self, step: int, loss: float, norm: float, own: Sequence[tuple[Encoded, float]], device: torch.device
+    ) -> bool:
+        """Whether the step may update the weights; `own` are this worker's examples with their summed nats.
+
+        Raises ModelError, on every worker, where the loss or the gradient is no number, and at a spike if
+        `train.on_spike` is stop.
+        """
+        if not (loss < math.inf and norm < math.inf):
+            raise ModelError(f"{self._unusable(step, loss, norm, _of_all(own))}; lower train.learning_rate or use fp32")
+        sentence = self._spike(loss, norm)
+        self.remember([{"loss": loss, "grad_norm": norm}])
+        if not _any_worker(bool(sentence), device):
+            return True
+        told = f"step {step}: {sentence or 'a spike'}; {self._batch(step, _of_all(own))}"
+        if self.settings.on_spike == "stop":
+            raise ModelError(
+                f"{told}; train.on_spike is stop: look at the batch, then go on with --resume --set train.on_spike=skip"
+            )
+        skipped = self.settings.on_spike == "skip"
+        self.warn(told + ("; its update is skipped" if skipped else ""))
+        return not skipped
+
+    def _spike(self, loss: float, norm: float) -> str:
+        said = []
+        for name, value in (("loss", loss), ("grad_norm", norm)):
+            seen = self._seen[name]
+            if value > spike_limit(seen, self.settings.spike_deviations):
+                word = {"loss": "loss", "grad_norm": "gradient norm"}[name]
+                said.append(
+                    f"the {word} {value:.4g} is far above the last {len(seen)} steps' (median {median(seen):.4g})"
+                )
+        return " and ".join(said)
+
+    def _unusable(self, step: int, loss: float, norm: float, rows: Rows) -> str:
+        bad = [row for row in rows if not math.isfinite(row[-1])]
+        which = f"{_named(bad)} of {len(rows)} examples have no finite loss" if bad else "each example's loss is finite"
+        return f"step {step}: the loss is {loss} and the gradient norm {norm}; {which}{self._kept(step, rows)}"
+
+    def _batch(self, step: int, rows: Rows) -> str:
+        """The examples with the highest loss a token, and where all of them are kept."""
+        worst = sorted(rows, key=lambda row: -row[-1] / row[-2])[:SHOWN]
+        named = ", ".join(f"{row[0]} ({row[2]}, {row[-1] / row[-2]:.3g} nats per token)" for row in worst)
+        return f"highest of {len(rows)} examples: {named}{self._kept(step, rows)}"
+
+    def _kept(self, step: int, rows: Rows) -> str:
+        """Write the batch (first worker); the words that tell where it lies."""
+        if self.run is None:
+            return ""
+        path = self.run / SUSPECTS / f"step-{step:08d}.parquet"
+        if not dist.is_initialized() or dist.get_rank() == 0:
+            columns = dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True))
+            part = BytesIO()
+            pq.write_table(pa.table(columns, schema=_SCHEMA), part)
+            try:
+                write_bytes(path, part.getvalue())
+            except OSError as error:
+                return f"; the batch could not be written ({error.strerror or error})"
+        return f"; all are in {path.relative_to(self.run.parent)}"
+
+
+def _named(rows: Rows) -> str:
+    """How many, of which sources, and the first few by id."""
+    sources = ", ".join(sorted(Counter(row[2] for row in rows)))
+    more = ", ..." if len(rows) > SHOWN else ""
+    return f"{len(rows)} ({sources}: {', '.join(row[0] for row in rows[:SHOWN])}{more})"
+
+
+def _of_all(own: Sequence[tuple[Encoded, float]]) -> Rows:
+    """Every worker's examples, in one order."""
+    rows: Rows = [
+        (e.row_id, e.epoch, e.source, e.task, e.template, len(e), len(e.target), nats) for e, nats in own if e.target
+    ]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        every: list[Rows] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(every, rows)
+        rows = [row for part in every for row in part]
+    return sorted(rows, key=lambda row: row[:2])
+
+
+def _any_worker(own: bool, device: torch.device) -> bool:
+    """Whether any worker says so: norms may differ in the last bit between unlike devices, decisions may not."""
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return own
+    shared = torch.tensor(int(own), device=device)
+    dist.all_reduce(shared, dist.ReduceOp.MAX)
+    return bool(shared)

@@ -1,0 +1,122 @@
+"""Where a model's weights lie: whole on each worker (`ddp`), or a part on each (`fsdp`, torch's FSDP2).
+
+Zhao et al. 2023, arXiv 2304.11277, after ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): every weight with its
+gradient and optimiser state is cut over the workers; a block of layers is gathered when its turn comes and let go
+after it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ialign_ray.config import Experiment
+from ialign_ray.modeling.blocks import blocks, checkpoint_activations, compile_blocks
+
+SHARE = 0.6
+"""Of a GPU's memory that weights, gradients and optimiser state may take; the rest is for activations."""
+Strategy = Literal["auto", "ddp", "fsdp"]
+
+
+def place(model: nn.Module, experiment: Experiment, device: torch.device) -> None:
+    """Bring a model with its adapter onto this worker's device, whole or in parts, in the state the loop needs.
+
+    Every worker calls this. Raises ModelError when the architecture has no gradient checkpointing.
+    """
+    if experiment.train.gradient_checkpointing:
+        checkpoint_activations(model)
+    if experiment.train.compile:
+        compile_blocks(model)
+    if experiment.model.quantization is not None:
+        return  # it was loaded where it belongs, and its packed weights cannot be cut
+    if is_sharded(experiment.scaling.strategy, model, device):
+        shard(model, device, half=experiment.model.precision == "bf16")
+    model.to(device)  # of a sharded model the buffers
+
+
+def is_sharded(wanted: Strategy, model: nn.Module, device: torch.device) -> bool:
+    """Whether to shard the model: as wanted, or (`auto`) if it is too large for some worker's GPU.
+
+    Every worker calls this; one alone has nothing to share.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1 or wanted == "ddp":
+        return False
+    if wanted == "fsdp":
+        return True
+    if device.type != "cuda":  # on CPUs all workers of a node draw on the same memory
+        return False
+    memory = torch.cuda.get_device_properties(device).total_memory
+    crowded = torch.tensor(int(training_bytes(model) > SHARE * memory), device=device)
+    dist.all_reduce(crowded, dist.ReduceOp.MAX)
+    return bool(crowded)
+
+
+def training_bytes(model: nn.Module) -> int:
+    """Memory of weights, gradients and AdamW's two moments (fp32), in bytes; activations come on top."""
+    weights = sum(p.numel() * p.element_size() for p in model.parameters())
+    return weights + sum(3 * 4 * p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def shard(model: nn.Module, device: torch.device, *, half: bool = False) -> None:
+    """Cut the weights over all workers, in place, and move each part to its worker's device.
+
+    Gradients are summed, not averaged, in fp32. With `half` blocks are gathered and computed in bf16; the parts, which
+    the optimiser changes, keep their precision.
+    """
+    policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
+    mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    for module in [*blocks(model), model]:
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    for part in model.modules():
+        if isinstance(part, FSDPModule):
+            part.set_gradient_divide_factor(1.0)
+            part.set_force_sum_reduction_for_comms(True)  # gloo has no other
+
+
+def trained(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The trainable parameters by name; of a sharded model this worker's parts of them."""
+    _let_go(model)
+    return {n: p for n, p in model.named_parameters() if p.requires_grad}
+
+
+def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
+    """What of a sharded model is saved (the adapter, or all of it), put together on the first worker's CPU.
+
+    None for a model that is whole. Every worker calls this; only one weight at a time is whole on the others.
+    """
+    if not isinstance(model, FSDPModule):
+        return None
+    _let_go(model)
+    chosen: dict[str, Tensor] = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    if not hasattr(model, "peft_config"):
+        tied = {n for n, _ in model.named_parameters(remove_duplicate=False)}
+        buffers = {n: b for n, b in model.state_dict().items() if n not in tied}
+        chosen = dict(model.named_parameters()) | buffers
+    whole = {}
+    for name, part in chosen.items():
+        value = part.full_tensor() if isinstance(part, DTensor) else part
+        if dist.get_rank() == 0:
+            whole[name] = value.detach().cpu()
+    return whole
+
+
+def _let_go(model: nn.Module) -> None:
+    """A forward pass without a backward one leaves the outermost weights whole."""
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
+
+
+def cut_like(value: Any, parameter: Tensor) -> Any:
+    """This worker's part of a whole value, if the parameter it belongs to is cut; else the value."""
+    if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
+        return value
+    on_device = value.to(parameter.device)
+    # every worker has read the same value, so nothing needs to be sent
+    return distribute_tensor(on_device, parameter.device_mesh, parameter.placements, src_data_rank=None)

@@ -1,0 +1,149 @@
+"""The loss on what was held out: encoded once before the run, computed by all workers with the loop's own model.
+
+A validation changes nothing of the training: no dropout is drawn, no gradient kept, and a run with it ends with the
+same weights as one without.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from ialign_ray.inference.batching import read_only
+from ialign_ray.modeling.head import target_logits
+from ialign_ray.modeling.kind import decoder_start
+from ialign_ray.streaming import ENCODED
+from ialign_ray.tasks.plan import Plan
+from ialign_ray.tasks.render import Pair
+from ialign_ray.tokens.batch import Encoded, micro_batches
+from ialign_ray.tokens.encode import Encoder
+from ialign_ray.training.collate import collate
+
+PAIRS, INSTRUCTIONS = "pairs", "instructions"
+HELD_OUT = "validation.parquet"
+_Z = 1.959964  # normal quantile of a 95 % interval
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Nats per target token of one source, with a 95 % interval over sentences."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    """Sentences, whatever the number of their directions; instructions."""
+
+
+def encode_held_out(plan: Plan, encoder: Encoder, pairs: pa.Table, instructions: pa.Table) -> list[Encoded]:
+    """Pairs as machine translation (source `pairs/eng-jav`), instructions as they are; the same for every seed.
+
+    What does not fit the limits of `train` is left out.
+    """
+    asking = replace(plan, seed=0, pairs=pairs)  # of these few pairs alone are sentences indexed
+    found: list[Encoded] = []
+    for row in pairs.to_pylist():
+        example = asking.align(Pair(**row), 0, "mt").example
+        ids = encoder.encode(example.prompt, example.target, example.spans)
+        if ids:
+            source = f"{PAIRS}/{row['source_language']}-{row['target_language']}"
+            found.append(Encoded(row["row_id"], 0, source, "mt", example.template, *ids))
+    found += [
+        Encoded(row["row_id"], 0, INSTRUCTIONS, "replay", row["source"], *ids)
+        for row in instructions.to_pylist()
+        if (ids := encoder.encode(row["inputs"], row["targets"]))
+    ]
+    return found
+
+
+def save_held_out(folder: Path, examples: Iterable[Encoded]) -> None:
+    """Write them beside the plan."""
+    pq.write_table(pa.Table.from_pylist([vars(e) for e in examples], schema=ENCODED), folder / HELD_OUT)
+
+
+def load_held_out(folder: Path) -> list[Encoded]:
+    """Read what `save_held_out` wrote; nothing where nothing is held out."""
+    path = folder / HELD_OUT
+    return [Encoded(**row) for row in pq.ParquetFile(path).read().to_pylist()] if path.exists() else []
+
+
+def metrics_of(examples: Iterable[Encoded]) -> list[str]:
+    """What `validate` will report, sorted: each source, and pairs of all directions."""
+    return sorted({m for e in examples for m in _metrics(e.source)})
+
+
+def _metrics(source: str) -> list[str]:
+    return list(dict.fromkeys([source.partition("/")[0], source]))
+
+
+def validate(
+    model: nn.Module, examples: Sequence[Encoded], *, pad: int, device: torch.device, micro_batch_tokens: int
+) -> dict[str, Estimate]:
+    """Loss of each metric, the same on every worker; each worker computes its share of the batches.
+
+    All workers run equally many forward passes, because those of a sharded model wait for each other.
+    """
+    rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+    start = decoder_start(model)
+    batches = list(micro_batches(examples, micro_batch_tokens, apart=start is not None))
+    own: list[tuple[Encoded, float]] = []
+    with read_only(model):
+        for first in range(0, len(batches), world):
+            mine = first + rank
+            batch = batches[min(mine, len(batches) - 1)]
+            nats = _nats(model, batch, pad, device, start)
+            own += zip(batch, nats, strict=True) if mine < len(batches) else []
+    return summary(_from_all(own))
+
+
+def _nats(model: nn.Module, batch: Sequence[Encoded], pad: int, device: torch.device, start: int | None) -> list[float]:
+    """Summed nats of each example's target."""
+    inputs, positions, labels = collate(batch, pad, device, start)
+    logits = target_logits(model, positions, **inputs)
+    nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    return [float(part.sum()) for part in torch.split(nats, [len(e.target) for e in batch])]
+
+
+def _from_all(own: list[tuple[Encoded, float]]) -> list[tuple[str, str, int, float]]:
+    """(source, row id, target tokens, nats) of all workers, in one order for any number of them."""
+    rows = [(e.source, e.row_id, len(e.target), nats) for e, nats in own]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        every: list[list[tuple[str, str, int, float]]] = [[] for _ in range(dist.get_world_size())]
+        dist.all_gather_object(every, rows)
+        rows = [row for part in every for row in part]
+    return sorted(rows, key=lambda row: row[:2])
+
+
+def summary(rows: Iterable[tuple[str, str, int, float]]) -> dict[str, Estimate]:
+    """Each metric's estimate from (source, row id, target tokens, nats) of every example."""
+    by_metric: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
+    for source, row_id, tokens, nats in rows:
+        unit = row_id.rpartition(":")[0] if source.startswith(PAIRS) else row_id
+        for metric in _metrics(source):
+            before = by_metric[metric].get(unit, (0.0, 0))
+            by_metric[metric][unit] = (before[0] + nats, before[1] + tokens)
+    return {metric: estimate(list(units.values())) for metric, units in sorted(by_metric.items())}
+
+
+def estimate(units: Sequence[tuple[float, int]]) -> Estimate:
+    """Ratio of summed nats to summed tokens over sentences, with the normal interval of a ratio estimator.
+
+    Its variance is that of the residuals (Cochran, Sampling Techniques, 1977, section 6.4); a sentence is one unit
+    with all its directions. Bounds are NaN for fewer than two sentences.
+    """
+    n, tokens = len(units), sum(t for _, t in units)
+    value = math.fsum(nats for nats, _ in units) / tokens
+    if n < 2:
+        return Estimate(value, math.nan, math.nan, n)
+    squares = math.fsum((nats - value * t) ** 2 for nats, t in units)
+    half = _Z * math.sqrt(n / (n - 1) * squares) / tokens
+    return Estimate(value, value - half, value + half, n)
