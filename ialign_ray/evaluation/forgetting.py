@@ -50,14 +50,19 @@ class Retention:
     @property
     def text(self) -> str:
         """One sentence."""
-        c, within = self.change, f"within {self.tolerance:g}"
+        within = f"within {self.tolerance:g}"
         said = {
             RETAINED: f"{self.run} retained its old work, {within}",
             LOST: f"{self.run} lost more than {self.tolerance:g} of its old work",
             NOT_SHOWN: f"it is not shown whether {self.run} retained its old work, {within}",
         }
-        numbers = f"{c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}] {self.what} against base (n = {c.n})"
-        return f"Retention: {said[self.outcome]}: {numbers}{self._more()}."
+        return f"Retention: {said[self.outcome]}: {self.numbers}{self._more()}."
+
+    @property
+    def numbers(self) -> str:
+        """The change with its interval and n."""
+        c = self.change
+        return f"{c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}] {self.what} against base (n = {c.n})"
 
     def _more(self) -> str:
         if self.outcome != NOT_SHOWN or self.change.high < 0:
