@@ -15,6 +15,7 @@ import typer.core
 from rich.console import Console
 
 from ialign_ray.cli_data import data
+from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback
 from ialign_ray.errors import IalignError, ModelError
 
 
@@ -179,16 +180,24 @@ def report(
 def predict(
     text: Annotated[str, typer.Argument(help="The request.", show_default=False)],
     adapter: Adapter = None,
-    model: Annotated[str | None, typer.Option(help="Base model, where there is no adapter.")] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Of the registry (`champion`, `mine@champion`, `mine/3`), or a base model: folder or hub id."
+        ),
+    ] = None,
+    registry: RegistryOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
     temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
 ) -> None:
     """Print a model's answer.
 
-    Example: `ialign predict "Translate to Indonesian: Good morning." --adapter runs/mine/align`
+    Example: `ialign predict "Translate to Indonesian: Good morning." --model champion`
     """
     from ialign_ray.answer import answer
 
+    if adapter is None and model is not None:
+        adapter, model = from_registry(model, registry)
     console.print(answer(text, adapter, model, max_new_tokens, temperature), markup=False, highlight=False)
 
 
@@ -197,6 +206,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Finished run or adapter folder.", show_default=False)],
     to: Annotated[Path | None, typer.Option(help="Target folder; RUN/merged or RUN/exported.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the base model's weights.")] = False,
+    checkpoint: Annotated[str | None, typer.Option(help="Of this checkpoint, as step-00000100.")] = None,
 ) -> None:
     """Write a model folder that transformers (merged) or peft (adapter) loads with no code of ours.
 
@@ -204,7 +214,11 @@ def export(
     """
     from ialign_ray.answer import export_model
 
-    console.print(f"Exported to {export_model(run, to, merge)}", soft_wrap=True)
+    console.print(f"Exported to {export_model(run, to, merge, checkpoint)}", soft_wrap=True)
+
+
+for command in (register, promote, rollback, models):
+    app.command()(command)
 
 
 @app.command()
@@ -228,6 +242,27 @@ def finished(folder: Path) -> Path:
     if not is_intact(run / MODEL):
         raise ModelError(f"{run} has no finished model; run `ialign align ... --resume` first, or name another run")
     return run
+
+
+def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:
+    """(adapter folder, None) where `--model` names a version of the registry, else (None, model).
+
+    An existing folder and `pocket:base` are base models; `champion` and what holds an @ are the registry's; what
+    could be a hub id too (`mine`, `mine/3`) is the registry's where it has a model of that name.
+    """
+    from ialign_ray.registry.reference import could_name_version, names_version, resolve
+    from ialign_ray.registry.store import Registry, has_registry
+
+    location = location or DEFAULT_REGISTRY
+    if Path(model).exists() or model.startswith("pocket:"):
+        return None, model
+    if not names_version(model) and not (
+        could_name_version(model) and has_registry(location) and model.partition("/")[0] in Registry(location).names()
+    ):
+        return None, model
+    chosen = resolve(model, Registry(location))
+    sys.stderr.write(f"ialign: {chosen}\n")
+    return chosen.folder, None
 
 
 def main() -> NoReturn:

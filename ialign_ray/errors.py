@@ -6,6 +6,7 @@
     ├── ModelError       a model, tokenizer or adapter
     ├── CheckpointError  a torn or foreign checkpoint, or a disk that takes none
     ├── ClusterError     too few resources, a job that failed
+    ├── RegistryError    the model registry, a version in it, or a promotion that is refused
     └── StoppedError     a run that was asked to stop, and can go on
 
 Each message is one sentence that names the field or file, the value and the cure. The command line
@@ -40,6 +41,10 @@ class CheckpointError(IalignError):
 
 class ClusterError(IalignError):
     """The cluster is too small, or a distributed job failed."""
+
+
+class RegistryError(IalignError):
+    """The model registry cannot be reached, lacks what was asked for, or refuses a promotion."""
 
 
 class StoppedError(IalignError):

@@ -95,10 +95,22 @@ def _take_place(scratch: Path, target: Path) -> None:
 
 def is_intact(folder: Path) -> bool:
     """Whether a folder written by `whole_folder` has every file with its hash."""
+    return spoiled_file(folder) is None
+
+
+def spoiled_file(folder: Path) -> str | None:
+    """The first file of a folder written by `whole_folder` that is missing or differs from its hash, else None."""
     try:
-        files = read_json(folder / MANIFEST)["files"]
-        return all(file_hash(folder / name) == digest for name, digest in files.items())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        files = dict(read_json(folder / MANIFEST)["files"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return MANIFEST
+    return next((name for name, digest in files.items() if not _has_hash(folder / name, digest)), None)
+
+
+def _has_hash(path: Path, digest: str) -> bool:
+    try:
+        return file_hash(path) == digest
+    except OSError:
         return False
 
 

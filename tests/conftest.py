@@ -1,4 +1,5 @@
 import os
+import shutil
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -110,3 +111,46 @@ def write_yaml(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture(scope="session")
+def migrated(tmp_path_factory):
+    """MLflow's empty database: its migrations take seconds, so they run once."""
+    from ialign_ray.registry.store import Registry
+
+    folder = tmp_path_factory.mktemp("migrated")
+    Registry(str(folder), create=True).names()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory, tiny_model_folder, migrated):
+    """A registry whose model `mine` has the versions of `runs.STRENGTHS`, and no champion yet.
+
+    It is made once; tests change copies of the database.
+    """
+    from runs import STRENGTHS, make_run, small_experiment
+
+    from ialign_ray.registry.promotion import register
+    from ialign_ray.registry.store import Registry
+
+    folder = tmp_path_factory.mktemp("library")
+    experiment = small_experiment(folder, tiny_model_folder)
+    (folder / "runs").mkdir()
+    shutil.copy(migrated, folder / "runs" / "mlflow.db")
+    registry = Registry(str(folder / "runs"))
+    for seed, (name, strength) in enumerate(STRENGTHS.items()):
+        register(registry, make_run(experiment, name, strength, seed), "mine")
+    return folder
+
+
+@pytest.fixture
+def registry(library, tmp_path, monkeypatch):
+    """A copy of the library's database, at `tmp_path/runs`; the versions' files are shared."""
+    from ialign_ray.registry.store import Registry
+
+    monkeypatch.setenv("IALIGN_CACHE", str(library / "cache"))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "runs").mkdir()
+    shutil.copy(library / "runs" / "mlflow.db", tmp_path / "runs" / "mlflow.db")
+    return Registry(str(tmp_path / "runs"))

@@ -7,6 +7,7 @@ from ialign_ray.config.experiment import Experiment, StorageConfig, TrackingConf
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
+from ialign_ray.config.promotion import PromotionConfig
 from ialign_ray.config.suites import (
     ClassificationSuite,
     InstructionSuite,
@@ -35,6 +36,7 @@ __all__ = [
     "LoraSettings",
     "ModelSettings",
     "PerplexitySuite",
+    "PromotionConfig",
     "PromptConfig",
     "ProtectedSet",
     "ReplayConfig",

@@ -8,11 +8,10 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import Experiment
+from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
 from ialign_ray.evaluation.analysis import Analysis, Runs, analyse
-from ialign_ray.evaluation.kinds import KINDS
 from ialign_ray.evaluation.material import Material, find_material, joined, load_material, save_material
-from ialign_ray.evaluation.tables import Column, table
+from ialign_ray.evaluation.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.verdict import Statement
 from ialign_ray.storage import write_bytes, write_text
 
@@ -49,7 +48,7 @@ def write_report(material: Material, folder: Path, console: Console) -> list[Sta
     from ialign_ray.evaluation.page.render import render_page  # altair and vl-convert: seconds of imports
 
     analysis = analyse(material.experiment, material.runs)
-    text, printed = _tables(material.experiment, analysis.results)
+    text, printed = _tables(material.experiment, material.runs, analysis.results)
     for shown in printed:
         console.print(shown)
     for statement in analysis.statements:
@@ -87,41 +86,18 @@ def numbers(analysis: Analysis) -> dict[str, pd.DataFrame]:
     return {name: frame for name, frame in tables.items() if name in always or not frame.empty}
 
 
-def columns(experiment: Experiment, results: pd.DataFrame) -> list[Column]:
-    """What the table shows: for each suite what its kind shows, by group."""
-    chosen = []
-    for suite in experiment.evaluate.suites:
-        kind = KINDS[suite.kind]
-        found = results[results["suite"] == suite.name]
-        groups = sorted(s for s in found["scope"].unique() if s.startswith("group:"))
-        for metric, title in kind.shown:
-            if metric not in set(found["metric"]):
-                continue
-            chosen += [
-                Column(f"{suite.name}{_of(scope)} {title}", suite.name, scope, metric, _scorer(experiment, suite.kind))
-                for scope in (["all"] if kind.by_source or not groups else groups)
-            ]
-    return chosen
-
-
-def _of(scope: str) -> str:
-    return "" if scope == "all" else f" {scope.removeprefix('group:')}"
-
-
-def _scorer(experiment: Experiment, kind: str) -> str:
-    return KINDS[kind].scored(experiment.evaluate.scorer)
-
-
-def _tables(experiment: Experiment, results: pd.DataFrame) -> tuple[str, list[object]]:
+def _tables(experiment: Experiment, runs: Runs, results: pd.DataFrame) -> tuple[str, list[object]]:
     markdown, printed = [], []
     for suite in experiment.evaluate.suites:
-        shown = [c for c in columns(experiment, results) if c.suite == suite.name]
+        shown = suite_columns(suite, results, experiment.evaluate.scorer)
         part = results[results["suite"] == suite.name]
         if part.empty or not shown:
             continue
         text, rich_table = table(part, shown)
         printed.append(rich_table)
-        markdown.append(f"## {suite.name}\n\n{text}")
+        notes = "".join(f"\n{line}\n" for line in generation_notes(suite, runs))
+        bias = f"\n{bias_table(suite, results)}" if isinstance(suite, ClassificationSuite) else ""
+        markdown.append(f"## {suite.name}\n\n{text}{bias}{notes}")
     return "\n".join(markdown), list(printed)
 
 
@@ -134,3 +110,13 @@ def _markdown(experiment: Experiment, analysis: Analysis, tables: str) -> str:
     parts = {"Verdict": said + "\n", "Backward transfer": backward, "Transfer": transfer, "Notes": notes}
     body = "".join(f"\n## {title}\n\n{lines}" for title, lines in parts.items() if lines)
     return f"# {experiment.name}\n\n{scored}\n\n{tables}{body}"
+
+
+def generation_notes(suite: Suite, runs: Runs) -> list[str]:
+    """sacrebleu's signatures and what could not be measured, of a suite that generates translations."""
+    if not isinstance(suite, TranslationSuite) or not suite.generate:
+        return []
+    from ialign_ray.evaluation.translation_metrics import described
+
+    frame = next(iter(runs.values()))[0][suite.name]  # references and directions are the same for every run
+    return described(frame)

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from ialign_ray.corpus.parallel import PAIR_SCHEMA
 from ialign_ray.randomness import rng
 from ialign_ray.storage import read_json, whole_folder, write_json
-from ialign_ray.tasks.mixture import Mixture
+from ialign_ray.tasks.mixture import Draw, Mixture
 from ialign_ray.tasks.render import Example, Negatives, Pair, draw_task, render
 from ialign_ray.tasks.templating import TemplateSet
 
@@ -65,7 +65,10 @@ class Plan:
 
     def draw(self, i: int) -> Drawn:
         """Example i of the run, from (seed, epoch, row id) alone."""
-        place = self.mixture.draw(i)
+        return self.at(self.mixture.draw(i))
+
+    def at(self, place: Draw) -> Drawn:
+        """The example at one place of the stream."""
         if place.replay:
             row = _row(self.replay, place.row)
             example = Example(row["inputs"], row["targets"], (), "replay", row["source"])

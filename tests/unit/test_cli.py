@@ -12,6 +12,7 @@ from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError
 
 COMMANDS = ["validate", "align", "evaluate", "compare", "ablate", "predict", "report", "export", "schema"]
+COMMANDS += ["register", "promote", "rollback", "models"]
 
 
 @pytest.fixture

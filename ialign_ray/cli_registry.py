@@ -1,0 +1,205 @@
+"""`ialign register`, `promote`, `rollback`, `models`: from a finished run to the champion, and back."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from ialign_ray.errors import RegistryError
+
+if TYPE_CHECKING:
+    from ialign_ray.registry.history import Event
+    from ialign_ray.registry.promotion import Moved
+    from ialign_ray.registry.store import Registry, Version
+
+RegistryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--registry",
+        envvar="MLFLOW_TRACKING_URI",
+        help="MLflow server or database, or a folder of runs with its mlflow.db; `runs` when left out.",
+    ),
+]
+Name = Annotated[str, typer.Argument(help="Registered model.", show_default=False)]
+Alias = Annotated[str, typer.Option(help="Alias to move.")]
+DEFAULT_REGISTRY = "runs"
+
+console = Console()
+
+
+def register(
+    run: Annotated[Path, typer.Argument(help="Finished and evaluated run folder.", show_default=False)],
+    name: Annotated[str | None, typer.Option(help="Registered model; the experiment's name when left out.")] = None,
+    experiment: Annotated[
+        Path | None, typer.Option(help="Experiment that the run was evaluated with, where it is not its own.")
+    ] = None,
+    control: Annotated[Path | None, typer.Option(help="Replay-only run; the experiment's own when left out.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Override a field of --experiment.")
+    ] = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Add a finished run to the registry: model, settings, predictions and scores, hashed.
+
+    Example: `ialign register runs/mine/align`
+    """
+    from ialign_ray.config import load_experiment
+
+    if overrides and experiment is None:
+        raise RegistryError("--set changes the file of --experiment; give that too")
+    evaluated = load_experiment(experiment, overrides or []) if experiment else None
+    version, new = _register(run, name, evaluated, control, registry)
+    said = "registered" if new else "registered already, with the same files"
+    where = f" --registry {registry or _folder_of_runs(run)}" if (registry or _folder_of_runs(run)) else ""
+    _say(f"{version.title}: {said}\nNext:  ialign promote {version.name} {version.number}{where}")
+
+
+def promote(
+    name: Name,
+    candidate: Annotated[str, typer.Argument(help="Version number, or a run folder.", show_default=False)],
+    alias: Alias = "champion",
+    force: Annotated[str | None, typer.Option(help="Promote without proof, for this reason, which is kept.")] = None,
+    registry: RegistryOption = None,
+) -> None:
+    """Make a version the champion, if it is shown better on new languages and no worse on old ones.
+
+    Example: `ialign promote mine 2`
+    """
+    from ialign_ray.registry.promotion import promote as move
+
+    if force is not None and not force.strip():
+        raise RegistryError("--force is empty; give the reason, which the history keeps")
+    if candidate.isdecimal():
+        number, store = int(candidate), _open(registry)
+    else:
+        version, _ = _register(Path(candidate), name, None, None, registry)
+        number, store = version.number, _open(registry or _folder_of_runs(Path(candidate)))
+    _tell(move(store, name, number, alias, force), alias)
+
+
+def rollback(
+    name: Name,
+    to: Annotated[int | None, typer.Option(help="An earlier champion; the last one when left out.")] = None,
+    alias: Alias = "champion",
+    registry: RegistryOption = None,
+) -> None:
+    """Give the alias back to the champion before.
+
+    Example: `ialign rollback mine`
+    """
+    from ialign_ray.registry.promotion import roll_back
+
+    _tell(roll_back(_open(registry), name, to, alias), alias)
+
+
+def models(
+    name: Annotated[str | None, typer.Argument(help="Registered model; all when left out.", show_default=False)] = None,
+    history: Annotated[bool, typer.Option("--history", help="Every promotion, refusal and rollback.")] = False,
+    alias: Annotated[str, typer.Option(help="Alias of --history.")] = "champion",
+    registry: RegistryOption = None,
+) -> None:
+    """List versions with alias, scores, base, dose and date; or what happened to an alias.
+
+    Example: `ialign models mine --history`
+    """
+    store = _open(registry)
+    for each in [name] if name else store.names():
+        if history:
+            _show_history(store, each, alias)
+        else:
+            _show_versions(store, each)
+
+
+def _register(
+    run: Path, name: str | None, evaluated: Any, control: Path | None, registry: str | None
+) -> tuple[Version, bool]:
+    from ialign_ray.answer import model_folder, run_experiment
+    from ialign_ray.registry.promotion import register as add
+    from ialign_ray.registry.store import Registry
+
+    run = run.absolute()
+    if not run.is_dir():
+        raise RegistryError(f"{run} does not exist; name a version number or a run folder")
+    folder = model_folder(run)
+    experiment = evaluated or run_experiment(folder)
+    where = registry or experiment.tracking.mlflow_uri or str(folder.parent.parent.parent)
+    store = Registry(where, artifacts=experiment.tracking.artifacts, create=True)
+    return add(store, folder.parent, name or experiment.name, evaluated, control.absolute() if control else None)
+
+
+def _folder_of_runs(run: Path) -> str | None:
+    """The registry of a run, where it is not the default one."""
+    from ialign_ray.answer import model_folder, run_experiment
+
+    folder = model_folder(run.absolute())
+    found = run_experiment(folder).tracking.mlflow_uri or str(folder.parent.parent.parent)
+    return None if found == str(Path(DEFAULT_REGISTRY).absolute()) else found
+
+
+def _open(registry: str | None) -> Registry:
+    from ialign_ray.registry.store import Registry
+
+    return Registry(registry or DEFAULT_REGISTRY)
+
+
+def _tell(moved: Moved, alias: str) -> None:
+    title, event = moved.version.title, moved.event
+    if event is None:
+        _say(f"{title} is {alias} already")
+        return
+    instead = f" (before: {moved.version.name}/{event.before})" if event.before else ""
+    _say(f"{title} is {alias}: {event.kind}{instead}{', ' + event.reason if event.reason else ''}")
+    for line in event.told:
+        _say(f"- {line}")
+
+
+def _show_versions(store: Registry, name: str) -> None:
+    versions, aliases = store.versions(name), store.aliases(name)
+    table = Table(title=name, title_justify="left")
+    for column in ("version", "alias", "scores [95 %]", "base", "dose", "registered"):
+        table.add_column(column, overflow="fold")
+    for v in versions:
+        held = ", ".join(alias for alias, number in aliases.items() if number == v.number)
+        scores = r"\[".join("\n".join(_scores(v)).split("["))
+        date = time.strftime("%Y-%m-%d %H:%M", time.localtime(v.created))
+        table.add_row(str(v.number), held, scores, v.tags.get("base", ""), v.tags.get("dose", ""), date)
+    console.print(table)
+
+
+def _scores(version: Version) -> Iterator[str]:
+    for row in json.loads(version.tags.get("metrics", "[]")):
+        low, high = (f"{row[k]:.3f}" if row[k] is not None else "–" for k in ("low", "high"))
+        group = row["scope"].removeprefix("group:").replace("all", "")
+        yield f"{row['suite']} {group} {row['metric']} {row['value']:.3f} [{low}, {high}] n={row['n']}".replace(
+            "  ", " "
+        )
+
+
+def _show_history(store: Registry, name: str, alias: str) -> None:
+    from ialign_ray.registry.history import head
+
+    seen = head(store, name, alias)
+    _say(f"{name}@{alias}: {'no version' if seen.champion is None else f'version {seen.champion}'}")
+    for event in seen.events:
+        _say(_line(event))
+        for told in event.told:
+            _say(f"    {told}")
+    if seen.champion != (seen.held[-1] if seen.held else None):
+        _say("The alias was last moved by another tool than ialign.")
+
+
+def _line(event: Event) -> str:
+    before = "" if event.before is None else f" (champion: {event.before})"
+    reason = f": {event.reason}" if event.reason else ""
+    return f"{event.number}. {event.when} {event.who}: version {event.version} {event.kind}{before}{reason}"
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

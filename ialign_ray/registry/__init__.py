@@ -1,0 +1,1 @@
+"""The model registry (MLflow): register a finished run, gate and promote it, roll back, resolve a reference."""

@@ -1,0 +1,193 @@
+"""A version's folder: all that proves a model, gathered from its run, whole and hashed.
+
+model/                      as `ialign align` left it: adapter or full model, tokenizer, record.json
+predictions/version/        per-example predictions by suite, parquet
+predictions/base/           those of the untouched base model
+predictions/control/        those of the replay-only run, where there is one
+metrics.csv                 every score with n and its 95 % interval
+experiment.yaml             the resolved experiment whose `evaluate` was used
+README.md                   the card, with scores
+manifest.json               SHA-256 of every file
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from ialign_ray.answer import run_experiment
+from ialign_ray.compare import BASE, PREDICTIONS, base_subject, run_name, run_subject
+from ialign_ray.config import Experiment, dump_yaml, load_experiment
+from ialign_ray.errors import RegistryError
+from ialign_ray.evaluation.kinds import KINDS
+from ialign_ray.evaluation.measures import Frames, Measured
+from ialign_ray.evaluation.predict import predict_models
+from ialign_ray.evaluation.results import summarise
+from ialign_ray.evaluation.store import row_keys
+from ialign_ray.evaluation.units import suite_units
+from ialign_ray.evaluation.work import Subject, plan_work
+from ialign_ray.registry.evidence import Evidence
+from ialign_ray.registry.store import content_hash
+from ialign_ray.storage import read_json, spoiled_file, whole_folder, write_text
+from ialign_ray.training.trainer import MODEL, RECORD
+
+VERSION, CONTROL = "version", "control"
+_EXPERIMENT, _CARD, _METRICS = "experiment.yaml", "README.md", "metrics.csv"
+
+
+@dataclass(frozen=True)
+class Material:
+    """What a version is made of."""
+
+    run: Path
+    experiment: Experiment
+    frames: Mapping[str, Mapping[str, pd.DataFrame]]
+    """`version`, `base` and `control` -> suite -> predictions."""
+
+
+def gather(run: Path, evaluated: Experiment | None = None, control: Path | None = None) -> Material:
+    """Collect a finished run's predictions beside those of base and control.
+
+    `evaluated` is the experiment that the run was evaluated with, where it is not its own. The control is the
+    run that the experiment's `compare.arms.control` trained beside it, where that is finished.
+    Raises RegistryError when the run is unfinished or spoiled, or predictions are missing or of another model.
+    """
+    if (spoiled := spoiled_file(run / MODEL)) is not None:
+        raise RegistryError(
+            f"{run} holds no finished model: {MODEL}/{spoiled} is missing or does not match its hash; "
+            "finish it with `ialign align ... --resume`, or name another run"
+        )
+    experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)
+    if not experiment.evaluate.suites:
+        raise RegistryError(f"{run}: evaluate.suites is empty, so nothing was measured; evaluate with an experiment")
+    base = replace(base_subject(experiment), folder=run.parent / BASE / PREDICTIONS)
+    subjects = {VERSION: run_subject(experiment, run), BASE: base}
+    if beside := control or _control_beside(run, experiment):
+        subjects[CONTROL] = run_subject(experiment, beside)
+    return Material(run, experiment, {role: _kept(experiment, subject) for role, subject in subjects.items()})
+
+
+def write_version(material: Material, target: Path) -> str:
+    """Write a version's folder, and return its content hash."""
+    with whole_folder(target) as scratch:
+        shutil.copytree(material.run / MODEL, scratch / MODEL)
+        for role, frames in material.frames.items():
+            (scratch / PREDICTIONS / role).mkdir(parents=True)
+            for suite, frame in frames.items():
+                frame.to_parquet(scratch / PREDICTIONS / role / f"{suite}.parquet", index=False, compression="zstd")
+        scores = _scores(material)
+        write_text(scratch / _METRICS, scores.to_csv(index=False))
+        write_text(scratch / _EXPERIMENT, dump_yaml(material.experiment))
+        card = (material.run / MODEL / _CARD).read_text(encoding="utf-8")
+        write_text(scratch / _CARD, card.rstrip() + "\n\n" + _table(scores, material.experiment))
+    return content_hash(target)
+
+
+def evidence(folder: Path, name: str) -> dict[str, Evidence]:
+    """`version`, `base` and, where there is one, `control` -> what a version's folder holds of it."""
+    experiment = load_experiment(folder / _EXPERIMENT)
+    return {
+        role.name: Evidence(
+            name if role.name == VERSION else role.name,
+            experiment,
+            {s.name: pd.read_parquet(role / f"{s.name}.parquet") for s in experiment.evaluate.suites},
+        )
+        for role in sorted((folder / PREDICTIONS).iterdir())
+    }
+
+
+def headline(folder: Path) -> list[dict[str, Any]]:
+    """The version's scores by group with intervals: what tables show."""
+    experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
+    columns = ["suite", "scope", "metric", "value", "low", "high", "n"]
+    found = _judged(scores[scores["run"] == VERSION], experiment)[columns]
+    return [
+        {str(k): None if v != v else v for k, v in row.items()} for row in found.to_dict("records")
+    ]  # NaN is no JSON
+
+
+def facts(material: Material) -> dict[str, str]:
+    """What a version's tags say: base, dose, data, code."""
+    experiment, record = material.experiment, read_json(material.run / MODEL / RECORD)
+    return {
+        "base": experiment.model.id,
+        "base_revision": experiment.model.revision or "",
+        "tuning": experiment.model.tuning,
+        "dose": f"{experiment.replay.ratio:g}",
+        "seed": str(experiment.train.seed),
+        "steps": str(experiment.train.steps),
+        "experiment": experiment.name,
+        "run": str(record["run"]),
+        "fingerprint": str(record["fingerprint"]),
+        "model": content_hash(material.run / MODEL),
+        "finished": str(record["finished"]),
+        "version": str(record["versions"].get("ialign_ray", "")),
+    }
+
+
+def _with_evaluation(trained: Experiment, evaluated: Experiment | None) -> Experiment:
+    if evaluated is None:
+        return trained
+    if evaluated.model.id != trained.model.id:
+        raise RegistryError(
+            f"--experiment has model.id {evaluated.model.id!r}, but the run was trained on {trained.model.id!r}; "
+            "name the experiment that it was evaluated with"
+        )
+    sections = ("evaluate", "promotion", "languages", "storage", "tracking")
+    return trained.model_copy(update={name: getattr(evaluated, name) for name in sections})
+
+
+def _control_beside(run: Path, experiment: Experiment) -> Path | None:
+    beside = run.parent / run_name(CONTROL, experiment.train.seed)
+    return beside if beside != run and spoiled_file(beside / MODEL) is None else None
+
+
+def _kept(experiment: Experiment, subject: Subject) -> dict[str, pd.DataFrame]:
+    """Predictions of every suite that lie on the disk; none are made here."""
+    units = suite_units(experiment)
+    lacking = plan_work([subject], units, [row_keys(unit.rows) for unit in units], experiment.evaluate.shard_rows)
+    if lacking.shards:
+        suites = ", ".join(dict.fromkeys(units[shard.unit].suite for shard in lacking.shards))
+        raise RegistryError(
+            f"{subject.folder} lacks {lacking.rows()} predictions of {suites} by this model on the present data; run "
+            "`ialign evaluate EXPERIMENT --adapter RUN [--control RUN]` first"
+        )
+    return predict_models(experiment, [subject], Console(quiet=True))[0]
+
+
+def _scores(material: Material) -> pd.DataFrame:
+    experiment = material.experiment
+    runs: dict[str, Frames | Measured] = {
+        role: Evidence(role, experiment, frames).measured() for role, frames in material.frames.items()
+    }
+    return summarise(runs, experiment.languages.groups(), resamples=experiment.evaluate.resamples)
+
+
+def _judged(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Rows by group (of instructions, all) of the metric and scorer that the gate reads."""
+    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
+    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
+    by_source = scores["kind"].map({name: kind.by_source for name, kind in KINDS.items()})
+    shown = scores["scope"].str.startswith("group:") | ((scores["scope"] == "all") & by_source.eq(True))
+    return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer) & shown]
+
+
+def _table(scores: pd.DataFrame, experiment: Experiment) -> str:
+    """Scores of the version beside base and control, as Markdown."""
+    roles = list(scores["run"].unique())
+    lines = ["## Scores", "", f"Value [95 % interval over sentences], scorer {experiment.evaluate.scorer}.", ""]
+    lines += ["| suite | group | metric | n | " + " | ".join(roles) + " |", "|---|---|---|---|" + "---|" * len(roles)]
+    return "\n".join([*lines, *_table_rows(_judged(scores, experiment), roles)]) + "\n"
+
+
+def _table_rows(scores: pd.DataFrame, roles: list[str]) -> Iterator[str]:
+    for (suite, scope, metric), part in scores.groupby(["suite", "scope", "metric"], sort=True):
+        cells = {r["run"]: f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in part.to_dict("records")}
+        shown = " | ".join(cells.get(role, "–") for role in roles)
+        yield f"| {suite} | {str(scope).removeprefix('group:')} | {metric} | {part['n'].iloc[0]} | {shown} |"

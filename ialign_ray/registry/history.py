@@ -1,0 +1,167 @@
+"""Who moved an alias, when and why: an append-only history that two writers cannot both extend.
+
+MLflow moves an alias without asking where it stood, so a promotion first *claims* the next number of the alias's
+history. The claim is an MLflow experiment named `registry/MODEL/ALIAS/NUMBER`, whose name is unique in the database
+by a unique index (workspace, name): of any number of writers, on any hosts, one makes it, and the others read the
+history anew and judge against the new champion. The claim holds the whole event. It is then carried out: the alias is
+moved, the event is kept as a tag of the registered model, and the claim is put away (deleted, which in MLflow keeps
+the name taken). A writer that dies in between leaves a claim that the next writer carries out first.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from ialign_ray.errors import RegistryError
+from ialign_ray.registry.store import TAG, MlflowError, Registry
+
+PROMOTED, FORCED, REFUSED, ROLLED_BACK = "promoted", "forced", "refused", "rolled back"
+_LARGEST = 4800  # a tag of a registered model takes 5,000 characters
+_EVENT = f"{TAG}event"
+
+
+@dataclass(frozen=True)
+class Event:
+    """One decision about an alias."""
+
+    kind: str
+    """promoted, forced, refused or rolled back."""
+    version: int
+    """The candidate, or where a rollback went."""
+    before: int | None
+    """The champion at that time."""
+    told: tuple[str, ...] = ()
+    """Every check with its numbers."""
+    reason: str = ""
+    """Of a forced promotion."""
+    who: str = ""
+    when: str = ""
+    number: int = 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether the alias moved."""
+        return self.kind != REFUSED
+
+    def signed(self, number: int) -> Event:
+        """With number, user and time."""
+        return replace(self, number=number, who=_user(), when=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
+
+    def text(self) -> str:
+        """JSON that fits into a tag; the last checks are left out where they do not."""
+        data = asdict(replace(self, reason=self.reason[:1000]))
+        told = [line[:500] for line in self.told]
+        for kept in range(len(told), -1, -1):
+            rest = [f"and {len(told) - kept} more"] if kept < len(told) else []
+            text = json.dumps(data | {"told": told[:kept] + rest}, ensure_ascii=False)
+            if len(text) <= _LARGEST:
+                return text
+        raise RegistryError("the reason is too long; keep it under 1,000 characters")
+
+
+@dataclass(frozen=True)
+class Head:
+    """Where an alias stands."""
+
+    champion: int | None
+    events: tuple[Event, ...]
+
+    @property
+    def number(self) -> int:
+        """Of the next event."""
+        return self.events[-1].number + 1 if self.events else 1
+
+    @property
+    def held(self) -> list[int]:
+        """Versions that held the alias, the present one last; what was rolled back is gone from it."""
+        stack: list[int] = []
+        for event in self.events:
+            if event.kind == ROLLED_BACK and event.version in stack:
+                del stack[stack.index(event.version) + 1 :]
+            elif event.moves:
+                stack.append(event.version)
+        return stack
+
+
+def head(registry: Registry, name: str, alias: str) -> Head:
+    """Where an alias stands, after carrying out a claim that a writer left behind."""
+    while True:
+        model = registry.model(name)
+        found = Head(int(model.aliases[alias]) if alias in model.aliases else None, _events(model.tags, alias))
+        claim = registry.call("get_experiment_by_name", _claim(name, alias, found.number))
+        if claim is None:
+            return found
+        _carry_out(registry, name, alias, _event(claim.tags[_EVENT]), claim.experiment_id)
+
+
+def append(registry: Registry, name: str, alias: str, seen: Head, event: Event) -> Event | None:
+    """Add an event to the history that was `seen`, and move the alias; None if another writer was first."""
+    event = event.signed(seen.number)
+    try:
+        claim = registry.call("create_experiment", _claim(name, alias, event.number), tags={_EVENT: event.text()})
+    except MlflowError as error:
+        if error.code == "RESOURCE_ALREADY_EXISTS":
+            return None
+        raise
+    _carry_out(registry, name, alias, event, str(claim))
+    kept = next(e for e in _events(registry.model(name).tags, alias) if e.number == event.number)
+    return event if kept.text() == event.text() else None  # `mlflow gc` frees the names of old claims
+
+
+def _carry_out(registry: Registry, name: str, alias: str, event: Event, claim: str) -> None:
+    """Move the alias, keep the event, put the claim away; may be done twice, by two writers."""
+    if all(e.number != event.number for e in _events(registry.model(name).tags, alias)):
+        if event.moves:
+            _put(registry, "set_registered_model_alias", name, alias, str(event.version))
+        _put(registry, "set_registered_model_tag", name, _tag(alias, event.number), event.text())
+    try:
+        registry.call("delete_experiment", claim)
+    except MlflowError as error:
+        if error.code != "RESOURCE_DOES_NOT_EXIST":  # put away already
+            raise
+    _follow_newest(registry, name, alias, event)
+
+
+def _follow_newest(registry: Registry, name: str, alias: str, event: Event) -> None:
+    """Undo a move that came late: where the history went on meanwhile, its newest move counts."""
+    model = registry.model(name)
+    later = [e for e in _events(model.tags, alias) if e.moves and e.number > event.number]
+    if event.moves and later and int(model.aliases.get(alias, 0)) == event.version != later[-1].version:
+        _put(registry, "set_registered_model_alias", name, alias, str(later[-1].version))
+
+
+def _put(registry: Registry, method: str, *arguments: str) -> None:
+    """Set an alias or a tag. MLflow looks, then inserts: of two writers one may fail, and on retry finds the row."""
+    try:
+        registry.call(method, *arguments)
+    except MlflowError:
+        registry.call(method, *arguments)
+
+
+def _events(tags: Any, alias: str) -> tuple[Event, ...]:
+    found = [_event(text) for key, text in tags.items() if key.startswith(_tag(alias))]
+    return tuple(sorted(found, key=lambda e: e.number))
+
+
+def _event(text: str) -> Event:
+    data = json.loads(text)
+    return Event(**data | {"told": tuple(data["told"])})
+
+
+def _claim(name: str, alias: str, number: int) -> str:
+    return f"registry/{name}/{alias}/{number}"
+
+
+def _tag(alias: str, number: int | None = None) -> str:
+    return f"{TAG}history.{alias}." + ("" if number is None else f"{number:06d}")
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user without a name
+        return "unknown"

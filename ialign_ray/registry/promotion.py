@@ -1,0 +1,130 @@
+"""Registering a run, and moving an alias: only by proof, by a forced and recorded decision, or back."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from ialign_ray.compare import BASE
+from ialign_ray.config import Experiment
+from ialign_ray.errors import IalignError, RegistryError
+from ialign_ray.registry.evidence import over_champion, over_references
+from ialign_ray.registry.folder import CONTROL, VERSION, evidence, facts, gather, headline, write_version
+from ialign_ray.registry.gate import Decision
+from ialign_ray.registry.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Event, Head, append, head
+from ialign_ray.registry.store import Registry, Version
+
+CHAMPION = "champion"
+_ATTEMPTS = 100  # each is lost to a writer that went on, so this many mean that something else is wrong
+
+
+@dataclass(frozen=True)
+class Moved:
+    """What came of a promotion or rollback."""
+
+    version: Version
+    event: Event | None
+    """None when the version held the alias already."""
+
+
+def register(
+    registry: Registry, run: Path, name: str, evaluated: Experiment | None = None, control: Path | None = None
+) -> tuple[Version, bool]:
+    """Add a finished, evaluated run as a version; (version, True), or (the same content's version, False).
+
+    Raises RegistryError when the run is unfinished, spoiled, or lacks predictions.
+    """
+    material = gather(run, evaluated, control)
+    with tempfile.TemporaryDirectory(prefix="ialign-") as scratch:
+        folder = Path(scratch) / VERSION
+        content = write_version(material, folder)
+        if name in registry.names():
+            for version in registry.versions(name):
+                if version.content == content:
+                    return version, False
+        tags = facts(material) | {"content": content, "metrics": json.dumps(headline(folder))}
+        return registry.add(name, folder, tags, (folder / "README.md").read_text(encoding="utf-8")), True
+
+
+def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, force: str | None = None) -> Moved:
+    """Move an alias to a version that is shown better than the present holder; `force` is a reason to do without.
+
+    The version's files are read from the registry and verified, forced or not. Where another writer moves the alias
+    meanwhile, the version is judged anew, against the new holder. Refusals are recorded and raised as RegistryError.
+    """
+    version, judged = registry.version(name, number), {}
+    for _ in range(_ATTEMPTS):
+        seen = head(registry, name, alias)
+        if seen.champion == number:
+            return Moved(version, None)
+        if seen.champion not in judged:
+            judged[seen.champion] = _judged(registry, version, seen, force)
+        if event := append(registry, name, alias, seen, judged[seen.champion]):
+            if event.kind == REFUSED:
+                over = "" if event.before is None else f" over {name}/{event.before}"
+                raise RegistryError(f"{version.title} is not promoted{over}: {'; '.join(event.told)}")
+            return Moved(version, event)
+    raise RegistryError(f"the history of {name}@{alias} moved {_ATTEMPTS} times meanwhile; try again")
+
+
+def roll_back(registry: Registry, name: str, to: int | None = None, alias: str = CHAMPION) -> Moved:
+    """Give an alias back to the version that held it before, or to an earlier holder.
+
+    Where another writer moves it meanwhile, this is refused: two users who take back the same champion take one step.
+    """
+    seen = head(registry, name, alias)
+    version = registry.version(name, _earlier(seen, to, f"{name}@{alias}"))
+    with registry.downloaded(version):
+        event = append(registry, name, alias, seen, Event(ROLLED_BACK, version.number, seen.champion))
+    if event is None:
+        raise RegistryError(
+            f"{name}@{alias} was decided on by somebody else meanwhile; look at `ialign models {name} --history`, and "
+            "roll back again if it is still needed"
+        )
+    return Moved(version, event)
+
+
+def _earlier(seen: Head, to: int | None, title: str) -> int:
+    earlier = [number for number in seen.held if number != seen.champion]
+    if not earlier:
+        raise RegistryError(f"{title} has no earlier holder to go back to; promote a version")
+    if to is not None and to not in earlier:
+        raise RegistryError(f"{title} was not held by version {to} (but by {_listed(earlier)}); promote it instead")
+    return earlier[-1] if to is None else to
+
+
+def _judged(registry: Registry, version: Version, seen: Head, force: str | None) -> Event:
+    """The event that a version's evidence calls for; a version whose files are spoiled is never promoted."""
+    try:
+        with registry.downloaded(version) as folder:
+            if force is not None:
+                return Event(FORCED, version.number, seen.champion, reason=force)
+            if (same := _same_model(registry, version, seen.champion)) is not None:
+                return Event(PROMOTED, version.number, seen.champion, (f"the model of {same.title}, evaluated anew",))
+            decision = _decide(registry, version, folder, seen.champion)
+    except IalignError as error:
+        return Event(REFUSED, version.number, seen.champion, (str(error),))
+    if decision.accepted:
+        return Event(PROMOTED, version.number, seen.champion, tuple(c.text for c in decision.checks))
+    return Event(REFUSED, version.number, seen.champion, tuple(decision.refusals))
+
+
+def _same_model(registry: Registry, version: Version, champion: int | None) -> Version | None:
+    """The champion, if it is this very model: how a champion comes to be measured on other suites."""
+    holder = registry.version(version.name, champion) if champion is not None else None
+    return holder if holder is not None and holder.tags.get("model") == version.tags["model"] else None
+
+
+def _decide(registry: Registry, version: Version, folder: Path, champion: int | None) -> Decision:
+    own = evidence(folder, version.title)
+    if champion is None:
+        return over_references(own[VERSION], own[BASE], own.get(CONTROL))
+    holder = registry.version(version.name, champion)
+    other = evidence(registry.fetch(holder), holder.title)
+    return over_champion(own[VERSION], other[VERSION])
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(str(number) for number in dict.fromkeys(numbers))
