@@ -163,6 +163,20 @@ def ablate(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of comparisons or evaluated runs.", show_default=False)],
+    to: Annotated[Path | None, typer.Option(help="Target folder; the first one given.")] = None,
+) -> None:
+    """Make report.html, RESULTS.md and the tables again from stored predictions: no model, cluster or network.
+
+    Example: `ialign report runs/mine`
+    """
+    from ialign_ray.evaluation.report import report_again
+
+    report_again(runs, to, console)
+
+
+@app.command()
 def predict(
     text: Annotated[str, typer.Argument(help="The request.", show_default=False)],
     adapter: Adapter = None,
