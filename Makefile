@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly quickstart real-run schema bench fuzz clean
+.PHONY: help setup check test test-fast nightly quickstart real-run miniature schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -41,14 +41,42 @@ quickstart: setup  ## the pocket experiment, end to end: base, control, ratio 0,
 real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
 	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)
 
+miniature: setup  ## the ablation of docs/evaluation.md on real data, half an hour on two cores: make miniature DATA=...
+	$(BIN)/python jobs/miniature_instructions.py $(DATA) runs/miniature-base/instructions.jsonl
+	$(BIN)/python jobs/small_base.py runs/miniature-base/instructions.jsonl runs/miniature-base/model --steps 800
+	$(BIN)/ialign ablate jobs/experiments/miniature.yaml --set storage.data=$(DATA) \
+		--set replay.sources.0.path=$(CURDIR)/runs/miniature-base/instructions.jsonl \
+		--set evaluate.suites.old.path=$(CURDIR)/runs/miniature-base/instructions.jsonl
+
 schema: setup  ## print the JSON Schema of the experiment file
 	$(BIN)/ialign schema
 
-bench: setup  ## benchmarks, as ratios within one run
-	$(BIN)/python tests/benchmarks/label_scoring.py
+bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search  ## all benchmarks, as ratios within one run; about ten minutes
+
+bench-setup: setup
+	$(BIN)/python -m pip install --quiet -e '.[bench]'
+
+bench-training: bench-setup  ## useful tokens/s against the reference way, transformers' Trainer and TRL
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/training_speed.py
+	$(BIN)/python tests/benchmarks/render.py
+
+bench-pipeline: bench-setup  ## Ray's pipeline against a bare loop, two workers against one
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/pipeline.py
+	$(BIN)/python tests/benchmarks/render.py
+
+bench-loss: bench-setup  ## memory of the loss at a vocabulary of 250,000
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/loss_memory.py
+	$(BIN)/python tests/benchmarks/render.py
+
+bench-scoring: bench-setup  ## label scoring against the reference way and lm-evaluation-harness
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scoring.py
+	$(BIN)/python tests/benchmarks/render.py
+
+bench-search: bench-setup  ## tokens until the grid's best setting, and trials an hour against one process a trial
 	$(BIN)/python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv
 	$(BIN)/python tests/benchmarks/trials_per_hour.py 12 18
-	$(BIN)/python -m pip install --quiet -e '.[bench]'
+
+bench-corpus: bench-setup  ## reading and cleaning a corpus against `datasets` and OpusFilter
 	$(BIN)/python tests/benchmarks/corpus_scale.py
 
 fuzz: setup  ## five minutes of coverage-guided fuzzing of the TMX reader

@@ -190,6 +190,20 @@ def tune(
 
 
 @app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of comparisons or evaluated runs.", show_default=False)],
+    to: Annotated[Path | None, typer.Option(help="Target folder; the first one given.")] = None,
+) -> None:
+    """Make report.html, RESULTS.md and the tables again from stored predictions: no model, cluster or network.
+
+    Example: `ialign report runs/mine`
+    """
+    from ialign_ray.evaluation.report import report_again
+
+    report_again(runs, to, console)
+
+
+@app.command()
 def predict(
     text: Annotated[str, typer.Argument(help="The request.", show_default=False)],
     adapter: Adapter = None,
@@ -219,6 +233,7 @@ def export(
     run: Annotated[Path, typer.Argument(help="Finished run or adapter folder.", show_default=False)],
     to: Annotated[Path | None, typer.Option(help="Target folder; RUN/merged or RUN/exported.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the base model's weights.")] = False,
+    checkpoint: Annotated[str | None, typer.Option(help="Of this checkpoint, as step-00000100.")] = None,
 ) -> None:
     """Write a model folder that transformers (merged) or peft (adapter) loads with no code of ours.
 
@@ -226,7 +241,7 @@ def export(
     """
     from ialign_ray.answer import export_model
 
-    console.print(f"Exported to {export_model(run, to, merge)}", soft_wrap=True)
+    console.print(f"Exported to {export_model(run, to, merge, checkpoint)}", soft_wrap=True)
 
 
 for command in (register, promote, rollback, models):

@@ -106,7 +106,8 @@ def judge(
     if experiment.evaluate.suites:
         found = iter(predict_models(experiment, every, console))
         predictions = {name: [next(found) for _ in seeds] for name, seeds in subjects.items()}
-        statements = report(experiment, predictions, folder, console)
+        folders = {name: [subject.folder.parent for subject in seeds] for name, seeds in subjects.items()}
+        statements = report(experiment, predictions, folder, console, folders)
     if experiment.evaluate.lm_eval.tasks:
         report_tasks(run_tasks(experiment, every, console), folder, console)
     return statements

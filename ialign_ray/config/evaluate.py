@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 
 from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.section import Section
@@ -33,6 +33,19 @@ class HarnessConfig(Section):
     """First rows of each task only."""
 
 
+class RetentionConfig(Section):
+    """The one number that says whether old work was kept, declared before anything is measured."""
+
+    suite: str | None = None
+    """Suite that it is read from; all suites with right and wrong answers, averaged, when left out."""
+    metric: str | None = None
+    """Metric; the one that the kind of suite is judged by when left out."""
+    group: Literal["L1", "all"] = "L1"
+    """Languages that count; `all` for a suite of instructions."""
+    tolerance: float | None = Field(None, ge=0)
+    """Loss that still counts as retained; `evaluate.tolerance` when left out."""
+
+
 class EvaluateConfig(Section):
     """What is measured after training."""
 
@@ -47,6 +60,8 @@ class EvaluateConfig(Section):
     """Bootstrap resamples."""
     tolerance: float = Field(0.02, ge=0)
     """Loss of old-task F1 that still counts as kept."""
+    retention: RetentionConfig = Field(default_factory=RetentionConfig)
+    """The declared retention number."""
     batch_tokens: int = Field(4096, ge=64)
     """Padded tokens of one scoring batch."""
     shard_rows: int = Field(256, ge=1)
@@ -54,6 +69,14 @@ class EvaluateConfig(Section):
     replicas: int | None = Field(None, ge=1)
     """Model replicas that score side by side on Ray, with a GPU each where there are any and the cores shared; left
     out, one a GPU, or this process alone where there is no second one."""
+
+    @model_validator(mode="after")
+    def _retention_measured(self) -> Self:
+        names = [suite.name for suite in self.suites]
+        if self.retention.suite is not None and self.retention.suite not in names:
+            known = ", ".join(names) or "none"
+            raise ValueError(f"retention.suite is {self.retention.suite!r}, which is no suite here; use one of {known}")
+        return self
 
 
 class CompareConfig(Section):

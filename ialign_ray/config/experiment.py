@@ -27,6 +27,9 @@ class StorageConfig(Section):
     """Folder that relative data paths start from (the working directory when left out)."""
     runs: str = "runs"
     """Folder of all runs; it must be shared by all nodes of a cluster."""
+    cache_encoded: bool = True
+    """Keep encoded examples in `encoded` in `runs`, for later epochs, resumes and other trials: about 0.5 MB for 1,000
+    examples of 100 tokens, for each epoch of the pairs and once for replay."""
     corpora: str | None = None
     """Folder of built corpora and their cached steps; `corpora` in `runs` when left out."""
 
@@ -74,10 +77,10 @@ class Experiment(Section):
     """Suites and statistics."""
     compare: CompareConfig = Field(default_factory=CompareConfig)
     """Arms and seeds of `ialign compare`."""
-    ablate: AblateConfig = Field(default_factory=AblateConfig)
-    """Settings that `ialign ablate` varies."""
     promotion: PromotionConfig = Field(default_factory=PromotionConfig)
     """What a candidate must show before it becomes the champion."""
+    ablate: AblateConfig = Field(default_factory=AblateConfig)
+    """Settings that `ialign ablate` varies."""
     search: SearchConfig | None = None
     """What `ialign tune` tries and looks for."""
     storage: StorageConfig = Field(default_factory=StorageConfig)

@@ -58,6 +58,8 @@ class ModelSettings(Section):
     """Hold the frozen base in 4 or 8 bits under a LoRA adapter (QLoRA, arXiv 2305.14314); needs bitsandbytes."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """Arithmetic of training and scoring; bf16 is three times slower than fp32 on CPUs without native bf16."""
+    attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
+    """Attention kernel; `auto` takes FlashAttention where it is installed and fits (CUDA, bf16), else SDPA."""
     chat: Literal["auto", "never"] = "auto"
     """`auto` uses the tokenizer's chat template when it has one."""
     separator: str = "\n"

@@ -20,6 +20,9 @@ class TrainConfig(Section):
     micro_batch_tokens: int = Field(4096, ge=16)
     """Padded tokens of one forward pass on one worker, an encoder-decoder's two sides together; lower it when memory
     runs out."""
+    batching: Literal["auto", "bucketed", "packed"] = "auto"
+    """`bucketed` pads examples of similar length, `packed` puts several into a row, apart from each other; `auto` takes
+    what is faster for the model on the machine. The gradient is the same but for rounding."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(0.03, ge=0, le=1)

@@ -44,7 +44,8 @@ def write_ablation(experiment: Experiment, rows: Sequence[Row], folder: Path, co
         of_suite = results[results["suite"] == suite.name]
         for title, chosen in _tables(experiment, suite.name, suite.kind, of_suite):
             text, printed = table(of_suite, chosen)
-            console.print(printed)
+            if title == "scores":  # shares are too many columns for a terminal
+                console.print(printed)
             parts.append(f"## {suite.name}: {title}\n\n{text}")
             if title == "scores" and len(differences):
                 parts.append(f"Against the control of equal steps and seeds:\n\n{_gains(differences, chosen)}")

@@ -217,3 +217,13 @@ KINDS: Final[dict[str, Kind]] = {
     ),
 }
 """Every kind of suite by its name in the experiment file."""
+
+NAMES: Final[Mapping[str, str]] = {
+    "f1_weighted": "weighted F1",
+    "f1_macro": "macro F1",
+    "auc": "AUC",
+    "auc_length_fixed": "AUC at fixed length",
+    "bits_per_byte": "bits per byte saved",
+    "nats_per_token": "nats per token saved",
+}
+"""Metrics in words, where their name is not the word; falling ones are told as what was saved."""

@@ -1,4 +1,4 @@
-"""One table and one verdict over base, control and arms, printed and written beside the runs."""
+"""Tables, verdict and page of an experiment: printed, and written beside its runs."""
 
 from __future__ import annotations
 
@@ -8,99 +8,115 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import ClassificationSuite, Experiment
-from ialign_ray.evaluation.baselines import baseline_predictions
-from ialign_ray.evaluation.measures import Measured, Plan, measure
-from ialign_ray.evaluation.results import compare_all, summarise
-from ialign_ray.evaluation.suites import classification_rows
-from ialign_ray.evaluation.tables import Column, table
-from ialign_ray.evaluation.verdict import Rules, Statement, verdict
-from ialign_ray.storage import write_text
+from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
+from ialign_ray.evaluation.analysis import Analysis, Runs, analyse
+from ialign_ray.evaluation.material import Material, find_material, joined, load_material, save_material
+from ialign_ray.evaluation.tables import bias_table, suite_columns, table
+from ialign_ray.evaluation.verdict import Statement
+from ialign_ray.storage import write_bytes, write_text
 
-RunFrames = Mapping[str, pd.DataFrame]
-"""Suite -> predictions of one training seed."""
-
-
-def with_baselines(experiment: Experiment, runs: Mapping[str, Sequence[RunFrames]]) -> dict[str, list[pd.DataFrame]]:
-    """Run -> every frame of every seed, with the surface baselines added."""
-    frames: dict[str, list[pd.DataFrame]] = {}
-    for suite in experiment.evaluate.suites:
-        if isinstance(suite, ClassificationSuite):
-            rows = classification_rows(suite, experiment.storage.data)
-            made = baseline_predictions(rows.train, rows.test, {suite.name: len(rows.labels)})
-            for name, frame in made.items():
-                frames.setdefault(name, []).append(frame)
-    for run, seeds in runs.items():
-        for number, by_suite in enumerate(seeds):
-            frames.setdefault(run, []).extend(f.assign(seed=number) for f in by_suite.values())
-    return frames
-
-
-def measured_runs(experiment: Experiment, runs: Mapping[str, Sequence[RunFrames]]) -> dict[str, Measured]:
-    """Every metric of every run, drawn once for intervals and paired differences."""
-    kinds = {s.name: s.kind for s in experiment.evaluate.suites}
-    plan = Plan(experiment.languages.groups(), kinds, resamples=experiment.evaluate.resamples)
-    return {name: measure(frames, plan) for name, frames in with_baselines(experiment, runs).items()}
-
-
-def columns(experiment: Experiment, results: pd.DataFrame) -> list[Column]:
-    """What the table shows: per suite and group the chosen score, AUC at fixed length, bits, losses."""
-    scorer, chosen = experiment.evaluate.scorer, []
-    for suite in experiment.evaluate.suites:
-        if suite.kind == "classification":
-            shown = (("f1_weighted", "F1"), ("auc_length_fixed", "AUC, length fixed"))
-            chosen += [
-                Column(f"{suite.name} {group} {title}", suite.name, f"group:{group}", metric, scorer)
-                for metric, title in shown
-                for group in _groups(results, suite.name)
-            ]
-        elif suite.kind == "translation":
-            for group in _groups(results, suite.name):
-                for metric, title in (("bits_per_byte", "bits/byte"), ("source_use", "source use")):
-                    chosen.append(
-                        Column(
-                            f"{suite.name} {group} {title}",
-                            suite.name,
-                            f"group:{group}",
-                            metric,
-                            "likelihood",
-                        )
-                    )
-        else:
-            chosen.append(Column(f"{suite.name} nats/token", suite.name, "all", "nats_per_token", "likelihood"))
-    return chosen
+PAGE = "report.html"
 
 
 def report(
-    experiment: Experiment, runs: Mapping[str, Sequence[RunFrames]], folder: Path, console: Console
+    experiment: Experiment,
+    runs: Runs,
+    folder: Path,
+    console: Console,
+    folders: Mapping[str, Sequence[Path]] | None = None,
 ) -> list[Statement]:
-    """Print table and verdict, and write results.csv, comparisons.csv and RESULTS.md into `folder`."""
-    measured = measured_runs(experiment, runs)
-    results = summarise(measured, experiment.languages.groups(), resamples=experiment.evaluate.resamples)
-    comparisons = compare_all(measured)
-    rules = Rules(scorer=experiment.evaluate.scorer, tolerance=experiment.evaluate.tolerance)
-    labels = {s.name: list(s.labels) for s in experiment.evaluate.suites if isinstance(s, ClassificationSuite)}
-    statements = verdict(results, comparisons, rules, labels)
-    markdown = []
+    """Print table and verdict, and write them, every number and the page into `folder`.
+
+    `folders`: run -> the folders of its training seeds, for curves and records.
+    """
+    material = Material(experiment, runs, folders or {})
+    save_material(material, folder)
+    return write_report(material, folder, console)
+
+
+def report_again(given: Sequence[Path], to: Path | None, console: Console) -> Path:
+    """Make the report of one or several finished comparisons again; returns the page's path."""
+    found = {str(path): find_material(path) for path in given}
+    loaded = {name: load_material(folder) for name, folder in found.items()}
+    folder = to or next(iter(found.values()))
+    write_report(joined(loaded), folder, console)
+    return folder / PAGE
+
+
+def write_report(material: Material, folder: Path, console: Console) -> list[Statement]:
+    """Analyse, print and write RESULTS.md, the CSV and parquet tables and the page."""
+    from ialign_ray.evaluation.page.render import render_page  # altair and vl-convert: seconds of imports
+
+    analysis = analyse(material.experiment, material.runs)
+    text, printed = _tables(material.experiment, material.runs, analysis.results)
+    for shown in printed:
+        console.print(shown)
+    for statement in analysis.statements:
+        console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
+    write_text(folder / "RESULTS.md", _markdown(material.experiment, analysis, text))
+    for name, frame in numbers(analysis).items():
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+        write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False))
+    write_text(folder / PAGE, render_page(material, analysis))
+    console.print(f"Report: {folder / PAGE}", soft_wrap=True, highlight=False)
+    return analysis.statements
+
+
+def numbers(analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """File name -> tidy table, for papers."""
+    retention = pd.DataFrame(
+        [
+            {"run": r.run, "what": r.what, "value": r.change.value, "low": r.change.low, "high": r.change.high}
+            | {"n": r.change.n, "tasks": r.tasks, "tolerance": r.tolerance, "outcome": outcome}
+            for found in (analysis.backward, analysis.retention)
+            for r in found
+            for outcome in [r.outcome if found is analysis.retention else ""]
+        ]
+    )
+    tables = {
+        "results": analysis.results,
+        "comparisons": analysis.comparisons,
+        "languages": analysis.languages,
+        "forgetting": analysis.old,
+        "retention": retention,
+        "transfer": analysis.gains,
+        "mcnemar": analysis.mcnemar,
+    }
+    always = ("results", "comparisons")
+    return {name: frame for name, frame in tables.items() if name in always or not frame.empty}
+
+
+def _tables(experiment: Experiment, runs: Runs, results: pd.DataFrame) -> tuple[str, list[object]]:
+    markdown, printed = [], []
     for suite in experiment.evaluate.suites:
-        shown = [c for c in columns(experiment, results) if c.suite == suite.name]
+        shown = suite_columns(suite, results, experiment.evaluate.scorer)
         part = results[results["suite"] == suite.name]
         if part.empty or not shown:
             continue
-        text, printed = table(part, shown)
-        console.print(printed)
-        markdown.append(f"## {suite.name}\n\n{text}")
-    for statement in statements:
-        console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
-    said = "\n".join(f"- {s.text}" for s in statements)
+        text, rich_table = table(part, shown)
+        printed.append(rich_table)
+        notes = "".join(f"\n{line}\n" for line in generation_notes(suite, runs))
+        bias = f"\n{bias_table(suite, results)}" if isinstance(suite, ClassificationSuite) else ""
+        markdown.append(f"## {suite.name}\n\n{text}{bias}{notes}")
+    return "\n".join(markdown), list(printed)
+
+
+def _markdown(experiment: Experiment, analysis: Analysis, tables: str) -> str:
     scored = f"Scorer: {experiment.evaluate.scorer}; value [95 % bootstrap interval over sentences]."
-    title = f"# {experiment.name}\n\n{scored}\n\n"
-    write_text(folder / "RESULTS.md", title + "\n".join(markdown) + f"\n## Verdict\n\n{said}\n")
-    write_text(folder / "results.csv", results.to_csv(index=False))
-    write_text(folder / "comparisons.csv", comparisons.to_csv(index=False))
-    return statements
+    said = "\n".join(f"- {s.text}" for s in analysis.statements)
+    notes = "".join(f"- {note}\n" for note in analysis.notes)
+    backward = "".join(f"- {r.run}: {r.numbers}\n" for r in analysis.backward)
+    transfer = "".join(f"- {suite}: L2 and L3 gains over runs: {c}\n" for suite, c in analysis.correlations.items())
+    parts = {"Verdict": said + "\n", "Backward transfer": backward, "Transfer": transfer, "Notes": notes}
+    body = "".join(f"\n## {title}\n\n{lines}" for title, lines in parts.items() if lines)
+    return f"# {experiment.name}\n\n{scored}\n\n{tables}{body}"
 
 
-def _groups(results: pd.DataFrame, suite: str) -> list[str]:
-    scopes = results.loc[results["suite"] == suite, "scope"].unique()
-    return sorted(s.removeprefix("group:") for s in scopes if s.startswith("group:"))
+def generation_notes(suite: Suite, runs: Runs) -> list[str]:
+    """sacrebleu's signatures and what could not be measured, of a suite that generates translations."""
+    if not isinstance(suite, TranslationSuite) or not suite.generate:
+        return []
+    from ialign_ray.evaluation.translation_metrics import described
+
+    frame = next(iter(runs.values()))[0][suite.name]  # references and directions are the same for every run
+    return described(frame)

@@ -51,7 +51,7 @@ def compare(run: str, first: Measured, against: str, second: Measured) -> pd.Dat
     """
     if first.plan != second.plan:
         raise DataError(f"compare: '{run}' and '{against}' were measured by different plans; use one plan")
-    first, second = _on_common_ids(run, first, against, second)
+    first, second = on_common_ids(run, first, against, second)
     records = []
     for key, a in first.measures.items():
         if (b := second.measures.get(key)) is None:
@@ -97,7 +97,8 @@ def _prompts(values: list[float]) -> dict[str, float]:
     return {"prompts": len(values), "prompt_sd": sd, "prompt_min": min(values), "prompt_max": max(values)}
 
 
-def _on_common_ids(run: str, first: Measured, against: str, second: Measured) -> tuple[Measured, Measured]:
+def on_common_ids(run: str, first: Measured, against: str, second: Measured) -> tuple[Measured, Measured]:
+    """Both measured on the ids that both have. Raises `DataError` if there is none."""
     common = {key: ids & second.ids[key] for key, ids in first.ids.items() if key in second.ids}
     if not any(common.values()):
         raise DataError(f"compare: '{run}' and '{against}' share no sentence id; evaluate both on one suite")

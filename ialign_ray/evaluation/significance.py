@@ -35,9 +35,14 @@ def detectable(draws: Floats) -> float:
     return float(_SEEN * defined.std())
 
 
-def needed(n: int, seen: float, wanted: float) -> int:
-    """Sentences needed to see a difference of `wanted`, when `n` of them show one of `seen`."""
-    return int(np.ceil(n * (seen / wanted) ** 2))
+def to_show(n: int, seen: float, tolerance: float) -> str:
+    """How many sentences it takes to show that nothing beyond `tolerance` is lost; "" where `n` would do.
+
+    `seen` is what `n` sentences can show (`detectable`); the standard error falls with the root of n.
+    """
+    if not seen > tolerance > 0:
+        return ""
+    return f"; if nothing is lost, to show it takes about {int(np.ceil(n * (seen / tolerance) ** 2)):,} sentences"
 
 
 def holm(p: Sequence[float]) -> Floats:

@@ -9,9 +9,10 @@ import numpy as np
 import pandas as pd
 from rich.table import Table
 
+from ialign_ray.config import ClassificationSuite, Suite
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.baselines import BASELINES
-from ialign_ray.evaluation.kinds import INSTRUCTIONS, LIKELIHOOD
+from ialign_ray.evaluation.kinds import INSTRUCTIONS, KINDS, LIKELIHOOD
 
 
 class Column(NamedTuple):
@@ -39,6 +40,52 @@ def default_columns(results: pd.DataFrame, metric: str = "f1_weighted", scorer: 
     return columns + [
         Column(f"old instruction loss ({suite})", suite, "all", "nats_per_token", LIKELIHOOD) for suite in instructions
     ]
+
+
+def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Column]:
+    """What is shown of a suite: its own metric first, then what is shown of its kind, for each group of languages.
+
+    `scorer` is the experiment's. A metric that the results do not hold (say, of text where none was generated) has no
+    column; a suite of instructions is shown over all of its sources.
+    """
+    kind = KINDS[suite.kind]
+    titles = dict(kind.shown)
+    chief = getattr(suite, "metric", kind.metric)
+    found = results[results["suite"] == suite.name]
+    scopes = sorted(scope for scope in found["scope"].unique() if scope.startswith("group:"))
+    return [
+        Column(
+            f"{suite.name} {scope.removeprefix('group:')} {titles.get(metric, metric)}".replace(" all ", " "),
+            suite.name,
+            scope,
+            metric,
+            kind.scored(scorer),
+        )
+        for metric in dict.fromkeys([chief, *titles])
+        for scope in (["all"] if kind.by_source else scopes)
+        if ((found["metric"] == metric) & (found["scope"] == scope)).any()
+    ]
+
+
+def bias_table(suite: ClassificationSuite, results: pd.DataFrame) -> str:
+    """Raw and calibrated scores side by side with what is predicted, as Markdown: a row a run, group and scorer.
+
+    A gain that is there with one scorer alone, or goes with a shift of the predicted shares, is a shift of label bias
+    before it is anything else. Baselines but the majority are left out; columns: the suite's metric, calibration error
+    and the share of the predictions that each label gets.
+    """
+    metrics = [suite.metric, "calibration_error", *(f"share_{k}" for k in range(len(suite.labels)))]
+    found = results[(results["suite"] == suite.name) & (results["prompt"] == "all") & results["metric"].isin(metrics)]
+    found = found[found["scope"].str.startswith("group:") & ~found["run"].isin({*BASELINES} - {"majority"})]
+    values = found.pivot_table(index=["run", "scope", "scorer"], columns="metric", values="value", sort=False)
+    header = ["run", "group", "scorer", suite.metric, "calibration error", *(f"says {label}" for label in suite.labels)]
+    lines = [header, ["---"] * 3 + ["---:"] * len(metrics)]
+    for run in row_order(found["run"].unique()):
+        for row in values.loc[[run]].reset_index().to_dict("records"):
+            if run not in BASELINES or row["scorer"] == "sum":  # a baseline's scores are the same under each name
+                cells = [_number(float(row[metric])) for metric in metrics]
+                lines.append([run, str(row["scope"]).removeprefix("group:"), str(row["scorer"]), *cells])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
 def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tuple[str, Table]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 from sacrebleu.metrics.bleu import BLEU
 from sacrebleu.metrics.chrf import CHRF
@@ -59,15 +60,21 @@ def notes(language: str, references: Sequence[str]) -> list[str]:
     """What could not be measured for this target, in sentences."""
     said = []
     if not _SPM.exists():
-        said.append(
-            f"spBLEU is left out: sacrebleu downloads its tokenizer, which is not at {_SPM}; "
-            f"BLEU uses the tokenizer {tokenizer_of(language)}."
-        )
+        said.append(f"spBLEU is left out: sacrebleu downloads its tokenizer, and it is not at {_SPM}.")
     if not identifiable(language, references):
-        said.append(
-            f"The language of outputs in {language} is not identifiable: lid.176 recognises too few of its references."
-        )
+        said.append(f"Off-target rate into {language}: not identifiable, as lid.176 recognises too few references.")
     return said
+
+
+def described(frame: pd.DataFrame) -> list[str]:
+    """Signatures of the scores of a suite's predictions and what could not be measured, each said once."""
+    made: dict[str, list[str]] = {}
+    missing: dict[str, None] = {}
+    for target, rows in frame.groupby(frame["language"].str.rpartition("-")[2], sort=True):
+        for name, signature in signatures(str(target)).items():
+            made.setdefault(f"{name} {signature}", []).append(str(target))
+        missing |= dict.fromkeys(notes(str(target), rows["reference"].drop_duplicates().tolist()))
+    return [f"{signature} (into {', '.join(targets)})." for signature, targets in made.items()] + list(missing)
 
 
 def generation_metrics(

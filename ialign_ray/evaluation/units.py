@@ -139,10 +139,12 @@ class RetrievalUnit(Unit):
     """Whose hidden states are averaged."""
     pairs: tuple[tuple[str, str], ...]
     """Directions: language of the sentence, language of the candidates."""
+    centre: bool
+    """Whether each language's mean is taken away first."""
 
     @property
     def key(self) -> list[Any]:
-        """Without the directions: they decide what is compared, not the vectors."""
+        """Without what decides how vectors are compared, not what they are."""
         return [type(self).__name__, self.version, self.layer]
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
@@ -158,7 +160,9 @@ class RetrievalUnit(Unit):
         queries, candidates = by_language[first], by_language[second]
         ids = [i for i in queries.index if i in candidates.index]
         queries, candidates = queries.loc[ids], candidates.loc[ids]
-        vectors = (np.stack(side["vector"].to_list()).astype(np.float64) for side in (queries, candidates))
+        vectors = [np.stack(side["vector"].to_list()).astype(np.float64) for side in (queries, candidates)]
+        if self.centre:
+            vectors = [side - side.mean(axis=0) for side in vectors]
         found = {
             "rank": ranks(*vectors),
             "surface_rank": surface_ranks(list(queries["text"]), list(candidates["text"])),
@@ -192,7 +196,7 @@ def _perplexity(suite: PerplexitySuite, experiment: Experiment) -> Iterator[Unit
 
 def _retrieval(suite: RetrievalSuite, experiment: Experiment) -> Iterator[Unit]:
     rows = _measured(retrieval_rows(suite, experiment.storage.data), "text")
-    yield RetrievalUnit(suite.name, ALONE, rows, suite.layer, tuple(suite.pairs))
+    yield RetrievalUnit(suite.name, ALONE, rows, suite.layer, tuple(suite.pairs), suite.centre)
 
 
 def _instructions(suite: InstructionSuite, experiment: Experiment) -> Iterator[Unit]:

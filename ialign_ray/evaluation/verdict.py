@@ -12,35 +12,28 @@ not shown either   anything else; where the interval lies below 0, the sentence 
 way                shown though its size is not
 =================  ==================================================================================
 
-Gain is judged against the *control* (same steps, replay only), never against base alone: in the miniature
-an undertrained base rose with any training, and a before/after would have claimed a success not there.
+What is not shown comes with the difference that this many sentences would have shown (80 % power), or with how many
+it would take. Gain is judged against the *control* (same steps, replay only), never against base alone: in the
+miniature an undertrained base rose with any training, and a before/after would have claimed a success not there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ialign_ray.evaluation.baselines import BASELINES
-from ialign_ray.evaluation.kinds import CLASSIFICATION, INSTRUCTIONS, LIKELIHOOD, TRANSLATION
+from ialign_ray.evaluation.kinds import CLASSIFICATION, KINDS, NAMES
 from ialign_ray.evaluation.metrics import LOWER_IS_BETTER
+from ialign_ray.evaluation.significance import to_show
 from ialign_ray.evaluation.statistics import Difference
 
 GAINED, LOST, NOT_SHOWN = "gained", "lost", "not shown"
 KEPT, FORGOT, EITHER = "kept", "forgot", "not shown either way"
-
-_NAMES: Final = {
-    "f1_weighted": "weighted F1",
-    "f1_macro": "macro F1",
-    "auc": "AUC",
-    "auc_length_fixed": "AUC at fixed length",
-    "bits_per_byte": "bits per byte saved",
-    "nats_per_token": "nats per token saved",
-}
 
 
 @dataclass(frozen=True)
@@ -124,10 +117,11 @@ class _Judged:
     better: Difference
     seeds: int
     seed_sd: float
+    detectable: float
 
     def __str__(self) -> str:
         """Return value, interval, metric and n; p and the spread over seeds where known."""
-        name, d = _NAMES.get(self.metric, self.metric), self.better
+        name, d = NAMES.get(self.metric, self.metric), self.better
         if np.isnan(d.low):
             return f"{d.value:+.3f} {name} (no interval, n = {d.n})"
         spread = f", s.d. over {self.seeds} seeds {self.seed_sd:.3f}" if self.seeds > 1 else ""
@@ -152,9 +146,17 @@ def _judged(pairs: pd.DataFrame, run: str, against: str, kind: str, metric: str,
     ]
     for suite, part in found.groupby("suite", sort=False):
         grouped = part[part["scope"].str.startswith("group:")].sort_values("scope")
-        chosen = part[part["scope"] == "all"] if grouped.empty and kind == INSTRUCTIONS else grouped
+        chosen = part[part["scope"] == "all"] if grouped.empty and KINDS[kind].by_source else grouped
         for row in chosen.to_dict("records"):
-            yield _Judged(str(suite), row["scope"], metric, _better(row, metric), int(row["seeds"]), row["seed_sd"])
+            yield _Judged(
+                str(suite),
+                row["scope"],
+                metric,
+                _better(row, metric),
+                int(row["seeds"]),
+                row["seed_sd"],
+                row["detectable"],
+            )
 
 
 def _better(row: Mapping[Any, Any], metric: str) -> Difference:
@@ -165,14 +167,13 @@ def _better(row: Mapping[Any, Any], metric: str) -> Difference:
 
 
 def _gains(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
-    sought = ((CLASSIFICATION, rules.metric, rules.scorer), (TRANSLATION, "bits_per_byte", LIKELIHOOD))
-    for kind, metric, scorer in sought:
+    for kind, metric, scorer in _sought(rules, [name for name, kind in KINDS.items() if not kind.by_source]):
         for judged in _judged(pairs, arm, rules.control, kind, metric, scorer):
             if judged.scope == "group:L1":
                 continue
             outcome = gain_outcome(judged.better)
             said = (
-                f"{judged.place}: {arm} shows no gain or loss against {rules.control}: {judged}"
+                f"{judged.place}: {arm} shows no gain or loss against {rules.control}: {judged}{_unseen(judged)}"
                 if outcome == NOT_SHOWN
                 else f"{judged.place}: {arm} {outcome} {judged} against {rules.control}"
             )
@@ -180,14 +181,11 @@ def _gains(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
 
 
 def _forgetting(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
-    sought = (
-        (CLASSIFICATION, rules.metric, rules.scorer, rules.tolerance),
-        (INSTRUCTIONS, "nats_per_token", LIKELIHOOD, rules.loss_tolerance),
-    )
-    for kind, metric, scorer, tolerance in sought:
+    for kind, metric, scorer in _sought(rules, [name for name, kind in KINDS.items() if kind.old]):
+        tolerance = rules.tolerance if KINDS[kind].old == "score" else rules.loss_tolerance
         for against in (rules.base, rules.control):
             for judged in _judged(pairs, arm, against, kind, metric, scorer):
-                if kind == CLASSIFICATION and judged.scope != "group:L1":
+                if not KINDS[kind].by_source and judged.scope != "group:L1":
                     continue
                 outcome = forgetting_outcome(judged.better, tolerance)
                 text = _forgetting_text(arm, against, judged, outcome, tolerance)
@@ -201,7 +199,23 @@ def _forgetting_text(arm: str, against: str, judged: _Judged, outcome: str, tole
         EITHER: f"not shown either way whether {arm} kept what {against} could do, within {tolerance:g}",
     }
     some = "; some loss is shown, its size is not" if outcome == EITHER and judged.better.high < 0 else ""
-    return f"Old {judged.place.removeprefix('old ')}: {said[outcome]}: {judged}{some}."
+    open_ended = outcome == EITHER and judged.better.high >= 0
+    more = to_show(judged.better.n, judged.detectable, tolerance) if open_ended else ""
+    return f"Old {judged.place.removeprefix('old ')}: {said[outcome]}: {judged}{some}{more}."
+
+
+def _unseen(judged: _Judged) -> str:
+    """The power note of what was not shown."""
+    if np.isnan(judged.detectable):
+        return ""
+    return f"; with this n a difference under {judged.detectable:.3f} would mostly go unseen"
+
+
+def _sought(rules: Rules, kinds: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """(kind, metric, scorer) that each kind is judged by."""
+    for name in kinds:
+        kind = KINDS[name]
+        yield name, rules.metric if name == CLASSIFICATION else kind.metric, kind.scored(rules.scorer)
 
 
 def _collapses(run: str, scores: pd.DataFrame, rules: Rules, names: Mapping[str, Sequence[str]]) -> Iterator[Statement]:

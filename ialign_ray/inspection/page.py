@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-
 from ialign_ray.inspection import terminal
 from ialign_ray.inspection.dirt import MEASURES
 from ialign_ray.inspection.lengths import LONGEST, Histogram, bar_width
 from ialign_ray.inspection.report import Report
 from ialign_ray.inspection.rows import visible
+from ialign_ray.pages import house
 from ialign_ray.storage import write_text
 
 SHOWN = 3_000
@@ -26,15 +25,8 @@ def write_page(report: Report, path: Path) -> Path:
 
 def render_page(report: Report) -> str:
     """The page as HTML. Whatever comes from the data is escaped."""
-    environment = Environment(
-        loader=PackageLoader("ialign_ray.inspection", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = house("ialign_ray.inspection")
     environment.filters |= {
-        "count": lambda n: f"{n:,}",
         "shown": lambda text: terminal.clipped(text, SHOWN),
         "visible": visible,
     }

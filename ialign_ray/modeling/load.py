@@ -15,6 +15,7 @@ from torch import nn
 
 from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError
+from ialign_ray.modeling.attention import attention_kernel
 from ialign_ray.modeling.kind import auto_class, is_encoder_decoder
 from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
 from ialign_ray.pocket import POCKET, pocket_file
@@ -45,7 +46,9 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
     loader = auto_class(_from_pretrained(AutoConfig, settings, location), settings.id)
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
     dtype = torch.bfloat16 if frozen_half else torch.float32
-    model = _from_pretrained(loader, settings, location, dtype=dtype, **_quantized(settings, dtype))
+    kernel = attention_kernel(settings)
+    extra = _quantized(settings, dtype) | ({} if kernel is None else {"attn_implementation": kernel})
+    model = _from_pretrained(loader, settings, location, dtype=dtype, **extra)
     return model.eval()
 
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import pandas as pd
 
 from ialign_ray.config import ClassificationSuite, Experiment, Source, Suite, TranslationSuite
 from ialign_ray.errors import RegistryError
+from ialign_ray.evaluation.kinds import KINDS
 from ialign_ray.evaluation.measures import Measured, Plan, measure
 from ialign_ray.evaluation.results import compare
 from ialign_ray.registry.gate import NEW, OLD, Decision, Rules, judge
 
-_FACTS = ("label", "chars", "bytes", "tokens")  # of the test sentence alone, so equal in every run
+_FACTS = ("label", "chars", "bytes", "candidates")  # of the test sentence alone, so equal in every run
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,9 @@ def _differences(first: Evidence, second: Evidence) -> Iterator[str]:
             yield f"suite {name!r} asks differently (prompts, labels, columns or directions)"
         if difference := _other_rows(first.frames[name], second.frames[name]):
             yield f"suite {name!r} holds other data: {difference}"
+        per_token = KINDS[suites[name].kind].metric == "nats_per_token"
+        if per_token and (difference := _other_rows(first.frames[name], second.frames[name], ("tokens",))):
+            yield f"suite {name!r} is counted in tokens of two tokenizers: {difference}"
 
 
 def _asked(suite: Suite) -> dict[str, object]:
@@ -110,14 +114,14 @@ def _asked(suite: Suite) -> dict[str, object]:
     return suite.model_dump(mode="json", exclude={*Source.model_fields, "columns"})
 
 
-def _other_rows(first: pd.DataFrame, second: pd.DataFrame) -> str | None:
+def _other_rows(first: pd.DataFrame, second: pd.DataFrame, among: Sequence[str] = _FACTS) -> str | None:
     """How the test sentences of two evaluations differ where both have them, or None."""
     languages = [set(frame["language"].astype(str)) for frame in (first, second)]
     if apart := sorted(languages[0] ^ languages[1]):
         return f"only one has {apart[0]}"
     shared = [c for c in first.columns if c in second.columns]
     key: list[str] = [c for c in ("language", "prompt", "id") if c in shared]
-    facts: list[str] = [c for c in _FACTS if c in shared]
+    facts: list[str] = [c for c in among if c in shared]
     both = first[key + facts].astype({"id": str}).merge(second[key + facts].astype({"id": str}), on=key)
     if both.empty:
         return "they share no sentence id"

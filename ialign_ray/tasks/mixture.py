@@ -50,6 +50,22 @@ class Mixture:
         epoch, place = divmod(count, size)
         return Draw(replay, int(_order(self.seed, replay, epoch, size)[place]), epoch)
 
+    def places(
+        self, numbers: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """For many examples at once: whether each is replay, its epoch, and its place in that epoch's order."""
+        dose = _exact(self.ratio)
+        before = numbers * dose.numerator // dose.denominator
+        replay = (numbers + 1) * dose.numerator // dose.denominator > before
+        count = np.where(replay, before, numbers - before)
+        epoch, place = np.divmod(count, np.where(replay, max(1, self.replay), max(1, self.pairs)))
+        return replay, epoch, place
+
+
+def order(mixture: Mixture, replay: bool, epoch: int) -> npt.NDArray[np.int64]:
+    """The rows of one pool in the order of one epoch."""
+    return _order(mixture.seed, replay, epoch, mixture.replay if replay else mixture.pairs)
+
 
 @lru_cache
 def _exact(ratio: float) -> Fraction:

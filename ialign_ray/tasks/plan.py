@@ -68,7 +68,7 @@ class Plan:
         return self.at(self.mixture.draw(i))
 
     def at(self, place: Draw) -> Drawn:
-        """The example at a place of the stream."""
+        """The example at one place of the stream."""
         if place.replay:
             row = _row(self.replay, place.row)
             example = Example(row["inputs"], row["targets"], (), "replay", row["source"])

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -126,14 +127,28 @@ class Checkpoints:
             raise CheckpointError(
                 f"{chosen} was made with other settings or data; give this run another --run name, or remove the folder"
             )
-        read = _read_whole if (chosen / _WEIGHTS).exists() else _read_parts
-        read(chosen, model, optimizer)
+        read_weights(chosen, model)
+        if (chosen / _WEIGHTS).exists():
+            _read_whole(chosen, optimizer)
+        else:
+            _read_parts(chosen, model, optimizer)
         return int(meta["step"])
 
 
 def first_worker() -> bool:
     """Whether this worker writes what is written once."""
     return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def read_weights(folder: Path, model: nn.Module) -> None:
+    """Load a checkpoint's weights, whole or in parts, into a model that is whole or in parts."""
+    parameters = trained(model)
+    if not (folder / _WEIGHTS).exists():
+        _read({_key("weights", n): p.detach() for n, p in parameters.items()}, folder)
+        return
+    with torch.no_grad():
+        for name, value in load_file(folder / _WEIGHTS).items():
+            parameters[name].copy_(cut_like(value, parameters[name]))
 
 
 def _write_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -144,11 +159,7 @@ def _write_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
         torch.save(optimizer.state_dict(), file)
 
 
-def _read_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, value in load_file(folder / _WEIGHTS).items():
-            parameters[name].copy_(cut_like(value, parameters[name]))
+def _read_whole(folder: Path, optimizer: torch.optim.Optimizer) -> None:
     stored = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
     for number, parameter in enumerate(_optimized(optimizer)):
         stored["state"][number] = {k: cut_like(v, parameter) for k, v in stored["state"].get(number, {}).items()}
@@ -174,15 +185,20 @@ def _read_parts(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
     values: dict[str, dict[str, Tensor]] = defaultdict(dict)
     for key, stored in FileSystemReader(folder).read_metadata().state_dict_metadata.items():
         kind, _, name = key.partition("/")
-        parameter = parameters[name].detach()
         if kind != "weights":
-            values[name][kind] = parameter = _room(stored, parameter)
-        state[key] = parameter
-    state_dict_loader.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
+            values[name][kind] = state[key] = _room(stored, parameters[name].detach())
+    _read(state, folder)
     names = {id(p): n for n, p in parameters.items()}
     of_optimizer = optimizer.state_dict()
     of_optimizer["state"] = {i: values[names[id(p)]] for i, p in enumerate(_optimized(optimizer))}
     optimizer.load_state_dict(of_optimizer)
+
+
+def _read(state: dict[str, Tensor], folder: Path) -> None:
+    """Fill tensors, cut or whole, from the parts of however many workers."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads them all, as it should
+        state_dict_loader.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
 
 
 def _key(kind: str, name: str) -> str:

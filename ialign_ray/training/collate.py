@@ -3,12 +3,61 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ialign_ray.inference.batching import padded
-from ialign_ray.tokens.batch import Encoded
+from ialign_ray.tokens.batch import Batching, Encoded, micro_batches, packed_rows
+
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one forward pass reads."""
+
+    examples: Sequence[Encoded]
+    """In the order of `labels`."""
+    inputs: dict[str, Any]
+    """The model's own."""
+    positions: Tensor
+    """Flat positions [N] whose next token is a target."""
+    labels: Tensor
+    """Those tokens [N]."""
+
+    @property
+    def padded(self) -> int:
+        """Tokens computed, padding included."""
+        return sum(ids.numel() for name, ids in self.inputs.items() if name.endswith("input_ids"))
+
+    def to(self, device: torch.device) -> Pass:
+        """On the device; from pinned memory without waiting for it."""
+
+        def moved(value: Any) -> Any:
+            return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
+
+        inputs = {name: moved(value) for name, value in self.inputs.items()}
+        return Pass(self.examples, inputs, moved(self.positions), moved(self.labels))
+
+    def pinned(self) -> Pass:
+        """In memory that a GPU reads by itself."""
+        inputs = {n: v.pin_memory() if isinstance(v, Tensor) else v for n, v in self.inputs.items()}
+        return Pass(self.examples, inputs, self.positions.pin_memory(), self.labels.pin_memory())
+
+
+def lay_out(
+    examples: Sequence[Encoded], batching: Batching, tokens: int, pad: int, start: int | None = None
+) -> list[Pass]:
+    """One worker's share of a step as passes of at most `tokens`, on the CPU."""
+    if batching.packed:
+        rows = packed_rows(examples, tokens if batching.varlen else batching.width, tokens)
+        return [collate_packed(part, pad, varlen=batching.varlen) for part in rows]
+    parts = micro_batches(examples, tokens, apart=start is not None, pass_tokens=batching.pass_tokens)
+    return [Pass(part, *collate(part, pad, CPU, start)) for part in parts]
 
 
 def collate(
@@ -29,6 +78,31 @@ def collate(
     # no decoder mask: padding stands on the right, where no position that counts can see it
     inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": decoder}
     return inputs, _positions(batch, decoder.shape[1], [0] * len(batch)).to(device), labels
+
+
+def collate_packed(rows: Sequence[Sequence[Encoded]], pad: int, *, varlen: bool = False) -> Pass:
+    """Several examples a row [R, W]: position ids restart, from which a model makes its block-diagonal mask.
+
+    With `varlen` there is one row, and the kernel is told where each example begins.
+    """
+    examples = [e for row in rows for e in row]
+    ids, _ = padded([[t for e in row for t in (*e.prompt, *e.target)] for row in rows], CPU, fill=pad)
+    width = ids.shape[1]
+    restarting = []
+    for row in rows:
+        lengths = [len(e) for e in row]
+        lengths.append(width - sum(lengths))  # padding is one more example, which nobody reads
+        restarting.append([k for n in lengths for k in range(n)])
+    inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.tensor(restarting)}
+    if varlen:
+        ends = torch.tensor([0, *accumulate(len(e) for e in examples)], dtype=torch.int32)
+        longest = max(len(e) for e in examples)
+        inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
+    before = [n for row in rows for n in accumulate((len(e) for e in row[:-1]), initial=0)]
+    row_of = [r for r, row in enumerate(rows) for _ in row]
+    first = [r * width + n + len(e.prompt) - 1 for r, n, e in zip(row_of, before, examples, strict=True)]
+    positions = torch.cat([torch.arange(len(e.target)) + start for e, start in zip(examples, first, strict=True)])
+    return Pass(examples, inputs, positions, torch.tensor([token for e in examples for token in e.target]))
 
 
 def _positions(batch: Sequence[Encoded], width: int, first: Sequence[int]) -> Tensor:

@@ -14,12 +14,15 @@ from torch import nn
 
 from ialign_ray.config import TrainConfig
 from ialign_ray.errors import CheckpointError, StoppedError
-from ialign_ray.tokens.batch import Encoded
+from ialign_ray.modeling.kind import decoder_start
+from ialign_ray.tokens.batch import BUCKETED, Batching, Encoded
 from ialign_ray.training.checkpoint import CURE, Checkpoints, first_worker
+from ialign_ray.training.collate import Pass, lay_out
 from ialign_ray.training.course import Course
 from ialign_ray.training.flops import peak_of, training_cost
 from ialign_ray.training.guard import Guard
 from ialign_ray.training.journal import Journal
+from ialign_ray.training.prefetch import ahead
 from ialign_ray.training.signals import Wish
 from ialign_ray.training.step import train_step
 
@@ -39,12 +42,24 @@ class Loop:
     device: torch.device
     autocast: bool = False
     """Compute in bf16 over the weights' own precision."""
+    batching: Batching = BUCKETED
+    """How a step's examples are laid out in passes; it may not change within a run."""
     held_out: Sequence[Encoded] = ()
     """What `train.validation` looks at."""
     on_step: Callable[[int], None] = lambda step: None
     """Called after every step with the number of steps done."""
     wish: Callable[[], Wish] = lambda: Wish.GO_ON
     """Asked before every step what this worker wishes to happen after it."""
+
+    def lay_out(self, model: nn.Module) -> Callable[[list[Encoded]], list[Pass]]:
+        """From a step's examples to its passes, in memory that the device reads fastest."""
+        start, tokens = decoder_start(model), self.settings.micro_batch_tokens
+
+        def passes(examples: list[Encoded]) -> list[Pass]:
+            made = lay_out(examples, self.batching, tokens, self.pad, start)
+            return [p.pinned() for p in made] if self.device.type == "cuda" else made
+
+        return passes
 
 
 def run_loop(model: nn.Module, loop: Loop) -> int:
@@ -61,12 +76,12 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
     start = restore(loop, course, model, optimizer)
     cost, peak = training_cost(model), peak_of(device, bf16=loop.autocast)
     model.train()
-    stream = loop.stream(start)
+    stream = ahead(loop.stream(start), loop.lay_out(model))
     done, reason = start, look(loop, course, model, start)  # the base, or what a killed attempt did not come to
     while done < settings.steps and reason is None:
         wished = _Strongest(loop.wish(), device)
         began = time.perf_counter()
-        examples = next(stream)
+        examples, passes = next(stream)
         waited = time.perf_counter() - began
         rate = learning_rate(done, settings)
         for group in optimizer.param_groups:
@@ -82,6 +97,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
                 clip_norm=settings.clip_norm,
                 pad=loop.pad,
                 device=device,
+                passes=passes,
                 guard=guard,
                 cost=cost.of,
             )
@@ -97,6 +113,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
         loop.on_step(done)
         if wish is Wish.STOP and not last:
             raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; go on with --resume")
+    stream.close()
     finish(loop, course, model, optimizer, step=done, reason=reason, device=vars(peak))
     model.eval()
     return start

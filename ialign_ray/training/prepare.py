@@ -22,6 +22,7 @@ from ialign_ray.languages import display_name
 from ialign_ray.modeling.load import check_quantization, load_tokenizer, names_encoder_decoder
 from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import json_hash, whole_folder, write_json
+from ialign_ray.streaming import save_cache
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.replay import ReplayCounts, split_replay
 from ialign_ray.tasks.templating import TemplateSet, load_templates
@@ -54,23 +55,29 @@ class Prepared:
         train = experiment.train
         # what a guard does is asked again when a run goes on, with the batch in view; the records tell what it did
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
-        free += ["gradient_checkpointing", "compile"]
+        free += ["gradient_checkpointing", "compile", "batching"]
         if not train.stop and train.keep == "last":
             free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
         for name in free:
             settings["train"].pop(name)
+        settings["model"].pop("attention")
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
         return json_hash([settings, [t.model_dump(mode="json") for t in self.plan.templates], pools])
 
 
-def save_data(folder: Path, plan: Plan, encoder: Encoder, held_out: Sequence[Encoded] = ()) -> None:
-    """Write what the workers read: plan, tokenizer and how to encode, and what validation looks at."""
+def save_data(
+    folder: Path, plan: Plan, encoder: Encoder, held_out: Sequence[Encoded] = (), encoded: Path | None = None
+) -> None:
+    """Write what the workers read: plan, tokenizer and how to encode, what validation looks at, and where `encoded`
+    examples are kept, if at all."""
     with whole_folder(folder) as scratch:
         save_held_out(scratch, held_out)
         plan.save(scratch / "plan")
         encoder.tokenizer.save_pretrained(scratch / "tokenizer")
         settings = {k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target", "seq2seq")}
         write_json(scratch / "encoder.json", settings)
+        if encoded is not None:
+            save_cache(scratch, encoded, plan.mixture)
 
 
 def prepare(experiment: Experiment, console: Console | None = None, *, cluster: bool = False) -> Prepared:

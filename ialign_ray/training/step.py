@@ -10,12 +10,12 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ialign_ray.modeling.head import target_logits
 from ialign_ray.modeling.kind import decoder_start
-from ialign_ray.tokens.batch import Encoded, micro_batches
-from ialign_ray.training.collate import collate
+from ialign_ray.tokens.batch import BUCKETED, Encoded
+from ialign_ray.training.collate import CPU, Pass, collate, lay_out
 from ialign_ray.training.flops import peak_memory
 from ialign_ray.training.guard import Guard
+from ialign_ray.training.loss import target_nats
 from ialign_ray.training.parallel import FILLER, reduce_and_clip, rounds, sum_over_workers
 
 
@@ -56,13 +56,15 @@ def train_step(
     clip_norm: float,
     pad: int,
     device: torch.device,
+    passes: Sequence[Pass] | None = None,
     guard: Guard | None = None,
     cost: Callable[[Encoded], float] = lambda example: 0.0,
 ) -> StepStats:
     """Train on this worker's share of a global batch; the loss is the mean over the batch's target tokens.
 
     Dropout's randomness is set from (seed, step, rank), so a resumed run repeats it without stored state.
-    Workers may have different numbers of micro-batches, see `parallel.rounds`.
+    Workers may have different numbers of passes, see `parallel.rounds`. `passes` are the examples laid out already;
+    bucketed by length when left out.
     `guard` may refuse the update; it raises ModelError where the loss is no number. `cost` gives an example's FLOPs.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
@@ -73,16 +75,17 @@ def train_step(
     seen: list[tuple[Encoded, float]] = []
     padded = 0
     start = decoder_start(model)
-    own = micro_batches(examples, micro_batch_tokens, apart=start is not None)
-    for batch in rounds(model, own, [FILLER]):
-        inputs, positions, labels = collate(batch, pad, device, start)
-        logits = target_logits(model, positions, **inputs)
-        nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
-        (nats.sum() / total).backward()  # type: ignore[no-untyped-call]
-        padded += sum(ids.numel() for name, ids in inputs.items() if name.endswith("input_ids"))
-        for example, part in zip(batch, torch.split(nats.detach(), [len(e.target) for e in batch]), strict=True):
-            seen.append((example, float(part.sum())))
-            sums[example.source] += seen[-1][1]
+    if passes is None:
+        passes = lay_out(examples, BUCKETED, micro_batch_tokens, pad, start)
+    filler = Pass([FILLER], *collate([FILLER], pad, CPU, start))
+    for part in (p.to(device) for p in rounds(model, passes, filler)):
+        summed, nats = target_nats(model, part.positions, part.labels, **part.inputs)
+        (summed / total).backward()  # type: ignore[no-untyped-call]
+        padded += part.padded
+        each = torch.split(nats, [len(e.target) for e in part.examples])
+        for example, loss_of in zip(part.examples, torch.stack([n.sum() for n in each]).tolist(), strict=True):
+            seen.append((example, loss_of))
+            sums[example.source] += loss_of
             counts[example.source] += len(example.target)
     norm = reduce_and_clip(model, clip_norm)
     loss = float(sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)

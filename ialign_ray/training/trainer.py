@@ -55,7 +55,8 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
         raise ConfigError(f"{run} holds checkpoints; continue them with --resume, or choose another --run name")
     with writing(run, CURE):
         write_text(run / "experiment.yaml", dump_yaml(experiment))
-        save_data(run / "data", prepared.plan, prepared.encoder, prepared.held_out)
+        encoded = Path(experiment.storage.runs).absolute() / "encoded" if experiment.storage.cache_encoded else None
+        save_data(run / "data", prepared.plan, prepared.encoder, prepared.held_out, encoded)
         write_json(run / RECORD, start_record(experiment, name, prepared, fingerprint))
     for past in (FAILURE, STOP):
         (run / past).unlink(missing_ok=True)
@@ -177,9 +178,8 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     import torch
     from ray.train.torch import get_device
 
-    from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
-    from ialign_ray.modeling.vocabulary import extend_embeddings
-    from ialign_ray.streaming import ray_stream
+    from ialign_ray.streaming import local_stream, ray_stream
+    from ialign_ray.training.batching import choose_batching
     from ialign_ray.training.journal import Journal
     from ialign_ray.training.loop import Loop, run_loop
     from ialign_ray.training.outside import Outside
@@ -195,24 +195,25 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         torch.set_num_threads(
             max(1, (torch.get_num_threads() if world == 1 else cores()) // context.get_local_world_size())
         )
-    tokenizer = load_tokenizer(experiment.model, str(run / "data" / "tokenizer"))
-    model = load_base(experiment.model)
-    extended = experiment.model.vocabulary is not None
-    rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
-    if experiment.model.tuning == "lora":
-        model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
+    model, tokenizer = untrained_model(experiment, run)
     place(model, experiment, device)
     source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
     settings, outside = experiment.train, Outside(run, rank)
+    half = experiment.model.precision == "bf16"
+    with torch.autocast(device.type, torch.bfloat16, enabled=half):
+        batching = choose_batching(
+            model, settings, lambda: next(local_stream(source, 0)), run, pad=tokenizer.pad_token_id, device=device
+        )
     loop = Loop(
         settings=settings,
+        batching=batching,
         stream=lambda start: ray_stream(source, start, rank, world),
         checkpoints=Checkpoints(run / "checkpoints", fingerprint, settings.keep_checkpoints),
         journal=Journal(run, rank, world),
         pad=tokenizer.pad_token_id,
         device=device,
         held_out=load_held_out(run / "data"),
-        autocast=experiment.model.precision == "bf16",
+        autocast=half,
         on_step=outside.after_step,
         wish=outside.wish,
     )
@@ -221,6 +222,20 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     if rank == 0:
         save_run(experiment, run, model, tokenizer, weights)
     ray.train.report({"step": settings.steps})
+
+
+def untrained_model(experiment: Experiment, run: Path) -> tuple[Any, Any]:
+    """(model, tokenizer) of a run before its first step: new pieces have their rows, and the adapter is on."""
+    from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
+    from ialign_ray.modeling.vocabulary import extend_embeddings
+
+    tokenizer = load_tokenizer(experiment.model, str(run / "data" / "tokenizer"))
+    model = load_base(experiment.model)
+    extended = experiment.model.vocabulary is not None
+    rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
+    if experiment.model.tuning == "lora":
+        model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
+    return model, tokenizer
 
 
 def cores() -> int:

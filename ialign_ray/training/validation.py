@@ -19,14 +19,14 @@ import torch.distributed as dist
 from torch import nn
 
 from ialign_ray.inference.batching import read_only
-from ialign_ray.modeling.head import target_logits
 from ialign_ray.modeling.kind import decoder_start
-from ialign_ray.streaming import ENCODED
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Pair
 from ialign_ray.tokens.batch import Encoded, micro_batches
+from ialign_ray.tokens.cache import ENCODED
 from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.collate import collate
+from ialign_ray.training.loss import target_nats
 
 PAIRS, INSTRUCTIONS = "pairs", "instructions"
 HELD_OUT = "validation.parquet"
@@ -119,8 +119,7 @@ def losses(
 def _nats(model: nn.Module, batch: Sequence[Encoded], pad: int, device: torch.device, start: int | None) -> list[float]:
     """Summed nats of each example's target."""
     inputs, positions, labels = collate(batch, pad, device, start)
-    logits = target_logits(model, positions, **inputs)
-    nats = nn.functional.cross_entropy(logits.float(), labels, reduction="none")
+    _, nats = target_nats(model, positions, labels, **inputs)
     return [float(part.sum()) for part in torch.split(nats, [len(e.target) for e in batch])]
 
 

@@ -1,21 +1,24 @@
-"""Time four ways to score labels, in one process and on one model: python label_scoring.py [--model FOLDER].
+"""Time five ways to score labels, in one process and on one model: python label_scoring.py [--model FOLDER].
 
 `reference` is a full forward pass per prompt and label; `head` computes logits at the label's positions
 only; `prefix` runs each prompt once for all labels; `sorted` also sorts prompts by length. The three
-unsorted ways read the prompts in the order given, under the same token budget. Ways take turns, and the
-median of the rounds counts, so that load on the machine falls on all alike.
+unsorted ways read the prompts in the order given, under the same token budget. `lm-eval` is the log-likelihood
+of lm-evaluation-harness on the same tokens, which sorts by length and shares a prompt among labels of one token;
+its batches have as many rows as the budget holds of the mean length. Ways take turns, and the median of the
+ratios within each round counts, so that load on the machine falls on all alike.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
+from lm_eval.models.huggingface import HFLM
+from measuring import any_tokenizer, keep, ratio_to, timed
+from measuring import rounds as in_turns
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from ialign_ray.inference.batching import padded, read_only
@@ -66,9 +69,19 @@ def ways(model: torch.nn.Module, prompts: Rows, labels: Rows, budget: int) -> di
         ]
         return np.concatenate(parts)
 
+    vocabulary = model.config.get_text_config().vocab_size
+    size = max(1, round(budget / np.mean([len(p) for p in prompts])))
+    harness = HFLM(model, tokenizer=any_tokenizer(vocabulary), batch_size=size, max_length=2_048)
+    asked = [(("", ""), prompt, label) for prompt in prompts for label in labels]
+
+    def lm_eval() -> np.ndarray:
+        found = harness._loglikelihood_tokens(asked, disable_tqdm=True)
+        return np.array([score for score, _ in found]).reshape(len(prompts), len(labels))
+
     return {
         "reference": lambda: per_label(model, prompts, labels, budget, head=False),
         "head": lambda: per_label(model, prompts, labels, budget, head=True),
+        "lm-eval": lm_eval,
         "prefix": prefix,
         "sorted": lambda: score_labels(model, prompts, labels, max_batch_tokens=budget).log_prob,
     }
@@ -78,16 +91,12 @@ def compare(model: torch.nn.Module, prompts: Rows, labels: Rows, budget: int, ro
     each = ways(model, prompts, labels, budget)
     expected = each["reference"]()
     error = {name: float(np.abs(way() - expected).max()) for name, way in each.items()}
-    seconds: dict[str, list[float]] = {name: [] for name in each}
-    for _ in range(rounds):
-        for name, way in each.items():
-            start = time.perf_counter()
-            way()
-            seconds[name].append(time.perf_counter() - start)
-    median = {name: statistics.median(times) for name, times in seconds.items()}
+    if max(error.values()) > 1e-3:
+        raise SystemExit(f"the ways differ: {error}")
+    seconds = in_turns({name: partial(timed, way) for name, way in each.items()}, rounds)
     return {
-        "seconds": median,
-        "ratio": {name: round(median["reference"] / value, 2) for name, value in median.items()},
+        "times_reference": ratio_to(seconds, "reference"),
+        "times_lm_eval": ratio_to(seconds, "lm-eval"),
         "largest_difference": error,
     }
 
@@ -109,10 +118,10 @@ def random_model() -> torch.nn.Module:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", help="a model folder (default: a random Llama)")
-    parser.add_argument("--prompts", type=int, default=64)
+    parser.add_argument("--prompts", type=int, default=32)
     parser.add_argument("--mean-tokens", type=float, default=80, help="mean prompt length")
     parser.add_argument("--budget", type=int, default=2048, help="padded tokens of a batch")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -137,8 +146,7 @@ def main() -> None:
     }
     for name, labels in sets.items():
         report[name] = compare(model, prompts, labels, options.budget, options.rounds)
-        print(name, report[name]["ratio"], flush=True)
-    print(json.dumps(report, indent=2))
+    keep("label_scoring", report)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Which evaluations can be compared, and what the first champion is compared with."""
 
+import pandas as pd
 import pytest
 from runs import chosen, small_experiment, suite
 
@@ -70,6 +71,23 @@ def test_other_test_sentences_are_refused(experiment):
     refused(other_rows(evidence, chars=7), evidence, "chars of eng")
     only = {"mood": frame[frame["language"] != "jav"]}
     refused(Evidence("mine/2", experiment, only), evidence, "only one has jav")
+
+
+def test_losses_per_token_of_two_tokenizers_are_refused_and_per_byte_are_not(experiment):
+    old = {"kind": "instructions", "name": "old", "path": "x"}
+    texts = {"kind": "perplexity", "name": "texts", "path": "x", "columns": {"eng": "e", "jav": "j"}}
+    both = override(experiment, {"evaluate.suites": [suite("mood"), old, texts]})
+    rows = pd.DataFrame({"id": [str(k) for k in range(40)], "nats": 5.0, "tokens": 4, "bytes": 20})
+    frames = {
+        **predicted(experiment, STRONG).frames,
+        "old": rows.assign(suite="old", language="old"),
+        "texts": pd.concat([rows.assign(suite="texts", language=code) for code in ("eng", "jav")]),
+    }
+    one = Evidence("mine/1", both, frames)
+    finer = Evidence("mine/2", both, frames | {"texts": frames["texts"].assign(tokens=9)})
+    assert any("(texts): kept" in check.text for check in over_champion(finer, one).checks)
+    other = Evidence("mine/2", both, frames | {"old": frames["old"].assign(tokens=9)})
+    refused(other, one, "'old' is counted in tokens of two tokenizers: tokens of old '0' is 9 and 4")
 
 
 def test_sentences_that_one_lacks_are_left_out(experiment):

@@ -58,8 +58,8 @@ def counted(model, e):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_the_formula_is_what_torch_counts(name, tuning, sides):
     model, e = made(name, tuning), example(*sides)
-    # the first layer's input needs no gradient where nothing below it is trained: less than a twelfth of it all
-    assert training_cost(model).of(e) == pytest.approx(counted(model, e), rel=0.03)
+    # the first layer's input needs no gradient where nothing below it is trained: 1.3 % of these at most
+    assert training_cost(model).of(e) == pytest.approx(counted(model, e), rel=0.02)
 
 
 def test_an_adapter_costs_a_third_less_than_all_weights():

@@ -24,7 +24,12 @@ from test_survival import (
     warm_server,  # noqa: F401
     warnings_told,
 )
+from transformers import AutoModelForCausalLM
 
+from ialign_ray.answer import export_model
+from ialign_ray.config import dump_yaml
+from ialign_ray.errors import ModelError
+from ialign_ray.modeling.load import load_adapted, load_base
 from ialign_ray.training.prepare import prepare, save_data
 
 
@@ -93,6 +98,27 @@ def test_two_workers_with_a_part_each_do_what_one_does(alone):
             assert file.read_text() == merged[name].read_text()
     # one worker had more micro-batches, or nothing would be told of fillers
     assert any(a["padded"] != b["padded"] for a, b in zip(records(alone.run), records(two.run), strict=True))
+
+
+@both
+def test_one_process_exports_what_several_wrote(alone):
+    """Of a run that was stopped: the parts of two workers become a model folder, or a merged one."""
+    two = run_of(alone, "broken")
+    assert attempt(two, 2, stop_after=5) == [143, 143]
+    (two.run / "experiment.yaml").write_text(dump_yaml(two.experiment))
+    shutil.copytree(two.data, two.run / "data")
+    plain = export_model(two.run, None, merged=False, checkpoint="step-00000006")
+    merged = AutoModelForCausalLM.from_pretrained(export_model(two.run, None, True, "step-00000006"))
+    loaded, _ = load_adapted(two.experiment.model, plain)
+    ids = torch.arange(3, 20)[None]
+    torch.testing.assert_close(loaded(ids).logits, merged(ids).logits, atol=1e-5, rtol=1e-5)
+    base = load_base(two.experiment.model)
+    assert not torch.allclose(loaded(ids).logits, base(ids).logits, atol=1e-4)
+    assert attempt(two, 1, stop_after=7) == [143]  # whole now
+    again, _ = load_adapted(two.experiment.model, export_model(two.run, None, False, "step-00000008"))
+    assert not torch.equal(again(ids).logits, loaded(ids).logits)
+    with pytest.raises(ModelError, match=r"step-9 is no intact checkpoint; those .*: step-00000006, step-00000008$"):
+        export_model(two.run, None, False, "step-9")
 
 
 @pytest.mark.parametrize("family", ["t5-full", "gemma2-lora", "bloom-full"])

@@ -221,7 +221,7 @@ def test_two_workers_share_a_validation_and_agree(watched, strategy):
         assert a["losses"].keys() == b["losses"].keys()
         for metric, (value, _, _, n) in a["losses"].items():
             # the base is the same; later, at so high a rate, another order of sums has been made much of
-            assert b["losses"][metric][0] == pytest.approx(value, rel=0.02 if a["step"] else 1e-6)
+            assert b["losses"][metric][0] == pytest.approx(value, rel=0.05 if a["step"] else 1e-6)
             assert b["losses"][metric][3] == n
 
 

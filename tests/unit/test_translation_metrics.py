@@ -1,6 +1,7 @@
 """Scores of generated translations against sacrebleu called directly, and what is beside them."""
 
 import numpy as np
+import pandas as pd
 import pytest
 import sacrebleu
 from sacrebleu.metrics import BLEU, CHRF
@@ -10,6 +11,7 @@ from ialign_ray.evaluation import translation_metrics
 from ialign_ray.evaluation.statistics import resample_weights
 from ialign_ray.evaluation.translation_metrics import (
     corpus_draws,
+    described,
     generation_draws,
     generation_metrics,
     identifiable,
@@ -109,7 +111,7 @@ def test_short_outputs_are_not_judged():
 
 def test_a_language_that_the_identifier_does_not_know_has_no_rate_but_a_sentence():
     assert "off_target" not in generation_metrics(ENGLISH, INDONESIAN, INDONESIAN, "bug")
-    assert any("bug is not identifiable" in note for note in notes("bug", INDONESIAN))
+    assert any("into bug: not identifiable" in note for note in notes("bug", INDONESIAN))
     # Indonesian under the name of Minangkabau, which belongs to the same macro-language
     assert not identifiable("min", INDONESIAN)
     assert identifiable("ind", INDONESIAN)
@@ -137,6 +139,20 @@ def test_spbleu_is_scored_where_its_tokenizer_is_and_missed_in_words_where_not(t
     assert found["spbleu"] == pytest.approx(expected)
     assert found["spbleu"] != pytest.approx(found["bleu"])
     assert not any("spBLEU" in note for note in notes("jav", references))
+
+
+def test_signatures_and_what_is_missing_are_said_once():
+    frame = pd.DataFrame(
+        {"language": ["eng-ind"] * 30 + ["eng-bug"] * 30 + ["ind-eng"] * 30 + ["eng-tha"] * 30,
+         "reference": INDONESIAN + INDONESIAN + ENGLISH + ["เขาพูดว่าผมอยู่บ้าน"] * 30}
+    )  # fmt: skip
+    said = described(frame)
+    assert sum(line.startswith("chrf nrefs:1") for line in said) == 1
+    assert next(line for line in said if "tok:char" in line).endswith("(into tha).")
+    assert next(line for line in said if "tok:13a" in line).endswith("(into bug, eng, ind).")
+    assert sum("into bug: not identifiable" in line for line in said) == 1
+    assert not any("into ind: not" in line or "into eng: not" in line for line in said)
+    assert sum("spBLEU" in line for line in said) == 1
 
 
 def test_refusals():

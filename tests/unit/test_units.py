@@ -1,10 +1,14 @@
 """Units of the kinds of suites, predicted by a tiny model and measured."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from rich.console import Console
 from sacrebleu.metrics import CHRF
+from sklearn.metrics import f1_score
 
 from ialign_ray.compare import open_scorer
 from ialign_ray.config import build_experiment
@@ -12,6 +16,9 @@ from ialign_ray.config.suites import KINDS as CONFIGURED
 from ialign_ray.evaluation.frames import COLUMNS, GENERATED, PERPLEXITY, RETRIEVAL, SCORES, TRANSLATION
 from ialign_ray.evaluation.kinds import KINDS
 from ialign_ray.evaluation.measures import Plan, measure
+from ialign_ray.evaluation.report import report
+from ialign_ray.evaluation.results import summarise
+from ialign_ray.evaluation.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.units import MAKERS, suite_units
 
 
@@ -129,6 +136,24 @@ def test_retrieval_ranks_do_not_depend_on_the_pieces_and_find_copies(experiment,
     assert (ranks["surface_rank"] == 0).all()
 
 
+def test_a_language_that_lies_elsewhere_is_found_once_centred(experiment):
+    """Javanese is English moved by a vector larger than any sentence's."""
+    unit = next(u for u in suite_units(experiment) if u.suite == "near")
+    rng = np.random.default_rng(0)
+    meaning, offset = rng.normal(size=(16, 8)), 30 * np.eye(8)[0]
+    frames = []
+    for code, vectors in (("eng", meaning), ("ind", meaning), ("jav", meaning + offset)):
+        rows = unit.rows[unit.rows["language"] == code]
+        frames.append(rows.assign(vector=list(vectors.astype(np.float32))))
+    stored = pd.concat(frames, ignore_index=True)
+    found = unit.finish(stored)
+    plain = replace(unit, centre=False).finish(stored)
+    rank = {name: (f[f["language"] == "eng-jav"]["rank"] == 0).mean() for name, f in (("c", found), ("p", plain))}
+    assert rank["p"] < 0.9
+    assert rank["c"] == 1.0
+    assert replace(unit, centre=False).key == unit.key
+
+
 def test_directions_of_retrieval_cost_no_new_vectors(experiment):
     unit = next(u for u in suite_units(experiment) if u.suite == "near")
     data = experiment.model_dump(mode="json")
@@ -153,3 +178,52 @@ def test_pairs_of_texts_fill_their_own_slots(experiment, scorer):
     row = unit.rows.iloc[0]
     assert asked[0] == f"{row['text:hypothesis']}? {row['text:premise']}"
     assert asked[1] == "N/A? N/A"  # content-free in both slots
+
+
+def test_tables_show_a_suites_own_metric_first_and_no_empty_column(experiment, scorer):
+    units, groups = suite_units(experiment), experiment.languages.groups()
+    kinds = {s.name: s.kind for s in experiment.evaluate.suites}
+    frames = [predicted(units, scorer, s.name) for s in experiment.evaluate.suites]
+    results = summarise({"base": measure(frames, Plan(groups, kinds, resamples=10))}, groups)
+    for suite in experiment.evaluate.suites:
+        if suite.kind == "classification":
+            suite = suite.model_copy(update={"metric": "accuracy"})
+        columns = suite_columns(suite, results, "sum")
+        expected = "accuracy" if suite.kind == "classification" else KINDS[suite.kind].metric
+        assert columns[0].metric == expected
+        text, _ = table(results, columns)
+        assert "–" not in text.replace("[–, –]", ""), suite.name
+    shown = {c.metric for s in experiment.evaluate.suites if s.name == "mt" for c in suite_columns(s, results, "sum")}
+    assert shown == {"bits_per_byte", "source_use"}
+
+
+def test_the_report_says_how_text_was_scored(experiment, scorer, tmp_path):
+    units = suite_units(experiment)
+    frames = {s.name: predicted(units, scorer, s.name) for s in experiment.evaluate.suites}
+    report(experiment, {"base": [frames]}, tmp_path, Console(quiet=True))
+    written = (tmp_path / "RESULTS.md").read_text(encoding="utf-8").partition("## written")[2].partition("## text")[0]
+    assert "chrF++" in written
+    assert "tok:13a" in written
+    assert "Off-target rate into jav: not identifiable" in written
+
+
+def test_raw_and_calibrated_stand_side_by_side_with_what_is_predicted(experiment, scorer):
+    units, groups = suite_units(experiment), experiment.languages.groups()
+    suite = experiment.evaluate.suites[0]
+    frame = predicted(units, scorer, suite.name)
+    majority = frame.assign(prompt="none", **{s: [[1.0, 0.0]] * len(frame) for s in SCORES})
+    plan = Plan(groups, {suite.name: suite.kind}, resamples=10)
+    results = summarise({"base": measure(frame, plan), "majority": measure(majority, plan)}, groups)
+    lines = [line.strip("| ").split(" | ") for line in bias_table(suite, results).splitlines()]
+    assert lines[0] == ["run", "group", "scorer", "f1_weighted", "calibration error", "says bad", "says good"]
+    rows = {tuple(line[:3]): [float(x) for x in line[3:]] for line in lines[2:]}
+    assert set(rows) == {("majority", g, "sum") for g in ("L1", "L2")} | {
+        ("base", g, s) for g in ("L1", "L2") for s in SCORES
+    }
+    assert rows["majority", "L1", "sum"][2:] == [1.0, 0.0]
+    eng = frame[frame["language"] == "eng"]
+    for name in SCORES:
+        says = np.stack(eng[name].to_list()).argmax(axis=1)
+        assert rows["base", "L1", name][2] == pytest.approx((says == 0).mean(), abs=6e-4)
+        expected = f1_score(eng["label"], says, average="weighted", zero_division=0.0)
+        assert rows["base", "L1", name][0] == pytest.approx(expected, abs=6e-4)

@@ -1,0 +1,107 @@
+"""What a report is made of, kept in one folder so that it can be made again without models, clusters or data.
+
+`report/` beside the tables holds `experiment.yaml`, `runs.json` (run -> the folders of its training seeds, relative
+to the folder of the tables) and `predictions-SUITE.parquet`, every prediction with its run and seed.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pandas as pd
+
+from ialign_ray.config import Experiment, dump_yaml, load_experiment
+from ialign_ray.errors import DataError
+from ialign_ray.evaluation.analysis import BASE, Runs
+from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
+
+REPORT = "report"
+_RUNS, _EXPERIMENT = "runs.json", "experiment.yaml"
+
+
+@dataclass(frozen=True)
+class Material:
+    """Predictions of all runs of an experiment, and where those runs lie."""
+
+    experiment: Experiment
+    runs: Runs
+    folders: Mapping[str, Sequence[Path]] = field(default_factory=dict)
+    """Run -> the folders of its training seeds; curves and records are read from them while they are there."""
+
+
+def save_material(material: Material, folder: Path) -> None:
+    """Write `folder`/report, whole or not at all."""
+    parts: dict[str, list[pd.DataFrame]] = {}
+    for run, seeds in material.runs.items():
+        for seed, by_suite in enumerate(seeds):
+            for suite, frame in by_suite.items():
+                parts.setdefault(suite, []).append(frame.assign(run=run, seed=seed))
+    base = Path(os.path.realpath(folder))
+    places = {
+        run: [os.path.relpath(os.path.realpath(path), base) for path in paths]
+        for run, paths in material.folders.items()
+    }
+    with whole_folder(folder / REPORT) as scratch:
+        write_text(scratch / _EXPERIMENT, dump_yaml(material.experiment))
+        for number, (suite, frames) in enumerate(parts.items()):
+            name = f"predictions-{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', suite)}.parquet"
+            pd.concat(frames, ignore_index=True).to_parquet(scratch / name, index=False, compression="zstd")
+        write_json(scratch / _RUNS, {"runs": list(material.runs), "folders": places})
+
+
+def find_material(given: Path) -> Path:
+    """The folder of tables that a given folder means: itself, or a run's `evaluation`."""
+    for folder in (given, given / "evaluation"):
+        if (folder / REPORT).exists():
+            return folder
+    raise DataError(f"{given} holds no `{REPORT}` folder; run `ialign compare` or `ialign evaluate` first")
+
+
+def load_material(folder: Path) -> Material:
+    """Read `folder`/report. Raises DataError where it is torn."""
+    kept = folder / REPORT
+    if not is_intact(kept):
+        raise DataError(f"{kept} is torn or was changed; run `ialign compare` or `ialign evaluate` again to write it")
+    meta = read_json(kept / _RUNS)
+    runs: dict[str, dict[int, dict[str, pd.DataFrame]]] = {run: {} for run in meta["runs"]}
+    for path in sorted(kept.glob("predictions-*.parquet"), key=lambda p: int(p.name.split("-")[1])):
+        for (run, seed), frame in pd.read_parquet(path).groupby(["run", "seed"], sort=False):
+            rows = frame.drop(columns=["run", "seed"]).dropna(axis=1, how="all").reset_index(drop=True)
+            runs[str(run)].setdefault(int(str(seed)), {})[str(rows["suite"].iloc[0])] = rows
+    return Material(
+        load_experiment(kept / _EXPERIMENT),
+        {run: [seeds[k] for k in sorted(seeds)] for run, seeds in runs.items()},
+        {run: [(folder / path).resolve() for path in paths] for run, paths in meta["folders"].items()},
+    )
+
+
+def joined(found: Mapping[str, Material]) -> Material:
+    """Several materials as one. The base must be the same; a name that two others share gets its folder before it.
+
+    Raises DataError where the bases differ, as gains over different bases cannot be compared.
+    """
+    (first_name, first), *others = found.items()
+    runs, folders = dict(first.runs), dict(first.folders)
+    for name, other in others:
+        if BASE in runs and BASE in other.runs and not _equal(runs[BASE], other.runs[BASE]):
+            raise DataError(f"{first_name} and {name} have different predictions of base; report them apart")
+        for run, seeds in other.runs.items():
+            if run in runs and _equal(runs[run], seeds):
+                continue
+            chosen = f"{Path(name).name}:{run}" if run in runs else run
+            runs[chosen], folders[chosen] = seeds, other.folders.get(run, [])
+    return Material(first.experiment, runs, folders)
+
+
+def _equal(first: Sequence[Mapping[str, pd.DataFrame]], second: Sequence[Mapping[str, pd.DataFrame]]) -> bool:
+    if len(first) != len(second) or any(a.keys() != b.keys() for a, b in zip(first, second)):
+        return False
+    return all(
+        a[suite].to_json(double_precision=8) == b[suite].to_json(double_precision=8)
+        for a, b in zip(first, second)
+        for suite in a
+    )

@@ -1,0 +1,183 @@
+"""The loss on target positions, computed in parts, so that no tensor of tokens x vocabulary is ever whole.
+
+A head of 250,000 entries makes 1 MB of logits a target token in fp32, and backward as much again. Here head and
+cross-entropy run together over a few positions at a time, and each part's gradients are taken at once (as in Liger,
+arXiv 2410.10989), so nothing is computed twice and one part's logits are all there is. torch's
+`linear_cross_entropy` (2.13) does the same for a plain matrix with a summed loss; here the head is called as the module
+it is, with its adapter, bias or quantised weights, and the loss of every token comes out for the curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from ialign_ray.modeling.head import base_model, output_head, target_logits
+
+PART = 2**23
+"""Logits computed at a time: 32 MiB in fp32, 33 positions of a vocabulary of 250,000."""
+
+Finish = Callable[[Tensor], Tensor]
+"""What an architecture does to its head's output before it calls it logits."""
+
+_finishes: WeakKeyDictionary[nn.Module, Finish | None] = WeakKeyDictionary()
+
+
+def target_nats(model: nn.Module, index: Tensor, labels: Tensor, **inputs: object) -> tuple[Tensor, Tensor]:
+    """(summed loss, differentiable once; loss of each position [N] in nats, for reading only).
+
+    Args:
+        model: a transformers model, or one wrapped by peft or by data parallelism.
+        index: LongTensor [N] of positions in the flattened [B * T] batch (decoder side for encoder-decoders).
+        labels: LongTensor [N], the token that should follow each position.
+        inputs: the model's own.
+
+    An architecture whose way from head to logits is not known gets its logits at once, on target positions only.
+    """
+    finish = logits_finish(model)
+    if finish is None:
+        nats = functional.cross_entropy(_wide(target_logits(model, index, **inputs)), labels, reduction="none")
+        return nats.sum(), nats.detach()
+    head = output_head(model)
+    made: list[tuple[Tensor, Tensor]] = []
+
+    def stand_in(hidden: Tensor) -> Tensor:
+        flat = hidden.reshape(-1, hidden.shape[-1])[index.to(hidden.device)]
+        one = own(flat[:1].detach())
+        rows = max(1, PART // one.shape[-1])
+        made.append(_in_parts(flat, labels.to(flat.device), own, finish, rows, *_trained(one)))
+        return made[0][0].reshape(1, 1, 1)
+
+    with _forward_of(head, stand_in) as own:
+        logits = model(**{"use_cache": False} | inputs).logits
+    total, nats = made[0]
+    # the model's output keeps its place in the graph, where wrappers hang their backward hooks
+    return total + 0 * logits.sum().to(total.device), nats
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits.float() if logits.dtype in (torch.float16, torch.bfloat16) else logits
+
+
+class _InParts(torch.autograd.Function):
+    """Cross-entropy of head(hidden) with the gradients of hidden states and head, a part of the rows at a time."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, labels: Tensor, head: Finish, finish: Finish, rows: int, *trained: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        nats = torch.empty(len(labels), device=hidden.device, dtype=_wide(hidden).dtype)
+        wanted = any(ctx.needs_input_grad)
+        to_hidden = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        to_trained: list[Tensor] = []
+        for start in range(0, len(labels), rows):
+            part = slice(start, start + rows)
+            with torch.set_grad_enabled(wanted):
+                own = hidden[part].detach().requires_grad_(to_hidden is not None)
+                logits = _wide(finish(head(own)))
+                loss = functional.cross_entropy(logits, labels[part], reduction="none")
+                nats[part] = loss.detach()
+                del logits
+                if wanted:
+                    first = [own] if to_hidden is not None else []
+                    found = list(torch.autograd.grad(loss.sum(), [*first, *trained]))
+                    if to_hidden is not None:
+                        to_hidden[part] = found.pop(0)
+                    for total, gradient in zip(to_trained, found, strict=False):
+                        total += gradient
+                    to_trained = to_trained or found
+        ctx.save_for_backward(to_hidden, *(to_trained or map(torch.zeros_like, trained)))
+        ctx.mark_non_differentiable(nats)
+        return nats.sum(), nats
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, to_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        # in place: a head's gradient is as large as the head
+        to_hidden, *to_trained = (g if g is None else g.mul_(to_total) for g in ctx.saved_tensors)
+        return to_hidden, None, None, None, None, *to_trained
+
+
+_in_parts: Callable[..., tuple[Tensor, Tensor]] = _InParts.apply
+
+
+def _trained(made: Tensor) -> list[Tensor]:
+    """The leaves that a tensor's gradient goes to: a head may hold parameters that are registered elsewhere."""
+    found: dict[int, Tensor] = {}
+    seen: set[Any] = set()
+    ahead: list[Any] = [made.grad_fn]
+    while ahead:
+        node = ahead.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if (leaf := getattr(node, "variable", None)) is not None:
+            found[id(leaf)] = leaf
+        ahead += [following for following, _ in node.next_functions]
+    return list(found.values())
+
+
+def logits_finish(model: nn.Module) -> Finish | None:
+    """What follows the head inside the model's forward (nothing, a scale, a soft cap); None where it is not known.
+
+    Found by the config's own words and then tried: the model is run once with hidden states of our choice, whose logits
+    reach 100, so that a cap shows, and the candidate must give the very logits that the model gives.
+    """
+    if model not in _finishes:
+        _finishes[model] = _tried(model)
+    return _finishes[model]
+
+
+def _tried(model: nn.Module) -> Finish | None:
+    head, config = output_head(model), base_model(model).config
+    seen: list[Tensor] = []
+
+    def stand_in(hidden: Tensor) -> Tensor:
+        chosen = torch.randn_like(hidden)
+        seen.append(own(chosen * 100 / own(chosen).abs().max()))
+        return seen[-1]
+
+    token = torch.zeros(1, 2, dtype=torch.long, device=next(model.parameters()).device)
+    inputs = {"input_ids": token, "attention_mask": torch.ones_like(token), "use_cache": False}
+    if getattr(config, "is_encoder_decoder", False):
+        inputs["decoder_input_ids"] = token
+    device = token.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
+        with _forward_of(head, stand_in) as own:
+            logits = model(**inputs).logits
+        if len(seen) != 1:
+            return None
+        return next((f for f in _candidates(config) if torch.allclose(f(seen[0]).float(), logits.float())), None)
+
+
+def _candidates(config: Any) -> Iterator[Finish]:
+    text = config.get_text_config(decoder=True)
+    yield lambda logits: logits
+    if cap := getattr(text, "final_logit_softcapping", None):  # Gemma
+        yield lambda logits: cap * torch.tanh(logits / cap)
+    if scale := getattr(text, "logit_scale", None):  # Cohere
+        yield lambda logits: logits * scale
+    if scaling := getattr(text, "logits_scaling", None):  # Granite
+        yield lambda logits: logits / scaling
+        yield lambda logits: logits * scaling  # HyperCLOVA X
+
+
+@contextmanager
+def _forward_of(head: nn.Module, stand_in: Finish) -> Iterator[Finish]:
+    """Let `stand_in` answer in place of the head's forward; gives the head's own."""
+    own = head.forward
+    lent = "forward" in vars(head)
+    head.forward = stand_in
+    try:
+        yield own
+    finally:
+        if lent:
+            head.forward = own
+        else:
+            del head.forward

@@ -1,0 +1,76 @@
+"""Write the tables of docs/speed.md from docs/results/bench/*.json: python tests/benchmarks/render.py"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from measuring import RESULTS
+
+PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
+
+
+def training_speed(found: dict[str, Any]) -> Iterable[str]:
+    kinds = found["kinds"]
+    yield "| way | " + " | ".join(f"{k} (mean {v['mean tokens']:.0f} tokens)" for k, v in kinds.items()) + " |"
+    yield "|---" * (len(kinds) + 1) + "|"
+    for way in next(iter(kinds.values()))["times_reference"]:
+        cells = (f"x{v['times_reference'][way]} ({v['tokens_per_second'][way]:,})" for v in kinds.values())
+        yield f"| {way} | " + " | ".join(cells) + " |"
+    cells = (f"x{v['times_best_of_TRL']} ({v['best of TRL']})" for v in kinds.values())
+    yield "| **ialign against the best of TRL** | " + " | ".join(cells) + " |"
+
+
+def pipeline(found: dict[str, Any]) -> Iterable[str]:
+    waits, first, times = found["data_wait_share"], found["first_wait_seconds"], found["times_bare"]
+    yield "| run | useful tokens/s | against the bare loop | waits for data | first step waits |"
+    yield "|---|---|---|---|---|"
+    yield f"| bare loop | {found['tokens_per_second']['bare']:,} | | | |"
+    for name, wait in waits.items():
+        against = f"x{times[name]}" if name in times else f"(x{found['two_workers_times_one']} of one worker)"
+        speed = found["tokens_per_second"][name]
+        yield f"| {name} | {speed:,} | {against} | {100 * wait:.1f} % | {first[name]} s |"
+
+
+def loss_memory(found: dict[str, Any]) -> Iterable[str]:
+    size = f"vocabulary {found['vocabulary']:,}, {found['targets']} targets of {found['tokens']} tokens"
+    yield f"| loss ({size}) | peak |"
+    yield "|---|---|"
+    for way, mib in found["peak_mib"].items():
+        yield f"| {way} | {mib:,} MiB |"
+
+
+def label_scoring(found: dict[str, Any]) -> Iterable[str]:
+    sets = {name: v for name, v in found.items() if isinstance(v, dict) and "times_reference" in v}
+    yield "| way | " + " | ".join(sets) + " |"
+    yield "|---" * (len(sets) + 1) + "|"
+    for way in next(iter(sets.values()))["times_reference"]:
+        yield f"| {way} | " + " | ".join(f"x{v['times_reference'][way]}" for v in sets.values()) + " |"
+    yield (
+        "| **sorted against lm-eval** | " + " | ".join(f"x{v['times_lm_eval']['sorted']}" for v in sets.values()) + " |"
+    )
+
+
+def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for table in (training_speed, pipeline, loss_memory, label_scoring):
+        path = RESULTS / f"{table.__name__}.json"
+        if not path.exists():
+            continue
+        found = json.loads(path.read_text(encoding="utf-8"))
+        on = found["on"]
+        name = table.__name__
+        before, _, rest = page.partition(BEGIN.format(name))
+        _, _, after = rest.partition(END.format(name))
+        turns = "".join(f", {found[k]} {k}" for k in ("steps", "rounds") if k in found)
+        machine = f"{on['device']}, {on['threads']} thread, torch {on['torch']}{turns}."
+        text = "\n".join([BEGIN.format(name), *table(found), "", machine, END.format(name)])
+        page = before + text + after
+    PAGE.write_text(page, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

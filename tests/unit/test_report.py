@@ -1,0 +1,94 @@
+"""The report is made of what lies on disk, holds no foreign markup, and can be made again without the data."""
+
+import re
+from html.parser import HTMLParser
+
+import pandas as pd
+import pytest
+from report_material import material
+from rich.console import Console
+
+from ialign_ray.errors import DataError
+from ialign_ray.evaluation.material import joined, load_material
+from ialign_ray.evaluation.report import report, report_again
+
+QUIET = Console(quiet=True)
+
+
+@pytest.fixture
+def made(experiment_data, tmp_path):
+    m = material(experiment_data, tmp_path)
+    folder = tmp_path / "out"
+    report(m.experiment, m.runs, folder, QUIET, m.folders)
+    return folder
+
+
+def tags(page):
+    found = []
+    parser = HTMLParser()
+    parser.handle_starttag = lambda tag, attrs: found.append((tag, dict(attrs)))
+    parser.feed(page)
+    return found
+
+
+def test_texts_cannot_break_out(made):
+    page = (made / "report.html").read_text("utf-8")
+    assert "&lt;script&gt;window.broken" in page  # the worst examples show it
+    assert "&lt;b&gt;arm" in page
+    found = tags(page)
+    assert not {"img", "iframe", "link", "object", "b>arm"} & {tag for tag, _ in found}
+    scripts = [attrs for tag, attrs in found if tag == "script"]
+    assert sum("type" not in attrs for attrs in scripts) == 1  # ours; the others are data
+    assert not [v for _, attrs in found for n, v in attrs.items() if n in ("src", "href") and v[0] != "#"]
+    assert re.search(r"default-src 'none'.*script-src 'sha256-[\w+/=]+'", page)
+    assert page.isprintable() or "\x1b" not in page
+
+
+def test_everything_is_told(made):
+    page = (made / "report.html").read_text("utf-8")
+    for words in ("Retention:", "Backward transfer", "McNemar", "leaked 2", "beware", "n = ", "evaluate.retention"):
+        assert words in page
+    assert len(re.findall(r"data-chart=", page)) >= 3
+    markdown = (made / "RESULTS.md").read_text("utf-8")
+    assert "## Verdict" in markdown
+    assert "## Transfer" in markdown
+    for name in ("results", "comparisons", "languages", "retention", "mcnemar"):
+        csv, parquet = pd.read_csv(made / f"{name}.csv"), pd.read_parquet(made / f"{name}.parquet")
+        assert len(csv) == len(parquet) > 0
+    results = pd.read_parquet(made / "results.parquet")
+    spread = results[(results["prompt"] == "all") & (results["run"] == "base")]
+    assert set(spread["prompts"]) == {2}
+
+
+def test_it_is_made_again_when_runs_and_data_are_gone(made, tmp_path):
+    before = (made / "RESULTS.md").read_text("utf-8")
+    (made / "report.html").unlink()
+    for path in [*tmp_path.glob("run-*/*"), tmp_path / "suite.parquet"]:
+        path.unlink()
+    page = report_again([made], None, QUIET).read_text("utf-8")
+    assert "No examples are shown" in page
+    assert "No baselines of mood" in page
+    assert "hold no curves" in page
+    assert "<b>arm" in before
+    retention = re.findall(r"Retention: .*", before)
+    assert retention
+    assert retention == re.findall(r"Retention: .*", (made / "RESULTS.md").read_text("utf-8"))
+
+
+def test_torn_or_missing_material_is_refused(made, tmp_path):
+    with pytest.raises(DataError, match="holds no `report` folder"):
+        report_again([tmp_path], None, QUIET)
+    next((made / "report").glob("*.parquet")).write_bytes(b"torn")
+    with pytest.raises(DataError, match="torn"):
+        report_again([made], None, QUIET)
+
+
+def test_several_comparisons_are_one_report_over_the_same_base(made):
+    first = load_material(made)
+    runs = dict(first.runs)
+    runs["<b>arm"] = runs["control"]
+    both = joined({"one": first, "dir/two": type(first)(first.experiment, runs)})
+    assert list(both.runs) == ["base", "control", "<b>arm", "two:<b>arm"]
+    other = type(first)(first.experiment, {"base": runs["control"]})
+    with pytest.raises(DataError, match="different predictions of base"):
+        joined({"one": first, "two": other})
