@@ -171,8 +171,9 @@ def tune(
 ) -> None:
     """Search the space of `search` for the largest gain that forgets nothing beyond the tolerance; score the winner.
 
-    Examples: `ialign tune jobs/experiments/search-pocket.yaml --dry-run`,
-    `ialign tune jobs/experiments/search-pocket.yaml`, and after a kill the same with `--resume`
+    Example: `ialign tune jobs/experiments/search-pocket.yaml --dry-run`
+
+    Example: `ialign tune jobs/experiments/search-pocket.yaml --resume`
     """
     from ialign_ray.config import load_experiment
     from ialign_ray.training.pocket import ensure_model
