@@ -136,7 +136,11 @@ def show(
         table.add_row(f"{end:,}", str(count))
     console.print(table)
     known = math.isfinite(found.seconds)
-    duration = f"about {words(found.seconds)}, as measured on a few steps here" if known else "unknown before a trial"
+    duration = (
+        f"about {words(found.seconds)}, beside Ray's start, as measured on a few steps here"
+        if known
+        else "unknown before a trial"
+    )
     console.print(
         f"Tokens: about {found.tokens:,.0f} expected, {found.most_tokens:,.0f} if no trial were stopped\n"
         f"Time:   {duration}",
