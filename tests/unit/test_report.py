@@ -1,15 +1,19 @@
 """The report is made of what lies on disk, holds no foreign markup, and can be made again without the data."""
 
 import re
+import subprocess
+import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pandas as pd
 import pytest
 from report_material import material
 from rich.console import Console
 
+import ialign_ray.evaluation.fitted
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.material import joined, load_material
+from ialign_ray.evaluation.material import gather, joined, load_material
 from ialign_ray.evaluation.report import report, report_again
 
 QUIET = Console(quiet=True)
@@ -66,8 +70,10 @@ def test_it_is_made_again_when_runs_and_data_are_gone(made, tmp_path):
     for path in [*tmp_path.glob("run-*/*"), tmp_path / "suite.parquet"]:
         path.unlink()
     page = report_again([made], None, QUIET).read_text("utf-8")
-    assert "No examples are shown" in page
-    assert "No baselines of mood" in page
+    assert "No examples of mood are shown" in page
+    assert "No baselines of mood" not in page  # they are kept
+    results = pd.read_parquet(made / "results.parquet")
+    assert {"random", "majority", "length"} <= set(results["run"])
     assert "hold no curves" in page
     assert "<b>arm" in before
     retention = re.findall(r"Retention: .*", before)
@@ -92,3 +98,37 @@ def test_several_comparisons_are_one_report_over_the_same_base(made):
     other = type(first)(first.experiment, {"base": runs["control"]})
     with pytest.raises(DataError, match="different predictions of base"):
         joined({"one": first, "two": other})
+
+
+def test_baselines_are_fitted_once_for_the_same_rows(experiment_data, tmp_path, monkeypatch):
+    m = material(experiment_data, tmp_path)
+    fitted = []
+    original = ialign_ray.evaluation.fitted.baseline_predictions
+    monkeypatch.setattr(
+        ialign_ray.evaluation.fitted, "baseline_predictions", lambda *a: fitted.append(1) or original(*a)
+    )
+    first = gather(m.experiment, m.runs, tmp_path / "out")
+    again = gather(m.experiment, m.runs, tmp_path / "out")
+    assert len(fitted) == 1
+    for name, frame in first.baselines["mood"].predictions.items():
+        kept = again.baselines["mood"].predictions[name]
+        assert kept["id"].tolist() == frame["id"].tolist()
+        assert np.array_equal(np.stack(kept["sum"]), np.stack(frame["sum"]))
+    path = tmp_path / "suite.parquet"
+    rows = pd.read_parquet(path)
+    rows.loc[0, "jav"] += " lagi"
+    rows.to_parquet(path)
+    gather(m.experiment, m.runs, tmp_path / "out")
+    assert len(fitted) == 2
+
+
+def test_a_report_needs_no_torch(made):
+    """It takes seconds to import, and a laptop for reading need not have it."""
+    code = (
+        "import sys; from pathlib import Path; from rich.console import Console\n"
+        "from ialign_ray.evaluation.report import report_again\n"
+        f"report_again([Path({str(made)!r})], None, Console(quiet=True))\n"
+        "print('torch' in sys.modules)"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "False"

@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from ialign_ray.storage import read_json
-from ialign_ray.training.journal import records, validations, warnings_told
+from ialign_ray.training.history import records, validations, warnings_told
 
 POINTS = 60
 """Points of a curve: more cannot be told apart, and make the page heavy."""
