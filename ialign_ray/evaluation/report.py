@@ -12,6 +12,7 @@ from rich.console import Console
 from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
 from ialign_ray.evaluation.analysis import Analysis, Runs, analyse
 from ialign_ray.evaluation.fitted import fit_baselines
+from ialign_ray.evaluation.harness import read_tasks
 from ialign_ray.evaluation.material import Material, find_material, gather, joined, load_material
 from ialign_ray.evaluation.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.verdict import Statement
@@ -65,7 +66,7 @@ def write_page(material: Material, analysis: Analysis, folder: Path, console: Co
     for name, frame in numbers(analysis).items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
         write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False))
-    write_text(folder / PAGE, render_page(material, analysis))
+    write_text(folder / PAGE, render_page(material, analysis, read_tasks(folder)))
     console.print(f"Report: {folder / PAGE}", soft_wrap=True, highlight=False)
 
 
