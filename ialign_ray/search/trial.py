@@ -28,7 +28,8 @@ from ialign_ray.search.weights import fresh
 from ialign_ray.storage import is_intact, json_hash, read_json, write_bytes, write_json, write_text
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import Checkpoints
-from ialign_ray.training.journal import Journal, records
+from ialign_ray.training.history import records
+from ialign_ray.training.journal import Journal
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
 from ialign_ray.training.signals import Wish
 from ialign_ray.training.trainer import MODEL, RECORD, save_run

@@ -8,7 +8,8 @@ from test_loop import Lost, Setting, lose_at, same, weights, without_times
 from ialign_ray.storage import read_json
 from ialign_ray.training import course
 from ialign_ray.training.collate import collate
-from ialign_ray.training.journal import ENDING, VALIDATIONS, validations, warnings_told
+from ialign_ray.training.history import VALIDATIONS, validations, warnings_told
+from ialign_ray.training.journal import ENDING
 from ialign_ray.training.records import Records
 from ialign_ray.training.validation import estimate, summary, validate
 
