@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -17,8 +17,10 @@ from rich.table import Table
 
 from ialign_ray.config import Experiment, HarnessConfig
 from ialign_ray.errors import ConfigError, DataError
-from ialign_ray.evaluation.work import Subject
 from ialign_ray.storage import file_hash, is_intact, json_hash, read_json, whole_folder, write_json, write_text
+
+if TYPE_CHECKING:  # it brings torch, which reading a table does not need
+    from ialign_ray.evaluation.work import Subject
 
 TABLE = "lm_eval.csv"
 PREFIX = "lm_eval:"

@@ -16,7 +16,8 @@ from rich.console import Console
 from ialign_ray.config import build_experiment, dump_yaml
 from ialign_ray.search.winner import tune
 from ialign_ray.storage import is_intact, read_json
-from ialign_ray.training.history import ledger, records
+from ialign_ray.training.history import records
+from ialign_ray.training.journal import ledger
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 QUIET = Console(quiet=True)

@@ -14,7 +14,8 @@ from ialign_ray.search.trial import read_losses
 from ialign_ray.search.weights import base_model, bytes_of, fresh, share
 from ialign_ray.storage import is_intact
 from ialign_ray.streaming import encode_example
-from ialign_ray.training.history import ledger, records
+from ialign_ray.training.history import records
+from ialign_ray.training.journal import ledger
 from ialign_ray.training.prepare import prepare
 
 CPU = torch.device("cpu")
