@@ -1,37 +1,18 @@
 """`register`, `promote`, `rollback`, `models` and `predict --model`, as a user meets them."""
 
-import sys
-
 import pytest
+from refusals import refused
 from runs import BEST, FORGETFUL, GOOD, make_run, small_experiment
 
-from ialign_ray import cli
 from ialign_ray.config import dump_yaml, override
 from ialign_ray.registry.promotion import promote
 
 
 @pytest.fixture
-def ialign(monkeypatch, capsys, registry, tmp_path):
-    """Runs the command line beside `runs`: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
+def ialign(ialign, monkeypatch, registry, tmp_path):
+    """Runs the command line beside `runs`."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ialign", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run
-
-
-def refused(result, *parts):
-    code, out, err = result
-    assert (code, out, len(err.splitlines())) == (2, "", 1), result
-    for part in ("ialign: ", *parts):
-        assert part in err
+    return ialign
 
 
 def test_from_a_run_to_the_champion_and_back(ialign, library, registry):
