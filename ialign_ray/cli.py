@@ -284,11 +284,13 @@ def from_registry(model: str, location: str | None) -> tuple[Path | None, str | 
     location = location or DEFAULT_REGISTRY
     if Path(model).exists() or model.startswith("pocket:"):
         return None, model
-    if not names_version(model) and not (
-        could_name_version(model) and has_registry(location) and model.partition("/")[0] in Registry(location).names()
-    ):
+    sure = names_version(model)
+    if not sure and not (could_name_version(model) and has_registry(location)):
         return None, model
-    chosen = resolve(model, Registry(location))
+    registry = Registry(location)
+    if not sure and model.partition("/")[0] not in registry.names():
+        return None, model
+    chosen = resolve(model, registry)
     sys.stderr.write(f"ialign: {chosen}\n")
     return chosen.folder, None
 

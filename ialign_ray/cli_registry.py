@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from ialign_ray.errors import RegistryError
@@ -51,14 +52,16 @@ def register(
     Example: `ialign register runs/mine/align`
     """
     from ialign_ray.config import load_experiment
+    from ialign_ray.registry.store import registry_uri
 
     if overrides and experiment is None:
         raise RegistryError("--set changes the file of --experiment; give that too")
     evaluated = load_experiment(experiment, overrides or []) if experiment else None
-    version, new = _register(run, name, evaluated, control, registry)
+    where, _, version, new = _register(run, name, evaluated, control, registry)
     said = "registered" if new else "registered already, with the same files"
-    where = f" --registry {registry or _folder_of_runs(run)}" if (registry or _folder_of_runs(run)) else ""
-    _say(f"{version.title}: {said}\nNext:  ialign promote {version.name} {version.number}{where}")
+    named = registry or registry_uri(where) != registry_uri(DEFAULT_REGISTRY)
+    there = f" --registry {where}" if named else ""
+    _say(f"{version.title}: {said}\nNext:  ialign promote {version.name} {version.number}{there}")
 
 
 def promote(
@@ -79,8 +82,8 @@ def promote(
     if candidate.isdecimal():
         number, store = int(candidate), _open(registry)
     else:
-        version, _ = _register(Path(candidate), name, None, None, registry)
-        number, store = version.number, _open(registry or _folder_of_runs(Path(candidate)))
+        _, store, version, _ = _register(Path(candidate), name, None, None, registry)
+        number = version.number
     _tell(move(store, name, number, alias, force), alias)
 
 
@@ -119,7 +122,8 @@ def models(
 
 def _register(
     run: Path, name: str | None, evaluated: Any, control: Path | None, registry: str | None
-) -> tuple[Version, bool]:
+) -> tuple[str, Registry, Version, bool]:
+    """Where a run was registered, as what, and whether it is new: in its own registry unless another is named."""
     from ialign_ray.answer import model_folder, run_experiment
     from ialign_ray.registry.promotion import register as add
     from ialign_ray.registry.store import Registry
@@ -131,16 +135,8 @@ def _register(
     experiment = evaluated or run_experiment(folder)
     where = registry or experiment.tracking.mlflow_uri or str(folder.parent.parent.parent)
     store = Registry(where, artifacts=experiment.tracking.artifacts, create=True)
-    return add(store, folder.parent, name or experiment.name, evaluated, control.absolute() if control else None)
-
-
-def _folder_of_runs(run: Path) -> str | None:
-    """The registry of a run, where it is not the default one."""
-    from ialign_ray.answer import model_folder, run_experiment
-
-    folder = model_folder(run.absolute())
-    found = run_experiment(folder).tracking.mlflow_uri or str(folder.parent.parent.parent)
-    return None if found == str(Path(DEFAULT_REGISTRY).absolute()) else found
+    control = control.absolute() if control else None
+    return where, store, *add(store, folder.parent, name or experiment.name, evaluated, control)
 
 
 def _open(registry: str | None) -> Registry:
@@ -167,19 +163,17 @@ def _show_versions(store: Registry, name: str) -> None:
         table.add_column(column, overflow="fold")
     for v in versions:
         held = ", ".join(alias for alias, number in aliases.items() if number == v.number)
-        scores = r"\[".join("\n".join(_scores(v)).split("["))
+        scores = escape("\n".join(_scores(v)))
         date = time.strftime("%Y-%m-%d %H:%M", time.localtime(v.created))
-        table.add_row(str(v.number), held, scores, v.tags.get("base", ""), v.tags.get("dose", ""), date)
+        table.add_row(str(v.number), held, scores, escape(v.tags.get("base", "")), v.tags.get("dose", ""), date)
     console.print(table)
 
 
 def _scores(version: Version) -> Iterator[str]:
     for row in json.loads(version.tags.get("metrics", "[]")):
-        low, high = (f"{row[k]:.3f}" if row[k] is not None else "–" for k in ("low", "high"))
+        value, low, high = (f"{row[k]:.3f}" if row[k] is not None else "–" for k in ("value", "low", "high"))
         group = row["scope"].removeprefix("group:").replace("all", "")
-        yield f"{row['suite']} {group} {row['metric']} {row['value']:.3f} [{low}, {high}] n={row['n']}".replace(
-            "  ", " "
-        )
+        yield f"{row['suite']} {group} {row['metric']} {value} [{low}, {high}] n={row['n']}".replace("  ", " ")
 
 
 def _show_history(store: Registry, name: str, alias: str) -> None:

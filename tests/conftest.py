@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -111,6 +112,24 @@ def write_yaml(tmp_path):
         return path
 
     return write
+
+
+@pytest.fixture
+def ialign(monkeypatch, capsys):
+    """Runs the command line in this process: (exit code, stdout, stderr)."""
+    from ialign_ray import cli
+
+    monkeypatch.setenv("COLUMNS", "200")
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["ialign", *map(str, arguments)])
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as caught:
+            cli.main()
+        out, err = capsys.readouterr()
+        return caught.value.code or 0, out, err
+
+    return run
 
 
 @pytest.fixture(scope="session")

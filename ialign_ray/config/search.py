@@ -60,6 +60,11 @@ class Domain(Section):
         """Its ends where they cannot."""
         return self.uniform or self.log_uniform
 
+    @property
+    def largest(self) -> int:
+        """The largest of whole numbers."""
+        return int(max(self.values or self.bounds or ()))
+
 
 class SearchConfig(Section):
     """Forgetting-aware search: the largest gain on new languages among those settings that forget little enough."""

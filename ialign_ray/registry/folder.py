@@ -13,7 +13,7 @@ manifest.json               SHA-256 of every file
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def gather(run: Path, evaluated: Experiment | None = None, control: Path | None 
     subjects = {VERSION: run_subject(experiment, run), BASE: base}
     if beside := control or _control_beside(run, experiment):
         subjects[CONTROL] = run_subject(experiment, beside)
-    return Material(run, experiment, {role: _kept(experiment, subject) for role, subject in subjects.items()})
+    return Material(run, experiment, dict(zip(subjects, _kept(experiment, list(subjects.values())), strict=True)))
 
 
 def write_version(material: Material, target: Path) -> str:
@@ -148,17 +148,19 @@ def _control_beside(run: Path, experiment: Experiment) -> Path | None:
     return beside if beside != run and spoiled_file(beside / MODEL) is None else None
 
 
-def _kept(experiment: Experiment, subject: Subject) -> dict[str, pd.DataFrame]:
-    """Predictions of every suite that lie on the disk; none are made here."""
+def _kept(experiment: Experiment, subjects: Sequence[Subject]) -> list[dict[str, pd.DataFrame]]:
+    """Each subject's predictions of every suite, as they lie on the disk; none are made here."""
     units = suite_units(experiment)
-    lacking = plan_work([subject], units, [row_keys(unit.rows) for unit in units], experiment.evaluate.shard_rows)
-    if lacking.shards:
-        suites = ", ".join(dict.fromkeys(units[shard.unit].suite for shard in lacking.shards))
-        raise RegistryError(
-            f"{subject.folder} lacks {lacking.rows()} predictions of {suites} by this model on the present data; run "
-            "`ialign evaluate EXPERIMENT --adapter RUN [--control RUN]` first"
-        )
-    return predict_models(experiment, [subject], Console(quiet=True))[0]
+    work = plan_work(subjects, units, [row_keys(unit.rows) for unit in units], experiment.evaluate.shard_rows)
+    for number, subject in enumerate(subjects):
+        lacking = [shard for shard in work.shards if shard.subject == number]
+        if lacking:
+            suites = ", ".join(dict.fromkeys(units[shard.unit].suite for shard in lacking))
+            raise RegistryError(
+                f"{subject.folder} lacks {sum(len(shard.places) for shard in lacking)} predictions of {suites} by this "
+                "model on the present data; run `ialign evaluate EXPERIMENT --adapter RUN [--control RUN]` first"
+            )
+    return predict_models(experiment, subjects, Console(quiet=True))
 
 
 def _scores(material: Material) -> pd.DataFrame:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,13 +11,13 @@ from ray import tune
 
 from ialign_ray.errors import IalignError
 from ialign_ray.search.objective import FAILED_SCORE, References, flat, worth
-from ialign_ray.search.shared import TRIALS, Shared, control_point, search_folder
+from ialign_ray.search.results import FAILED, OUTCOMES, POINT, STOPPED, TRIALS
+from ialign_ray.search.shared import Shared, control_folder, control_point, search_folder
 from ialign_ray.search.shelf import Shelf, family
 from ialign_ray.search.space import point_name, search_of, variant
 from ialign_ray.search.trial import Bench, TrialRun
 from ialign_ray.storage import read_json, write_json
 
-OUTCOMES, STOPPED, POINT, FAILED = "outcomes.json", "stopped.json", "point.json", "failed.json"
 KEPT_SHELVES = 2
 """Families whose examples an actor keeps."""
 
@@ -108,12 +107,7 @@ def failed(message: str, first: int) -> dict[str, Any]:
 
 def train_control(shared: Shared, seed: int) -> None:
     """Train and validate the replay-only control of one seed over the whole budget, and the base; kept once done."""
-    folder = control_folder(shared, seed)
+    folder = control_folder(shared.experiment, seed)
     run = shared.trial(control_point(seed), folder, None, bench_here(shared))
     run.base_losses()
     run.report(len(shared.ends) - 1)
-
-
-def control_folder(shared: Shared, seed: int) -> Path:
-    """The control's run folder."""
-    return search_folder(shared.experiment) / f"control-s{seed}"

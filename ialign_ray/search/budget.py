@@ -27,10 +27,8 @@ def budgets(search: SearchConfig, last: int) -> list[int]:
     return found if last == first else [*found, last]
 
 
-def trial_budgets(search: SearchConfig, every: Sequence[int], steps: int) -> list[int]:
-    """A trial's own budgets: fewer where `train.steps` is searched and this trial has fewer steps."""
-    if "train.steps" not in search.space:
-        return list(every)
+def trial_budgets(every: Sequence[int], steps: int) -> list[int]:
+    """A trial's own budgets where `train.steps` is searched: fewer where this trial has fewer steps."""
     return [*[b for b in every if b < steps], steps]
 
 
@@ -38,7 +36,7 @@ def whole_budget(experiment: Experiment, search: SearchConfig) -> int:
     """The most that a trial gets; raises ConfigError where that is said twice and differently."""
     longest = experiment.train.steps
     if domain := search.space.get("train.steps"):
-        longest = int(max(domain.values or domain.bounds or ()))
+        longest = domain.largest
     if search.unit == "steps" and search.budget and "train.steps" in search.space and search.budget != longest:
         raise ConfigError(f"search.budget is {search.budget}, but train.steps is searched up to {longest}; drop it")
     return search.budget or longest
@@ -64,15 +62,14 @@ class Demand:
 
     cpus: float
     gpus: float = 0.0
+    """1 at most."""
 
     def fits(self, resources: Mapping[str, float]) -> int:
         """How many trials these resources hold; a trial on part of a GPU never spans two."""
         by_cpu = math.floor(resources.get("CPU", 0.0) / self.cpus + 1e-9)
         if not self.gpus:
             return by_cpu
-        gpus = resources.get("GPU", 0.0)
-        parts = math.floor(1 / self.gpus + 1e-9) * math.floor(gpus) if self.gpus <= 1 else math.floor(gpus / self.gpus)
-        return min(by_cpu, parts)
+        return min(by_cpu, math.floor(1 / self.gpus + 1e-9) * math.floor(resources.get("GPU", 0.0)))
 
 
 def demand(search: SearchConfig, resources: Mapping[str, float]) -> Demand:

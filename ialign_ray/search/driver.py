@@ -17,14 +17,14 @@ from rich.console import Console
 from ialign_ray.cluster import cluster, nodes
 from ialign_ray.config import Experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
-from ialign_ray.search.actor import STOPPED, SearchTrial, control_folder, train_control
+from ialign_ray.search.actor import SearchTrial, train_control
 from ialign_ray.search.budget import Demand, budgets, concurrency, demand, whole_budget
 from ialign_ray.search.live import NestedRuns, Progress, shown
 from ialign_ray.search.objective import References
-from ialign_ray.search.results import write_results
+from ialign_ray.search.results import STOPPED, TRIALS, write_results
 from ialign_ray.search.schedulers import scheduler
 from ialign_ray.search.searchers import searcher
-from ialign_ray.search.shared import TRIALS, Shared, assemble, search_folder, seeds
+from ialign_ray.search.shared import Shared, assemble, control_folder, search_folder, seeds
 from ialign_ray.search.space import check_space, point_name, search_of, trial_count
 from ialign_ray.search.trial import read_losses
 from ialign_ray.storage import is_intact, json_hash, read_json, write_json, write_text
@@ -91,7 +91,7 @@ def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
 def with_references(shared: Shared, need: Demand, console: Console) -> Shared:
     """Train the controls that are not there yet, one a seed, and read what trials are compared with."""
     every = seeds(shared.experiment)
-    missing = [seed for seed in every if not is_intact(control_folder(shared, seed) / MODEL)]
+    missing = [seed for seed in every if not is_intact(control_folder(shared.experiment, seed) / MODEL)]
     console.print(f"Controls (replay only): {len(missing)} of {len(every)} to train", highlight=False)
     remote = ray.remote(train_control).options(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=3)
     put = ray.put(shared)
@@ -106,7 +106,7 @@ def with_references(shared: Shared, need: Demand, console: Console) -> Shared:
 
 def references(shared: Shared, seed: int) -> References:
     """Base and control from the control's folder."""
-    folder, l1 = control_folder(shared, seed), shared.experiment.languages.l1
+    folder, l1 = control_folder(shared.experiment, seed), shared.experiment.languages.l1
     return References(read_losses(folder, 0, l1), [(b, read_losses(folder, b, l1)) for b in shared.ends])
 
 

@@ -42,9 +42,8 @@ class Speed:
 class Estimate:
     """A search's cost."""
 
-    trials: int
     reach: list[int]
-    """Trials that are expected to reach each budget."""
+    """Trials that are expected to reach each budget; the first one all."""
     tokens: float
     """Expected, with early stopping, controls included."""
     most_tokens: float
@@ -77,7 +76,7 @@ def estimate(
         looks = sum(reach) + controls * (len(ends) + 1)
         work = trained * per_unit * speed.token + looks * speed.validation + (reach[0] + controls) * speed.start
         seconds = work / max(1, min(at_a_time, reach[0]))
-    return Estimate(reach[0], reach, trained * per_unit, most * per_unit, seconds)
+    return Estimate(reach, trained * per_unit, most * per_unit, seconds)
 
 
 def measure(shared: Shared) -> Speed:
@@ -125,7 +124,7 @@ def show(
     every = size(search.space)
     space = "a continuous space" if every is None else f"{every} settings"
     console.print(
-        f"{found.trials} trials ({search.searcher}, {search.scheduler}) of {space}, {at_a_time} at a time on this "
+        f"{found.reach[0]} trials ({search.searcher}, {search.scheduler}) of {space}, {at_a_time} at a time on this "
         f"machine; chosen by {held_out} held-out examples",
         highlight=False, soft_wrap=True,
     )  # fmt: skip

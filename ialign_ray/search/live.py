@@ -6,7 +6,7 @@ import json
 import math
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -172,7 +172,7 @@ class NestedRuns:
     def close(self, finished: bool) -> None:
         """Close the search's run."""
         if self._client is not None:
-            with self._kept(), suppress(AttributeError):
+            with self._kept():
                 self._client.set_terminated(self._parent, "FINISHED" if finished else "FAILED")
 
 

@@ -57,11 +57,6 @@ def _sorted(units: Mapping[str, tuple[float, float]]) -> Array:
     return np.array([units[k] for k in sorted(units)], float).reshape(-1, 2)
 
 
-def per_token(units: Array) -> Estimate:
-    """Nats per token, with a 95 % interval over sentences."""
-    return estimate([(float(nats), int(tokens)) for nats, tokens in units])
-
-
 def difference(a: Array, b: Array) -> Estimate:
     """Nats per token by which `a` exceeds `b` over the same sentences, with a paired 95 % interval."""
     return estimate([(float(x - y), int(tokens)) for (x, tokens), (y, _) in zip(a, b, strict=True)])

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from ialign_ray.config import SearchConfig
+from ialign_ray.pages import house
 from ialign_ray.search.charts import curves_chart, front_chart, importance_chart
 from ialign_ray.search.live import interval, settings
 from ialign_ray.search.results import TABLE, ends, front, winner
@@ -25,19 +25,20 @@ def write_page(folder: Path, search: SearchConfig, path: Path) -> Path:
 
 def render_page(table: pd.DataFrame, search: SearchConfig, name: str) -> str:
     """The page as HTML; a search without a single result has words alone."""
-    environment = Environment(
-        loader=PackageLoader("ialign_ray.search", "."), autoescape=True, undefined=StrictUndefined,
-        trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
     known = not table.empty and "gain" in table and table["gain"].notna().any()
     drawn = [front_chart(table, search), curves_chart(table, search), importance_chart(table, search)] if known else []
-    return environment.get_template("page.html.j2").render(
-        name=name,
-        search=search,
-        winner=winner(table, search) if known else None,
-        charts=[Markup(svg) for svg in drawn if svg],  # drawn by vl-convert, which escapes what it is given
-        rows=[line(r, {f["trial"] for f in front(table)}) for r in ordered_rows(table)] if known else [],
-        failed=[(r["trial"], r["failed"]) for r in ends(table) if r.get("failed")],
+    best = {row["trial"] for row in front(table)}
+    return (
+        house("ialign_ray.search")
+        .get_template("page.html.j2")
+        .render(
+            name=name,
+            search=search,
+            winner=winner(table, search) if known else None,
+            charts=[Markup(svg) for svg in drawn if svg],  # drawn by vl-convert, which escapes what it is given
+            rows=[line(r, best) for r in ordered_rows(table)] if known else [],
+            failed=[(r["trial"], r["failed"]) for r in ends(table) if r.get("failed")],
+        )
     )
 
 

@@ -15,18 +15,21 @@ from ialign_ray.search.objective import best, pareto
 from ialign_ray.storage import read_json, write_bytes, write_json
 
 TABLE, FRONT, WINNER = "trials.parquet", "front.json", "winner.json"
+TRIALS = "trials"
+POINT, OUTCOMES, STOPPED, FAILED = "point.json", "outcomes.json", "stopped.json", "failed.json"
+"""Files of a trial."""
 
 
-def trials_table(folder: Path, trials: str = "trials") -> pd.DataFrame:
+def trials_table(folder: Path) -> pd.DataFrame:
     """One row a trial and budget: `trial`, `point` (JSON), the point's fields, and the outcome's columns."""
     rows: list[dict[str, Any]] = []
-    for path in sorted((folder / trials).glob("*/point.json")):
+    for path in sorted((folder / TRIALS).glob(f"*/{POINT}")):
         point = read_json(path)
         known: dict[str, Any] = {"trial": path.parent.name, "point": json.dumps(point, sort_keys=True)}
         known |= {k: v if isinstance(v, int | float | str | None) else json.dumps(v) for k, v in point.items()}
-        wrong = path.parent / "failed.json"
-        outcomes = path.parent / "outcomes.json"
-        known["stopped"] = (path.parent / "stopped.json").exists()
+        wrong = path.parent / FAILED
+        outcomes = path.parent / OUTCOMES
+        known["stopped"] = (path.parent / STOPPED).exists()
         rows += [{**known, **outcome} for outcome in (read_json(outcomes) if outcomes.exists() else [])]
         if wrong.exists():
             rows.append({**known, "failed": read_json(wrong)["message"], "last": False})

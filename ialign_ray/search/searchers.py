@@ -10,6 +10,7 @@ import json
 import math
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -100,12 +101,16 @@ class PointSearcher(Searcher):  # type: ignore[misc]
 class ListSearcher(PointSearcher):
     """Grid and random search: the points are known from the start."""
 
+    @cached_property
+    def _list(self) -> list[Point]:
+        search = self.search
+        if search.searcher == "grid":
+            return grid_points(search.space)
+        return random_points(search.space, search.trials, search.seed)
+
     def choose(self, trial_id: str) -> Point | None:
         """The next of the list."""
-        search = self.search
-        grid = search.searcher == "grid"
-        every = grid_points(search.space) if grid else random_points(search.space, search.trials, search.seed)
-        return next((p for p in every if not self.tried(p)), None)
+        return next((p for p in self._list if not self.tried(p)), None)
 
 
 class OptunaSearcher(PointSearcher):

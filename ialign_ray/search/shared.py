@@ -28,7 +28,7 @@ from ialign_ray.training.prepare import Prepared, prepare
 from ialign_ray.training.trainer import start_record
 from ialign_ray.training.validation import INSTRUCTIONS
 
-SEARCH, TRIALS = "search", "trials"
+SEARCH = "search"
 PREFILLED = 8
 """Families of seed and mix whose examples are encoded before the first trial; others are encoded by their trials."""
 
@@ -36,6 +36,11 @@ PREFILLED = 8
 def search_folder(experiment: Experiment) -> Path:
     """Where a search lies."""
     return Path(experiment.storage.runs).absolute() / experiment.name / SEARCH
+
+
+def control_folder(experiment: Experiment, seed: int) -> Path:
+    """The run folder of a seed's control."""
+    return search_folder(experiment) / f"control-s{seed}"
 
 
 def seeds(experiment: Experiment) -> list[int]:
@@ -84,7 +89,7 @@ class Shared:
         """The run of one point."""
         search = search_of(self.experiment)
         experiment = variant(self.experiment, point)
-        ends = trial_budgets(search, self.ends, experiment.train.steps) if "train.steps" in point else self.ends
+        ends = trial_budgets(self.ends, experiment.train.steps) if "train.steps" in point else self.ends
         return TrialRun(experiment, folder, list(ends), search.unit, shelf or self.shelf(experiment), bench)
 
 
@@ -145,7 +150,7 @@ def prefill(experiment: Experiment, prepared: Prepared, steps: int) -> dict[str,
     if mixes is None or any(field.startswith("tasks.mix.") for field in space):
         return {}
     batch = space.get("train.batch_size")
-    size = int(max(batch.values or batch.bounds or ())) if batch else experiment.train.batch_size
+    size = batch.largest if batch else experiment.train.batch_size
     made = {}
     for seed, mix in [(s, m) for s in seeds(experiment) for m in mixes][:PREFILLED]:
         chosen = override(experiment, {"train.seed": seed, "tasks.mix": mix})

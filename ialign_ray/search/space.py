@@ -71,17 +71,13 @@ def check_lora(experiment: Experiment, search: SearchConfig) -> None:
     if not any(field.startswith("model.lora") for field in space):
         return
     lora = experiment.model.lora
-    rank = _largest(space["model.lora.rank"]) if "model.lora.rank" in space else lora.rank
+    rank = space["model.lora.rank"].largest if "model.lora.rank" in space else lora.rank
     shape = model_shape(experiment.model)
     for targets in (space["model.lora.targets"].values if "model.lora.targets" in space else None) or [lora.targets]:
         try:
             check_rank(shape, LoraSettings(rank=rank, targets=targets))
         except ModelError as error:
             raise ModelError(f"search.space: {error}") from error
-
-
-def _largest(domain: Domain) -> int:
-    return int(max(domain.values or domain.bounds or ()))
 
 
 def _types(field: str) -> list[type]:

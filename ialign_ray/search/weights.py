@@ -11,7 +11,6 @@ import warnings
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
@@ -55,8 +54,3 @@ def fresh(base: nn.Module, *, writable: bool) -> nn.Module:
     if writable:
         return copy.deepcopy(base).requires_grad_(True)
     return copy.deepcopy(base, {id(p): p for p in base.parameters()})
-
-
-def bytes_of(shared: SharedModel) -> int:
-    """What the weights take once a node."""
-    return int(sum(np.asarray(a).nbytes for a in shared.arrays.values()))

@@ -13,8 +13,8 @@ from ialign_ray.config import Experiment
 from ialign_ray.errors import ModelError
 from ialign_ray.search.driver import search
 from ialign_ray.search.page import write_page
-from ialign_ray.search.results import WINNER
-from ialign_ray.search.shared import TRIALS, seeds
+from ialign_ray.search.results import TRIALS, WINNER
+from ialign_ray.search.shared import control_folder, seeds
 from ialign_ray.search.space import search_of
 from ialign_ray.storage import read_json, write_json
 
@@ -37,7 +37,7 @@ def tune(experiment: Experiment, console: Console, *, resume: bool = False) -> P
     if experiment.evaluate.suites:
         look(folder, found, console)
         seed = found["point"].get("train.seed", seeds(experiment)[0])
-        evaluate(experiment, [run], folder / f"control-s{seed}", console)
+        evaluate(experiment, [run], control_folder(experiment, seed), console)
     _say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
     return run
 

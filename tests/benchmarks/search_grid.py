@@ -16,10 +16,10 @@ import torch
 from rich.console import Console
 
 from ialign_ray.config import load_experiment
-from ialign_ray.search.actor import control_folder, outcomes_of
+from ialign_ray.search.actor import outcomes_of
 from ialign_ray.search.driver import references
-from ialign_ray.search.results import trials_table
-from ialign_ray.search.shared import TRIALS, Shared, assemble, search_folder
+from ialign_ray.search.results import OUTCOMES, POINT, TRIALS, trials_table
+from ialign_ray.search.shared import Shared, assemble, control_folder, control_point, search_folder
 from ialign_ray.search.space import check_space, grid_points, point_name
 from ialign_ray.storage import write_json, write_text
 from ialign_ray.training.pocket import ensure_model
@@ -42,7 +42,7 @@ COLUMNS = [
 def record(shared: Shared, console: Console) -> Path:
     """Train the control and every point; the search's folder."""
     experiment, bench = shared.experiment, shared.bench(torch.device("cpu"))
-    control = shared.trial({"replay.ratio": 1.0, "train.seed": 0}, control_folder(shared, 0), None, bench)
+    control = shared.trial(control_point(0), control_folder(experiment, 0), None, bench)
     control.base_losses()
     control.report(len(shared.ends) - 1)
     known, folder, shelf = references(shared, 0), search_folder(experiment), shared.shelf(experiment)
@@ -52,8 +52,8 @@ def record(shared: Shared, console: Console) -> Path:
         began = time.monotonic()
         trial = folder / TRIALS / point_name(point)
         outcomes = outcomes_of(shared.trial(point, trial, shelf, bench), len(shared.ends) - 1, shared, known)
-        write_json(trial / "point.json", point)
-        write_json(trial / "outcomes.json", outcomes)
+        write_json(trial / POINT, point)
+        write_json(trial / OUTCOMES, outcomes)
         console.print(f"{k + 1} of {len(points)}: {point} {time.monotonic() - began:.0f} s", highlight=False)
     return folder
 

@@ -57,7 +57,6 @@ def naive(points: list[dict[str, Any]], settings: list[str], folder: Path, at_a_
     file = str(HERE / "jobs" / "experiments" / "search-pocket.yaml")
 
     def one(k: int) -> None:
-        # the prefilled shelf is ours: alone, a trial encodes what it draws and no more
         job = json.dumps(
             [file, [*settings, "search.space={replay.ratio: {choice: [0]}}"], points[k], str(folder / str(k))]
         )

@@ -4,6 +4,7 @@ import sys
 from types import ModuleType
 
 import pytest
+from refusals import refused
 
 import ialign_ray
 from ialign_ray import cli
@@ -13,32 +14,6 @@ from ialign_ray.errors import ClusterError
 
 COMMANDS = ["validate", "align", "evaluate", "compare", "ablate", "tune", "predict", "report", "export", "schema"]
 COMMANDS += ["register", "promote", "rollback", "models"]
-
-
-@pytest.fixture
-def ialign(monkeypatch, capsys):
-    """Runs the command line in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ialign", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run
-
-
-def refused(result, *parts):
-    code, out, err = result
-    assert code == 2
-    assert out == ""
-    assert err.startswith("ialign: ")
-    assert len(err.splitlines()) == 1
-    for part in parts:
-        assert part in err
 
 
 def test_a_missing_file(ialign, tmp_path):

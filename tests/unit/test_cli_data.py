@@ -1,11 +1,11 @@
 import json
 import re
-import sys
+from functools import partial
 
 import pytest
+from refusals import refused
 from tiny_corpus import sentences, write_jsonl
 
-from ialign_ray import cli
 from ialign_ray.cli_data import data as data_app
 from ialign_ray.languages import display_name
 
@@ -13,19 +13,9 @@ COMMANDS = ["build", "inspect", "sample"]
 
 
 @pytest.fixture
-def ialign(monkeypatch, capsys):
-    """Runs `ialign data ...` in this process: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "160")
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ialign", "data", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run
+def ialign(ialign):
+    """Runs `ialign data ...`."""
+    return partial(ialign, "data")
 
 
 @pytest.fixture
@@ -44,16 +34,6 @@ def records(result):
     code, out, _ = result
     assert code == 0
     return [json.loads(line) for line in out.splitlines()]
-
-
-def refused(result, *parts):
-    code, out, err = result
-    assert code == 2
-    assert out == ""
-    [line] = [x for x in err.splitlines() if x.startswith("ialign: ")]
-    assert err.splitlines()[-1] == line
-    for part in parts:
-        assert part in line
 
 
 def built_folder(tmp_path):

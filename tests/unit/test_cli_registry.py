@@ -1,37 +1,22 @@
 """`register`, `promote`, `rollback`, `models` and `predict --model`, as a user meets them."""
 
-import sys
+import json
+import shutil
 
 import pytest
+from refusals import refused
 from runs import BEST, FORGETFUL, GOOD, make_run, small_experiment
 
-from ialign_ray import cli
+from ialign_ray.answer import run_experiment
 from ialign_ray.config import dump_yaml, override
 from ialign_ray.registry.promotion import promote
 
 
 @pytest.fixture
-def ialign(monkeypatch, capsys, registry, tmp_path):
-    """Runs the command line beside `runs`: (exit code, stdout, stderr)."""
-    monkeypatch.setenv("COLUMNS", "200")
+def ialign(ialign, monkeypatch, registry, tmp_path):
+    """Runs the command line beside `runs`."""
     monkeypatch.chdir(tmp_path)
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["ialign", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as caught:
-            cli.main()
-        out, err = capsys.readouterr()
-        return caught.value.code or 0, out, err
-
-    return run
-
-
-def refused(result, *parts):
-    code, out, err = result
-    assert (code, out, len(err.splitlines())) == (2, "", 1), result
-    for part in ("ialign: ", *parts):
-        assert part in err
+    return ialign
 
 
 def test_from_a_run_to_the_champion_and_back(ialign, library, registry):
@@ -92,6 +77,23 @@ def test_models_shows_scores_with_intervals(ialign, registry):
     assert "mood L2 f1_weighted 0." in out
     assert "n=120" in out
     assert "[0." in out
+
+
+def test_the_next_command_names_the_registry_of_the_given_experiment(ialign, library, registry, tmp_path):
+    run = library / "runs" / "small" / "good"
+    (tmp_path / "other").mkdir()
+    shutil.copy(tmp_path / "runs" / "mlflow.db", tmp_path / "other" / "mlflow.db")
+    experiment = override(run_experiment(run / "model"), {"tracking.mlflow_uri": str(tmp_path / "other")})
+    (tmp_path / "small.yaml").write_text(dump_yaml(experiment), encoding="utf-8")
+    out = ialign("register", run, "--name", "mine", "--experiment", "small.yaml")[1]
+    assert out.splitlines()[1] == f"Next:  ialign promote mine 5 --registry {tmp_path / 'other'}"
+
+
+def test_models_shows_a_score_that_is_no_number(ialign, registry):
+    row = {"suite": "mood", "scope": "group:L2", "metric": "f1", "value": None, "low": None, "high": None, "n": 3}
+    registry.call("set_model_version_tag", "mine", "1", "ialign.metrics", json.dumps([row]))
+    code, out, _ = ialign("models")
+    assert (code, "mood L2 f1 – [–, –] n=3" in out) == (0, True)
 
 
 def test_predict_with_the_champion(ialign, registry, library):

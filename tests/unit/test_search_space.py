@@ -132,8 +132,8 @@ def test_budgets_grow_by_the_reduction_up_to_the_whole(experiment_data):
 def test_fewer_steps_have_fewer_budgets(experiment_data):
     experiment = searching(experiment_data, SPACE | {"train.steps": {"choice": [10, 54]}})
     assert whole_budget(experiment, experiment.search) == 54
-    assert trial_budgets(experiment.search, [6, 18, 54], 10) == [6, 10]
-    assert trial_budgets(experiment.search, [6, 18, 54], 6) == [6]
+    assert trial_budgets([6, 18, 54], 10) == [6, 10]
+    assert trial_budgets([6, 18, 54], 6) == [6]
 
 
 def test_tokens_become_the_exact_steps():

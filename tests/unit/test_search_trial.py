@@ -11,7 +11,7 @@ from ialign_ray.search import trial as trial_module
 from ialign_ray.search.objective import References, worth
 from ialign_ray.search.shared import assemble, control_point
 from ialign_ray.search.trial import read_losses
-from ialign_ray.search.weights import base_model, bytes_of, fresh, share
+from ialign_ray.search.weights import base_model, fresh, share
 from ialign_ray.storage import is_intact
 from ialign_ray.streaming import encode_example
 from ialign_ray.training.history import records
@@ -163,7 +163,7 @@ def test_weights_are_one_memory_and_a_trial_leaves_them_alone(tiny_model_folder,
     model = load_base(shared.experiment.model)
     known = {n: p.detach().clone() for n, p in model.named_parameters()}
     parts = pickle.loads(pickle.dumps(share(model)))
-    assert bytes_of(parts) == sum(p.numel() * 4 for p in known.values())
+    assert sum(a.nbytes for a in parts.arrays.values()) == sum(p.numel() * 4 for p in known.values())
     one, two = base_model(parts, CPU), base_model(parts, CPU)
     for (name, a), b in zip(one.named_parameters(), two.parameters(), strict=True):
         assert torch.equal(a, known[name])
