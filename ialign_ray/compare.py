@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,8 @@ from rich.console import Console
 
 from ialign_ray.cluster import cluster
 from ialign_ray.config import Experiment, override
-from ialign_ray.errors import IalignError
+from ialign_ray.errors import ConfigError, IalignError
+from ialign_ray.evaluation.baselines import BASELINES
 from ialign_ray.evaluation.harness import report_tasks, run_tasks
 from ialign_ray.evaluation.predict import predict_models
 from ialign_ray.evaluation.report import report
@@ -92,10 +94,24 @@ def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
 
 def evaluate(experiment: Experiment, runs: Sequence[Path], control: Path | None, console: Console) -> list[Statement]:
     """Score finished runs beside the base and, when given, the replay-only control."""
-    named = ({"control": control} if control else {}) | {run.name: run for run in runs}
     subjects = {BASE: [base_subject(experiment)]}
-    subjects |= {name: [run_subject(experiment, run)] for name, run in named.items()}
+    for name, run in named(runs, control).items():
+        subjects[name] = [replace(run_subject(experiment, run), name=name)]
     return judge(experiment, subjects, runs[0] / "evaluation", console)
+
+
+def named(runs: Sequence[Path], control: Path | None) -> dict[str, Path]:
+    """Name in tables -> run: its folder's name, after its experiment's where that is taken, as all call one `align`.
+
+    Raises ConfigError where two runs would still share a name.
+    """
+    found = {"control": control} if control else {}
+    for run in dict.fromkeys(runs):
+        name = run.name if run.name not in (BASE, *BASELINES, *found) else f"{run.parent.name}:{run.name}"
+        if name in found:
+            raise ConfigError(f"{found[name]} and {run} are both called {name!r}; rename one folder")
+        found[name] = run
+    return found
 
 
 def judge(

@@ -103,7 +103,8 @@ def retention(run: str, after: Measured, base: Measured, settings: EvaluateConfi
     """
     declared = settings.retention
     keys = [k for k in _keys(after, settings.scorer, declared.metric) if declared.suite in (None, k.suite)]
-    if declared.metric and not keys:
+    there = declared.suite is None or any(k.suite == declared.suite for k in after.measures)
+    if declared.metric and there and not keys:
         raise ConfigError(f"evaluate.retention.metric is {declared.metric!r}, which no suite there measures")
     scope = f"group:{declared.group}" if declared.group != "all" else "all"
     of_scope = [k for k in keys if k.scope == scope and (declared.suite or KINDS[k.kind].old == "score")]

@@ -53,6 +53,8 @@ def test_another_number_may_be_declared():
     assert (found.tolerance, found.outcome) == (0.5, "retained")
     with pytest.raises(ConfigError, match="metric is 'no'"):
         forgetting.retention("arm", measured(), measured(), config(metric="no"))
+    left_out = config(suite="unasked", metric="accuracy")  # by `--suite`: what was asked is told all the same
+    assert forgetting.retention("arm", measured(), measured(), left_out) is None
     with pytest.raises(ValidationError, match="'nothere', which is no suite here"):
         EvaluateConfig.model_validate({"retention": {"suite": "nothere"}})
 
