@@ -22,7 +22,7 @@ from ialign_ray.corpus.parallel import PAIR_SCHEMA, Parallel, directed_pairs
 from ialign_ray.corpus.splits import LINKING_WORDS
 
 TENTH = 10
-"""What is kept from training pairs, or from replay, is one in so many at most."""
+"""What is kept from training pairs is one in so many at most."""
 DRAWN = 3
 """Seed of the draw; the split of `holdout` and the replay pool have others."""
 
@@ -46,9 +46,8 @@ def hold_out_pairs(experiment: Experiment, built: Built, parallel: Parallel, mos
             held.append(_of_split(experiment, built, corpus, own_share))
             continue
         lonely = _shares_no_text(parallel.pairs) if lonely is None else lonely
-        chosen = _of_corpus(parallel.pairs, corpus) & lonely
         own = _of_corpus(parallel.pairs, corpus)
-        kept = _whole_sentences(parallel.pairs, chosen, min(own_share, int(own.sum()) // TENTH))
+        kept = _whole_sentences(parallel.pairs, own & lonely, min(own_share, int(own.sum()) // TENTH))
         taken |= kept
         counts[corpus.name] = replace(counts[corpus.name], validation=int(kept.sum()))
     held.append(parallel.pairs.filter(pa.array(taken)))

@@ -54,9 +54,8 @@ class Mixture:
         self, numbers: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """For many examples at once: whether each is replay, its epoch, and its place in that epoch's order."""
-        dose = _exact(self.ratio)
-        before = numbers * dose.numerator // dose.denominator
-        replay = (numbers + 1) * dose.numerator // dose.denominator > before
+        before = _dosed(self.ratio, numbers)
+        replay = _dosed(self.ratio, numbers + 1) > before
         count = np.where(replay, before, numbers - before)
         epoch, place = np.divmod(count, np.where(replay, max(1, self.replay), max(1, self.pairs)))
         return replay, epoch, place
@@ -71,6 +70,12 @@ def order(mixture: Mixture, replay: bool, epoch: int) -> npt.NDArray[np.int64]:
 def _exact(ratio: float) -> Fraction:
     # 0.1 as one tenth, not as the double next to it: the dose stays exact over millions of examples
     return Fraction(str(ratio))
+
+
+def _dosed(ratio: float, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """floor(n * ratio) of each, in Python's integers: a ratio of 17 digits overflows 64 bits before n = 1,000."""
+    dose = _exact(ratio)
+    return np.array([n * dose.numerator // dose.denominator for n in numbers.tolist()], np.int64)
 
 
 @lru_cache(maxsize=4)

@@ -16,6 +16,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, lru_cache
+from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -148,7 +149,8 @@ def example_at(block: pa.RecordBatch, place: int, epoch: int) -> Encoded:
 def cache_keys(data: Path, seed: int) -> tuple[str, str]:
     """Keys of the pairs' and of replay's blocks for a saved data folder: hashes of all that decides their tokens."""
     tokenizer = {p.name: file_hash(p) for p in sorted((data / "tokenizer").iterdir())}
-    common = [seed, tokenizer, file_hash(data / "encoder.json"), _rendering(), pa.__version__]
+    libraries = [version(name) for name in ("pyarrow", "tokenizers", "transformers")]
+    common = [seed, tokenizer, file_hash(data / "encoder.json"), _rendering(), libraries]
     words = data / "plan" / "plan.json"
     pools = (data / "plan" / f"{name}.parquet" for name in ("pairs", "replay"))
     pairs, replay = (file_hash(p) for p in pools)
@@ -163,7 +165,8 @@ def _without_dose(path: Path) -> str:
 def _rendering() -> str:
     """The code that makes tokens of rows: another version of it makes other blocks."""
     package = Path(__file__).parent.parent
-    files = [*sorted((package / "tasks").glob("*.py")), package / "tokens" / "encode.py", package / "randomness.py"]
+    others = (package / name for name in ("tokens/encode.py", "corpus/identity.py", "randomness.py"))
+    files = [*sorted((package / "tasks").glob("*.py")), *others]
     return json_hash([file_hash(p) for p in files])
 
 

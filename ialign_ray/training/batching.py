@@ -18,6 +18,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from ialign_ray.config import TrainConfig
 from ialign_ray.modeling.attention import is_packable, kernel_of, reads_lengths
@@ -131,9 +132,10 @@ def _key(model: nn.Module, settings: TrainConfig, device: torch.device) -> str:
     """What the measured times depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    own = {k: getattr(settings, k) for k in ("batching", "batch_size", "micro_batch_tokens")}
+    names = ("batching", "batch_size", "micro_batch_tokens", "gradient_checkpointing", "compile")
+    own = [{k: getattr(settings, k) for k in names}, torch.is_autocast_enabled(device.type)]
     shape = base_model(model).config.to_dict()
-    workers = dist.get_world_size() if dist.is_initialized() else 1
+    workers = [dist.get_world_size() if dist.is_initialized() else 1, isinstance(model, FSDPModule)]
     return json_hash([
         shape, trained, kernel_of(model), name, torch.get_num_threads(), workers, torch.__version__, own
     ])[:32]  # fmt: skip

@@ -30,10 +30,10 @@ _CROSS = re.compile(
 """Keys and values of cross-attention: in the decoder, but computed of the encoder's tokens."""
 
 PEAKS = {
-    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12,
-    "A10G": 70e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
+    "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12,
+    "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }  # fmt: skip
-"""Dense bf16 FLOP/s by a part of the device's name, from NVIDIA's data sheets; the first that matches."""
+"""Dense bf16 FLOP/s by whole words of the device's name, from NVIDIA's data sheets; the first that matches."""
 
 
 @dataclass(frozen=True)
@@ -123,7 +123,7 @@ class Peak:
 def peak_of(device: torch.device, *, bf16: bool) -> Peak:
     """A known GPU's bf16 peak from its data sheet; else the best of some matrix products, a tenth of a second."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    known = next((peak for part, peak in PEAKS.items() if part in name), None)
+    known = next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
     if bf16 and known:
         return Peak(known, "data sheet", name)
     return Peak(_measured(device, torch.bfloat16 if bf16 else torch.float32), "measured matmul peak", name)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import torch
@@ -61,7 +60,7 @@ def train_here(
         stream=lambda start: local_stream(stream, start),
         checkpoints=Checkpoints(scratch / "checkpoints", "scratch", 1),
         journal=Journal(scratch),
-        pad=_padding(encoder.tokenizer),
+        pad=encoder.tokenizer.pad_token_id,
         device=torch.device("cpu"),
         on_step=on_step,
     )
@@ -71,7 +70,3 @@ def train_here(
         run_loop(model, loop)
     finally:
         torch.set_num_threads(threads)
-
-
-def _padding(tokenizer: Any) -> int:
-    return int(tokenizer.pad_token_id)

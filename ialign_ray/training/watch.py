@@ -57,12 +57,16 @@ def validation_curves(record: dict[str, Any]) -> dict[str, float]:
 
 
 def validation_line(record: dict[str, Any], base: dict[str, Any]) -> str:
-    """One validation as a line of a job's log, in nats per token, beside the base."""
+    """One validation as a line of a job's log, in nats per token, beside the base.
+
+    `base` is the run's first validation; that of another step, where a resumed run began to be validated, is none.
+    """
     said = []
     for metric in ("pairs", "instructions"):
         if metric in record["losses"]:
             value, low, high, n = record["losses"][metric]
-            of_base = f", base {base['losses'][metric][0]:.3f}" if record["step"] else ""
+            known = record["step"] and not base["step"] and metric in base["losses"]
+            of_base = f", base {base['losses'][metric][0]:.3f}" if known else ""
             said.append(f"{metric} {value:.3f} [{low:.3f}, {high:.3f}] n={n}{of_base}")
     return f"step {record['step']}: held out, nats per token: {'; '.join(said)}"
 

@@ -32,7 +32,7 @@ def times(monkeypatch, packed, bucketed):
     """Seconds by what a pass reads; 16 tokens cost 2 s and 512 tokens 10 s."""
 
     def timed(model, passes, device):
-        [examples] = [passes[0].examples] if passes else [[]]
+        examples = passes[0].examples
         if examples[0].source == "":
             return 2.0 if len(examples) == 1 else 10.0
         return packed if "position_ids" in passes[0].inputs else bucketed
@@ -82,8 +82,11 @@ def test_other_settings_are_measured_by_themselves(tmp_path, monkeypatch):
     times(monkeypatch, packed=10.0, bucketed=1.0)
     assert not chosen(tmp_path / "x" / "b", batch_size=7).packed
     assert not chosen(tmp_path / "x" / "c", model=model_of("qwen2")).packed
+    assert not chosen(tmp_path / "x" / "e", gradient_checkpointing=True).packed
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not chosen(tmp_path / "x" / "f").packed
     assert chosen(tmp_path / "x" / "d", learning_rate=0.5).packed  # decides no speed
-    assert len(list((tmp_path / "batching").iterdir())) == 3
+    assert len(list((tmp_path / "batching").iterdir())) == 5
 
 
 def test_measuring_leaves_no_trace(tmp_path):

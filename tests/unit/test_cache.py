@@ -1,6 +1,7 @@
 """Blocks of encoded examples: what is in them, who shares them, and what happens when they are not there."""
 
 import multiprocessing
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from ialign_ray.tokens import cache as cached
 from ialign_ray.tokens.cache import Block, EncodedCache, read_block
 from ialign_ray.training.prepare import prepare, save_data
 
+ratios = st.sampled_from([0.0, 0.1, 0.3333, 0.5, 1.0, 0.12345678901234567])
+"""The last as a search draws them: times a few hundred, its digits fill 64 bits."""
 
-@given(st.sampled_from([0.0, 0.1, 0.3333, 0.5, 1.0]), st.integers(1, 40), st.integers(1, 40), st.integers(0, 300))
+
+@given(ratios, st.integers(1, 40), st.integers(1, 40), st.integers(0, 3000))
 def test_every_number_is_found_where_its_row_lies(ratio, pairs, replay, first):
     mixture = Mixture(3, ratio, pairs, replay)
     cache = EncodedCache("", "p", "r", mixture)
@@ -122,6 +126,15 @@ def test_what_decides_the_tokens_decides_the_key(make, experiment_data):
     assert len({cache.replay, seeded.replay, limited.replay, poured.replay}) == 4
     assert worded.replay == cache.replay
     assert poured.pairs == cache.pairs
+
+
+def test_another_tokenizers_library_makes_other_blocks(make, monkeypatch):
+    """The same files may be read otherwise by another version."""
+    _, cache = make()
+    monkeypatch.setattr(cached, "version", lambda name: "0" if name == "tokenizers" else version(name))
+    _, other = make("other")
+    assert other.pairs != cache.pairs
+    assert other.replay != cache.replay
 
 
 @pytest.mark.parametrize("spoil", [lambda d: d[:-9], lambda d: d[:40] + b"x" + d[41:], lambda d: b""])

@@ -12,6 +12,7 @@ from ialign_ray.modeling.head import target_logits
 from ialign_ray.modeling.kind import decoder_start
 from ialign_ray.modeling.load import add_adapter
 from ialign_ray.tokens.batch import Encoded
+from ialign_ray.training import flops
 from ialign_ray.training.collate import collate
 from ialign_ray.training.flops import PEAKS, peak_memory, peak_of, training_cost
 
@@ -73,10 +74,37 @@ def test_an_unknown_device_is_measured_and_says_so():
     assert 1e8 < peak.flops < 1e14
 
 
-def test_a_known_gpu_has_its_data_sheets_peak(monkeypatch):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H100 80GB HBM3")
-    peak = peak_of(torch.device("cuda"), bf16=True)
-    assert (peak.flops, peak.source) == (PEAKS["H100"], "data sheet")
+@pytest.fixture
+def peak_named(monkeypatch):
+    """The peak of a GPU of some name."""
+    monkeypatch.setattr(flops, "_measured", lambda device, dtype: 1.0)
+
+    def peak(name):
+        monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: name)
+        return peak_of.__wrapped__(torch.device("cuda"), bf16=True)
+
+    return peak
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100"),
+        ("NVIDIA L40S", "L40S"),
+        ("NVIDIA GeForce RTX 3090", "RTX 3090"),
+    ],
+)
+def test_a_known_gpu_has_its_data_sheets_peak(peak_named, name, known):
+    peak = peak_named(name)
+    assert (peak.flops, peak.source, peak.device) == (PEAKS[known], "data sheet", name)
+
+
+@pytest.mark.parametrize("name", ["NVIDIA L40", "NVIDIA RTX A1000", "NVIDIA GH200 480GB"])
+def test_a_gpu_whose_name_only_begins_like_a_known_one_is_measured(peak_named, name):
+    """An L40 is no L4."""
+    assert peak_named(name).source == "measured matmul peak"
 
 
 def test_memory_is_of_this_process():

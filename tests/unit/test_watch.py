@@ -79,6 +79,13 @@ def test_a_validation_is_one_line_beside_the_base():
     )
 
 
+def test_a_run_that_began_without_validation_has_no_base():
+    """Validation is free to change over a resume; its first record is then of a trained step, or of other metrics."""
+    later = {"step": 50, "losses": {"instructions": [2.5, 2.4, 2.6, 40]}}
+    for first in (BASE | {"step": 10}, {"step": 0, "losses": {"pairs": [3.0, 2.9, 3.1, 50]}}):
+        assert ", base " not in validation_line(later, first)
+
+
 def test_an_unknown_interval_makes_no_curve():
     assert validation_curves({"step": 0, "losses": {"pairs": [3.0, NAN, NAN, 1]}}) == {"validation/pairs": 3.0}
 
