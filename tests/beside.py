@@ -13,7 +13,6 @@ class Beside:
     def __init__(self, experiment, run, late=0, work=validate_checkpoint):
         self._experiment, self._run, self._late, self._work = experiment, run, late, work
         self._executor = ProcessPoolExecutor(1, get_context("fork"))
-        self._executor.submit(int).result()  # forked now: a later copy would think itself a member of torch's group
         self._asked = 0
         self.steps = []
 
