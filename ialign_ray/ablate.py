@@ -21,7 +21,7 @@ from ialign_ray.evaluation.predict import predict_models
 from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.streaming import encode_example
-from ialign_ray.training.journal import records
+from ialign_ray.training.history import records
 from ialign_ray.training.prepare import prepare
 from ialign_ray.training.scratch import train_here
 from ialign_ray.training.trainer import MODEL, RECORD, align, run_folder
@@ -43,7 +43,9 @@ def ablate(experiment: Experiment, console: Console) -> Path:
     subjects += [run_subject(s.seeded(seed), run_folder(experiment, s.run(seed))) for s, seed in _runs(settings)]
     found = iter(predict_models(experiment, subjects, console))
     rows = [Row(BASE, None, [next(found)])]
-    rows += [Row(s.name, s.control, [next(found) for _ in experiment.ablate.seeds]) for s in settings]
+    for s in settings:
+        folders = [_folder(s, seed) for seed in experiment.ablate.seeds]
+        rows.append(Row(s.name, s.control, [next(found) for _ in folders], folders))
     return write_ablation(experiment, rows, Path(experiment.storage.runs).absolute() / experiment.name, console)
 
 

@@ -23,7 +23,7 @@ def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: i
     loaded, tokenizer, settings = open_model(adapter, model)
     encoder = Encoder.of(tokenizer, settings.chat, settings.separator, seq2seq=is_encoder_decoder(loaded))
     prompt = encoder.prompt(text)
-    return generate(loaded, tokenizer, [prompt], max_new_tokens=max_new_tokens, temperature=temperature)[0]
+    return generate(loaded, tokenizer, [prompt], max_new_tokens=max_new_tokens, temperature=temperature)[0].text
 
 
 def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, ModelSettings]:

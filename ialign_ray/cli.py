@@ -163,6 +163,34 @@ def ablate(
 
 
 @app.command()
+def tune(
+    file: ExperimentFile,
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was stopped or killed.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell trials, tokens and time.")] = False,
+) -> None:
+    """Search the space of `search` for the largest gain that forgets nothing beyond the tolerance; score the winner.
+
+    Example: `ialign tune jobs/experiments/search-pocket.yaml --dry-run`
+
+    Example: `ialign tune jobs/experiments/search-pocket.yaml --resume`
+    """
+    from ialign_ray.config import load_experiment
+    from ialign_ray.training.pocket import ensure_model
+
+    experiment = load_experiment(file, overrides or [])
+    ensure_model(experiment, console)
+    if dry_run:
+        from ialign_ray.search.estimate import tell
+
+        tell(experiment, console)
+        return
+    from ialign_ray.search.winner import tune as run_search
+
+    run_search(experiment, console, resume=resume)
+
+
+@app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of comparisons or evaluated runs.", show_default=False)],
     to: Annotated[Path | None, typer.Option(help="Target folder; the first one given.")] = None,

@@ -57,6 +57,13 @@ def cluster(scaling: ScalingConfig) -> Iterator[dict[str, float]]:
             ray.shutdown()
 
 
+def nodes() -> list[dict[str, float]]:
+    """Resources of each living node of the cluster that was joined."""
+    import ray
+
+    return [n["Resources"] for n in ray.nodes() if n["Alive"]]
+
+
 def check_resources(scaling: ScalingConfig, resources: dict[str, float]) -> bool:
     """Refuse a worker group that could never start; returns whether the workers get GPUs.
 

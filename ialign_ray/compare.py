@@ -11,6 +11,7 @@ from rich.console import Console
 
 from ialign_ray.cluster import cluster
 from ialign_ray.config import Experiment, override
+from ialign_ray.errors import IalignError
 from ialign_ray.evaluation.harness import report_tasks, run_tasks
 from ialign_ray.evaluation.predict import predict_models
 from ialign_ray.evaluation.report import report
@@ -103,11 +104,18 @@ def judge(
     """Score models (name -> one a seed) on all suites and tasks; print and write tables and verdict."""
     statements: list[Statement] = []
     every = [subject for seeds in subjects.values() for subject in seeds]
-    if experiment.evaluate.suites:
-        found = iter(predict_models(experiment, every, console))
+    suites, tasks = experiment.evaluate.suites, experiment.evaluate.lm_eval.tasks
+    found = iter(predict_models(experiment, every, console) if suites else [])
+    failed: IalignError | None = None
+    if tasks:
+        try:  # before the report, which shows them too, and is made even if a task's data is not there
+            report_tasks(run_tasks(experiment, every, console), folder, console)
+        except IalignError as error:
+            failed = error
+    if suites:
         predictions = {name: [next(found) for _ in seeds] for name, seeds in subjects.items()}
         folders = {name: [subject.folder.parent for subject in seeds] for name, seeds in subjects.items()}
         statements = report(experiment, predictions, folder, console, folders)
-    if experiment.evaluate.lm_eval.tasks:
-        report_tasks(run_tasks(experiment, every, console), folder, console)
+    if failed:
+        raise failed
     return statements

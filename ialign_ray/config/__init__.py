@@ -8,6 +8,7 @@ from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
 from ialign_ray.config.promotion import PromotionConfig
+from ialign_ray.config.search import Domain, SearchConfig
 from ialign_ray.config.suites import (
     ClassificationSuite,
     InstructionSuite,
@@ -27,6 +28,7 @@ __all__ = [
     "CompareConfig",
     "CorpusConfig",
     "DecontaminationConfig",
+    "Domain",
     "EvaluateConfig",
     "Experiment",
     "HarnessConfig",
@@ -42,6 +44,7 @@ __all__ = [
     "ReplayConfig",
     "RetrievalSuite",
     "ScalingConfig",
+    "SearchConfig",
     "Source",
     "Step",
     "StopRule",

@@ -14,6 +14,7 @@ from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.model import ModelSettings
 from ialign_ray.config.promotion import PromotionConfig
+from ialign_ray.config.search import SearchConfig
 from ialign_ray.config.section import Section
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 from ialign_ray.errors import ConfigError
@@ -80,6 +81,8 @@ class Experiment(Section):
     """What a candidate must show before it becomes the champion."""
     ablate: AblateConfig = Field(default_factory=AblateConfig)
     """Settings that `ialign ablate` varies."""
+    search: SearchConfig | None = None
+    """What `ialign tune` tries and looks for."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)

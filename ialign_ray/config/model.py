@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from ialign_ray.config.section import Section
 
@@ -66,6 +67,12 @@ class ModelSettings(Section):
     """Stands between prompt and target where no chat template is used; encoder-decoders read the two apart, without."""
     trust_remote_code: bool = False
     """Allow code from the model's own repository to run."""
+
+    @field_validator("id")
+    @classmethod
+    def _absolute_folder(cls, value: str) -> str:
+        """Workers run in folders of their own, where a relative path leads nowhere."""
+        return str(Path(value).absolute()) if Path(value).is_dir() else value
 
     @model_validator(mode="after")
     def _quantized_under_an_adapter(self) -> Self:

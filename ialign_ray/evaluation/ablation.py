@@ -10,18 +10,19 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import ClassificationSuite, Experiment
-from ialign_ray.evaluation.baselines import baseline_predictions
+from ialign_ray.config import Experiment
+from ialign_ray.evaluation.analysis import CONTROL, RunFrames, analyse
 from ialign_ray.evaluation.kinds import KINDS
-from ialign_ray.evaluation.measures import Measured, Plan, measure
+from ialign_ray.evaluation.material import gather
+from ialign_ray.evaluation.measures import Measured
 from ialign_ray.evaluation.metrics import LOWER_IS_BETTER
-from ialign_ray.evaluation.results import compare, summarise
-from ialign_ray.evaluation.suites import classification_rows
+from ialign_ray.evaluation.report import write_page
+from ialign_ray.evaluation.results import compare
 from ialign_ray.evaluation.tables import Column, table
 from ialign_ray.storage import write_text
 
-RunFrames = Mapping[str, pd.DataFrame]
-"""Suite -> predictions of one training seed."""
+PAGES = "ablation"
+"""Folder of the page and its material, beside those of `ialign compare`."""
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,21 @@ class Row:
     control: str | None
     """The row it is measured against."""
     seeds: Sequence[RunFrames]
+    folders: Sequence[Path] = ()
+    """Of its training seeds."""
 
 
 def write_ablation(experiment: Experiment, rows: Sequence[Row], folder: Path, console: Console) -> Path:
-    """Print the tables; write ABLATION.md, ablation.csv and ablation_differences.csv; returns the first."""
-    measured = _measured(experiment, rows)
-    results = summarise(measured, experiment.languages.groups(), resamples=experiment.evaluate.resamples)
-    differences = against_controls(rows, measured)
+    """Print the tables; write ABLATION.md, ablation.csv and ablation_differences.csv; returns the first.
+
+    Where all settings share one control, `folder`/ablation holds the report of all of them as well.
+    """
+    made = folder / PAGES
+    material = gather(
+        experiment, {row.name: row.seeds for row in rows}, made, {row.name: row.folders for row in rows if row.folders}
+    )
+    analysis = analyse(experiment, material.runs, material.baselines)
+    results, differences = analysis.results, against_controls(rows, analysis.measured)
     parts = [f"# {experiment.name}: ablation\n", _about(experiment, rows)]
     for suite in experiment.evaluate.suites:
         of_suite = results[results["suite"] == suite.name]
@@ -52,6 +61,8 @@ def write_ablation(experiment: Experiment, rows: Sequence[Row], folder: Path, co
     write_text(folder / "ABLATION.md", "\n".join(parts))
     write_text(folder / "ablation.csv", results.to_csv(index=False))
     write_text(folder / "ablation_differences.csv", differences.to_csv(index=False))
+    if {row.control for row in rows} == {None, CONTROL}:  # a page measures every arm against one control
+        write_page(material, analysis, made, console)
     return folder / "ABLATION.md"
 
 
@@ -60,20 +71,6 @@ def against_controls(rows: Sequence[Row], measured: Mapping[str, Measured]) -> p
     pairs = [(row.name, row.control) for row in rows if row.control in measured]
     frames = [compare(name, measured[name], str(control), measured[str(control)]) for name, control in pairs]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
-
-
-def _measured(experiment: Experiment, rows: Sequence[Row]) -> dict[str, Measured]:
-    frames: dict[str, list[pd.DataFrame]] = {}
-    for suite in experiment.evaluate.suites:
-        if isinstance(suite, ClassificationSuite):
-            found = classification_rows(suite, experiment.storage.data)
-            for name, frame in baseline_predictions(found.train, found.test, {suite.name: len(found.labels)}).items():
-                frames.setdefault(name, []).append(frame)
-    for row in rows:
-        frames[row.name] = [f.assign(seed=k) for k, by_suite in enumerate(row.seeds) for f in by_suite.values()]
-    kinds = {suite.name: suite.kind for suite in experiment.evaluate.suites}
-    plan = Plan(experiment.languages.groups(), kinds, resamples=experiment.evaluate.resamples)
-    return {name: measure(of_run, plan) for name, of_run in frames.items()}
 
 
 def _tables(experiment: Experiment, suite: str, kind: str, results: pd.DataFrame) -> list[tuple[str, list[Column]]]:

@@ -9,13 +9,12 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.config import ClassificationSuite, Experiment
-from ialign_ray.errors import DataError
-from ialign_ray.evaluation.baselines import BASELINES, baseline_predictions
+from ialign_ray.evaluation.baselines import BASELINES
+from ialign_ray.evaluation.fitted import Fitted
 from ialign_ray.evaluation.forgetting import Retention, backward_transfer, old_tasks, retention
 from ialign_ray.evaluation.measures import Measured, Plan, measure
 from ialign_ray.evaluation.results import compare_all, summarise
 from ialign_ray.evaluation.significance import Correlation, mcnemar_rows
-from ialign_ray.evaluation.suites import classification_rows
 from ialign_ray.evaluation.transfer import chief_changes, gains_by_seed, language_matrix, transfer_correlations
 from ialign_ray.evaluation.verdict import Rules, Statement, verdict
 
@@ -31,6 +30,8 @@ Runs = Mapping[str, Sequence[RunFrames]]
 class Analysis:
     """Scores, differences and what follows from them; every frame is tidy, a row a number."""
 
+    measured: Mapping[str, Measured]
+    """Every run and baseline."""
     results: pd.DataFrame
     """Of `results.summarise`."""
     comparisons: pd.DataFrame
@@ -56,7 +57,7 @@ class Analysis:
     reference: str
     """What gains are measured against: the control, or base where there is none."""
     notes: list[str]
-    """What is missing, and why."""
+    """What no run can show, and why."""
 
     @property
     def arms(self) -> list[str]:
@@ -64,10 +65,10 @@ class Analysis:
         return [r for r in self.results["run"].unique() if r not in (*BASELINES, BASE, CONTROL)]
 
 
-def analyse(experiment: Experiment, runs: Runs) -> Analysis:
-    """Measure all runs, compare them and say what that shows."""
+def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted]) -> Analysis:
+    """Measure all runs and the baselines of each suite, compare them and say what that shows."""
     settings, groups = experiment.evaluate, experiment.languages.groups()
-    frames, notes = with_baselines(experiment, runs)
+    frames = with_baselines(runs, baselines)
     plan = Plan(groups, {s.name: s.kind for s in settings.suites}, resamples=settings.resamples)
     measured = {name: measure(of_run, plan) for name, of_run in frames.items()}
     results = summarise(measured, groups, resamples=settings.resamples)
@@ -83,6 +84,7 @@ def analyse(experiment: Experiment, runs: Runs) -> Analysis:
     found = [k for k in kept if k]
     declared = [Statement(k.run, "retention", k.outcome, k.text) for k in found if k.run != CONTROL]
     return Analysis(
+        measured=measured,
         results=results,
         comparisons=comparisons,
         languages=language_matrix(comparisons, settings.scorer, BASE),
@@ -95,29 +97,20 @@ def analyse(experiment: Experiment, runs: Runs) -> Analysis:
         mcnemar=_mcnemar(trained, measured, reference, settings.scorer),
         statements=declared + verdict(results, comparisons, rules, labels),
         reference=reference,
-        notes=notes + _power_notes(comparisons, settings.resamples),
+        notes=_power_notes(comparisons, settings.resamples),
     )
 
 
-def with_baselines(experiment: Experiment, runs: Runs) -> tuple[dict[str, list[pd.DataFrame]], list[str]]:
-    """Run -> every frame of every seed, with the surface baselines added; and what could not be added, in words."""
+def with_baselines(runs: Runs, baselines: Mapping[str, Fitted]) -> dict[str, list[pd.DataFrame]]:
+    """Run -> every frame of every seed, baselines first."""
     frames: dict[str, list[pd.DataFrame]] = {}
-    notes = []
-    for suite in experiment.evaluate.suites:
-        if not isinstance(suite, ClassificationSuite):
-            continue
-        try:
-            rows = classification_rows(suite, experiment.storage.data)
-        except DataError as error:  # the report is made again after the data has gone
-            notes.append(f"No baselines of {suite.name}: {error}")
-            continue
-        made = baseline_predictions(rows.train, rows.test, {suite.name: len(rows.labels)})
-        for name, frame in made.items():
+    for fitted in baselines.values():
+        for name, frame in fitted.predictions.items():
             frames.setdefault(name, []).append(frame)
     for run, seeds in runs.items():
         for number, by_suite in enumerate(seeds):
             frames.setdefault(run, []).extend(f.assign(seed=number) for f in by_suite.values())
-    return frames, notes
+    return frames
 
 
 def _mcnemar(

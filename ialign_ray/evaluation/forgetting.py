@@ -124,7 +124,7 @@ def _mean_change(
     draws: Floats = mean_draws([sign * (a.draws - b.draws) for sign, (_, a, b) in zip(signs, pairs)])
     n = sum({k.suite: a.n for k, a, _ in pairs}.values())
     change = difference(draws, np.zeros_like(draws), n)
-    return Retention(run, what, change, tolerance, detectable(draws), len(pairs))
+    return Retention(run, what, change, tolerance, float(detectable(draws)), len(pairs))
 
 
 def _chief_keys(measured: Measured, scorer: str) -> Iterator[Key]:

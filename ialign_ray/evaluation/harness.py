@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
@@ -17,9 +17,12 @@ from rich.table import Table
 
 from ialign_ray.config import Experiment, HarnessConfig
 from ialign_ray.errors import ConfigError, DataError
-from ialign_ray.evaluation.work import Subject
 from ialign_ray.storage import file_hash, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
+if TYPE_CHECKING:  # it brings torch, which reading a table does not need
+    from ialign_ray.evaluation.work import Subject
+
+TABLE = "lm_eval.csv"
 PREFIX = "lm_eval:"
 """Before a task's name where a suite's is expected."""
 RESULTS, SAMPLES = "results.json", "samples.jsonl"
@@ -85,7 +88,12 @@ def report_tasks(table: pd.DataFrame, folder: Path, console: Console) -> None:
     console.print(shown)
     note = "Scores by lm-evaluation-harness; the interval is 1.96 of its standard errors.\n\n"
     write_text(folder / "LM_EVAL.md", note + "\n".join(lines) + "\n")
-    write_text(folder / "lm_eval.csv", table.to_csv(index=False))
+    write_text(folder / TABLE, table.to_csv(index=False))
+
+
+def read_tasks(folder: Path) -> pd.DataFrame:
+    """The table that `report_tasks` wrote there; empty where there is none."""
+    return pd.read_csv(folder / TABLE) if (folder / TABLE).exists() else pd.DataFrame()
 
 
 def _interval(row: dict[Any, Any]) -> str:

@@ -73,11 +73,15 @@ def draw_classification(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Draw
     if not scorers:
         raise DataError(f"predictions of {where}: no column of scores; give one of {', '.join(SCORERS)}")
     drawn: Drawn = {}
+    known: list[tuple[Floats, dict[str, Floats]]] = []  # scorers agree on baselines, and on labels of one token
     for scorer in scorers:
         scores = score_matrix(rows[scorer], f"{where}, scorer '{scorer}'")
-        gold = gold_labels(rows["label"], scores.shape[1], len(scores))
-        cell = (weights, unit, gold, scores, rows["chars"].to_numpy())
-        metrics = classification_draws(*cell) | probability_draws(*cell)
+        metrics = next((found for of, found in known if np.array_equal(of, scores)), None)
+        if metrics is None:
+            gold = gold_labels(rows["label"], scores.shape[1], len(scores))
+            cell = (weights, unit, gold, scores, rows["chars"].to_numpy())
+            metrics = classification_draws(*cell) | probability_draws(*cell)
+            known.append((scores, metrics))
         drawn |= {(scorer, metric): draws for metric, draws in metrics.items()}
     return drawn
 

@@ -1,7 +1,8 @@
 """What a report is made of, kept in one folder so that it can be made again without models, clusters or data.
 
 `report/` beside the tables holds `experiment.yaml`, `runs.json` (run -> the folders of its training seeds, relative
-to the folder of the tables) and `predictions-SUITE.parquet`, every prediction with its run and seed.
+to the folder of the tables), `predictions-SUITE.parquet`, every prediction with its run and seed, and
+`baselines-SUITE.parquet`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 from ialign_ray.config import Experiment, dump_yaml, load_experiment
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.analysis import BASE, Runs
+from ialign_ray.evaluation.fitted import Fitted, fit_baselines
 from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
 
 REPORT = "report"
@@ -31,6 +33,20 @@ class Material:
     runs: Runs
     folders: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     """Run -> the folders of its training seeds; curves and records are read from them while they are there."""
+    baselines: Mapping[str, Fitted] = field(default_factory=dict)
+    """Of each suite of classes."""
+    notes: Sequence[str] = ()
+    """What is missing, and why."""
+
+
+def gather(
+    experiment: Experiment, runs: Runs, folder: Path, folders: Mapping[str, Sequence[Path]] | None = None
+) -> Material:
+    """Material with baselines, those that `folder`/report holds of the same rows or new ones, written there."""
+    stored = load_material(folder).baselines if is_intact(folder / REPORT) else {}
+    material = Material(experiment, runs, folders or {}, *fit_baselines(experiment, stored))
+    save_material(material, folder)
+    return material
 
 
 def save_material(material: Material, folder: Path) -> None:
@@ -48,9 +64,20 @@ def save_material(material: Material, folder: Path) -> None:
     with whole_folder(folder / REPORT) as scratch:
         write_text(scratch / _EXPERIMENT, dump_yaml(material.experiment))
         for number, (suite, frames) in enumerate(parts.items()):
-            name = f"predictions-{number}-{re.sub(r'[^A-Za-z0-9._-]', '_', suite)}.parquet"
-            pd.concat(frames, ignore_index=True).to_parquet(scratch / name, index=False, compression="zstd")
-        write_json(scratch / _RUNS, {"runs": list(material.runs), "folders": places})
+            _write(frames, scratch / f"predictions-{number}-{_plain(suite)}.parquet")
+        for number, (suite, fitted) in enumerate(material.baselines.items()):
+            frames = [frame.assign(run=name) for name, frame in fitted.predictions.items()]
+            _write(frames, scratch / f"baselines-{number}-{_plain(suite)}.parquet")
+        keys = {suite: fitted.key for suite, fitted in material.baselines.items()}
+        write_json(scratch / _RUNS, {"runs": list(material.runs), "folders": places, "baselines": keys})
+
+
+def _write(frames: Sequence[pd.DataFrame], path: Path) -> None:
+    pd.concat(frames, ignore_index=True).to_parquet(path, index=False, compression="zstd")
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", name)
 
 
 def find_material(given: Path) -> Path:
@@ -76,7 +103,19 @@ def load_material(folder: Path) -> Material:
         load_experiment(kept / _EXPERIMENT),
         {run: [seeds[k] for k in sorted(seeds)] for run, seeds in runs.items()},
         {run: [(folder / path).resolve() for path in paths] for run, paths in meta["folders"].items()},
+        _baselines(kept, meta.get("baselines", {})),
     )
+
+
+def _baselines(kept: Path, keys: Mapping[str, str]) -> dict[str, Fitted]:
+    found = {}
+    for number, (suite, key) in enumerate(keys.items()):
+        rows = pd.read_parquet(kept / f"baselines-{number}-{_plain(suite)}.parquet")
+        made = {
+            str(name): part.drop(columns="run").reset_index(drop=True) for name, part in rows.groupby("run", sort=False)
+        }
+        found[suite] = Fitted(key, made)
+    return found
 
 
 def joined(found: Mapping[str, Material]) -> Material:
@@ -94,7 +133,7 @@ def joined(found: Mapping[str, Material]) -> Material:
                 continue
             chosen = f"{Path(name).name}:{run}" if run in runs else run
             runs[chosen], folders[chosen] = seeds, other.folders.get(run, [])
-    return Material(first.experiment, runs, folders)
+    return Material(first.experiment, runs, folders, first.baselines)
 
 
 def _equal(first: Sequence[Mapping[str, pd.DataFrame]], second: Sequence[Mapping[str, pd.DataFrame]]) -> bool:

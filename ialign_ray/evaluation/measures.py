@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import sqrt
 from typing import NamedTuple
 
 import numpy as np
@@ -45,7 +46,10 @@ class Measure(NamedTuple):
     @property
     def seed_sd(self) -> float:
         """Standard deviation over training seeds; NaN of one."""
-        return float(np.std(self.values, ddof=1)) if len(self.values) > 1 else float("nan")
+        if len(self.values) < 2:
+            return float("nan")
+        mean = sum(self.values) / len(self.values)  # in plain Python: numpy takes 50 times as long for so few
+        return sqrt(sum((value - mean) ** 2 for value in self.values) / (len(self.values) - 1))
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,9 @@ from rich.console import Console
 
 from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
 from ialign_ray.evaluation.analysis import Analysis, Runs, analyse
-from ialign_ray.evaluation.material import Material, find_material, joined, load_material, save_material
+from ialign_ray.evaluation.fitted import fit_baselines
+from ialign_ray.evaluation.harness import read_tasks
+from ialign_ray.evaluation.material import Material, find_material, gather, joined, load_material
 from ialign_ray.evaluation.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.verdict import Statement
 from ialign_ray.storage import write_bytes, write_text
@@ -29,9 +32,7 @@ def report(
 
     `folders`: run -> the folders of its training seeds, for curves and records.
     """
-    material = Material(experiment, runs, folders or {})
-    save_material(material, folder)
-    return write_report(material, folder, console)
+    return write_report(gather(experiment, runs, folder, folders), folder, console)
 
 
 def report_again(given: Sequence[Path], to: Path | None, console: Console) -> Path:
@@ -39,27 +40,34 @@ def report_again(given: Sequence[Path], to: Path | None, console: Console) -> Pa
     found = {str(path): find_material(path) for path in given}
     loaded = {name: load_material(folder) for name, folder in found.items()}
     folder = to or next(iter(found.values()))
-    write_report(joined(loaded), folder, console)
+    material = joined(loaded)
+    baselines, notes = fit_baselines(material.experiment, material.baselines, again=True)
+    write_report(replace(material, baselines=baselines, notes=notes), folder, console)
     return folder / PAGE
 
 
 def write_report(material: Material, folder: Path, console: Console) -> list[Statement]:
     """Analyse, print and write RESULTS.md, the CSV and parquet tables and the page."""
-    from ialign_ray.evaluation.page.render import render_page  # altair and vl-convert: seconds of imports
-
-    analysis = analyse(material.experiment, material.runs)
+    analysis = analyse(material.experiment, material.runs, material.baselines)
     text, printed = _tables(material.experiment, material.runs, analysis.results)
     for shown in printed:
         console.print(shown)
     for statement in analysis.statements:
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
-    write_text(folder / "RESULTS.md", _markdown(material.experiment, analysis, text))
+    write_text(folder / "RESULTS.md", _markdown(material, analysis, text))
+    write_page(material, analysis, folder, console)
+    return analysis.statements
+
+
+def write_page(material: Material, analysis: Analysis, folder: Path, console: Console) -> None:
+    """Write the CSV and parquet tables and the page."""
+    from ialign_ray.evaluation.page.render import render_page  # altair and vl-convert: seconds of imports
+
     for name, frame in numbers(analysis).items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
         write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False))
-    write_text(folder / PAGE, render_page(material, analysis))
+    write_text(folder / PAGE, render_page(material, analysis, read_tasks(folder)))
     console.print(f"Report: {folder / PAGE}", soft_wrap=True, highlight=False)
-    return analysis.statements
 
 
 def numbers(analysis: Analysis) -> dict[str, pd.DataFrame]:
@@ -101,10 +109,11 @@ def _tables(experiment: Experiment, runs: Runs, results: pd.DataFrame) -> tuple[
     return "\n".join(markdown), list(printed)
 
 
-def _markdown(experiment: Experiment, analysis: Analysis, tables: str) -> str:
+def _markdown(material: Material, analysis: Analysis, tables: str) -> str:
+    experiment = material.experiment
     scored = f"Scorer: {experiment.evaluate.scorer}; value [95 % bootstrap interval over sentences]."
     said = "\n".join(f"- {s.text}" for s in analysis.statements)
-    notes = "".join(f"- {note}\n" for note in analysis.notes)
+    notes = "".join(f"- {note}\n" for note in (*material.notes, *analysis.notes))
     backward = "".join(f"- {r.run}: {r.numbers}\n" for r in analysis.backward)
     transfer = "".join(f"- {suite}: L2 and L3 gains over runs: {c}\n" for suite, c in analysis.correlations.items())
     parts = {"Verdict": said + "\n", "Backward transfer": backward, "Transfer": transfer, "Notes": notes}

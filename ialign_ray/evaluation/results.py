@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict
 
 import numpy as np
 import pandas as pd
@@ -13,7 +12,7 @@ from ialign_ray.errors import DataError
 from ialign_ray.evaluation.baselines import BASELINES
 from ialign_ray.evaluation.measures import Frames, Key, Measure, Measured, Plan, measure, restricted
 from ialign_ray.evaluation.significance import detectable, with_holm
-from ialign_ray.evaluation.statistics import RESAMPLES, difference, interval
+from ialign_ray.evaluation.statistics import RESAMPLES, differences, intervals
 
 
 def summarise(
@@ -35,9 +34,11 @@ def summarise(
     records = []
     for run, given in predictions_by_run.items():
         measured = given if isinstance(given, Measured) else measure(given, plan)
+        every = measured.measures.values()
+        bounds = intervals(np.stack([m.draws for m in every]), [m.n for m in every])
         records += [
-            {"run": run, **key._asdict(), **asdict(interval(m.draws, m.n)), **_seeds(m), **spread}
-            for key, m, spread in _with_prompts(measured)
+            {"run": run, **key._asdict(), **vars(found), **_seeds(m), **spread}
+            for (key, m, spread), found in zip(_with_prompts(measured), bounds, strict=True)
         ]
     return pd.DataFrame(records)
 
@@ -52,13 +53,16 @@ def compare(run: str, first: Measured, against: str, second: Measured) -> pd.Dat
     if first.plan != second.plan:
         raise DataError(f"compare: '{run}' and '{against}' were measured by different plans; use one plan")
     first, second = on_common_ids(run, first, against, second)
-    records = []
-    for key, a in first.measures.items():
-        if (b := second.measures.get(key)) is None:
-            continue
-        d = asdict(difference(a.draws, b.draws, a.n)) | {"detectable": detectable(a.draws - b.draws)}
-        seeds = {"seeds": min(len(a.values), len(b.values)), "seed_sd": float(np.hypot(a.seed_sd, b.seed_sd))}
-        records.append({"run": run, "against": against, **key._asdict(), **d, **seeds})
+    pairs = [(key, a, second.measures[key]) for key, a in first.measures.items() if key in second.measures]
+    if not pairs:
+        return pd.DataFrame()
+    draws = np.stack([a.draws - b.draws for _, a, b in pairs])
+    found = differences(draws, [a.n for _, a, _ in pairs])
+    records = [
+        {"run": run, "against": against, **key._asdict(), **vars(d), "detectable": seen}
+        | {"seeds": min(len(a.values), len(b.values)), "seed_sd": float(np.hypot(a.seed_sd, b.seed_sd))}
+        for (key, a, b), d, seen in zip(pairs, found, detectable(draws).tolist(), strict=True)
+    ]
     return with_holm(pd.DataFrame(records))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ialign_ray.inference.embedding import Layer, embed
-from ialign_ray.inference.generation import Answer, answers
+from ialign_ray.inference.generation import Answer, generate
 from ialign_ray.inference.scoring import LabelScores, score_continuations, score_labels
 from ialign_ray.tokens.encode import Encoder
 
@@ -58,7 +58,7 @@ class Scorer:
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[Answer]:
         """The greedy answer to each prompt."""
         asked = [self._tail(self.encoder.prompt(prompt), max_new_tokens) for prompt in prompts]
-        return answers(
+        return generate(
             self.model,
             self.encoder.tokenizer,
             asked,

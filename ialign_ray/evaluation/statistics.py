@@ -67,34 +67,46 @@ def resample_weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> F
 
 
 def interval(draws: Floats, n: int, level: float = LEVEL) -> Interval:
-    """Percentile interval of a draw vector over `n` ids.
+    """Percentile interval of a draw vector over `n` ids; see `intervals`."""
+    return intervals(draws[None], [n], level)[0]
+
+
+def intervals(draws: Floats, n: Sequence[int], level: float = LEVEL) -> list[Interval]:
+    """Percentile intervals of many draw vectors (vectors, resamples + 1), each over its `n` ids, at once.
 
     The bounds are NaN when n < 2 (one sentence says nothing about the next), when the value is undefined,
     or when it is undefined in over a tenth of the resamples (say, AUC with two positives).
     """
-    value = float(draws[0])
-    defined = draws[1:][np.isfinite(draws[1:])]
-    if n < 2 or not np.isfinite(value) or defined.size < _MIN_DEFINED * (draws.size - 1):
-        return Interval(value, float("nan"), float("nan"), n)
-    low, high = np.quantile(defined, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high), n)
+    resampled, low, high = draws[:, 1:], np.full(len(draws), np.nan), np.full(len(draws), np.nan)
+    finite = np.isfinite(resampled)
+    known = (np.asarray(n) >= 2) & np.isfinite(draws[:, 0]) & (finite.mean(axis=1) >= _MIN_DEFINED)
+    whole, tails = known & finite.all(axis=1), [(1 - level) / 2, (1 + level) / 2]
+    if whole.any():
+        low[whole], high[whole] = np.quantile(resampled[whole], tails, axis=1)
+    for row in np.flatnonzero(known & ~whole):
+        low[row], high[row] = np.quantile(resampled[row][finite[row]], tails)
+    return [Interval(*found) for found in zip(draws[:, 0].tolist(), low.tolist(), high.tolist(), n, strict=True)]
 
 
 def difference(first: Floats, second: Floats, n: int, level: float = LEVEL) -> Difference:
-    """Paired difference `first - second` of two draw vectors made with the same weights.
+    """Paired difference `first - second` of two draw vectors made with the same weights; see `differences`."""
+    return differences((first - second)[None], [n], level)[0]
+
+
+def differences(draws: Floats, n: Sequence[int], level: float = LEVEL) -> list[Difference]:
+    """Intervals and p of many paired differences (vectors, resamples + 1), each over its `n` ids, at once.
 
     p = 2 min(P(d <= 0), P(d >= 0)) over the resamples, with one added to each count (never exactly 0),
     at most 1; NaN where the interval is unknown.
     """
-    draws = first - second
-    draws[np.abs(draws) < _ROUNDING] = 0.0
-    bounds = interval(draws, n, level)
-    p = float("nan")
-    if np.isfinite(bounds.low):
-        defined = draws[1:][np.isfinite(draws[1:])]
-        tail = min(int((defined <= 0).sum()), int((defined >= 0).sum()))
-        p = min(1.0, 2 * (tail + 1) / (defined.size + 1))
-    return Difference(bounds.value, bounds.low, bounds.high, n, p)
+    draws = np.where(np.abs(draws) < _ROUNDING, 0.0, draws)
+    resampled = draws[:, 1:]
+    tail = np.minimum((resampled <= 0).sum(axis=1), (resampled >= 0).sum(axis=1))
+    p = np.minimum(1.0, 2 * (tail + 1) / (np.isfinite(resampled).sum(axis=1) + 1))
+    return [
+        Difference(found.value, found.low, found.high, found.n, float(of) if np.isfinite(found.low) else float("nan"))
+        for found, of in zip(intervals(draws, n, level), p, strict=True)
+    ]
 
 
 def mean_draws(vectors: Sequence[Floats]) -> Floats:

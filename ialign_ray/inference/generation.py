@@ -57,33 +57,6 @@ def generate(
     seed: int | None = None,
     max_batch_tokens: int = 8192,
     progress: Callable[[int], None] | None = None,
-) -> list[str]:
-    """The text of the model's answer to each prompt, without the prompt; arguments and errors of `answers`."""
-    found = answers(
-        model,
-        tokenizer,
-        prompts_ids,
-        max_new_tokens=max_new_tokens,
-        temperature=temperature,
-        top_p=top_p,
-        seed=seed,
-        max_batch_tokens=max_batch_tokens,
-        progress=progress,
-    )
-    return [answer.text for answer in found]
-
-
-def answers(
-    model: nn.Module,
-    tokenizer: Decoder,
-    prompts_ids: Sequence[Tokens],
-    *,
-    max_new_tokens: int = 128,
-    temperature: float = 0.0,
-    top_p: float = 1.0,
-    seed: int | None = None,
-    max_batch_tokens: int = 8192,
-    progress: Callable[[int], None] | None = None,
 ) -> list[Answer]:
     """The model's answer to each prompt, without the prompt, in the order of `prompts_ids`.
 

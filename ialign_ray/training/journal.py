@@ -25,14 +25,14 @@ import pyarrow.parquet as pq
 from ialign_ray.storage import write_bytes, write_json
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import CURE, writing
+from ialign_ray.training.history import RECORDS, VALIDATIONS, WARNINGS, records, validations
 from ialign_ray.training.records import Records
 from ialign_ray.training.step import StepStats
 from ialign_ray.training.stopping import Validated
 from ialign_ray.training.validation import Estimate
 
-RECORDS, VALIDATIONS, ENDING = "metrics.jsonl", "validation.jsonl", "ending.json"
+ENDING = "ending.json"
 LEDGER = "ledger"
-WARNINGS = "warnings.txt"
 _RESERVED = b"\n" * 4096
 """Room for warnings, taken at the start: the one of a full disk must find a place."""
 _SCHEMA = pa.schema(
@@ -149,22 +149,6 @@ class Journal:
         for file in self._files:
             with writing(file.path):
                 file.settle()
-
-
-def records(run: Path) -> list[dict[str, Any]]:
-    """Every whole record of a run; a line torn by a crash is passed over."""
-    return Records(run / RECORDS).read()
-
-
-def validations(run: Path) -> list[Validated]:
-    """What validation has said so far, in the order of steps."""
-    return [Validated(r["step"], {k: e[0] for k, e in r["losses"].items()}) for r in Records(run / VALIDATIONS).read()]
-
-
-def warnings_told(run: Path) -> list[str]:
-    """What the user was told of a run, oldest first."""
-    path = run / WARNINGS
-    return [line for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []
 
 
 def ledger(run: Path) -> pa.Table:

@@ -85,10 +85,21 @@ def _metrics(source: str) -> list[str]:
     return list(dict.fromkeys([source.partition("/")[0], source]))
 
 
+Loss = tuple[str, str, int, float]
+"""Source, row id, target tokens and summed nats of one example."""
+
+
 def validate(
     model: nn.Module, examples: Sequence[Encoded], *, pad: int, device: torch.device, micro_batch_tokens: int
 ) -> dict[str, Estimate]:
-    """Loss of each metric, the same on every worker; each worker computes its share of the batches.
+    """Loss of each metric, the same on every worker; each worker computes its share of the batches."""
+    return summary(losses(model, examples, pad=pad, device=device, micro_batch_tokens=micro_batch_tokens))
+
+
+def losses(
+    model: nn.Module, examples: Sequence[Encoded], *, pad: int, device: torch.device, micro_batch_tokens: int
+) -> list[Loss]:
+    """The loss of every example, sorted by source and row id.
 
     All workers run equally many forward passes, because those of a sharded model wait for each other.
     """
@@ -102,7 +113,7 @@ def validate(
             batch = batches[min(mine, len(batches) - 1)]
             nats = _nats(model, batch, pad, device, start)
             own += zip(batch, nats, strict=True) if mine < len(batches) else []
-    return summary(_from_all(own))
+    return _from_all(own)
 
 
 def _nats(model: nn.Module, batch: Sequence[Encoded], pad: int, device: torch.device, start: int | None) -> list[float]:
@@ -112,17 +123,17 @@ def _nats(model: nn.Module, batch: Sequence[Encoded], pad: int, device: torch.de
     return [float(part.sum()) for part in torch.split(nats, [len(e.target) for e in batch])]
 
 
-def _from_all(own: list[tuple[Encoded, float]]) -> list[tuple[str, str, int, float]]:
+def _from_all(own: list[tuple[Encoded, float]]) -> list[Loss]:
     """(source, row id, target tokens, nats) of all workers, in one order for any number of them."""
     rows = [(e.source, e.row_id, len(e.target), nats) for e, nats in own]
     if dist.is_initialized() and dist.get_world_size() > 1:
-        every: list[list[tuple[str, str, int, float]]] = [[] for _ in range(dist.get_world_size())]
+        every: list[list[Loss]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(every, rows)
         rows = [row for part in every for row in part]
     return sorted(rows, key=lambda row: row[:2])
 
 
-def summary(rows: Iterable[tuple[str, str, int, float]]) -> dict[str, Estimate]:
+def summary(rows: Iterable[Loss]) -> dict[str, Estimate]:
     """Each metric's estimate from (source, row id, target tokens, nats) of every example."""
     by_metric: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
     for source, row_id, tokens, nats in rows:

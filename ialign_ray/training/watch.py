@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from ialign_ray.config import Experiment
-from ialign_ray.training.journal import RECORDS, VALIDATIONS, records, warnings_told
+from ialign_ray.training.history import RECORDS, VALIDATIONS, records, warnings_told
 from ialign_ray.training.records import Records
 
 PLAIN_SECONDS = 15.0

@@ -27,7 +27,7 @@ from ialign_ray.storage import read_json
 from ialign_ray.streaming import Source, local_stream
 from ialign_ray.tokens.batch import Batching
 from ialign_ray.training.collate import lay_out
-from ialign_ray.training.journal import records
+from ialign_ray.training.history import records
 from ialign_ray.training.loop import make_optimizer
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.step import train_step

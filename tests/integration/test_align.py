@@ -23,7 +23,8 @@ from ialign_ray.config import build_experiment, dump_yaml, override
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, ModelError
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.training.journal import ledger, records, validations
+from ialign_ray.training.history import records, validations
+from ialign_ray.training.journal import ledger
 from ialign_ray.training.trainer import MODEL, align
 from ialign_ray.training.validation import load_held_out
 

@@ -19,7 +19,8 @@ from test_align import consumed_rows, expected_rows, worker_pids
 from ialign_ray.config import build_experiment, dump_yaml, override
 from ialign_ray.errors import ClusterError
 from ialign_ray.storage import is_intact
-from ialign_ray.training.journal import LEDGER, records
+from ialign_ray.training.history import records
+from ialign_ray.training.journal import LEDGER
 from ialign_ray.training.trainer import MODEL, align
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nightly]

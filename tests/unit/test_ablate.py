@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,6 +14,8 @@ from ialign_ray.corpus.parallel import load_parallel
 from ialign_ray.curation import curate
 from ialign_ray.errors import ConfigError
 from ialign_ray.evaluation.ablation import Row, write_ablation
+from ialign_ray.evaluation.report import report_again
+from ialign_ray.evaluation.suites import classification_rows
 
 
 def planned(data, axes, **ablate):
@@ -111,29 +115,30 @@ def test_a_dry_run_counts_steps_tokens_and_time(experiment_data, capsys, tmp_pat
     assert not (tmp_path / "runs" / "tiny").exists()
 
 
-def frames(shift, seed=0):
-    """Predictions of a suite whose right label gets `shift` more."""
-    rng, rows = np.random.default_rng(seed), []
-    for language in ("eng", "ind", "jav"):
-        for k in range(40):
-            label = k % 2
-            scores = rng.normal(size=2)
-            scores[label] += shift * (language != "eng")
-            about = {"suite": "mood", "prompt": "plain", "language": language, "id": str(k), "label": label}
-            columns = {name: scores.tolist() for name in ("sum", "mean", "calibrated")}
-            rows.append(about | {"chars": 10 + k % 7} | columns)
-    return {"mood": pd.DataFrame(rows)}
+def frames(experiment, shift, seed=0):
+    """Predictions of its suite whose right label gets `shift` more."""
+    rng = np.random.default_rng(seed)
+    rows = classification_rows(experiment.evaluate.suites[0], experiment.storage.data).test
+    scores = rng.normal(size=(len(rows), 2))
+    scores[np.arange(len(rows)), rows["label"]] += shift * (rows["language"] != "eng")
+    columns = {name: list(scores) for name in ("sum", "mean", "calibrated")}
+    return {"mood": rows[["suite", "language", "id", "label", "chars"]].assign(prompt="plain", **columns)}
 
 
 def test_the_table_has_intervals_baselines_shares_and_each_gain_on_its_own_control(experiment_data, tmp_path):
     experiment = build_experiment(experiment_data | {"ablate": {"axes": {"replay.ratio": [0]}}}, "test")
-    rows = [
-        Row("base", None, [frames(0.0)]),
-        Row("control", None, [frames(0.0, 1), frames(0.0, 2)]),
-        Row("control (x=1)", None, [frames(3.0, 3), frames(3.0, 4)]),
-        Row("reference", "control", [frames(3.0, 1), frames(3.0, 2)]),
-        Row("x=1", "control (x=1)", [frames(3.0, 3), frames(3.0, 4)]),
+    made = partial(frames, experiment)
+    shared = [
+        Row("base", None, [made(0.0)]),
+        Row("control", None, [made(0.0, 1), made(0.0, 2)]),
+        Row("reference", "control", [made(5.0, 1), made(5.0, 2)]),
     ]
+    rows = [
+        *shared,
+        Row("control (x=1)", None, [made(3.0, 3), made(3.0, 4)]),
+        Row("x=1", "control (x=1)", [made(3.0, 3), made(3.0, 4)]),
+    ]
+    page = tmp_path / "out" / "ablation" / "report.html"
     path = write_ablation(experiment, rows, tmp_path / "out", Console(quiet=True))
     text = path.read_text()
     for name in ("random", "majority", "length", "base", "control", "reference", "x=1"):
@@ -150,3 +155,8 @@ def test_the_table_has_intervals_baselines_shares_and_each_gain_on_its_own_contr
     assert "**+" in gained
     assert "**" not in same
     assert "+0.000 [+0.000, +0.000]" in same
+    assert not page.exists()  # one page has one control
+    write_ablation(experiment, shared, tmp_path / "out", Console(quiet=True))
+    assert "reference" in page.read_text("utf-8")
+    again = page.read_text("utf-8")
+    assert report_again([page.parent], None, Console(quiet=True)).read_text("utf-8") == again

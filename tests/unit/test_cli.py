@@ -11,7 +11,7 @@ from ialign_ray.cluster import check_resources
 from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError
 
-COMMANDS = ["validate", "align", "evaluate", "compare", "ablate", "predict", "report", "export", "schema"]
+COMMANDS = ["validate", "align", "evaluate", "compare", "ablate", "tune", "predict", "report", "export", "schema"]
 COMMANDS += ["register", "promote", "rollback", "models"]
 
 

@@ -314,3 +314,12 @@ def test_codes_of_groups_names_and_suites_that_are_wrong(experiment_data):
             node = node[key]
         node[path[-1]] = value
         refused(data, part)
+
+
+def test_a_model_folder_is_known_by_its_absolute_path(experiment_data, tmp_path, monkeypatch):
+    (tmp_path / "base").mkdir()
+    monkeypatch.chdir(tmp_path)
+    experiment_data["model"]["id"] = "base"
+    assert build_experiment(experiment_data, "e.yaml").model.id == str(tmp_path / "base")
+    experiment_data["model"]["id"] = "owner/base"
+    assert build_experiment(experiment_data, "e.yaml").model.id == "owner/base"

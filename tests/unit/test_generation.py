@@ -16,6 +16,10 @@ class Letters:
         return " ".join(str(i) for i in ids if not (skip_special_tokens and i in (0, 1)))
 
 
+def texts(*arguments, **settings):
+    return [answer.text for answer in generate(*arguments, **settings)]
+
+
 def naive(model, prompt, count):
     """Greedy, one unpadded row, no cache."""
     start = model.config.decoder_start_token_id if model.config.is_encoder_decoder else None
@@ -44,68 +48,79 @@ def test_equals_one_row_at_a_time(name):
         model.generation_config.eos_token_id = 1
     expected = [naive(model, prompt, 6) for prompt in prompts]
     for budget in (1, 30, 4096):
-        assert generate(model, Letters(), prompts, max_new_tokens=6, max_batch_tokens=budget) == expected
+        assert texts(model, Letters(), prompts, max_new_tokens=6, max_batch_tokens=budget) == expected
 
 
 def test_stops_at_the_end_of_sequence():
     model, prompts = build("llama"), some_prompts((5, 9, 3))
-    whole = [text.split() for text in generate(model, Letters(), prompts, max_new_tokens=6)]
+    whole = [text.split() for text in texts(model, Letters(), prompts, max_new_tokens=6)]
     end = int(whole[0][2])
     tokenizer = Letters()
     tokenizer.eos_token_id = end
-    cut = [text.split() for text in generate(model, tokenizer, prompts, max_new_tokens=6)]
+    cut = [text.split() for text in texts(model, tokenizer, prompts, max_new_tokens=6)]
     assert cut == [row[: row.index(str(end))] if str(end) in row else row for row in whole]
     model.generation_config.eos_token_id = [end, 2]
-    assert [text.split() for text in generate(model, Letters(), prompts, max_new_tokens=6)] == cut
+    assert [text.split() for text in texts(model, Letters(), prompts, max_new_tokens=6)] == cut
 
 
 def test_sampling_follows_the_seed_and_leaves_the_global_state():
     model, prompts = build("llama"), some_prompts((5, 9, 3))
     settings = {"max_new_tokens": 6, "temperature": 1.5, "top_p": 0.95}
     before = torch.random.get_rng_state()
-    first, again, other = (generate(model, Letters(), prompts, seed=s, **settings) for s in (1, 1, 2))
+    first, again, other = (texts(model, Letters(), prompts, seed=s, **settings) for s in (1, 1, 2))
     assert first == again != other
     assert torch.equal(before, torch.random.get_rng_state())
-    generate(model, Letters(), prompts, **settings)
+    texts(model, Letters(), prompts, **settings)
     assert not torch.equal(before, torch.random.get_rng_state())
 
 
 def test_sampling_defaults_of_the_model_folder_are_not_used():
     model, prompts = build("llama"), some_prompts((5, 9, 3))
-    expected = generate(model, Letters(), prompts, max_new_tokens=6)
+    expected = texts(model, Letters(), prompts, max_new_tokens=6)
     folder = model.generation_config
     folder.do_sample, folder.temperature, folder.repetition_penalty, folder.num_beams = True, 5.0, 9.0, 3
-    assert generate(model, Letters(), prompts, max_new_tokens=6) == expected
+    assert texts(model, Letters(), prompts, max_new_tokens=6) == expected
 
 
 def test_a_least_length_in_the_model_folder_is_not_used():
     """As BART's folder for summaries has one."""
     model, prompts = build("t5"), some_prompts((5, 9, 3))
     tokenizer = Letters()
-    tokenizer.eos_token_id = int(generate(model, Letters(), prompts, max_new_tokens=6)[0].split()[1])
-    expected = generate(model, tokenizer, prompts, max_new_tokens=6)
+    tokenizer.eos_token_id = int(texts(model, Letters(), prompts, max_new_tokens=6)[0].split()[1])
+    expected = texts(model, tokenizer, prompts, max_new_tokens=6)
     assert len(expected[0].split()) < 2
     model.generation_config.min_length = 6
-    assert generate(model, tokenizer, prompts, max_new_tokens=6) == expected
+    assert texts(model, tokenizer, prompts, max_new_tokens=6) == expected
 
 
 def test_peft_mode_and_progress():
     config = LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False, task_type="CAUSAL_LM")
     model, seen = get_peft_model(build("llama"), config).train(), []
     prompts = some_prompts((5, 9, 3))
-    texts = generate(model, Letters(), prompts, max_new_tokens=3, max_batch_tokens=1, progress=seen.append)
+    found = texts(model, Letters(), prompts, max_new_tokens=3, max_batch_tokens=1, progress=seen.append)
     assert model.training
     assert seen == [1, 2, 3]
-    assert texts == [naive(model.eval(), prompt, 3) for prompt in prompts]
+    assert found == [naive(model.eval(), prompt, 3) for prompt in prompts]
+
+
+def test_an_answer_tells_whether_it_was_cut():
+    """Of the same model: once it may not end, once its second token is the end."""
+    model, prompts = build("llama"), some_prompts((5,))
+    tokenizer = Letters()
+    whole = generate(model, tokenizer, prompts, max_new_tokens=6)[0]
+    assert (whole.tokens, whole.ended, len(whole.text.split())) == (6, False, 6)
+    tokenizer.eos_token_id = int(whole.text.split()[1])
+    ended = generate(model, tokenizer, prompts, max_new_tokens=6)[0]
+    assert (ended.text, ended.tokens, ended.ended) == (whole.text.split()[0], 1, True)
 
 
 def test_what_is_refused():
     model = build("llama")
-    assert generate(model, Letters(), []) == []
+    assert texts(model, Letters(), []) == []
     with pytest.raises(DataError, match="prompt 1"):
-        generate(model, Letters(), [[5], []], max_new_tokens=3)
+        texts(model, Letters(), [[5], []], max_new_tokens=3)
     with pytest.raises(ModelError, match="41 positions"):
-        generate(model, Letters(), some_prompts((37,)), max_new_tokens=4)
+        texts(model, Letters(), some_prompts((37,)), max_new_tokens=4)
     for bad in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}):
         with pytest.raises(ConfigError):
-            generate(model, Letters(), [[5]], **bad)
+            texts(model, Letters(), [[5]], **bad)

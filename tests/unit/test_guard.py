@@ -16,7 +16,8 @@ from ialign_ray.streaming import local_stream
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.guard import Guard, spike_limit
-from ialign_ray.training.journal import ENDING, Journal, ledger, records, warnings_told
+from ialign_ray.training.history import records, warnings_told
+from ialign_ray.training.journal import ENDING, Journal, ledger
 from ialign_ray.training.loop import Loop, run_loop
 from ialign_ray.training.step import train_step
 

@@ -10,7 +10,8 @@ from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.streaming import Source, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.collate import collate
-from ialign_ray.training.journal import RECORDS, WARNINGS, Journal, ledger, records, warnings_told
+from ialign_ray.training.history import RECORDS, WARNINGS, records, warnings_told
+from ialign_ray.training.journal import Journal, ledger
 from ialign_ray.training.loop import Loop, learning_rate, make_optimizer, run_loop
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.step import train_step

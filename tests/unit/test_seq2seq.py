@@ -242,7 +242,7 @@ def test_what_was_learned_is_generated(setting):
             pad=tokenizer.pad_token_id, device=CPU,
         )  # fmt: skip
     assert stats.loss < 0.3
-    texts = generate(model, tokenizer, [e.prompt for e in examples], max_new_tokens=64)
+    texts = [a.text for a in generate(model, tokenizer, [e.prompt for e in examples], max_new_tokens=64)]
     assert texts == [tokenizer.decode(e.target, skip_special_tokens=True) for e in examples]
 
 

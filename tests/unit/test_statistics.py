@@ -149,3 +149,20 @@ def test_fifteen_cells_are_fast():
     for _ in range(15):
         statistics.classification_draws(weights, np.arange(400), gold, scores, chars)
     assert time.perf_counter() - start < 5  # about 0.1 s alone; the machine may be busy
+
+
+def test_many_draw_vectors_at_once_are_as_one_by_one():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(6, 101))
+    draws[1, 5] = np.nan  # known but for one draw
+    draws[2, 1:50] = np.nan  # unknown in too many
+    draws[3, 0] = np.nan
+    draws[4] = 0.0
+    sizes = [9, 8, 7, 6, 5, 1]
+    found = statistics.differences(draws, sizes)
+    for row, n, many in zip(draws, sizes, found, strict=True):
+        assert vars(many) == pytest.approx(vars(statistics.difference(row, np.zeros(101), n)), nan_ok=True)
+    assert [bool(np.isfinite(one.low)) for one in found] == [True, True, False, False, True, False]
+    assert [bool(np.isnan(one.p)) for one in found] == [False, False, True, True, False, True]
+    assert found[1].low == pytest.approx(np.nanquantile(draws[1, 1:], 0.025))
+    assert found[4].p == 1.0

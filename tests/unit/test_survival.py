@@ -21,7 +21,8 @@ from survivor import DEATHS, FINAL, SENTENCE, START, Job, attempt, attempt_on_a_
 
 from ialign_ray.config import build_experiment
 from ialign_ray.storage import is_intact, read_json
-from ialign_ray.training.journal import ENDING, VALIDATIONS, ledger, records, warnings_told
+from ialign_ray.training.history import VALIDATIONS, records, warnings_told
+from ialign_ray.training.journal import ENDING, ledger
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.records import Records
 

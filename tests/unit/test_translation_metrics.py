@@ -8,6 +8,7 @@ from sacrebleu.metrics import BLEU, CHRF
 
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation import translation_metrics
+from ialign_ray.evaluation.results import summarise
 from ialign_ray.evaluation.statistics import resample_weights
 from ialign_ray.evaluation.translation_metrics import (
     corpus_draws,
@@ -163,3 +164,23 @@ def test_refusals():
         generation_draws(weights, unit, [], [], [], "jav")
     with pytest.raises(DataError, match="row 0 has no hypothesis"):
         generation_draws(weights, unit, ["a"], ["b"], [None], "jav")
+
+
+def test_the_results_of_a_run_are_what_sacrebleu_says_of_its_predictions():
+    rows = []
+    for number, target in enumerate(("jav", "sun")):
+        for k, (source, reference, hypothesis) in enumerate(zip(*corpus(rows=20, seed=number, wrong=0.2 + number / 5))):
+            about = {"suite": "t", "prompt": "plain", "language": f"ind-{target}", "id": str(k), "nats": 9.0}
+            made = {"source": source, "reference": reference, "hypothesis": hypothesis, "cut": False}
+            rows.append(about | made | {"tokens": 5, "bytes": len(reference)})
+    frame = pd.DataFrame(rows)
+    found = summarise({"run": frame}, {"ind": "L1", "jav": "L2", "sun": "L2"}, resamples=100)
+    value = found[found["prompt"] == "all"].set_index(["scope", "metric"])["value"]
+    said = {}
+    for language, part in frame.groupby("language"):
+        texts = part["hypothesis"].tolist(), [part["reference"].tolist()]
+        said[language] = CHRF(word_order=2).corpus_score(*texts).score, BLEU().corpus_score(*texts).score
+        assert (value[f"language:{language}", "chrf"], value[f"language:{language}", "bleu"]) == pytest.approx(
+            said[language]
+        )
+    assert (value["group:L2", "chrf"], value["group:L2", "bleu"]) == pytest.approx(np.mean([*said.values()], axis=0))

@@ -7,7 +7,7 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_loop import Setting
 
-from ialign_ray.training.journal import VALIDATIONS, records
+from ialign_ray.training.history import VALIDATIONS, records
 from ialign_ray.training.records import Records
 from ialign_ray.training.trainer import told_of_ending
 from ialign_ray.training.watch import curves, validation_curves, validation_line, watching

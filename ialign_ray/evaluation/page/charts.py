@@ -17,7 +17,7 @@ Spec = dict[str, Any]
 def gain_against_forgetting(points: pd.DataFrame, tolerance: float, gain: str, kept: str, runs: Sequence[str]) -> Spec:
     """Columns run, group, x, x_low, x_high, y, y_low, y_high, said: a point a run and group, + is better."""
     base = alt.Chart(points)
-    x = alt.X("x:Q", title=f"kept old work: {kept}", scale=alt.Scale(zero=True, padding=20))
+    x = alt.X("x:Q", title=f"kept old work: {kept}", axis=alt.Axis(tickCount=8), scale=alt.Scale(zero=True, padding=20))
     y = alt.Y("y:Q", title=f"gain on new languages: {gain}", scale=alt.Scale(zero=True, padding=20))
     colour = _by("run", runs)
     across = base.mark_rule().encode(x=alt.X("x_low:Q", title=x["title"]), x2="x_high:Q", y=y, color=colour)
@@ -40,7 +40,7 @@ def transfer(gains: pd.DataFrame, runs: Sequence[str]) -> Spec:
     tips = ["run:N", "seed:Q", alt.Tooltip("L2:Q", format="+.3f"), alt.Tooltip("L3:Q", format="+.3f")]
     return _spec(
         chart.encode(
-            x=alt.X("L2:Q", title="gain on L2 over base", scale=alt.Scale(padding=20)),
+            x=alt.X("L2:Q", title="gain on L2 over base", axis=alt.Axis(tickCount=8), scale=alt.Scale(padding=20)),
             y=alt.Y("L3:Q", title="gain on L3 over base", scale=alt.Scale(padding=20)),
             color=_by("run", runs),
             tooltip=tips,

@@ -9,11 +9,18 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment, Suite
+from ialign_ray.config import (
+    ClassificationSuite,
+    Experiment,
+    InstructionSuite,
+    PerplexitySuite,
+    Suite,
+    TranslationSuite,
+)
 from ialign_ray.errors import IalignError
 from ialign_ray.evaluation.analysis import RunFrames
 from ialign_ray.evaluation.kinds import KINDS
-from ialign_ray.evaluation.units import suite_units
+from ialign_ray.evaluation.suites import classification_rows, instruction_rows, perplexity_rows, translation_rows
 
 SHOWN = 5
 _KEYS = ["language", "id"]
@@ -65,16 +72,30 @@ def worst_examples(
 
 def suite_texts(experiment: Experiment) -> tuple[dict[str, pd.DataFrame], list[str]]:
     """Suite -> its rows with their texts, indexed by language and id; and why some suites have none, in words."""
-    try:
-        units = suite_units(experiment)
-    except (IalignError, OSError) as error:
-        return {}, [f"No examples are shown, since a suite's source cannot be read: {error}"]
     texts: dict[str, pd.DataFrame] = {}
-    for unit in units:
-        if unit.suite not in texts and set(_KEYS) <= set(unit.rows.columns):
-            rows = unit.rows.assign(id=unit.rows["id"].astype(str))
-            texts[unit.suite] = rows.drop_duplicates(_KEYS).set_index(_KEYS)
-    return texts, []
+    notes = []
+    for suite in experiment.evaluate.suites:
+        if KINDS[suite.kind].cost is None:
+            continue
+        try:
+            rows = _rows(suite, experiment)
+        except (IalignError, OSError) as error:
+            notes.append(f"No examples of {suite.name} are shown, since its source cannot be read: {error}")
+            continue
+        texts[suite.name] = rows.assign(id=rows["id"].astype(str)).drop_duplicates(_KEYS).set_index(_KEYS)
+    return texts, notes
+
+
+def _rows(suite: Suite, experiment: Experiment) -> pd.DataFrame:
+    base = experiment.storage.data
+    if isinstance(suite, ClassificationSuite):
+        return classification_rows(suite, base).test
+    if isinstance(suite, TranslationSuite):
+        return translation_rows(suite, experiment, suite.asked[0])
+    if isinstance(suite, InstructionSuite):
+        return instruction_rows(suite, base)
+    assert isinstance(suite, PerplexitySuite)  # retrieval has no cost
+    return perplexity_rows(suite, base)
 
 
 def _costs(frames: Sequence[pd.DataFrame], kind: str, scorer: str) -> pd.Series:

@@ -30,8 +30,11 @@ for (const e of document.querySelectorAll('[data-chart]')) {
 """
 
 
-def render_page(material: Material, analysis: Analysis) -> str:
-    """The page as HTML. Scripts run by their hash alone: none that came with a text can run."""
+def render_page(material: Material, analysis: Analysis, tasks: pd.DataFrame) -> str:
+    """The page as HTML. Scripts run by their hash alone: none that came with a text can run.
+
+    `tasks` as from `harness.run_tasks`, or empty.
+    """
     experiment, folders = material.experiment, material.folders
     texts, untold = suite_texts(experiment)
     before = material.runs.get(analysis.reference, [])
@@ -50,11 +53,13 @@ def render_page(material: Material, analysis: Analysis) -> str:
         scores=group_scores(experiment, analysis.results),
         prompts=prompt_rows(experiment, analysis.results),
         charts=_charts(experiment, analysis, folders),
-        curves_missing=not folders,
         data=history.data_counts(folders),
+        drops=history.cleaning_drops(folders),
+        differing=history.differences(folders),
+        tasks=tasks.to_dict("records"),
         told=history.warnings(folders),
         examples={arm: found for arm, found in examples.items() if found},
-        notes=[*analysis.notes, *untold],
+        notes=[*material.notes, *analysis.notes, *untold],
         configuration=dump_yaml(experiment),
         script=Markup(script),
         digest=digest,

@@ -1,0 +1,114 @@
+"""`search`: what `ialign tune` tries, what it looks for and how much it may spend."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ialign_ray.config.section import Section
+
+SEARCHED = (
+    "replay.ratio",
+    "replay.pool_size",
+    "model.lora",
+    "tasks.mix",
+    "train.learning_rate",
+    "train.warmup",
+    "train.schedule",
+    "train.weight_decay",
+    "train.clip_norm",
+    "train.batch_size",
+    "train.steps",
+    "train.seed",
+)
+"""Fields, and sections whose fields, a search may vary; others would change what trials are compared on."""
+
+
+class Domain(Section):
+    """The values of one field: exactly one of the four forms."""
+
+    choice: list[Any] | None = Field(None, min_length=1)
+    """Any of these values, in no order."""
+    grid: list[Any] | None = Field(None, min_length=1)
+    """Each of these values: `grid` and `random` cross them with the other fields, other searchers choose among them."""
+    uniform: tuple[float, float] | None = None
+    """From the first number to the second; whole numbers where the field takes no others."""
+    log_uniform: tuple[float, float] | None = None
+    """The same, evenly in the logarithm."""
+
+    @model_validator(mode="after")
+    def _one_form(self) -> Self:
+        given = [n for n in ("choice", "grid", "uniform", "log_uniform") if getattr(self, n) is not None]
+        if len(given) != 1:
+            raise ValueError(f"give exactly one of choice, grid, uniform and log_uniform, not {len(given)}")
+        if bounds := self.bounds:
+            low, high = bounds
+            if not low < high:
+                raise ValueError(f"{given[0]} goes from {low:g} to {high:g}; the first number must be the smaller")
+            if self.log_uniform and low <= 0:
+                raise ValueError(f"log_uniform starts at {low:g}; a logarithm needs numbers above 0")
+        return self
+
+    @property
+    def values(self) -> list[Any] | None:
+        """Its values where they can be counted."""
+        return self.choice if self.choice is not None else self.grid
+
+    @property
+    def bounds(self) -> tuple[float, float] | None:
+        """Its ends where they cannot."""
+        return self.uniform or self.log_uniform
+
+
+class SearchConfig(Section):
+    """Forgetting-aware search: the largest gain on new languages among those settings that forget little enough."""
+
+    space: dict[str, Domain] = Field(min_length=1)
+    """Dotted field -> its values, e.g. `replay.ratio: {choice: [0, 0.25, 0.5]}`."""
+    searcher: Literal["grid", "random", "tpe", "nsga2", "bohb"] = "tpe"
+    """How settings are chosen: all of a grid, at random, Optuna's TPE or NSGA-II, or BOHB (`pip install
+    ialign_ray[bohb]`). TPE and NSGA-II know the retention constraint."""
+    trials: int = Field(20, ge=1)
+    """How many settings are tried; `grid` tries all of them."""
+    seed: int = Field(0, ge=0)
+    """Decides what the searcher draws."""
+    objective: Literal["gain", "front"] = "gain"
+    """`gain`: the gain under the tolerance. `front`: gain and retention as two objectives (TPE, NSGA-II)."""
+    tolerance: float = Field(0.1, ge=0)
+    """Nats per token by which the loss on held-out old instructions may rise."""
+    against: Literal["base", "control"] = "base"
+    """What the rise is measured from: the untouched base, or the replay-only control of equal compute."""
+    penalty: float = Field(1.0, ge=0)
+    """What a scheduler takes off the gain for each nat per token beyond the tolerance. High ones stop settings that
+    forget at first and recover as the learning rate falls."""
+    scheduler: Literal["none", "asha", "hyperband"] = "asha"
+    """What stops poor trials early, at equal budgets: ASHA (arXiv 1810.05934) or HyperBand (arXiv 1603.06560)."""
+    unit: Literal["steps", "tokens"] = "steps"
+    """What budgets count, and at what the control's compute is matched."""
+    budget: int | None = Field(None, ge=1)
+    """The most a trial gets; `train.steps` when left out and the unit is steps."""
+    min_budget: int | None = Field(None, ge=1)
+    """The first budget at which a trial is validated and may be stopped; a ninth of `budget` when left out."""
+    reduction: int = Field(3, ge=2)
+    """Each budget is so many times the one before, and one trial in so many goes on to it."""
+    concurrent: int | None = Field(None, ge=1)
+    """Trials at a time at most; as many as the cluster has room for when left out."""
+    cpus_per_trial: float = Field(1.0, gt=0)
+    """CPUs that a trial reserves, and threads that it computes with."""
+    gpus_per_trial: float | None = Field(None, ge=0)
+    """GPUs that a trial reserves, 0.25 for four trials on one; 1 when left out and the cluster has any."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.searcher == "grid" and (endless := [k for k, d in self.space.items() if d.bounds]):
+            raise ValueError(f"`grid` cannot try all values of {endless[0]}; give it `choice` or `grid`")
+        if self.objective == "front" and self.searcher == "bohb":
+            raise ValueError("BOHB has one objective; use objective: gain, or searcher: tpe or nsga2")
+        if self.searcher == "bohb" and self.scheduler != "hyperband":
+            raise ValueError("BOHB chooses by HyperBand's budgets; set scheduler: hyperband")
+        if self.unit == "tokens" and self.budget is None:
+            raise ValueError("`unit: tokens` needs `budget`, the tokens of a full trial")
+        if self.unit == "tokens" and "train.steps" in self.space:
+            raise ValueError("`train.steps` cannot be searched where `budget` counts tokens; set unit: steps")
+        return self

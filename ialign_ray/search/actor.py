@@ -1,0 +1,119 @@
+"""A trial under Ray Tune: one actor, reused from trial to trial, that keeps base model and examples in its process."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from ialign_ray.errors import IalignError
+from ialign_ray.search.objective import FAILED_SCORE, References, flat, worth
+from ialign_ray.search.shared import TRIALS, Shared, control_point, search_folder
+from ialign_ray.search.shelf import Shelf, family
+from ialign_ray.search.space import point_name, search_of, variant
+from ialign_ray.search.trial import Bench, TrialRun
+from ialign_ray.storage import read_json, write_json
+
+OUTCOMES, STOPPED, POINT, FAILED = "outcomes.json", "stopped.json", "point.json", "failed.json"
+KEPT_SHELVES = 2
+"""Families whose examples an actor keeps."""
+
+
+def bench_here(shared: Shared) -> Bench:
+    """Base model on this process' device, with as many threads as it has reserved CPUs."""
+    cpus = search_of(shared.experiment).cpus_per_trial
+    torch.set_num_threads(max(1, math.floor(cpus)))
+    gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+    return shared.bench(torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu"))
+
+
+class SearchTrial(tune.Trainable):  # type: ignore[misc]
+    """Each `step` is one budget. A run folder remembers what was reported, so nothing is trained twice."""
+
+    def setup(self, config: dict[str, Any], shared: Shared) -> None:
+        """Once a process: the base model; then the first trial."""
+        self.shared = shared
+        self.bench = bench_here(shared)
+        self.shelves: dict[str, Shelf] = {}
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Begin another trial in this process."""
+        point = new_config["point"]
+        self.folder = search_folder(self.shared.experiment) / TRIALS / point_name(point)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.folder / POINT, point)
+        self.seed = int(variant(self.shared.experiment, point).train.seed)
+        self.run: TrialRun | None = None
+        self.point, self.said = point, 0
+        return True
+
+    def step(self) -> dict[str, Any]:
+        """The outcome at the next budget, as Tune's flat result."""
+        try:
+            if self.run is None:
+                self.run = self.shared.trial(self.point, self.folder, self._shelf(), self.bench)
+            outcomes = outcomes_of(self.run, self.said, self.shared, self.shared.references[self.seed])
+        except IalignError as error:  # this setting cannot be trained; others can
+            write_json(self.folder / FAILED, {"message": str(error)})
+            return failed(str(error), self.shared.ends[0])
+        write_json(self.folder / OUTCOMES, outcomes)
+        found = outcomes[-1]
+        self.said += 1
+        stopped = read_json(self.folder / STOPPED)["budget"] if (self.folder / STOPPED).exists() else math.inf
+        return {**found, "done": found["last"] or found["budget"] >= stopped}
+
+    def _shelf(self) -> Shelf:
+        experiment = variant(self.shared.experiment, self.point)
+        name = family(experiment)
+        if name not in self.shelves:
+            while len(self.shelves) >= KEPT_SHELVES:
+                self.shelves.pop(next(iter(self.shelves)))
+            self.shelves[name] = self.shared.shelf(experiment)
+        return self.shelves[name]
+
+    def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """For a pause: the weights lie in the run folder."""
+        return {"said": self.said}
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Go on after what was said before."""
+        self.said = int((checkpoint or {}).get("said", 0))
+
+
+def outcomes_of(run: TrialRun, k: int, shared: Shared, references: References) -> list[dict[str, Any]]:
+    """What the first k + 1 budgets gave, compared with base and control."""
+    search = search_of(shared.experiment)
+    run.report(k)
+    found = []
+    for report in run.reports[: k + 1]:
+        matched = worth(run.losses(report["budget"]), references, report["budget"], search)
+        units = report["budget"] / shared.ends[0]
+        found.append({**report, **flat(matched, search.penalty), "units": units, "failed": ""})
+    return found
+
+
+def failed(message: str, first: int) -> dict[str, Any]:
+    """The result of a trial that cannot be trained: no numbers but the schedulers' worst."""
+    nothing = dict.fromkeys(("gain", "forgetting", "violation"), math.nan)
+    return {
+        **nothing, "score": FAILED_SCORE, "failed": message, "budget": first, "units": 1.0, "last": False,
+        "feasible": False, "done": True,
+    }  # fmt: skip
+
+
+def train_control(shared: Shared, seed: int) -> None:
+    """Train and validate the replay-only control of one seed over the whole budget, and the base; kept once done."""
+    folder = control_folder(shared, seed)
+    run = shared.trial(control_point(seed), folder, None, bench_here(shared))
+    run.base_losses()
+    run.report(len(shared.ends) - 1)
+
+
+def control_folder(shared: Shared, seed: int) -> Path:
+    """The control's run folder."""
+    return search_folder(shared.experiment) / f"control-s{seed}"

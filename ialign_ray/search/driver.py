@@ -1,0 +1,208 @@
+"""`ialign tune`: controls, then trials on Ray Tune, then the results; killed at any moment, it goes on."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray import tune
+from rich.console import Console
+
+from ialign_ray.cluster import cluster, nodes
+from ialign_ray.config import Experiment, dump_yaml
+from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
+from ialign_ray.search.actor import STOPPED, SearchTrial, control_folder, train_control
+from ialign_ray.search.budget import Demand, budgets, concurrency, demand, whole_budget
+from ialign_ray.search.live import NestedRuns, Progress, shown
+from ialign_ray.search.objective import References
+from ialign_ray.search.results import write_results
+from ialign_ray.search.schedulers import scheduler
+from ialign_ray.search.searchers import searcher
+from ialign_ray.search.shared import TRIALS, Shared, assemble, search_folder, seeds
+from ialign_ray.search.space import check_space, point_name, search_of, trial_count
+from ialign_ray.search.trial import read_losses
+from ialign_ray.storage import is_intact, json_hash, read_json, write_json, write_text
+from ialign_ray.training.trainer import MODEL, in_background
+
+STATE, SETTINGS = "tune", "search.json"
+DECIDE = ("languages", "model", "corpora", "cleaning", "decontamination", "replay", "tasks", "train", "search")
+"""Sections that must not change while a search goes on."""
+TUNE_SETTINGS = {
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # the default of 10 s and more would forget the trials of that time
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our run folders hold the same and more
+    "TUNE_RESULT_BUFFER_LENGTH": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stays Python's own
+    "RAY_AIR_NEW_OUTPUT": "0",
+}
+
+
+def search(experiment: Experiment, console: Console, *, resume: bool = False) -> Path:
+    """Run or go on with the search of an experiment; returns its folder, with table, front and winner.
+
+    Raises IalignError with one sentence; what trials have finished stays whatever happens.
+    """
+    check_space(experiment)
+    settings = search_of(experiment)
+    budgets(settings, whole_budget(experiment, settings))
+    folder = search_folder(experiment)
+    if begin(experiment, folder, resume):
+        console.print("The search is finished already", highlight=False)
+        return folder
+    for key, value in TUNE_SETTINGS.items():
+        os.environ.setdefault(key, value)
+    for name in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):  # they miss files that we do not use
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with cluster(experiment.scaling) as resources:
+        most = concurrency(settings, nodes())
+        searcher(settings)  # BOHB may not be installed: told before anything is computed
+        shared = assemble(experiment, console, cluster=True)
+        need = demand(settings, resources)
+        shared = with_references(shared, need, console)
+        run_trials(shared, folder, need, most, console)
+    write_results(folder, settings)
+    write_json(folder / SETTINGS, read_json(folder / SETTINGS) | {"finished": True})
+    return folder
+
+
+def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
+    """Write the settings down, or refuse to mix two searches in one folder; whether this one is finished."""
+    decides = experiment.model_dump(mode="json", include=set(DECIDE))
+    for free in ("concurrent", "cpus_per_trial", "gpus_per_trial"):  # the cluster may have changed
+        decides["search"].pop(free)
+    key = json_hash(decides)
+    known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else None
+    if known and not resume:
+        raise ConfigError(
+            f"{folder} holds a search; go on with --resume, remove it, or give the experiment another name"
+        )
+    if known and known["settings"] != key:
+        raise CheckpointError(f"{folder} was made with other settings; remove it, or give the experiment another name")
+    write_text(folder / "experiment.yaml", dump_yaml(experiment))
+    write_json(folder / SETTINGS, known or {"settings": key, "finished": False})
+    return bool(known and known["finished"])
+
+
+def with_references(shared: Shared, need: Demand, console: Console) -> Shared:
+    """Train the controls that are not there yet, one a seed, and read what trials are compared with."""
+    every = seeds(shared.experiment)
+    missing = [seed for seed in every if not is_intact(control_folder(shared, seed) / MODEL)]
+    console.print(f"Controls (replay only): {len(missing)} of {len(every)} to train", highlight=False)
+    remote = ray.remote(train_control).options(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=3)
+    put = ray.put(shared)
+    try:
+        in_background(lambda: ray.get([remote.remote(put, seed) for seed in missing]))
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, IalignError):
+            raise error.cause from error
+        raise
+    return replace(shared, references={seed: references(shared, seed) for seed in every})
+
+
+def references(shared: Shared, seed: int) -> References:
+    """Base and control from the control's folder."""
+    folder, l1 = control_folder(shared, seed), shared.experiment.languages.l1
+    return References(read_losses(folder, 0, l1), [(b, read_losses(folder, b, l1)) for b in shared.ends])
+
+
+def run_trials(shared: Shared, folder: Path, need: Demand, most: int, console: Console) -> None:
+    """All trials under Ray Tune, from the beginning or from the state of a search that was killed."""
+    settings = search_of(shared.experiment)
+    trainable = tune.with_resources(
+        tune.with_parameters(SearchTrial, shared=shared), {"cpu": need.cpus, "gpu": need.gpus}
+    )
+    progress = Progress(trial_count(settings), shared.ends[-1], console)
+    runs = NestedRuns(shared.experiment, folder, console)
+    finished = False
+    found: list[Any] = []
+    with observed(Observer(folder / TRIALS, progress, runs)), shown(progress):
+        try:
+            tuner = make_tuner(trainable, shared, folder, most)
+            in_background(lambda: found.append(tuner.fit()))
+            finished = True
+        finally:
+            runs.close(finished)
+    result = found[0]
+    if result.errors:
+        raise ClusterError(
+            f"{len(result.errors)} trials were lost more than scaling.max_failures times "
+            f"({str(result.errors[0]).strip().splitlines()[-1]}); the others are kept, go on with --resume"
+        )
+
+
+def make_tuner(trainable: Any, shared: Shared, folder: Path, most: int) -> tune.Tuner:
+    """A new Tuner, or the one that an earlier driver left."""
+    settings, state = search_of(shared.experiment), folder / STATE
+    if tune.Tuner.can_restore(str(state)):
+        return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, resume_errored=True)
+    return tune.Tuner(
+        trainable,
+        tune_config=tune.TuneConfig(
+            search_alg=searcher(settings, most),
+            scheduler=scheduler(settings, shared.ends),
+            num_samples=trial_count(settings),
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name=STATE,
+            storage_path=str(folder),
+            verbose=0,
+            callbacks=[Callback()],
+            failure_config=tune.FailureConfig(max_failures=shared.experiment.scaling.max_failures),
+        ),
+    )
+
+
+class Observer:
+    """What the driver does with each result; and it writes down which trials the scheduler stopped, for good."""
+
+    def __init__(self, trials: Path, progress: Progress, runs: NestedRuns) -> None:
+        self._trials, self._progress, self._runs = trials, progress, runs
+
+    def result(self, config: Mapping[str, Any], result: dict[str, Any]) -> None:
+        """A trial's outcome at a budget."""
+        name = point_name(config["point"])
+        self._progress.result(name, dict(config["point"]), result)
+        self._runs.result(name, dict(config["point"]), result)
+
+    def complete(self, config: Mapping[str, Any], result: dict[str, Any]) -> None:
+        """A trial ended, or was stopped before its whole budget: a resumed search must not go on with it."""
+        name = point_name(config["point"])
+        if result and not result.get("last") and not result.get("failed"):
+            write_json(self._trials / name / STOPPED, {"budget": result["budget"]})
+        self._progress.end(name)
+        self._runs.end(name, "FAILED" if result.get("failed") else "FINISHED")
+
+
+_observer: list[Observer] = []
+
+
+@contextmanager
+def observed(observer: Observer) -> Iterator[None]:
+    """Have Tune's callback, which is pickled with the search's state, reach this process' observer."""
+    _observer.append(observer)
+    try:
+        yield
+    finally:
+        _observer.clear()
+
+
+class Callback(tune.Callback):  # type: ignore[misc]
+    """Tune's way of telling the driver."""
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        """Pass it on."""
+        for observer in _observer:
+            observer.result(trial.config, result)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        """Pass it on."""
+        for observer in _observer:
+            observer.complete(trial.config, trial.last_result or {})

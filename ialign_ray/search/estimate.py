@@ -1,0 +1,155 @@
+"""`ialign tune --dry-run`: how many trials, how many tokens, and about how long, before anything is spent."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from ialign_ray.config import Experiment, SearchConfig
+from ialign_ray.search.budget import budgets, concurrency, whole_budget
+from ialign_ray.search.shared import Shared, assemble, seeds
+from ialign_ray.search.space import check_space, search_of, size, trial_count
+from ialign_ray.search.trial import TrialRun
+from ialign_ray.training.trainer import cores
+
+MEASURED = [1, 3, 4]
+"""Steps that are timed: the first pays for what is done once, the last writes a model folder and is not needed."""
+TOO_LARGE = 1_000_000_000
+"""Parameters above which no step is timed on the machine that only asks."""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What was measured of one trial here, in seconds."""
+
+    token: float
+    """Of training."""
+    validation: float
+    """Of one validation."""
+    start: float
+    """Of making the model."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A search's cost."""
+
+    trials: int
+    reach: list[int]
+    """Trials that are expected to reach each budget."""
+    tokens: float
+    """Expected, with early stopping, controls included."""
+    most_tokens: float
+    """If no trial were stopped."""
+    seconds: float
+    """NaN where nothing could be measured."""
+
+
+def reaching(search: SearchConfig, ends: Sequence[int]) -> list[int]:
+    """Trials expected at each budget: with early stopping one in `reduction` goes on from each.
+
+    ASHA promotes a few more, since it decides before all have come; HyperBand starts some at later budgets.
+    """
+    n = trial_count(search)
+    if search.scheduler == "none":
+        return [n] * len(ends)
+    return [max(1, math.ceil(n / search.reduction**k)) for k in range(len(ends))]
+
+
+def estimate(
+    search: SearchConfig, ends: Sequence[int], per_unit: float, controls: int, speed: Speed | None, at_a_time: int
+) -> Estimate:
+    """The cost of a search whose budgets hold `per_unit` tokens a unit."""
+    reach = reaching(search, ends)
+    parts = [b - a for a, b in zip([0, *ends], ends, strict=False)]
+    trained = sum(n * part for n, part in zip(reach, parts, strict=True)) + controls * ends[-1]
+    most = (reach[0] + controls) * ends[-1]
+    seconds = math.nan
+    if speed:
+        looks = sum(reach) + controls * (len(ends) + 1)
+        work = trained * per_unit * speed.token + looks * speed.validation + (reach[0] + controls) * speed.start
+        seconds = work / max(1, min(at_a_time, reach[0]))
+    return Estimate(reach[0], reach, trained * per_unit, most * per_unit, seconds)
+
+
+def measure(shared: Shared) -> Speed:
+    """Time a few steps and one validation of the experiment's own settings, in a folder that is thrown away."""
+    bench = shared.bench(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, math.floor(search_of(shared.experiment).cpus_per_trial)))
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            run = TrialRun(shared.experiment, Path(scratch), MEASURED, "steps", shared.shelf(shared.experiment), bench)
+            first, second = run.report(0), run.report(1)
+    finally:
+        torch.set_num_threads(threads)
+    seconds, tokens = (second[k] - first[k] for k in ("train_seconds", "tokens"))
+    start = max(0.0, first["seconds"] - first["train_seconds"] - first["validation_seconds"])
+    return Speed(seconds / tokens, second["validation_seconds"], start)
+
+
+def tokens_a_step(shared: Shared, steps: int = 20) -> float:
+    """Mean tokens of a step with the experiment's own dose."""
+    shelf = shared.shelf(shared.experiment)
+    stream = shelf.steps(shelf.trial_plan(shared.experiment), shared.experiment.train.batch_size, 0)
+    return sum(len(e) for step in islice(stream, steps) for e in step) / steps
+
+
+def tell(experiment: Experiment, console: Console) -> Estimate:
+    """Check everything, and print trials, tokens and time; no cluster is started."""
+    check_space(experiment)
+    search = search_of(experiment)
+    ends = budgets(search, whole_budget(experiment, search))
+    shared = assemble(experiment, console)
+    large = sum(math.prod(shape) for _, shape in shared.model.forms.values()) > TOO_LARGE
+    speed = None if large else measure(shared)
+    at_a_time = concurrency(search, [{"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}])
+    per_unit = 1.0 if search.unit == "tokens" else tokens_a_step(shared)
+    found = estimate(search, ends, per_unit, len(seeds(experiment)), speed, at_a_time)
+    show(found, search, ends, at_a_time, len(shared.held_out), console)
+    return found
+
+
+def show(
+    found: Estimate, search: SearchConfig, ends: Sequence[int], at_a_time: int, held_out: int, console: Console
+) -> None:
+    """Print an estimate."""
+    every = size(search.space)
+    space = "a continuous space" if every is None else f"{every} settings"
+    console.print(
+        f"{found.trials} trials ({search.searcher}, {search.scheduler}) of {space}, {at_a_time} at a time on this "
+        f"machine; chosen by {held_out} held-out examples",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+    table = Table()
+    for name in (f"budget ({search.unit})", "trials expected"):
+        table.add_column(name, justify="right")
+    for end, count in zip(ends, found.reach, strict=True):
+        table.add_row(f"{end:,}", str(count))
+    console.print(table)
+    known = math.isfinite(found.seconds)
+    duration = (
+        f"about {words(found.seconds)}, beside Ray's start, as measured on a few steps here"
+        if known
+        else "unknown before a trial"
+    )
+    console.print(
+        f"Tokens: about {found.tokens:,.0f} expected, {found.most_tokens:,.0f} if no trial were stopped\n"
+        f"Time:   {duration}",
+        highlight=False, soft_wrap=True,
+    )  # fmt: skip
+
+
+def words(seconds: float) -> str:
+    """A duration to read."""
+    if seconds < 120:
+        return f"{seconds:.0f} seconds"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,0 +1,150 @@
+"""What a trial is worth: gain on new languages over the control of equal compute, and what it forgot.
+
+Both are differences of held-out losses over the same sentences, so their intervals are paired. A trial is feasible when
+its old-instruction loss rose by no more than the tolerance.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from ialign_ray.config import SearchConfig
+from ialign_ray.training.validation import INSTRUCTIONS, PAIRS, Estimate, Loss, estimate
+
+Array = npt.NDArray[np.float64]
+FAILED_SCORE = -1e9
+"""For schedulers, which need a number: below every trial that ended."""
+
+
+@dataclass(frozen=True)
+class Losses:
+    """Held-out losses of one model: summed nats and tokens of every sentence with text in a new language, and of every
+    old instruction; in the same order for all models of a search."""
+
+    new: Array
+    """[sentences, 2]: nats, tokens."""
+    old: Array
+    """[instructions, 2]."""
+
+    @classmethod
+    def of(cls, rows: Iterable[Loss], l1: Iterable[str]) -> Losses:
+        """From the loss of each example: directions whose target is old say nothing of the new language's text."""
+        known = set(l1)
+        new: dict[str, tuple[float, float]] = {}
+        old: dict[str, tuple[float, float]] = {}
+        for source, row_id, tokens, nats in rows:
+            if source == INSTRUCTIONS:
+                old[row_id] = (nats, float(tokens))
+            elif source.startswith(PAIRS) and source.rpartition("-")[2] not in known:
+                sentence = row_id.rpartition(":")[0]
+                before = new.get(sentence, (0.0, 0.0))
+                new[sentence] = (before[0] + nats, before[1] + tokens)
+        return cls(_sorted(new), _sorted(old))
+
+    def towards(self, other: Losses, share: float) -> Losses:
+        """A point on the straight line to another model's losses: between two validations."""
+        return Losses(self.new + share * (other.new - self.new), self.old + share * (other.old - self.old))
+
+
+def _sorted(units: Mapping[str, tuple[float, float]]) -> Array:
+    return np.array([units[k] for k in sorted(units)], float).reshape(-1, 2)
+
+
+def per_token(units: Array) -> Estimate:
+    """Nats per token, with a 95 % interval over sentences."""
+    return estimate([(float(nats), int(tokens)) for nats, tokens in units])
+
+
+def difference(a: Array, b: Array) -> Estimate:
+    """Nats per token by which `a` exceeds `b` over the same sentences, with a paired 95 % interval."""
+    return estimate([(float(x - y), int(tokens)) for (x, tokens), (y, _) in zip(a, b, strict=True)])
+
+
+@dataclass(frozen=True)
+class References:
+    """What trials are compared with."""
+
+    base: Losses
+    control: Sequence[tuple[int, Losses]]
+    """(budget, losses) of the replay-only run, budgets rising."""
+
+    def control_at(self, budget: float) -> Losses:
+        """The control after this much compute: between two of its validations on the line between them."""
+        known = [(0, self.base), *self.control]
+        for (a, first), (b, second) in pairwise(known):
+            if budget <= b:
+                return first.towards(second, (budget - a) / (b - a))
+        return known[-1][1]
+
+
+@dataclass(frozen=True)
+class Worth:
+    """A trial at one budget."""
+
+    gain: Estimate
+    """Nats per token of new-language text saved against the control."""
+    forgetting: Estimate
+    """Nats per token by which the loss on old instructions rose; below 0 it fell."""
+    tolerance: float
+
+    @property
+    def violation(self) -> float:
+        """Nats per token beyond the tolerance; 0 or less is feasible."""
+        return self.forgetting.value - self.tolerance
+
+    @property
+    def feasible(self) -> bool:
+        """Whether it forgot little enough."""
+        return self.violation <= 0
+
+    def score(self, penalty: float) -> float:
+        """One number for schedulers: the gain less the penalty for what is beyond the tolerance."""
+        return self.gain.value - penalty * max(0.0, self.violation)
+
+
+def worth(losses: Losses, references: References, budget: float, search: SearchConfig) -> Worth:
+    """Compare a trial with the control of equal compute, and with base or control for what it forgot."""
+    control = references.control_at(budget)
+    old = references.base if search.against == "base" else control
+    return Worth(difference(control.new, losses.new), difference(losses.old, old.old), search.tolerance)
+
+
+def flat(result: Worth, penalty: float) -> dict[str, Any]:
+    """As the flat metrics that Ray Tune, MLflow and the tables take."""
+    found: dict[str, Any] = {"score": result.score(penalty), "violation": result.violation}
+    found["feasible"] = result.feasible
+    for name, value in (("gain", result.gain), ("forgetting", result.forgetting)):
+        found |= {name: value.value, f"{name}_low": value.low, f"{name}_high": value.high, f"{name}_n": value.n}
+    return found
+
+
+def pareto(rows: Sequence[Mapping[str, Any]]) -> list[int]:
+    """Which rows no other row beats in both gain and forgetting, by falling gain; rows without numbers never."""
+    order = sorted(
+        (k for k, r in enumerate(rows) if math.isfinite(r["gain"]) and math.isfinite(r["forgetting"])),
+        key=lambda k: (-rows[k]["gain"], rows[k]["forgetting"]),
+    )
+    front, least = [], math.inf
+    for k in order:
+        if rows[k]["forgetting"] < least:
+            front.append(k)
+            least = rows[k]["forgetting"]
+    return front
+
+
+def best(rows: Sequence[Mapping[str, Any]]) -> int | None:
+    """The winner among finished trials: feasible ones first, by gain; else the one that violates least."""
+    known = [k for k, r in enumerate(rows) if math.isfinite(r["gain"]) and math.isfinite(r["violation"])]
+    if not known:
+        return None
+    feasible = [k for k in known if rows[k]["violation"] <= 0]
+    if feasible:
+        return max(feasible, key=lambda k: rows[k]["gain"])
+    return min(known, key=lambda k: rows[k]["violation"])

@@ -1,0 +1,64 @@
+"""After the search: the winner judged on the test rows, once, beside base and control, and the page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from ialign_ray.compare import evaluate
+from ialign_ray.config import Experiment
+from ialign_ray.errors import ModelError
+from ialign_ray.search.driver import search
+from ialign_ray.search.page import write_page
+from ialign_ray.search.results import WINNER
+from ialign_ray.search.shared import TRIALS, seeds
+from ialign_ray.search.space import search_of
+from ialign_ray.storage import read_json, write_json
+
+LOOKS, PAGE = "test-looks.json", "search.html"
+
+
+def tune(experiment: Experiment, console: Console, *, resume: bool = False) -> Path:
+    """Search, choose, judge on the test suites; returns the winner's run folder.
+
+    Raises IalignError with one sentence; ModelError when no trial spent its whole budget.
+    """
+    folder = search(experiment, console, resume=resume)
+    page = write_page(folder, search_of(experiment), folder / PAGE)
+    if not (folder / WINNER).exists():
+        raise ModelError(f"no trial of {folder} spent its whole budget; raise search.trials, or see {page}")
+    found = read_json(folder / WINNER)
+    settings = ", ".join(f"{k} {v}" for k, v in found["point"].items())
+    _say(console, f"\nWinner: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
+    run = folder / TRIALS / str(found["trial"])
+    if experiment.evaluate.suites:
+        look(folder, found, console)
+        seed = found["point"].get("train.seed", seeds(experiment)[0])
+        evaluate(experiment, [run], folder / f"control-s{seed}", console)
+    _say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
+    return run
+
+
+def look(folder: Path, found: dict[str, Any], console: Console) -> None:
+    """Write down that the test rows are looked at, and warn of a second look by the same search.
+
+    A winner that is chosen again after its rival was seen on the test rows is no longer judged by rows it never met.
+    """
+    path = folder / LOOKS
+    looks = read_json(path) if path.exists() else []
+    others = sorted({str(past["trial"]) for past in looks} - {found["trial"]})
+    if others:
+        _say(
+            console,
+            f"warning: this search looked at the test rows before, for {', '.join(others)}; a choice made after a "
+            "look is not judged by them alone, so report both, or take other test rows",
+        )
+    if not any(past["trial"] == found["trial"] for past in looks):
+        write_json(path, [*looks, {"trial": found["trial"], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}])
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
