@@ -3,18 +3,25 @@
 import io
 import os
 import resource
+from dataclasses import replace
 
 import pytest
+import torch
 from beside import Beside
 from rich.console import Console
+from safetensors.torch import load_file
+from survivor import FINAL
 from test_loop import Lost, lose_at, same, weights
+from test_survival import group, job, run_of, wait_for_one, warm_server  # noqa: F401
 from test_watched_runs import TIRED, checkpoint, data, losses, made, said  # noqa: F401
 
 from ialign_ray.cluster import validation_resources
 from ialign_ray.config import ScalingConfig, build_experiment
 from ialign_ray.errors import ClusterError
 from ialign_ray.storage import read_json
-from ialign_ray.training.journal import ENDING, warnings_told
+from ialign_ray.training.history import warnings_told
+from ialign_ray.training.journal import ENDING
+from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.trainer import resources_beside
 
 
@@ -145,7 +152,7 @@ def test_a_validation_that_dies_is_told_and_the_workers_take_over(data, tmp_path
     run = setting.folder / "run"
     assert steps_said(run) == [0, 4, 6, 8, 10, 12]
     assert warnings_told(run) == [
-        "the validation beside failed (BrokenProcessPool); validation of step 2 is left out, and the workers validate "
+        "the validation beside failed (EOFError); validation of step 2 is left out, and the workers validate "
         "from now on"
     ]
 
@@ -165,6 +172,37 @@ def test_a_step_whose_checkpoint_finds_no_room_is_not_validated(data, tmp_path):
     assert steps_said(run) == [0, 2, 6, 8, 10, 12]
     [told] = warnings_told(run)
     assert "step-00000004 could not be written (File too large); training goes on" in told
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_several_workers_hear_the_same(job, strategy):  # noqa: F811
+    """They end together and keep the same step; of a sharded model the parts of a checkpoint are read."""
+    lora = job.experiment.model.lora.model_copy(update={"dropout": 0.0})
+    plain = job.experiment.model_dump(mode="json")
+    plain["model"] |= {"lora": lora.model_dump()}
+    plain["scaling"] |= {"strategy": strategy}
+    plain["train"] |= {"keep": "best", "stop": [TIRED | {"patience": 3}], "learning_rate": 1e-3}
+    plain["corpora"] = [c | {"holdout": 0.2} for c in plain["corpora"]]
+    ended = {}
+    for name, asynchronous in (("whole", False), ("broken", True)):
+        plain["train"]["validation"] = {"every": 2, "pairs": 12, "instructions": 0, "asynchronous": asynchronous}
+        experiment = build_experiment(plain, "x")
+        prepared = prepare(experiment)
+        save_data(job.data, prepared.plan, prepared.encoder, prepared.held_out)
+        place = job if name == job.run.name else run_of(job, name)
+        ended[name] = replace(place, experiment=experiment)
+        workers = group(ended[name], 2, ended[name].run / "meeting")
+        wait_for_one(workers, 240)
+        assert [p.exitcode for p in workers] == [0, 0]
+    one, other = (ended[n].run for n in ("whole", "broken"))
+    assert read_json(one / ENDING)["step"] == 6
+    assert read_json(other / ENDING)["step"] == 8
+    assert read_json(one / ENDING)["kept"] == read_json(other / ENDING)["kept"]
+    for a, b in zip(said(one), said(other), strict=True):
+        assert a["step"] == b["step"]
+        assert a["losses"]["pairs"] == pytest.approx(b["losses"]["pairs"], abs=1e-5)
+    a, b = (load_file(run / FINAL) for run in (one, other))
+    assert all(torch.allclose(a[n], b[n], atol=1e-5) for n in a)
 
 
 def test_a_validation_gets_what_a_worker_gets_if_that_is_spare():
