@@ -85,6 +85,26 @@ def check_resources(scaling: ScalingConfig, resources: dict[str, float]) -> bool
     return bool(gpus >= scaling.workers if scaling.gpu is None else scaling.gpu)
 
 
+def validation_resources(scaling: ScalingConfig, resources: dict[str, float], use_gpu: bool) -> dict[str, float]:
+    """What a validation beside the workers gets: as much as one of them.
+
+    Raises ClusterError where the cluster could never give it: a validation that is waited for would wait for ever.
+    """
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    needed = (scaling.workers + 1) * scaling.cpus_per_worker + 1
+    if needed > cpus:
+        raise ClusterError(
+            f"train.validation.asynchronous needs {needed:g} CPUs (workers, one to encode data, the validation), but "
+            f"the cluster has {cpus:g}"
+        )
+    if use_gpu and scaling.workers + 1 > gpus:
+        raise ClusterError(
+            f"train.validation.asynchronous needs a GPU beside those of {scaling.workers} workers, but the cluster "
+            f"has {gpus:g}"
+        )
+    return {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+
+
 def scaling_arguments(scaling: ScalingConfig, use_gpu: bool) -> dict[str, Any]:
     """Arguments of `ray.train.ScalingConfig`."""
     per_worker: dict[str, float] = {"CPU": scaling.cpus_per_worker}

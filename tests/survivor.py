@@ -13,6 +13,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+from beside import Beside
 from safetensors.torch import save_file
 
 from ialign_ray.config import Experiment, TrainConfig
@@ -68,6 +69,8 @@ class Job:
 
 def attempt(job: Job) -> None:
     """One process's attempt to finish the run; exits with 0, or with an error's code and its sentence in a file."""
+    wanted = job.experiment.train.validation
+    validator = Beside(job.experiment, job.data.parent, 1) if wanted and wanted.asynchronous else None
     if job.meeting:
         dist.init_process_group(
             "gloo", f"file://{job.meeting}", timedelta(seconds=300), world_size=job.world, rank=job.rank
@@ -75,14 +78,14 @@ def attempt(job: Job) -> None:
     if job.die_at:
         die_at(job)
     try:
-        train(job)
+        train(job, validator)
     except IalignError as error:
         (job.run / "ballast").unlink(missing_ok=True)
         (job.run / f"{job.rank}-{SENTENCE}").write_text(f"{type(error).__name__}: {error}")
         sys.exit(error.exit_code)
 
 
-def train(job: Job) -> None:
+def train(job: Job, validator: Beside | None) -> None:
     settings = job.experiment.train
     model = load_base(job.experiment.model)
     if job.experiment.model.tuning == "lora":
@@ -104,6 +107,7 @@ def train(job: Job) -> None:
         pad=job.pad,
         device=torch.device("cpu"),
         held_out=load_held_out(job.data),
+        validator=validator,
         on_step=on_step,
         wish=lambda: wishes[-1],
     )

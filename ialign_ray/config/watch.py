@@ -22,6 +22,10 @@ class ValidationConfig(Section):
     whole sentences, a tenth of them at most."""
     instructions: int = Field(200, ge=0)
     """Old instructions at most, kept from the replay pool, a tenth of it at most; read for a ratio of 0 too."""
+    asynchronous: bool = False
+    """Have a Ray task of its own validate the step's checkpoint while training goes on, but for the base and the last
+    step. Results come some steps late, how many depends on the machine: so does the step at which `train.stop` ends a
+    run, and the weights of such a run. It may be changed when a run goes on."""
 
 
 class StopRule(Section):

@@ -18,7 +18,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,6 +34,7 @@ from ialign_ray.errors import CheckpointError
 from ialign_ray.storage import MANIFEST, is_intact, read_json, whole_folder
 from ialign_ray.training.sharding import cut_like, trained
 
+T = TypeVar("T")
 _NAME = re.compile(r"^step-(\d{8})$")
 _SCRATCH = ".step-*"
 _WEIGHTS, _OPTIMIZER = "trainable.safetensors", "optimizer.pt"
@@ -140,6 +141,15 @@ def first_worker() -> bool:
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
+def first_says(make: Callable[[], T]) -> T:
+    """What the first worker makes, on all of them; every worker calls this."""
+    said: list[Any] = [make() if first_worker() else None]
+    if dist.is_initialized():
+        dist.broadcast_object_list(said)
+    made: T = said[0]
+    return made
+
+
 def read_weights(folder: Path, model: nn.Module) -> None:
     """Load a checkpoint's weights, whole or in parts, into a model that is whole or in parts."""
     parameters = trained(model)
@@ -172,7 +182,7 @@ def _write_parts(target: Path, meta: dict[str, Any], model: nn.Module, optimizer
     for name, parameter in trained(model).items():
         state |= {_key(kind, name): value for kind, value in optimizer.state[parameter].items()}
     with writing(target), ExitStack() as stack:
-        folder = _first_says(lambda: stack.enter_context(whole_folder(target, meta)))
+        folder = _folder_of_first(lambda: stack.enter_context(whole_folder(target, meta)))
         try:
             state_dict_saver.save(state, storage_writer=_Writer(folder, target))
         except CheckpointException as error:  # on all workers, of whichever
@@ -230,15 +240,16 @@ class _Writer(FileSystemWriter):
             return super().write_data(*arguments)
 
 
-def _first_says(make: Callable[[], Path]) -> Path:
-    """What the first worker makes, on all of them; if it fails, its OSError on all of them."""
-    said: list[Any] = [None]
-    if first_worker():
+def _folder_of_first(make: Callable[[], Path]) -> Path:
+    """The folder that the first worker makes, on all of them; if it fails, its OSError on all of them."""
+
+    def attempt() -> Path | OSError:
         try:
-            said = [make()]
+            return make()
         except OSError as error:
-            said = [error]
-    dist.broadcast_object_list(said)
-    if isinstance(said[0], OSError):
-        raise said[0]
-    return Path(said[0])
+            return error
+
+    said = first_says(attempt)
+    if isinstance(said, OSError):
+        raise said
+    return said

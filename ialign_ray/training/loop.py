@@ -6,7 +6,6 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -16,7 +15,8 @@ from ialign_ray.config import TrainConfig
 from ialign_ray.errors import CheckpointError, StoppedError
 from ialign_ray.modeling.kind import decoder_start
 from ialign_ray.tokens.batch import BUCKETED, Batching, Encoded
-from ialign_ray.training.checkpoint import CURE, Checkpoints, first_worker
+from ialign_ray.training.asynchronous import Validator
+from ialign_ray.training.checkpoint import CURE, Checkpoints, first_says, first_worker
 from ialign_ray.training.collate import Pass, lay_out
 from ialign_ray.training.course import Course
 from ialign_ray.training.flops import peak_of, training_cost
@@ -48,6 +48,8 @@ class Loop:
     """What `train.validation` looks at."""
     on_step: Callable[[int], None] = lambda step: None
     """Called after every step with the number of steps done."""
+    validator: Validator | None = None
+    """Validates checkpoints elsewhere, if `train.validation` is asynchronous."""
     wish: Callable[[], Wish] = lambda: Wish.GO_ON
     """Asked before every step what this worker wishes to happen after it."""
 
@@ -72,14 +74,14 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
     settings, device = loop.settings, loop.device
     optimizer = make_optimizer(model, settings)
     guard = Guard(settings, loop.journal.run, loop.journal.warn)
-    course = Course(settings, loop.held_out, loop.journal, guard)
+    course = Course(settings, loop.held_out, loop.journal, guard, loop.checkpoints, loop.validator)
     start = restore(loop, course, model, optimizer)
     cost, peak = training_cost(model), peak_of(device, bf16=loop.autocast)
     model.train()
     stream = ahead(loop.stream(start), loop.lay_out(model))
     done, reason = start, look(loop, course, model, start)  # the base, or what a killed attempt did not come to
     while done < settings.steps and reason is None:
-        wished = _Strongest(loop.wish(), device)
+        wished = _Strongest(loop.wish(), course.arrived(), device)
         began = time.perf_counter()
         examples, passes = next(stream)
         waited = time.perf_counter() - began
@@ -106,10 +108,15 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
         loop.journal.record(
             done, examples, stats, rate=rate, seconds=seconds, waited=waited, peak=peak.flops * _workers()
         )
+        wish, arrived = wished.wait()
+        if arrived:
+            course.collect()
         reason = look(loop, course, model, done)
-        last, wish = done == settings.steps or reason is not None, wished.wait()
-        if last or wish or done % settings.checkpoint_every == 0 or done in course.best()[:1]:
-            save(loop, course, model, optimizer, done, must=last or wish is Wish.STOP)
+        last, elsewhere = done == settings.steps or reason is not None, course.elsewhere(done)
+        if last or wish or elsewhere or done % settings.checkpoint_every == 0 or done in course.best()[:1]:
+            saved = save(loop, course, model, optimizer, done, must=last or wish is Wish.STOP)
+            if elsewhere and saved and not last and wish is not Wish.STOP:
+                course.ask(done)
         loop.on_step(done)
         if wish is Wish.STOP and not last:
             raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; go on with --resume")
@@ -128,17 +135,13 @@ def look(loop: Loop, course: Course, model: nn.Module, step: int) -> str | None:
 def restore(loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Go back to the newest intact checkpoint, the first worker's choice; returns its step."""
     checkpoints = loop.checkpoints
-    chosen: list[Path | None] = [None]
-    if first_worker():
-        chosen = [checkpoints.newest()]
-    if dist.is_initialized():
-        dist.broadcast_object_list(chosen)
-    start = checkpoints.restore(model, optimizer, chosen[0])
+    chosen = first_says(checkpoints.newest)
+    start = checkpoints.restore(model, optimizer, chosen)
     loop.journal.open(start)
-    course.resume()
+    course.resume(start)
     if first_worker():
-        checkpoints.sweep(chosen[0], course.spare(checkpoints, start))
-        for torn in [p for p in checkpoints.found() if chosen[0] is None or p > chosen[0]]:
+        checkpoints.sweep(chosen, course.spare(start))
+        for torn in [p for p in checkpoints.found() if chosen is None or p > chosen]:
             cause = "a file is missing or differs from its hash"
             loop.journal.warn(f"{torn} is torn ({cause}); going on from step {start}")
     return start
@@ -148,29 +151,32 @@ def finish(
     loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, **ending: object
 ) -> None:
     """Leave the model as it is to be kept, of the last step or of the best, and write down how the run ended."""
-    chosen = course.choose(loop.checkpoints, step)
+    course.settle()
+    chosen = course.choose(step)
     kept = loop.checkpoints.restore(model, optimizer, chosen) if chosen else step
     loop.journal.end(step=step, steps=loop.settings.steps, kept=kept, **ending)
 
 
 def save(
     loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool
-) -> None:
-    """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint.
+) -> bool:
+    """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint; whether it is
+    there.
 
     Where the disk takes no more, the run goes on with a warning, or ends with CheckpointError if it `must` be saved.
     """
     failure = _told(lambda: loop.journal.flush(step))
     if failure is None:  # a checkpoint ahead of its ledger would prove nothing
-        spare = course.spare(loop.checkpoints, step)
+        spare = course.spare(step)
         failure = _told(lambda: loop.checkpoints.save(step, model, optimizer, spare))
     if failure is None:
-        return
+        return True
     if must:
         raise CheckpointError(f"{failure}; {CURE}")
     every, steps = loop.settings.checkpoint_every, loop.settings.steps
     following = min(steps, (step // every + 1) * every)
     loop.journal.warn(f"{failure}; training goes on and tries again after step {following}")
+    return False
 
 
 def _told(work: Callable[[], object]) -> str | None:
@@ -188,21 +194,23 @@ def _told(work: Callable[[], object]) -> str | None:
 
 
 class _Strongest:
-    """The strongest wish of all workers, found while they compute: 1.3 ms between two busy CPUs, were it waited for."""
+    """The strongest wish of all workers, and whether one has heard of a validation, found while they compute: 1.3 ms
+    between two busy CPUs, were it waited for."""
 
-    def __init__(self, own: Wish, device: torch.device) -> None:
-        self._own = own
+    def __init__(self, wish: Wish, arrived: bool, device: torch.device) -> None:
+        self._own = wish, arrived
         if dist.is_initialized() and dist.get_world_size() > 1:
-            self._shared = torch.tensor(int(own), device=device)
+            self._shared = torch.tensor([int(wish), int(arrived)], device=device)
             self._work = dist.all_reduce(self._shared, dist.ReduceOp.MAX, async_op=True)
         else:
             self._work = None
 
-    def wait(self) -> Wish:
+    def wait(self) -> tuple[Wish, bool]:
         if self._work is None:
             return self._own
         self._work.wait()
-        return Wish(int(self._shared))
+        wish, arrived = self._shared.tolist()
+        return Wish(wish), bool(arrived)
 
 
 def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.AdamW:

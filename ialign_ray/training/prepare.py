@@ -58,6 +58,7 @@ class Prepared:
         free += ["gradient_checkpointing", "compile", "batching"]
         if not train.stop and train.keep == "last":
             free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
+        (settings["train"]["validation"] or {}).pop("asynchronous", None)  # the same losses, only later
         for name in free:
             settings["train"].pop(name)
         settings["model"].pop("attention")

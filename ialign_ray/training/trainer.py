@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from ialign_ray import errors
-from ialign_ray.cluster import check_resources, cluster, scaling_arguments
+from ialign_ray.cluster import check_resources, cluster, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
 from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
@@ -63,8 +63,9 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     began = time.time()
     with cluster(experiment.scaling) as resources:
         use_gpu = check_resources(experiment.scaling, resources)
+        beside = resources_beside(experiment, resources, use_gpu, console)
         with watching(experiment, run, console), on_sigterm((run / STOP).touch):
-            fit(experiment, run, checkpoints, use_gpu)
+            fit(experiment, run, checkpoints, use_gpu, beside)
             tell_failure(run, checkpoints)
     record = read_json(run / MODEL / RECORD)
     write_json(run / RECORD, record | {"wall_seconds": round(time.time() - began, 1)})
@@ -93,8 +94,24 @@ def refuse_other(run: Path, fingerprint: str) -> None:
         )
 
 
-def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bool) -> None:
-    """Run the training workers to the end, replacing lost ones."""
+def resources_beside(
+    experiment: Experiment, resources: dict[str, float], use_gpu: bool, console: Console
+) -> dict[str, float] | None:
+    """What a validation beside the workers gets, None where they validate themselves; told if that was not wished."""
+    if experiment.train.validation is None or not experiment.train.validation.asynchronous:
+        return None
+    try:
+        return validation_resources(experiment.scaling, resources, use_gpu)
+    except ClusterError as error:
+        text = f"warning: {error}; the workers validate between two steps"
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        return None
+
+
+def fit(
+    experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bool, beside: dict[str, float] | None
+) -> None:
+    """Run the training workers to the end, replacing lost ones; validations get the resources `beside` them, if any."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -106,6 +123,7 @@ def fit(experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bo
             "experiment": experiment.model_dump(mode="json"),
             "run": str(run),
             "fingerprint": checkpoints.fingerprint,
+            "beside": beside,
         },
         torch_config=Config(),
         scaling_config=ray.train.ScalingConfig(**scaling_arguments(experiment.scaling, use_gpu)),
@@ -164,7 +182,8 @@ def worker(config: dict[str, Any]) -> None:
     if (run / FAILURE).exists():
         return
     try:
-        train_run(build_experiment(config["experiment"], "experiment.yaml"), run, config["fingerprint"])
+        experiment = build_experiment(config["experiment"], "experiment.yaml")
+        train_run(experiment, run, config["fingerprint"], config["beside"])
     except IalignError as error:
         with suppress(OSError):
             write_json(run / FAILURE, {"kind": type(error).__name__, "message": str(error)})
@@ -172,7 +191,7 @@ def worker(config: dict[str, Any]) -> None:
             raise
 
 
-def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
+def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[str, float] | None) -> None:
     """The body of a worker: model, stream, loop, model folder."""
     import ray.train
     import torch
@@ -183,6 +202,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
     from ialign_ray.training.journal import Journal
     from ialign_ray.training.loop import Loop, run_loop
     from ialign_ray.training.outside import Outside
+    from ialign_ray.training.remote import RemoteValidator
     from ialign_ray.training.sharding import place, whole_weights
     from ialign_ray.training.validation import load_held_out
 
@@ -214,6 +234,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str) -> None:
         device=device,
         held_out=load_held_out(run / "data"),
         autocast=half,
+        validator=RemoteValidator(experiment, run, beside) if beside else None,
         on_step=outside.after_step,
         wish=outside.wish,
     )

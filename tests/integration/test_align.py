@@ -142,6 +142,29 @@ def test_a_watched_run_ends_early_and_its_best_step_is_the_model(ray_cluster, ex
     assert "watched: step 4: held out, nats per token: pairs " in said.getvalue()
 
 
+@pytest.mark.nightly
+def test_a_run_is_validated_by_tasks_of_ray(ray_cluster, experiment):
+    """Beside two workers; the losses are theirs."""
+    changes = {
+        "train.validation": {"every": 3, "pairs": 12, "instructions": 3},
+        "train.keep_checkpoints": 9,
+    }
+    waits = align(override(experiment, changes), "waits", console=QUIET)
+    said = io.StringIO()
+    changes["train.validation"] |= {"asynchronous": True}
+    goes_on = align(override(experiment, changes), "goes-on", console=Console(file=said, width=200))
+
+    assert "warning" not in said.getvalue()
+    one, other = (validations(run) for run in (waits, goes_on))
+    assert [v.step for v in one] == [v.step for v in other] == [0, 3, 6, 9, 12]
+    for a, b in zip(one, other, strict=True):
+        assert a.losses == pytest.approx(b.losses, abs=1e-5)
+    a, b = (load_file(r / MODEL / "adapter_model.safetensors") for r in (waits, goes_on))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    kept = [[int(p.name[-2:]) for p in sorted((r / "checkpoints").iterdir())] for r in (waits, goes_on)]
+    assert kept == [[4, 8, 12], [3, 4, 6, 8, 9, 12]]  # what the tasks read
+
+
 def test_killed_worker_resumes_and_ends_as_undisturbed(ray_cluster, experiment):
     single = override(experiment, {"scaling.workers": 1, "train.steps": 60, "train.checkpoint_every": 5})
     undisturbed = align(single, "whole", console=QUIET)

@@ -157,5 +157,7 @@ def test_the_fingerprint_follows_validation_only_where_it_decides(data):
     held = {"pairs": 8, "instructions": 0}
     free = [{}, {"validation": held}, {"validation": held | {"every": 3}}, {"on_spike": "skip"}]
     assert len({fingerprint(**train) for train in free}) == 1
+    late = held | {"asynchronous": True}
+    assert fingerprint(validation=late, keep="best") == fingerprint(validation=held, keep="best")
     rules = [{}, {"stop": [{"metric": "validation/pairs", "patience": 1}]}, {"keep": "best"}]
     assert len({fingerprint(validation=held, **rule) for rule in rules}) == 3

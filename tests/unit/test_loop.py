@@ -30,7 +30,7 @@ class Setting:
         data["model"] |= {"tuning": tuning, "lora": {"rank": 4, "dropout": 0.3}}
         self.experiment = build_experiment(data, "x")
         self.prepared = prepare(self.experiment)
-        save_data(folder / "data", self.prepared.plan, self.prepared.encoder)
+        save_data(folder / "data", self.prepared.plan, self.prepared.encoder, self.prepared.held_out)
         self.source = Source(str(folder / "data"), self.experiment.train.batch_size, self.experiment.train.steps)
         self.folder = folder
 
@@ -40,7 +40,7 @@ class Setting:
             return add_adapter(model, self.experiment.model.lora, self.experiment.train.seed)
         return model
 
-    def run(self, name, on_step=lambda step: None, fingerprint="f", keep=2):
+    def run(self, name, on_step=lambda step: None, fingerprint="f", keep=2, validator=None):
         model, run = self.model(), self.folder / name
         run.mkdir(exist_ok=True)
         loop = Loop(
@@ -51,6 +51,7 @@ class Setting:
             pad=self.prepared.encoder.tokenizer.pad_token_id,
             device=CPU,
             held_out=self.prepared.held_out,
+            validator=validator,
             on_step=on_step,
         )
         return model, run_loop(model, loop)
