@@ -67,6 +67,12 @@ def read_only(model: nn.Module) -> Iterator[None]:
             module.training = mode
 
 
+def cache_argument(model: nn.Module) -> str | None:
+    """Under which name `forward` takes keys and values: `cache` since transformers 5.24; None where it takes none."""
+    takes = inspect.signature(base_model(model).forward).parameters
+    return next((name for name in ("cache", "past_key_values") if name in takes), None)
+
+
 def takes_left_padding(model: nn.Module) -> bool:
     """Whether a causal model gives a left-padded row, and rows continued from a cache, its true positions.
 
@@ -79,7 +85,7 @@ def takes_left_padding(model: nn.Module) -> bool:
     takes = inspect.signature(inner.forward).parameters
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
     return (
-        "past_key_values" in takes
+        cache_argument(model) is not None
         and ("position_ids" in takes or config.model_type in {"bloom", "mpt"})
         and not getattr(inner, "_is_stateful", False)
         and kinds <= {"full_attention", "sliding_attention"}

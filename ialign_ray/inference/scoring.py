@@ -31,6 +31,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from ialign_ray.errors import DataError
 from ialign_ray.inference.batching import (
     Tokens,
+    cache_argument,
     check_prompts,
     device_of,
     padded,
@@ -266,8 +267,8 @@ def _shared_prefix_batch(
         last,
         input_ids=ids,
         attention_mask=mask,
-        past_key_values=cache,
         use_cache=cache is not None,
+        **_cached(model, cache),
         **_accepted(model, places),
     )
     owners = [b for b, one in enumerate(sets) for _ in one]
@@ -297,11 +298,15 @@ def _add_stems(
         stem_mask.flatten().nonzero().flatten(),
         input_ids=stems,
         attention_mask=torch.cat([mask[owner], stem_mask], dim=1),
-        past_key_values=_select(cache, owner),
         use_cache=True,
+        **_cached(model, _select(cache, owner)),
         **_accepted(model, places),
     )
     _collect(logits, pairs, sets, trees, sums, first=1)
+
+
+def _cached(model: nn.Module, cache: DynamicCache | None) -> dict[str, DynamicCache | None]:
+    return {cast("str", cache_argument(model)): cache}
 
 
 def _select(cache: DynamicCache, rows: Tensor) -> DynamicCache:
