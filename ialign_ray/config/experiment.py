@@ -16,6 +16,7 @@ from ialign_ray.config.model import ModelSettings
 from ialign_ray.config.promotion import PromotionConfig
 from ialign_ray.config.search import SearchConfig
 from ialign_ray.config.section import Section
+from ialign_ray.config.serve import ServeConfig
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 from ialign_ray.errors import ConfigError
 
@@ -83,6 +84,8 @@ class Experiment(Section):
     """Settings that `ialign ablate` varies."""
     search: SearchConfig | None = None
     """What `ialign tune` tries and looks for."""
+    serve: ServeConfig = Field(default_factory=ServeConfig)
+    """What `ialign serve` deploys."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)

@@ -1,0 +1,65 @@
+"""`serve`: what `ialign serve` and the Ray Serve application files deploy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from ialign_ray.config.section import Section
+
+
+class LimitsConfig(Section):
+    """What one request, one key and one replica may ask for."""
+
+    body_bytes: int = Field(1_000_000, ge=1000)
+    """Largest request body."""
+    prompt_tokens: int | None = Field(None, ge=1)
+    """Longest prompt; what the model takes when left out."""
+    new_tokens: int = Field(1024, ge=1)
+    """Largest `max_tokens`."""
+    default_new_tokens: int = Field(256, ge=1)
+    """`max_tokens` when a request leaves it out."""
+    texts: int = Field(64, ge=1)
+    """Most prompts, texts or choices (`n`) of one request."""
+    labels: int = Field(64, ge=2)
+    """Most labels of one classification."""
+    queue: int = Field(256, ge=1)
+    """Requests that wait or run in one replica; more are answered 429."""
+    timeout_s: float = Field(120, gt=0)
+    """Seconds until a request that has not ended is answered 504, or its stream ended with an error."""
+
+
+class ServeConfig(Section):
+    """Models, engine and operation of one deployment."""
+
+    models: list[str] = Field(default_factory=lambda: ["champion"], min_length=1)
+    """Registry references (`champion`, `NAME@ALIAS`, `NAME/3`), run folders, model folders or hub ids to serve; the
+    first answers requests that name none. The base of each is served too, as `base` for the first."""
+    engine: Literal["transformers", "vllm"] = "transformers"
+    """`vllm` needs GPUs and `ray.serve.llm`."""
+    host: str = "127.0.0.1"
+    """Address to listen on; 0.0.0.0 lets the world in, so set keys first."""
+    port: int = Field(8000, ge=0, le=65535)
+    """HTTP port; 0 picks a free one."""
+    keys: str | None = None
+    """YAML file of API keys (`ialign serve keys` makes one); without it `IALIGN_API_KEYS` in the environment is read,
+    and without both no key is asked for, which is allowed on 127.0.0.1 only."""
+    max_adapters: int = Field(8, ge=1)
+    """Adapters in a replica's memory; the least recently used one makes room."""
+    max_batch: int = Field(32, ge=1)
+    """Requests decoded together."""
+    max_batch_tokens: int = Field(16_384, ge=64)
+    """Tokens of keys and values held for running requests, and of one prefill."""
+    follow_s: float = Field(5.0, gt=0)
+    """Seconds between looks at the registry for an alias that has moved."""
+    replicas: tuple[int, int] = (1, 1)
+    """Fewest and most replicas; between them Ray Serve scales by requests under way."""
+    cpus_per_replica: float = Field(1.0, ge=0)
+    """CPUs that a replica reserves."""
+    gpus_per_replica: float = Field(0.0, ge=0)
+    """GPUs that a replica reserves; a part of one lets several share it."""
+    drain_s: float = Field(30.0, gt=0)
+    """Seconds that requests under way get to end when a replica is taken down."""
+    limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    """Sizes and times."""
