@@ -16,6 +16,7 @@ from rich.console import Console
 
 from ialign_ray.cli_data import data
 from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback
+from ialign_ray.cli_serve import serve
 from ialign_ray.errors import IalignError, ModelError
 
 
@@ -42,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(data)
+app.add_typer(serve)
 
 ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
 Overrides = Annotated[

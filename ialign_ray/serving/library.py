@@ -13,16 +13,16 @@ from functools import lru_cache
 
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import IalignError, ModelError, RegistryError
-from ialign_ray.registry.store import Registry
+from ialign_ray.registry.store import MlflowError, Registry
 from ialign_ray.serving.contract import Card, Served, UnknownModelError
 from ialign_ray.serving.pool import EnginePool, OpenEngine
 from ialign_ray.serving.sources import Named, Source, bases, from_version, listed, locate, with_own_names
 
 log = logging.getLogger(__name__)
 _VERSION = re.compile(r"(?P<model>[^/@:]{1,200})/(?P<number>\d{1,9})")
-_LISTED = 50
+_LISTED = 100
 """Newest versions of a registered model that are told of."""
-_LIST_EVERY_S = 60.0
+_LIST_EVERY_S = 30.0
 _TRY_AGAIN_S = 60.0
 """Until a version that did not load is tried again: what was torn is seldom mended, what was out of reach may be."""
 
@@ -44,6 +44,7 @@ class ModelLibrary:
         self._named: dict[str, Named] = {}
         self._versions: dict[str, Source] = {}
         self._listed: list[Card] = []
+        self._cards: list[Card] = []
         self._listed_at = -_LIST_EVERY_S
         self._silent: str | None = None
         self._following: asyncio.Task[None] | None = None
@@ -56,7 +57,7 @@ class ModelLibrary:
         found = [await self._first(reference) for reference in self._settings.models]
         named = with_own_names(found, self._settings.models)
         self._named = {each.name: each for each in [*named, *bases(named)]}
-        self._keep()
+        self._settle()
         for each in self._named.values():
             if each.source.kind != "full" and each.source.weights in {n.source.weights for n in named}:
                 await self._pool.load(each.source)
@@ -66,10 +67,7 @@ class ModelLibrary:
 
     def cards(self) -> list[Card]:
         """The names of `serve.models`, the bases, then versions that may be asked for by number."""
-        named = [each.card() for each in self._named.values()]
-        there = {card.name for card in named}
-        loaded = {s.id: s.card(s.id) for s in self._pool.resident()}
-        return named + [loaded.get(card.name, card) for card in self._listed if card.name not in there]
+        return self._cards
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[Served]:
@@ -100,8 +98,8 @@ class ModelLibrary:
 
     def check(self) -> None:
         """Raise where an engine has died or the registry is no longer followed: the replica must be replaced."""
-        for engine in self._pool.engines():
-            engine.stats()
+        if any(engine.stats().get("dead") for engine in self._pool.engines()):
+            raise ModelError("an engine has died; see the log of the replica")
         if self._following is not None and self._following.done():
             raise ModelError("the registry is no longer followed; see the log of the replica")
 
@@ -137,7 +135,8 @@ class ModelLibrary:
         """Serve the version that an alias points to now, or say why not and go on."""
         present = named.source.version
         if number is None or (present is not None and number == present.number):
-            named.refused = None if number is not None else f"alias {named.alias!r} is gone from the registry"
+            gone = None if number is not None else f"alias {named.alias!r} is gone from the registry"
+            self._tell(named, gone)
             return
         target = f"{named.model}/{number}"
         if named.refused is not None and named.refused.startswith(target) and time.monotonic() < named.retry_at:
@@ -146,26 +145,35 @@ class ModelLibrary:
             source = await self._version(named.model or "", number)
             await self._pool.load(source, beside=True)
         except Exception as error:  # whatever is wrong with the new version, the old one serves
-            named.refused, named.retry_at = f"{target}: {_sentence(error)}", time.monotonic() + _TRY_AGAIN_S
+            named.retry_at = time.monotonic() + _TRY_AGAIN_S
+            self._tell(named, f"{target}: {_sentence(error)}")
             log.error("%s stays at %s, %s is refused: %s", named.name, named.source.id, target, _sentence(error))
             return
         log.warning("%s moves from %s to %s", named.name, named.source.id, source.id)
-        named.source, named.refused = source, None
-        self._keep()
+        named.source = source
+        self._tell(named, None)
+
+    def _tell(self, named: Named, refused: str | None) -> None:
+        named.refused = refused
+        self._settle()
 
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(self._settings.follow_s)
             await self.look()
-            await self._pool.trim()
+            try:
+                await self._pool.trim()
+            except Exception as error:  # an engine that does not close is no reason to stop following
+                log.error("could not be unloaded: %s", _sentence(error))
 
     async def _list(self) -> None:
-        """Tell of the newest versions; once a minute, since a list costs more than a look at aliases."""
+        """Tell of the newest versions; seldom, since a list costs more than a look at aliases."""
         if time.monotonic() - self._listed_at < _LIST_EVERY_S:
             return
         found = [v for m in self._models() for v in (await asyncio.to_thread(self._registry.versions, m))[-_LISTED:]]
         self._listed = [listed(version) for version in reversed(found)]
         self._listed_at = time.monotonic()
+        self._settle()
 
     async def _source(self, name: str) -> Source:
         if not name:
@@ -177,6 +185,8 @@ class ModelLibrary:
             raise UnknownModelError(f"model {name[:100]!r} is not served; ask for one of {', '.join(self._named)}")
         try:
             return await self._version(found["model"], int(found["number"]))
+        except MlflowError as error:
+            raise ModelError(f"{name} cannot be looked up now: {error}") from error
         except RegistryError as error:
             raise UnknownModelError(str(error)) from error
 
@@ -193,8 +203,13 @@ class ModelLibrary:
         folder = self._registry.fetch(source.version)
         return source if source.folder is None else replace(source, folder=folder / source.folder.name)
 
-    def _keep(self) -> None:
+    def _settle(self) -> None:
+        """After a change: what stays in memory, and what is told. The cards are read at every request."""
         self._pool.keep = {each.source.id for each in self._named.values()}
+        known = {title: source.card(title) for title, source in self._versions.items()}
+        named = [each.card() for each in self._named.values()]
+        numbered = [known.get(card.name, card) for card in self._listed if card.name not in self._named]
+        self._cards = named + numbered
 
     def _models(self) -> list[str]:
         """Registered models that are served."""

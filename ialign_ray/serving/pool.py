@@ -24,6 +24,7 @@ Weights = tuple[str, ...]
 OpenEngine = Callable[..., Engine]
 IDLE_S = 60.0
 """Seconds that an engine which no name of `serve.models` needs stays in memory after its last request."""
+_TOKENIZER = "tokenizer_config.json"
 _UNBOUNDED = 1 << 30  # the API limits prompts; the encoder shortens nothing
 
 
@@ -136,10 +137,9 @@ class EnginePool:
 
     async def _open(self, source: Source) -> Opened:
         settings, folder = source.settings, source.folder if source.kind == "full" else None
-        where = str(folder) if folder else None
-        config = await asyncio.to_thread(load_config, settings, where)
-        tokenizer = await asyncio.to_thread(load_tokenizer, settings, where)
         serve = self._settings
+        config = await asyncio.to_thread(load_config, settings, _with(folder, "config.json"))
+        tokenizer = await asyncio.to_thread(load_tokenizer, settings, _with(folder, _TOKENIZER))
         engine = await asyncio.to_thread(
             self._open_engine,
             settings,
@@ -196,8 +196,8 @@ class EnginePool:
 
 
 def _served(source: Source, opened: Opened, adapter: str | None) -> Served:
-    own = source.kind == "adapter" and source.folder is not None and _has_tokenizer(source.folder)
-    tokenizer = load_tokenizer(source.settings, str(source.folder)) if own else opened.tokenizer
+    own = _with(source.folder, _TOKENIZER) if adapter else None
+    tokenizer = load_tokenizer(source.settings, own) if own else opened.tokenizer
     return Served(
         id=source.id,
         engine=opened.engine,
@@ -213,5 +213,6 @@ def _encoder(settings: ModelSettings, tokenizer: Any, config: Any) -> Encoder:
     return Encoder.of(tokenizer, settings.chat, settings.separator, _UNBOUNDED, _UNBOUNDED, seq2seq=seq2seq)
 
 
-def _has_tokenizer(folder: Path) -> bool:
-    return (folder / "tokenizer_config.json").exists()
+def _with(folder: Path | None, file: str) -> str | None:
+    """The folder, where it has a file of its own."""
+    return str(folder) if folder is not None and (folder / file).exists() else None

@@ -17,6 +17,7 @@ from ialign_ray.registry.history import holders
 from ialign_ray.registry.reference import parse, registry_of
 from ialign_ray.registry.store import Registry, Version
 from ialign_ray.serving.contract import Card, Kind
+from ialign_ray.serving.engine.adapter_files import UNLIKE_LORA
 from ialign_ray.storage import MANIFEST, read_json
 from ialign_ray.training.trainer import MODEL
 
@@ -77,9 +78,16 @@ class Named:
 
 
 def from_version(registry: Registry, name: str, number: int) -> Source:
-    """A version of the registry, its files here and verified. Raises RegistryError or ModelError."""
+    """A version of the registry, its files here and verified.
+
+    Raises RegistryError where there is none or the registry is out of reach, ModelError where its files are spoiled.
+    """
     version = registry.version(name, number)
-    return version_source(version, registry.fetch(version))
+    try:
+        folder = registry.fetch(version)
+    except RegistryError as error:
+        raise ModelError(str(error)) from error
+    return version_source(version, folder)
 
 
 def version_source(version: Version, folder: Path) -> Source:
@@ -110,9 +118,10 @@ def from_folder(path: Path, name: str) -> Source:
     folder = (model_folder(path) if ours else path).absolute()
     experiment = run_experiment(folder) if (folder / _EXPERIMENT).exists() else None
     created = folder.stat().st_mtime
-    if (folder / _ADAPTER).exists():
+    if _is_adapter(folder):
         settings = experiment.model if experiment else ModelSettings(id=_base_of(folder))
-        return Source(name, "adapter", settings, folder, experiment, created, _about(experiment))
+        kind: Kind = "adapter" if _shares_base(folder) else "full"
+        return Source(name, kind, settings, folder, experiment, created, _about(experiment))
     if not (folder / _CONFIG).exists():
         raise ModelError(f"{path} holds neither {_ADAPTER} nor {_CONFIG}; name a finished run or a model folder")
     settings = experiment.model if experiment else ModelSettings(id=str(folder))
@@ -127,7 +136,7 @@ def from_hub(identifier: str) -> Source:
 
 def base_of(source: Source, name: str) -> Source:
     """The base of a model, asked as the model is; a model without an experiment is its own."""
-    if source.kind == "full" and source.experiment is None:
+    if source.kind == "full" and source.experiment is None and not _is_adapter(source.folder):
         return source
     return Source(name, "base", source.settings, None, source.experiment, source.created, _about(source.experiment))
 
@@ -200,6 +209,17 @@ def _longer(named: Named, names: Sequence[str]) -> Named:
     run = folder.parent if folder.name == MODEL else folder
     name = f"{run.parent.name}-{named.name}"
     return replace(named, name=name, source=replace(named.source, id=name))
+
+
+def _is_adapter(folder: Path | None) -> bool:
+    return folder is not None and (folder / _ADAPTER).exists()
+
+
+def _shares_base(folder: Path) -> bool:
+    """Whether an adapter is plain LoRA, which the engine adds to a base in use; others get an engine of their own."""
+    config = read_json(folder / _ADAPTER)
+    more = (*UNLIKE_LORA, "trainable_token_indices", "modules_to_save")
+    return config.get("peft_type") == "LORA" and not any(config.get(name) for name in more)
 
 
 def _base_of(folder: Path) -> str:

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 from runs import BEST, FORGETFUL, GOOD, WEAK
-from small_engine import SmallEngine
 
 from ialign_ray.answer import answer, export_model
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError, ModelError, RegistryError
 from ialign_ray.registry.promotion import promote, roll_back
 from ialign_ray.serving.contract import Sampling, UnknownModelError
+from ialign_ray.serving.engine import open_engine
 from ialign_ray.serving.library import ModelLibrary
 from ialign_ray.training.trainer import MODEL
 
@@ -22,9 +22,26 @@ QUESTION = "Translate the following text from English to Indonesian."
 TOKENS = 24
 
 
+OPENED = []
+"""Engines of the running test; each with `loads`, the keys of the adapters in the order in which they were loaded."""
+
+
 @pytest.fixture(autouse=True)
 def _forget_engines():
-    SmallEngine.opened.clear()
+    OPENED.clear()
+
+
+def open_noted(*arguments, **limits):
+    engine = open_engine(*arguments, **limits)
+    engine.loads, load = [], engine.load
+
+    async def noted(adapter, folder):
+        await load(adapter, folder)
+        engine.loads.append(adapter)
+
+    engine.load = noted
+    OPENED.append(engine)
+    return engine
 
 
 def settings(*models, **fields):
@@ -32,10 +49,10 @@ def settings(*models, **fields):
 
 
 @asynccontextmanager
-async def serving(registry, *models, **fields):
-    made = ModelLibrary(settings(*models, **fields), registry.uri, SmallEngine)
-    await made.start()
+async def serving(registry, *models, opening=open_noted, **fields):
+    made = ModelLibrary(settings(*models, **fields), registry.uri, opening)
     try:
+        await made.start()
         yield made
     finally:
         await made.close(1)
@@ -44,9 +61,12 @@ async def serving(registry, *models, **fields):
 async def ask(shelf, name=""):
     """(what answered, its text)"""
     async with shelf.lease(name) as served:
-        prompt = served.encoder.prompt(QUESTION)
-        pieces = [p async for p in served.engine.stream(prompt, Sampling(max_new_tokens=TOKENS), served.adapter)]
-        return served.id, "".join(p.text for p in pieces)
+        return served.id, await text_of(served)
+
+
+async def text_of(served):
+    prompt = served.encoder.prompt(QUESTION)
+    return "".join([p.text async for p in served.engine.stream(prompt, Sampling(TOKENS), served.adapter)])
 
 
 def kinds(shelf):
@@ -74,8 +94,8 @@ def test_champion_base_and_every_version_can_be_asked(registry, library, tiny_mo
             assert await ask(shelf, "mine/3") == ("mine/3", expected(library, "best"))
             assert await ask(shelf, "base") == ("base", answer(QUESTION, None, str(tiny_model_folder), TOKENS, 0.0))
             assert len({(await ask(shelf, n))[1] for n in ("base", "mine/2", "mine/3")}) == 3
-        assert len(SmallEngine.opened) == 1
-        assert SmallEngine.opened[0].closed
+        assert len(OPENED) == 1
+        assert not OPENED[0]._worker.is_alive()
 
     asyncio.run(story())
 
@@ -115,7 +135,7 @@ def test_runs_folders_and_full_models_are_served_side_by_side(registry, library,
             assert texts["merged"] == texts["best"] == expected(library, "best")
             assert texts["bare"] == expected(library, "weak")
             assert texts["tiny"] == texts["base"]
-            assert len(SmallEngine.opened) == 2  # the base under both adapters, and the merged model
+            assert len(OPENED) == 2  # the base under both adapters, and the merged model
 
     asyncio.run(story())
 
@@ -151,7 +171,7 @@ def test_what_is_not_served_is_refused_without_a_look_at_the_disk(registry, monk
             with pytest.raises(UnknownModelError) as caught:
                 await ask(shelf, name)
             assert len(str(caught.value)) < 400
-            assert SmallEngine.opened[0].loads == ["mine/2"]
+            assert OPENED[0].loads == ["mine/2"]
 
     asyncio.run(story())
 
@@ -183,12 +203,12 @@ def test_least_recently_used_adapters_make_room(registry):
 
     async def story():
         async with serving(registry, max_adapters=2) as shelf:
-            engine = SmallEngine.opened[0]
+            engine = OPENED[0]
             for name in ("mine/1", "mine/3", "mine/1", "mine/4"):
                 await ask(shelf, name)
             # the champion stays, though it was asked least recently
             assert engine.loads == ["mine/2", "mine/1", "mine/3", "mine/1", "mine/4"]
-            assert set(engine.loaded()) == {"mine-2", "mine-4"}
+            assert set(engine.loaded()) == {"mine/2", "mine/4"}
             await ask(shelf, "champion")
             assert engine.loads[-1] == "mine/4"
 
@@ -222,7 +242,7 @@ def test_many_who_ask_at_once_wait_for_one_load(registry):
             gone.cancel()
             found = await asyncio.gather(*(ask(shelf, "mine/1") for _ in range(10)))
             assert len(set(found)) == 1
-            assert SmallEngine.opened[0].loads.count("mine/1") == 1
+            assert OPENED[0].loads.count("mine/1") == 1
 
     asyncio.run(story())
 
@@ -271,13 +291,10 @@ def test_a_moved_alias_is_taken_up_while_requests_keep_what_they_began_with(regi
                 promote(registry, "mine", BEST)
                 await shelf.look()
                 assert await ask(shelf, "champion") == ("mine/3", texts["mine/3"])
-                pieces = [
-                    p async for p in old.engine.stream(old.encoder.prompt(QUESTION), Sampling(TOKENS), old.adapter)
-                ]
-                assert (old.id, pieces[0].text) == ("mine/1", texts["mine/1"])
+                assert (old.id, await text_of(old)) == ("mine/1", texts["mine/1"])
             assert kinds(shelf)["champion"] == ("mine/3", "adapter")
             await shelf._pool.trim()
-            assert SmallEngine.opened[0].loaded() == ("mine-3",)
+            assert OPENED[0].loaded() == ("mine/3",)
             roll_back(registry, "mine")
             await shelf.look()
             assert await ask(shelf, "champion") == ("mine/1", texts["mine/1"])
@@ -292,7 +309,6 @@ def test_no_request_fails_or_mixes_versions_while_the_alias_moves(registry, libr
     async def story():
         seen = []
         async with serving(registry, max_adapters=1, follow_s=0.05) as shelf:
-            SmallEngine.opened[0].pace = 0.02
             ending = asyncio.Event()
 
             async def client():
@@ -357,20 +373,22 @@ def test_a_replica_that_starts_after_a_bad_promotion_serves_the_holder_before(re
     promote(registry, "mine", GOOD)
     registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
 
-    class Picky(SmallEngine):
-        async def load(self, adapter, folder):
+    def picky(*arguments, **limits):
+        engine = open_noted(*arguments, **limits)
+        load = engine.load
+
+        async def refusing(adapter, folder):
             if adapter == "mine/3":
                 raise ModelError("adapter mine/3 does not fit the base")
-            await super().load(adapter, folder)
+            await load(adapter, folder)
+
+        engine.load = refusing
+        return engine
 
     async def story():
-        made = ModelLibrary(settings(), registry.uri, Picky)
-        await made.start()
-        try:
-            assert (await ask(made))[0] == "mine/2"
-            assert made.cards()[0].details["refused"] == "mine/3: adapter mine/3 does not fit the base"
-        finally:
-            await made.close(1)
+        async with serving(registry, opening=picky) as shelf:
+            assert (await ask(shelf))[0] == "mine/2"
+            assert shelf.cards()[0].details["refused"] == "mine/3: adapter mine/3 does not fit the base"
 
     asyncio.run(story())
 
