@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -20,6 +22,7 @@ from ialign_ray.serving.engine.requests import Order, Outbox, Request, Row, in_l
 from ialign_ray.serving.engine.sampling import choose
 from ialign_ray.serving.engine.schedule import Limits, Wish, admit
 
+LOG = logging.getLogger(__name__)
 FAULTS = 3
 """Failures without a success between them after which the engine says that it is dead."""
 
@@ -73,6 +76,7 @@ class Worker(threading.Thread):
                 self._collect()
                 self._turn()
         except Exception as error:  # a fault of the engine's own: nobody may wait for ever
+            LOG.exception("the engine's thread failed")
             self._die(error)
         self._leave()
 
@@ -101,8 +105,7 @@ class Worker(threading.Thread):
     # --- what comes in --------------------------------------------------------------------------------
 
     def _collect(self) -> None:
-        busy = self._rows or self._readings or self._decoding.rows()
-        if not busy:
+        if not (self._orders or self._all()):
             self._take(self._inbox.get())
         self._drain()
 
@@ -202,11 +205,15 @@ class Worker(threading.Thread):
         try:
             work()
         except Exception as error:
-            self._faults += 1
+            LOG.exception("the engine failed with %d requests in the step", len(own))
+            told = _told(error)
+            traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
             self._forget(own, group)
-            self._fail(own, _told(error))
+            self._fail(own, told)
+            # a request too large for the memory says nothing of the next one
+            self._faults += not isinstance(error, torch.OutOfMemoryError | MemoryError)
             if self._faults >= FAULTS:
-                self._die(error)
+                self._die(told)
         else:
             self._faults = 0
 
@@ -238,9 +245,7 @@ def _told(error: Exception) -> IalignError:
     if isinstance(error, IalignError):
         return error
     lines = str(error).strip().splitlines()
-    told = EngineError(f"{BROKEN[:-1]} ({type(error).__name__}: {lines[0] if lines else 'no message'}).")
-    told.__cause__ = error
-    return told
+    return EngineError(f"{BROKEN[:-1]} ({type(error).__name__}: {lines[0] if lines else 'no message'}).")
 
 
 def _settle(done: Any, error: IalignError | None) -> None:
