@@ -35,8 +35,8 @@ Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Filled = Annotated[str, StringConstraints(min_length=1)]
 StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 Stop = Annotated[
-    StopText | Annotated[list[StopText], Field(max_length=4)] | None,
-    _one_sentence("a text or a list of up to four texts, none of them empty"),
+    StopText | Annotated[list[StopText], Field(max_length=16)] | None,
+    _one_sentence("a text or a list of up to 16 texts, none of them empty"),
 ]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Prompt = Annotated[
@@ -119,7 +119,7 @@ class Decoding(Asking):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     """The same seed gives the same answer of the same model; choice `i` of `n` is drawn with seed + i."""
     stop: Stop = None
-    """Up to four texts that end the answer, and are not part of it."""
+    """Texts that end the answer, and are not part of it; 16 at most, as tasks of lm-evaluation-harness send many."""
 
 
 class StreamOptions(Body):
