@@ -128,7 +128,7 @@ def check_rank(model: nn.Module, lora: LoraSettings) -> None:
     """Refuse targets that the model lacks and a rank above the smaller side of a target layer."""
     targets = lora_targets(model, lora)
     if not targets:
-        layers = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _matrix(m)})
+        layers = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if is_matrix(m)})
         raise ModelError(
             f"model.lora.targets is {lora.targets!r}, but the model's layers are called {', '.join(layers)}"
         )
@@ -147,7 +147,7 @@ def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
     names = [lora.targets] if isinstance(lora.targets, str) else lora.targets
     chosen = {}
     for name, module in model.named_modules():
-        if not _matrix(module):
+        if not is_matrix(module):
             continue
         if (lora.targets == "all-linear" and module is not head) or any(
             name == n or name.endswith("." + n) for n in names
@@ -205,7 +205,8 @@ def _rows_needed(adapter: Path) -> int:
     return max((i + 1 for rows in every for i in rows), default=0)
 
 
-def _matrix(module: nn.Module) -> bool:
+def is_matrix(module: nn.Module) -> bool:
+    """Whether a layer is a linear map, which an adapter can be put on."""
     # Linear, GPT-2's Conv1D, which holds its weight transposed, and what bitsandbytes makes of them
     weight = getattr(module, "weight", None)
     return type(module).__name__ in ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt") and isinstance(

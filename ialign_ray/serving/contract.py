@@ -25,6 +25,10 @@ class UnknownModelError(IalignError):
     """No model of that name is served."""
 
 
+class EngineError(IalignError):
+    """The engine failed or stopped while it computed; nothing is wrong with the request, which may be sent again."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """How a text is continued. A request's text depends on these, its prompt and its adapter, not on its batch."""
@@ -50,7 +54,7 @@ class TokenScore:
 
     token: int
     log_prob: float | None
-    """None for the first token of a text, which nothing precedes."""
+    """None for the first token of a text, which nothing precedes, and where none was asked for."""
     top: tuple[tuple[int, float], ...] = ()
     """The likeliest tokens, best first."""
 
@@ -62,7 +66,7 @@ class Piece:
     text: str
     """Whole characters only; may be empty while a character or a possible stop text is incomplete."""
     tokens: tuple[TokenScore, ...] = ()
-    """Generated since the last piece."""
+    """Those that begin in `text`, with or without log-probabilities; the end-of-sequence token is none of them."""
     finish: Finish | None = None
     """In the last piece alone."""
 
@@ -81,8 +85,9 @@ class Engine(Protocol):
     """One base model in memory and adapters beside it. All requests of all adapters share it and its batches.
 
     Every call names the adapter by the key it was loaded under; None is the base itself. A call raises
-    `BusyError` where the queue is full and `ModelError` where a prompt and its answer do not fit.
-    Cancelling the task, or closing the iterator, takes the request out of its batch.
+    `BusyError` where the queue is full, `ModelError` where a prompt and its answer do not fit, `UnknownModelError`
+    where the adapter is not loaded, and `EngineError` where the engine failed. Cancelling the task, or closing the
+    iterator (`aclose`), takes the request out of its batch.
     """
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None) -> AsyncIterator[Piece]:
