@@ -12,93 +12,15 @@ from typing import Any
 
 import httpx2 as httpx
 import openai
-import torch
 import uvicorn
 
 from ialign_ray.config import build_experiment
 from ialign_ray.config.serve import ServeConfig
-from ialign_ray.inference.scoring import score_labels
 from ialign_ray.serving.api import build_app
-from ialign_ray.serving.contract import Card, LabelSums, Piece, Served, TokenScore, UnknownModelError
+from ialign_ray.serving.contract import Card, Served, UnknownModelError
+from ialign_ray.serving.engine.engine import TransformersEngine
+from ialign_ray.serving.engine.schedule import Limits
 from ialign_ray.tokens.encode import Encoder
-
-
-class PlainEngine:
-    """`Engine` without batching or cache: one whole forward pass a token."""
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.open, self.most_open, self.closed_early = 0, 0, 0
-
-    async def stream(self, prompt, sampling, adapter=None):
-        self.open += 1
-        self.most_open = max(self.most_open, self.open)
-        ended = False
-        try:
-            async for piece in self._stream(list(prompt), sampling):
-                ended = piece.finish is not None
-                yield piece
-        finally:
-            self.open -= 1
-            self.closed_early += not ended
-
-    async def _stream(self, prompt, sampling):
-        rng = torch.Generator().manual_seed(sampling.seed if sampling.seed is not None else time.time_ns() % 2**31)
-        ids, sent, made = list(prompt), "", []
-        for step in range(sampling.max_new_tokens):
-            await asyncio.sleep(0)
-            logits = self._logits(ids)[-1]
-            logs = torch.log_softmax(logits, -1)
-            if sampling.temperature > 0:
-                chosen = int(torch.multinomial(torch.softmax(logits / sampling.temperature, -1), 1, generator=rng))
-            else:
-                chosen = int(logits.argmax())
-            ids.append(chosen)
-            made.append(chosen)
-            score = _score(chosen, logs, sampling.top_log_probs)
-            if chosen == self.tokenizer.eos_token_id:
-                yield Piece(self.tokenizer.decode(made[:-1])[len(sent) :], (score,), "stop")
-                return
-            text = self.tokenizer.decode(made)
-            last = step == sampling.max_new_tokens - 1
-            if cuts := [text.index(stop) for stop in sampling.stop if stop in text]:
-                yield Piece(text[len(sent) : min(cuts)], (score,), "stop")
-                return
-            held = 0 if last else max((_held(text, stop) for stop in sampling.stop), default=0)
-            ready = text if last else text[: len(text) - held].rstrip("\ufffd")
-            ready = ready if len(ready) > len(sent) else sent
-            yield Piece(ready[len(sent) :], (score,), "length" if last else None)
-            sent = ready
-
-    def _logits(self, ids):
-        with torch.no_grad():
-            return self.model(torch.tensor([ids])).logits[0]
-
-    async def score_labels(self, prompts, labels, adapter=None):
-        found = score_labels(self.model, prompts, labels)
-        return LabelSums(found.log_prob.tolist(), found.tokens.tolist())
-
-    async def read(self, ids, top, adapter=None):
-        logs = torch.log_softmax(self._logits(list(ids)), -1)
-        return [
-            TokenScore(ids[0], None),
-            *(_score(token, logs[at], top) for at, token in enumerate(ids[1:])),
-        ]
-
-    def stats(self):
-        return {"running": float(self.open)}
-
-
-def _score(token, logs, top):
-    if top is None:
-        return TokenScore(token, None)
-    best = torch.topk(logs, top) if top else None
-    pairs = tuple(zip(best.indices.tolist(), best.values.tolist())) if best else ()
-    return TokenScore(token, float(logs[token]), pairs)
-
-
-def _held(text, stop):
-    return max((n for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
 
 
 class PlainLibrary:
@@ -221,7 +143,7 @@ class Api:
 
     url: str
     library: PlainLibrary
-    engine: PlainEngine
+    engine: TransformersEngine
     log: Lines
     service: Any
 
@@ -237,13 +159,13 @@ class Api:
 
     def quiet(self):
         """Wait until nothing is held any more."""
-        until(lambda: self.library.held == 0 and self.engine.open == 0)
+        until(lambda: self.library.held == 0 and self.engine.stats()["queue"] == 0)
 
 
 @contextmanager
-def running(model, tokenizer, settings=None, keys=None, **library):
+def running(model, tokenizer, settings=None, keys=None, queue=64, **library):
     """A server of `plain` (no chat template, no experiment), `chat` (a template) and `trained` (an experiment)."""
-    engine = PlainEngine(model, tokenizer)
+    engine = TransformersEngine(model, tokenizer, Limits(8, 8192), queue=queue)
     models = {
         "plain": served(engine, tokenizer, "plain"),
         "chat": served(engine, with_chat(tokenizer), "chat/3"),
@@ -253,6 +175,7 @@ def running(model, tokenizer, settings=None, keys=None, **library):
     app = build_app(one, settings or ServeConfig(models=["plain"]), keys)
     with access_log() as lines, serving(app) as url:
         yield Api(url, one, engine, lines, app.state.service)
+    asyncio.run(engine.close(0))
 
 
 def error_of(response, status):

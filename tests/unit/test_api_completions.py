@@ -115,3 +115,18 @@ def test_lm_evaluation_harness_finds_the_scores_of_its_own_model(api, tiny_model
         Instance("generate_until", {}, arguments=(pair[0], dict(until)), idx=k) for k, pair in enumerate(pairs[:3])
     ]
     assert remote.generate_until(texts) == local.generate_until(texts)
+
+
+def test_an_answer_that_ends_at_once_still_tells_of_one_token(api):
+    """The harness drops the last token of an answer, whatever it is; were there none, it would drop the prompt's."""
+    end = api.engine.tokenizer.eos_token_id
+    pairs = torch.cartesian_prod(torch.arange(512), torch.arange(8))
+    with torch.no_grad():
+        logits = torch.cat([api.engine.model(part).logits[:, -1] for part in pairs.split(512)])
+    at = int((logits.argmax(-1) == end).nonzero()[0])
+    ids, log_prob = pairs[at].tolist(), float(torch.log_softmax(logits[at], -1)[end])
+    choice = complete(api, ids, echo=True, logprobs=1, max_tokens=1).choices[0]
+    assert choice.finish_reason == "stop"
+    assert choice.text == api.engine.tokenizer.decode(ids)
+    assert len(choice.logprobs.tokens) == 3
+    assert choice.logprobs.token_logprobs[-1] == pytest.approx(log_prob, abs=1e-4)
