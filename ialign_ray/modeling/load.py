@@ -41,9 +41,7 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
 
     A quantised one is on this process's GPU, if it has one: there its weights are packed.
     """
-    from transformers import AutoConfig
-
-    loader = auto_class(_from_pretrained(AutoConfig, settings, location), settings.id)
+    loader = auto_class(load_config(settings, location), settings.id)
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
     dtype = torch.bfloat16 if frozen_half else torch.float32
     kernel = attention_kernel(settings)
@@ -82,16 +80,21 @@ def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
 
 def names_encoder_decoder(settings: ModelSettings) -> bool:
     """Whether `model.id` is an encoder-decoder; raises ModelError when it is no language model that writes."""
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForSeq2SeqLM
 
-    return auto_class(_from_pretrained(AutoConfig, settings, None), settings.id) is AutoModelForSeq2SeqLM
+    return auto_class(load_config(settings), settings.id) is AutoModelForSeq2SeqLM
+
+
+def load_config(settings: ModelSettings, location: str | None = None) -> Any:
+    """transformers' config of the model, or of the folder `location`."""
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, settings, location)
 
 
 def model_shape(settings: ModelSettings) -> Any:
     """The model's architecture without its weights (on the meta device): enough to check ranks."""
-    from transformers import AutoConfig
-
-    config = _from_pretrained(AutoConfig, settings, None)
+    config = load_config(settings)
     with torch.device("meta"):
         return auto_class(config, settings.id).from_config(config, trust_remote_code=settings.trust_remote_code)
 

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from ialign_ray.errors import IalignError
 
 Finish = Literal["stop", "length"]
+Kind = Literal["base", "adapter", "full"]
 
 
 class BusyError(IalignError):
@@ -142,7 +143,7 @@ class Card:
     """What a request's `model` says."""
     id: str
     """What it stands for now, as `Served.id`."""
-    kind: Literal["base", "adapter", "full"]
+    kind: Kind
     created: int
     """Unix seconds."""
     details: dict[str, Any] = field(default_factory=dict)
