@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search fuzz clean
+.PHONY: help setup check test test-fast nightly quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -58,7 +58,7 @@ miniature-search: setup  ## the search of docs/search.md on real data: dose and 
 schema: setup  ## print the JSON Schema of the experiment file
 	$(BIN)/ialign schema
 
-bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search  ## all benchmarks, as ratios within one run; about ten minutes
+bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving  ## all benchmarks, as ratios within one run; about ten minutes
 
 bench-setup: setup
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
@@ -77,6 +77,11 @@ bench-loss: bench-setup  ## memory of the loss at a vocabulary of 250,000
 
 bench-scoring: bench-setup  ## label scoring against the reference way and lm-evaluation-harness
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scoring.py
+	$(BIN)/python tests/benchmarks/render.py
+
+bench-serving: bench-setup  ## output tokens/s of the serving engine against generate and transformers' own batching
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py pocket
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py 100M --rounds 1
 	$(BIN)/python tests/benchmarks/render.py
 
 bench-search: bench-setup  ## tokens until the grid's best setting, and trials an hour against one process a trial
