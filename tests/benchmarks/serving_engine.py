@@ -1,4 +1,4 @@
-"""Output tokens a second of the serving engine: python serving_engine.py [--rounds N] [--size pocket|100M].
+"""Output tokens a second of the serving engine: python serving_engine.py pocket|100M [--rounds N].
 
 1, 8 and 32 clients ask one request after another, each with a random prompt and a random number of new tokens. The
 same requests go to three ways: `generate`, one request at a time; `transformers`, its own continuous batching; and
@@ -37,8 +37,10 @@ SIZES = {
     "pocket": (768, 128, 384, 4, 4, 4),
     "100M": (32_000, 768, 2_048, 12, 12, 4),
 }
-REQUESTS = {"pocket": {1: 8, 8: 48, 32: 96}, "100M": {1: 2, 8: 16, 32: 48}}
+REQUESTS = {"pocket": {1: 8, 8: 48, 32: 96}, "100M": {1: 2, 8: 16, 32: 32}}
 """How many, by the number of clients."""
+LONGEST = {"pocket": 48, "100M": 24}
+"""Tokens of an answer; the shortest has 8."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +72,11 @@ def random_model(size: str) -> Any:
 
 
 def asks(size: str, count: int) -> list[Ask]:
-    """Prompts of 16 to 96 tokens and answers of 8 to 48, drawn once."""
+    """Prompts of 16 to 96 tokens and answers of 8 to `LONGEST`, drawn once."""
     draw = np.random.default_rng(count)
     vocabulary = SIZES[size][0]
     return [
-        Ask(draw.integers(2, vocabulary, draw.integers(16, 97)).tolist(), int(draw.integers(8, 49)))
+        Ask(draw.integers(2, vocabulary, draw.integers(16, 97)).tolist(), int(draw.integers(8, LONGEST[size] + 1)))
         for _ in range(count)
     ]
 
@@ -181,23 +183,22 @@ def measured(size: str, count: int, engine: Engine, paged: Paged, tokenizer: Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("size", choices=list(SIZES))
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--size", choices=list(SIZES), help="one size alone, written to the terminal only")
     options = parser.parse_args()
     logging.disable(logging.WARNING)  # the tokenizer has no end-of-sequence token, and is told so often
-    found: dict[str, Any] = {"load": round(os.getloadavg()[0], 1), "processors": os.cpu_count()}
+    size, load = options.size, round(os.getloadavg()[0], 1)
+    tokenizer = any_tokenizer(SIZES[size][0])
+    tokenizer.eos_token = None
     with tempfile.TemporaryDirectory() as folder:
-        for size in [options.size] if options.size else list(SIZES):
-            tokenizer = any_tokenizer(SIZES[size][0])
-            tokenizer.eos_token = None
-            engine, paged = Engine(size, tokenizer, Path(folder)), Paged(size)
-            found[size] = {
-                f"{count} clients": measured(size, count, engine, paged, tokenizer, options.rounds)
-                for count in REQUESTS[size]
-            }
-            engine.close()
-            paged.close()
-    keep("serving_engine", found)
+        engine, paged = Engine(size, tokenizer, Path(folder)), Paged(size)
+        found = {
+            f"{count} clients": measured(size, count, engine, paged, tokenizer, options.rounds)
+            for count in REQUESTS[size]
+        }
+        engine.close()
+        paged.close()
+    keep(f"serving_engine_{size}", {"load": load, "processors": os.cpu_count(), **found})
 
 
 if __name__ == "__main__":

@@ -118,6 +118,20 @@ async def test_log_probabilities_are_those_of_a_forward_pass(name):
         assert score.top[0][0] == score.token  # greedy
 
 
+@pytest.mark.parametrize("name", ["llama", "gemma2", "bloom", "mpt", "opt", "mamba"])
+async def test_texts_are_read_a_few_columns_at_a_time(name, monkeypatch):
+    monkeypatch.setattr("ialign_ray.serving.engine.reading.LOGITS", 12)
+    model, texts = build(name), some_prompts((13, 1, 30, 7))
+    async with running(model, Letters()) as engine:
+        found = await asyncio.gather(*(engine.read(text, 2) for text in texts))
+    for text, scores in zip(texts, found):
+        with torch.no_grad():
+            own = model(torch.tensor([text])).logits[0].log_softmax(-1)
+        expected = [float(p[t]) for p, t in zip(own, text[1:])]
+        assert [score.token for score in scores] == text
+        assert [score.log_prob for score in scores[1:]] == pytest.approx(expected, abs=2e-4)
+
+
 async def test_labels_and_texts_are_scored_beside_rows_of_other_adapters(tmp_path):
     model, prompts = build("llama"), some_prompts(LENGTHS)
     folders = {key: adapter_folder(tmp_path / key, model, seed) for seed, key in enumerate("ab")}
@@ -255,6 +269,40 @@ async def test_an_engine_that_only_fails_says_that_it_is_dead():
         with pytest.raises(EngineError):
             await engine.read([7, 8], 1)
         assert engine.stats()["queue"] == 0
+
+
+async def test_long_prompts_are_read_in_slices_between_steps():
+    """As many tokens are written meanwhile as there are slices; what is written stays the same."""
+    model, prompts = build("llama"), some_prompts((2, 36, 30, 33))
+    expected = [whole(model, [prompt], count)[0] for prompt, count in zip(prompts, (38, 4, 4, 4))]
+    widths = []
+    async with running(model, Letters(), busy_prefill=9) as engine:
+        model.register_forward_pre_hook(
+            lambda _, __, inputs: widths.append(inputs["input_ids"].shape), with_kwargs=True
+        )
+        first = engine.stream(prompts[0], greedy(38))
+        text = (await anext(first)).text
+        late = [asyncio.create_task(answer(engine, prompt, greedy(4))) for prompt in prompts[1:]]
+        text += "".join([piece.text async for piece in first])
+        assert [text, *[(await one)[0] for one in late]] == expected
+    long = [shape[1] for shape in widths if shape[1] > 2]
+    assert max(long) <= 9
+    assert all(1 in {widths[i + 1][1], widths[i - 1][1]} for i, shape in enumerate(widths[:-1]) if shape[1] > 2)
+
+
+async def test_a_cancelled_prompt_is_not_read_to_its_end():
+    model = build("llama")
+    async with running(model, Letters(), busy_prefill=2) as engine:
+        first = engine.stream([5], greedy(39))
+        await anext(first)
+        late = engine.stream([5] * 38, greedy(2))
+        await until(lambda: engine.stats()["waiting"] == 0)
+        await late.aclose()
+        async for _ in first:
+            pass
+        await until(lambda: engine.stats()["queue"] == 0)
+        assert engine.stats()["prompt_tokens"] == 1
+        assert engine.stats()["cancelled"] == 1
 
 
 async def test_requests_too_large_for_the_memory_do_not_kill_the_engine():
