@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search fuzz clean
+.PHONY: help setup check test test-fast nightly quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -58,7 +58,7 @@ miniature-search: setup  ## the search of docs/search.md on real data: dose and 
 schema: setup  ## print the JSON Schema of the experiment file
 	$(BIN)/ialign schema
 
-bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search  ## all benchmarks, as ratios within one run; about ten minutes
+bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving  ## all benchmarks, as ratios within one run; about ten minutes
 
 bench-setup: setup
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
@@ -85,6 +85,10 @@ bench-search: bench-setup  ## tokens until the grid's best setting, and trials a
 
 bench-corpus: bench-setup  ## reading and cleaning a corpus against `datasets` and OpusFilter
 	$(BIN)/python tests/benchmarks/corpus_scale.py
+
+bench-serving: setup  ## the engine alone, then over HTTP against transformers serve
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_http.py
 
 fuzz: setup  ## five minutes of coverage-guided fuzzing of the TMX reader
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
