@@ -35,8 +35,9 @@ nightly: setup  ## all tests and the long ones: who dies, when, and how many wor
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
-quickstart: setup  ## the pocket experiment, end to end: search, front, winner, champion
+quickstart: setup  ## the pocket experiment: search, front, champion, a request of each kind; SERVE=1 leaves it up
 	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume
+	$(BIN)/ialign serve jobs/experiments/pocket.yaml $(if $(SERVE),,--port 0 --try)
 
 real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
 	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)
@@ -90,6 +91,10 @@ bench-search: bench-setup  ## tokens until the grid's best setting, and trials a
 
 bench-corpus: bench-setup  ## reading and cleaning a corpus against `datasets` and OpusFilter
 	$(BIN)/python tests/benchmarks/corpus_scale.py
+
+bench-serving: setup  ## the engine alone, then over HTTP against transformers serve
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_http.py
 
 fuzz: setup  ## five minutes of coverage-guided fuzzing of the TMX reader
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
