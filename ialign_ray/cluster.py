@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default 60 s is short on a loaded machine
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a submitted job has these already, which Ray else calls a conflict
     "TOKENIZERS_PARALLELISM": "false",  # Ray parallelises; forked tokenizer threads only warn
 }
 """Environment of the driver and of every worker."""
@@ -24,9 +26,10 @@ SETTINGS = {
 
 @contextmanager
 def cluster(scaling: ScalingConfig) -> Iterator[dict[str, float]]:
-    """Join the cluster of `scaling.address`, or start a local one; yields its resources.
+    """Join the cluster of `scaling.address`, or start a local one; yields what it has, or may grow to.
 
-    A cluster that is already joined is used and left running.
+    A cluster that is already joined is used and left running. Raises ClusterError where none answers, or one of
+    another version or with another token.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -46,15 +49,45 @@ def cluster(scaling: ScalingConfig) -> Iterator[dict[str, float]]:
                 log_to_driver=os.environ.get("IALIGN_WORKER_LOGS") == "1",
                 include_dashboard=False if local else None,
             )
-        except ConnectionError as error:
-            raise ClusterError(
-                f"scaling.address {scaling.address!r} does not answer; start a head there or leave the field out"
-            ) from error
+        except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            where = scaling.address or os.environ.get("RAY_ADDRESS", "")
+            raise ClusterError(_refusal(where, error)) from error
     try:
-        yield ray.cluster_resources()
+        yield reachable(ray.cluster_resources(), grown())
     finally:
         if started:
             ray.shutdown()
+
+
+def _refusal(address: str, error: Exception) -> str:
+    """Why a cluster was not joined, as one sentence."""
+    if found := re.findall(r"(?:Ray|Python): ([\w.+]+)", str(error)) if "ersion mismatch" in str(error) else []:
+        ray, python, *own = [*found, "?", "?", "?"][:4]
+        return (
+            f"the cluster at {address} runs Ray {ray} and Python {python}, this process Ray {own[0]} and Python "
+            f"{own[1]}; install the cluster's versions here, or send the work as a job with `ialign submit`"
+        )
+    if "uthenticat" in f"{type(error).__name__} {error}":
+        return f"the cluster at {address} refuses this process' token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    if isinstance(error, ConnectionError):
+        return f"scaling.address {address!r} does not answer; start a head there or leave the field out"
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the cluster at {address or 'this machine'} cannot be joined: {said}; look at its head"
+
+
+def grown() -> dict[str, float]:
+    """The most that the cluster's autoscaler may have, by its nodes' largest numbers; nothing where there is none.
+
+    Ray Train (2.60) asks in the same way; there is no public one.
+    """
+    from ray._private.state import state
+
+    return {k: float(v) for k, v in (state.get_max_resources_from_cluster_config() or {}).items()}
+
+
+def reachable(now: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
+    """What a cluster has, or may grow to: a worker group that fits into this is waited for, not refused."""
+    return now | {k: max(v, now.get(k, 0.0)) for k, v in limits.items()}
 
 
 def nodes() -> list[dict[str, float]]:
