@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -33,6 +34,19 @@ class StorageConfig(Section):
     examples of 100 tokens, for each epoch of the pairs and once for replay."""
     corpora: str | None = None
     """Folder of built corpora and their cached steps; `corpora` in `runs` when left out."""
+    mirror: str | None = None
+    """Address such as `s3://bucket/folder` that each checkpoint of `ialign align` is copied to, and from which a run
+    goes on where its disk was lost. Credentials come from the environment."""
+
+    @field_validator("data", "mirror")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        if value and "://" in value and "@" in urlsplit(value).netloc:
+            raise ValueError(
+                "credentials in an address end up in every run's files; set them in the environment "
+                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            )
+        return value
 
 
 class TrackingConfig(Section):
