@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import tempfile
 import time
@@ -38,6 +39,8 @@ class JobServer:
         self.ray = self._version()
         from ray.job_submission import JobSubmissionClient
 
+        for module in ("dashboard_sdk", "job.sdk"):  # they tell of each package and connection
+            logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
         with self._in_sentences(), _own_address(self.address):
             self._client = JobSubmissionClient(self.address)
 
@@ -92,11 +95,10 @@ class JobServer:
         try:
             while True:
                 try:
-                    ended = self.job(name).status.is_terminal()
                     shown += asyncio.run(self._tail(name, shown, write))
+                    if (job := self.job(name)).status.is_terminal():
+                        return exit_code(self._ended(job, shown, write))
                     lost = time.monotonic()
-                    if ended:  # before its log was read, so nothing is missing
-                        return exit_code(self._ended(name, write))
                 except (ClusterError, OSError, RuntimeError, requests.RequestException):
                     if time.monotonic() - lost > _LOST_SECONDS:
                         raise
@@ -107,9 +109,10 @@ class JobServer:
                 f"{name}`"
             ) from error
 
-    def _ended(self, name: str, write: Callable[[str], object]) -> Any:
-        """A job that has ended; where its driver did not end by itself, what Ray says of it is written."""
-        job = self.job(name)
+    def _ended(self, job: Any, shown: int, write: Callable[[str], object]) -> Any:
+        """Write what is left of a log; where its driver did not end by itself, what Ray says of it too."""
+        with self._in_sentences():
+            write(self._client.get_job_logs(job.submission_id)[shown:])
         if job.status == "FAILED" and job.driver_exit_code is None:
             write(f"the job did not run to an end: {' '.join(str(job.message).split())[:500]}\n")
         return job

@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ialign_ray import errors
+from ialign_ray import __version__, errors
 from ialign_ray.cluster import check_resources, cluster, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
@@ -298,14 +298,14 @@ def save_run(
 
 def start_record(experiment: Experiment, name: str, prepared: Prepared, fingerprint: str) -> dict[str, Any]:
     """What is known before the first step: data counts, fingerprint, versions."""
-    packages = ("ialign_ray", "torch", "transformers", "peft", "ray")
+    known = {"python": platform.python_version(), "ialign_ray": __version__}
     return {
         "run": name,
         "experiment": experiment.name,
         "started": _now(),
         "fingerprint": fingerprint,
         "data": prepared.counts(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": known | {p: version(p) for p in ("torch", "transformers", "peft", "ray")},
     }
 
 
