@@ -14,6 +14,7 @@ from rich.console import Console
 from ialign_ray.cli_data import data
 from ialign_ray.cli_jobs import jobs, stop, submit
 from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback
+from ialign_ray.cli_serve import serve
 from ialign_ray.errors import IalignError, ModelError
 from ialign_ray.process import prepare_process
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(data)
+app.add_typer(serve)
 
 ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
 Overrides = Annotated[
@@ -272,22 +274,11 @@ def finished(folder: Path) -> Path:
 
 
 def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:
-    """(adapter folder, None) where `--model` names a version of the registry, else (None, model).
+    """(adapter folder, None) where `--model` names a version of the registry, else (None, model)."""
+    from ialign_ray.registry.reference import registry_of, resolve
 
-    An existing folder and `pocket:base` are base models; `champion` and what holds an @ are the registry's; what
-    could be a hub id too (`mine`, `mine/3`) is the registry's where it has a model of that name.
-    """
-    from ialign_ray.registry.reference import could_name_version, names_version, resolve
-    from ialign_ray.registry.store import Registry, has_registry
-
-    location = location or DEFAULT_REGISTRY
-    if Path(model).exists() or model.startswith("pocket:"):
-        return None, model
-    sure = names_version(model)
-    if not sure and not (could_name_version(model) and has_registry(location)):
-        return None, model
-    registry = Registry(location)
-    if not sure and model.partition("/")[0] not in registry.names():
+    registry = registry_of(model, location or DEFAULT_REGISTRY)
+    if registry is None:
         return None, model
     chosen = resolve(model, registry)
     sys.stderr.write(f"ialign: {chosen}\n")

@@ -26,7 +26,7 @@ def submit(
         list[str] | None, typer.Argument(help="The job's own arguments, after `--`.", show_default=False)
     ] = None,
     job: Annotated[
-        str, typer.Option("--job", "-j", help="build_data, align, tune, evaluate, promote or pipeline.")
+        str, typer.Option("--job", "-j", help="build_data, align, tune, evaluate, promote, serve or pipeline.")
     ] = "align",
     overrides: Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a field; repeatable.")] = None,
     address: Address = None,

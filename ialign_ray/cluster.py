@@ -25,11 +25,12 @@ SETTINGS = {
 
 
 @contextmanager
-def cluster(scaling: ScalingConfig) -> Iterator[dict[str, float]]:
+def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[dict[str, float]]:
     """Join the cluster of `scaling.address`, or start a local one; yields what it has, or may grow to.
 
-    A cluster that is already joined is used and left running. Raises ClusterError where none answers, or one of
-    another version or with another token.
+    A cluster that is already joined is used and left running. `worker_logs` shows what workers write to stderr, as
+    `IALIGN_WORKER_LOGS=1` does. Raises ClusterError where none answers, or one of another version or with another
+    token.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -46,7 +47,7 @@ def cluster(scaling: ScalingConfig) -> Iterator[dict[str, float]]:
                 address="local" if local else scaling.address,
                 runtime_env={"env_vars": {k: os.environ[k] for k in SETTINGS}},
                 logging_level=logging.WARNING,
-                log_to_driver=os.environ.get("IALIGN_WORKER_LOGS") == "1",
+                log_to_driver=worker_logs or os.environ.get("IALIGN_WORKER_LOGS") == "1",
                 include_dashboard=False if local else None,
             )
         except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:

@@ -37,6 +37,7 @@ JOBS = {
         "Register an evaluated run, and make it the champion if it is shown better.",
         ("run", "control", "alias", "force"),
     ),
+    "serve": Job(steps.serve, "Serve the models of `serve.models` until the job is stopped."),
     "pipeline": Job(
         pipeline,
         "Build, search or train, judge and promote; finished steps are kept.",

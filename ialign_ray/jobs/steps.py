@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ from rich.console import Console
 
 from ialign_ray.config import Experiment, override
 from ialign_ray.errors import ModelError
+from ialign_ray.jobs.stopping import stoppable
 
 DEFAULT_RUN = "align"
 
@@ -101,6 +103,21 @@ def register_and_promote(
     for line in told(moved, options.alias):
         say(console, line)
     return {"version": version.title, "alias": options.alias, "registry": registry.uri, "content": version.content}
+
+
+def serve(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
+    """Serve the models of `serve.models` until the job is stopped; requests under way end first.
+
+    Ends with StoppedError, or with ClusterError where no replica can be had.
+    """
+    from ialign_ray.serving.deployment import running
+
+    registry = experiment.tracking.mlflow_uri or str(Path(experiment.storage.runs).absolute())
+    with running(experiment.serve, registry, experiment.scaling) as url:
+        say(console, f"Ready at {url}, until the job is stopped")
+        with stoppable():  # Ray put its own handler in place of the job's
+            threading.Event().wait()
+    return {"url": url}
 
 
 def finished_run(experiment: Experiment, name: str) -> Path:

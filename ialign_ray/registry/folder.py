@@ -112,6 +112,24 @@ def headline(folder: Path) -> list[dict[str, Any]]:
     ]  # NaN is no JSON
 
 
+def by_language(folder: Path) -> list[dict[str, Any]]:
+    """Scores of every language that the version and the base were measured on, with intervals, side by side."""
+    experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
+    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
+    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
+    spoken = scores["scope"].str.startswith("language:") & (scores["prompt"] == "all")
+    shown = scores[spoken & (scores["metric"] == metric) & (scores["scorer"] == scorer)]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in shown[shown["run"].isin([VERSION, BASE])].to_dict("records"):
+        language = str(row["scope"]).removeprefix("language:")
+        line = found.setdefault(
+            (row["suite"], language),
+            {"suite": row["suite"], "language": language, "metric": row["metric"], "n": row["n"]},
+        )
+        line[row["run"]] = {k: None if row[k] != row[k] else row[k] for k in ("value", "low", "high")}
+    return list(found.values())
+
+
 def facts(material: Material) -> dict[str, str]:
     """What a version's tags say: base, dose, data, code."""
     experiment, record = material.experiment, read_json(material.run / MODEL / RECORD)

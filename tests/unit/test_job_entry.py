@@ -14,10 +14,11 @@ from ialign_ray.config import build_experiment, override
 from ialign_ray.errors import ClusterError, DetachedError, RegistryError, StoppedError
 from ialign_ray.jobs import catalog, steps
 from ialign_ray.jobs.catalog import JOBS, title_of
-from ialign_ray.jobs.entry import forget_script_folder, stoppable
+from ialign_ray.jobs.entry import forget_script_folder
 from ialign_ray.jobs.pipeline import pipeline
 from ialign_ray.jobs.record import exit_code_of, finished_before, record_path, recorded
 from ialign_ray.jobs.steps import Options
+from ialign_ray.jobs.stopping import stoppable
 from ialign_ray.storage import read_json
 
 SCRIPTS = Path(__file__).parents[2] / "jobs"

@@ -1,0 +1,232 @@
+"""Rows that are written together, one token a step.
+
+A causal model with plain keys and values has one such group, which rows join and leave at any step. Encoder-decoders,
+recurrent models and those whose positions padding would shift have a group for the rows that began together; the groups
+take turns.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from ialign_ray.inference.batching import cache_argument, device_of, padded, takes_left_padding
+from ialign_ray.modeling.head import base_model, target_logits
+from ialign_ray.modeling.kind import decoder_start, is_encoder_decoder
+from ialign_ray.serving.engine.lora import LoraBank
+from ialign_ray.serving.engine.requests import Row
+from ialign_ray.serving.engine.slots import SlotCache
+
+STATES = ("cache", "past_key_values", "cache_params")
+"""What architectures call what they keep of the tokens read."""
+
+
+class Group(ABC):
+    """Rows that step together."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank) -> None:
+        self.model, self.bank = model, bank
+        self.rows: list[Row] = []
+
+    @abstractmethod
+    def step(self) -> Tensor:
+        """Logits [rows, V] after each row's last written token."""
+
+    @abstractmethod
+    def drop(self, gone: Collection[Row]) -> None:
+        """Take rows out."""
+
+    def last(self) -> Tensor:
+        """Each row's last written token, [rows, 1]."""
+        return torch.tensor([[row.written[-1]] for row in self.rows], device=device_of(self.model))
+
+    def adapters(self) -> list[str | None]:
+        """Each row's adapter."""
+        return [row.adapter for row in self.rows]
+
+
+class Slots(Group):
+    """The one group of a causal model with plain keys and values: left-padded rows in one buffer."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank) -> None:
+        super().__init__(model, bank)
+        self.cache = SlotCache()
+        self._lengths: list[int] = []
+        self._name = cast("str", cache_argument(model))
+        self._places = "position_ids" in inspect.signature(base_model(model).forward).parameters
+
+    def prefill(self, rows: Sequence[Row]) -> tuple[DynamicCache, Tensor]:
+        """Read prompts: their keys and values, and the logits after them [rows, V]."""
+        ids, mask = padded([row.prompt for row in rows], device_of(self.model), left=True)
+        cache = DynamicCache()
+        ends = torch.arange(1, len(rows) + 1) * ids.shape[1] - 1
+        with self.bank.using([row.adapter for row in rows], ids.shape[1]):
+            logits = target_logits(
+                self.model,
+                ends,
+                input_ids=ids,
+                use_cache=True,
+                **self._inputs(cache, mask, (mask.cumsum(1) - 1).clamp(min=0)),
+            )
+        return cache, logits
+
+    def join(self, rows: Sequence[Row], cache: DynamicCache) -> None:
+        """Let rows whose prompts were read step with the others."""
+        self.cache.join(cache)
+        self.rows += rows
+        self._lengths += [len(row.prompt) for row in rows]
+
+    def step(self) -> Tensor:
+        """See `Group.step`."""
+        self.cache.room()
+        lengths = torch.tensor(self._lengths, device=device_of(self.model))[:, None]
+        width = self.cache.span.end - self.cache.span.begin
+        mask = (torch.arange(width + 1, device=lengths.device) >= width - lengths).long()
+        with self.bank.using(self.adapters()):
+            out = self.model(input_ids=self.last(), use_cache=True, **self._inputs(self.cache, mask, lengths))
+        self.cache.span.end += 1
+        self._lengths = [length + 1 for length in self._lengths]
+        return cast("Tensor", out.logits[:, -1])
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """See `Group.drop`."""
+        for row in gone:
+            at = self.rows.index(row)
+            self.cache.leave(at)
+            # the last one moves into its place, as in the cache
+            self.rows[at], self._lengths[at] = self.rows[-1], self._lengths[-1]
+            del self.rows[-1], self._lengths[-1]
+        if self.rows:
+            self.cache.narrow(max(self._lengths))
+
+    def _inputs(self, cache: Any, mask: Tensor, places: Tensor) -> dict[str, Any]:
+        return {self._name: cache, "attention_mask": mask} | ({"position_ids": places} if self._places else {})
+
+
+class Cohort(Group):
+    """Causal rows of one prompt length, from first to last token together: no padding, no positions of our own."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[Row]) -> None:
+        super().__init__(model, bank)
+        self.rows = list(rows)
+        self._state: dict[str, Any] = {}
+
+    def step(self) -> Tensor:
+        """See `Group.step`; the first one reads the prompts."""
+        if self._state:
+            ids = self.last()
+        else:
+            ids = torch.tensor([[*row.prompt, *row.written] for row in self.rows], device=device_of(self.model))
+        with self.bank.using(self.adapters(), ids.shape[1]):
+            out = self.model(input_ids=ids, use_cache=True, **self._state)
+        takes = inspect.signature(base_model(self.model).forward).parameters
+        name = next((name for name in STATES if name in takes and out.get(name) is not None), None)
+        # without a state that can be handed back, every step reads the whole rows again
+        self._state = {} if name is None else {name: out[name]}
+        return cast("Tensor", out.logits[:, -1])
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """See `Group.drop`."""
+        kept = [i for i, row in enumerate(self.rows) if row not in gone]
+        self.rows = [self.rows[i] for i in kept]
+        if not all(hasattr(state, "reorder_cache") for state in self._state.values()):
+            self._state = {}
+        for state in self._state.values():
+            state.reorder_cache(torch.tensor(kept, device=device_of(self.model)))
+
+
+class Decoder(Group):
+    """Rows of an encoder-decoder: the encoder reads once, then the decoder steps."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[Row]) -> None:
+        super().__init__(model, bank)
+        self.rows = list(rows)
+        self._start = cast("int", decoder_start(model))
+        self._name = cast("str", cache_argument(model))
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self._states: Tensor | None = None
+        self._mask: Tensor | None = None
+
+    def step(self) -> Tensor:
+        """See `Group.step`; the first one runs the encoder too."""
+        if self._states is None:
+            ids, self._mask = padded([row.prompt for row in self.rows], device_of(self.model))
+            with self.bank.using(self.adapters(), ids.shape[1]):
+                encoder = base_model(self.model).get_encoder()
+                self._states = encoder(input_ids=ids, attention_mask=self._mask).last_hidden_state
+            before = torch.full((len(self.rows), 1), self._start, device=ids.device)
+        else:
+            before = self.last()
+        with self.bank.using(self.adapters()):
+            out = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
+                attention_mask=self._mask,
+                decoder_input_ids=before,
+                use_cache=True,
+                **{self._name: self._cache},
+            )
+        return cast("Tensor", out.logits[:, -1])
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """See `Group.drop`."""
+        kept = torch.tensor([i for i, row in enumerate(self.rows) if row not in gone], device=device_of(self.model))
+        self.rows = [row for row in self.rows if row not in gone]
+        self._cache.reorder_cache(kept)
+        if self._states is not None and self._mask is not None:
+            self._states, self._mask = self._states[kept], self._mask[kept]
+
+
+class Decoding:
+    """All rows under way of one model."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank) -> None:
+        self._model, self._bank = model, bank
+        self.joins = not is_encoder_decoder(model) and takes_left_padding(model)
+        self.same_length = not self.joins and not is_encoder_decoder(model)
+        self.groups: list[Group] = [Slots(model, bank)] if self.joins else []
+
+    def rows(self) -> list[Row]:
+        """All of them."""
+        return [row for group in self.groups for row in group.rows]
+
+    def cached_tokens(self) -> int:
+        """Places for keys and values that are held; known of models whose rows share one buffer."""
+        return sum(group.cache.column_count() for group in self.groups if isinstance(group, Slots))
+
+    def begin(self, rows: Sequence[Row]) -> tuple[Group, Tensor, Any]:
+        """Read prompts: the group that they will be in, the logits after them, and what `settle` needs."""
+        if self.joins:
+            slots = cast("Slots", self.groups[0])
+            cache, logits = slots.prefill(rows)
+            return slots, logits, cache
+        group = (Decoder if is_encoder_decoder(self._model) else Cohort)(self._model, self._bank, rows)
+        return group, group.step(), None
+
+    def settle(self, group: Group, rows: Sequence[Row], cache: Any) -> None:
+        """Let rows that have their first token step on."""
+        if isinstance(group, Slots):
+            group.join(rows, cache)
+        else:
+            self.groups.append(group)
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """Take rows out of their groups."""
+        for group in self.groups:
+            own = [row for row in group.rows if row in gone]
+            if own and len(own) < len(group.rows):
+                group.drop(own)
+            elif own:
+                self.clear(group)
+
+    def clear(self, group: Group) -> None:
+        """Forget a group's rows and what it kept of them."""
+        self.groups = [other for other in self.groups if other is not group]
+        if self.joins:
+            self.groups.append(Slots(self._model, self._bank))
