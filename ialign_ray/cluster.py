@@ -52,15 +52,15 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
             )
         except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             where = scaling.address or os.environ.get("RAY_ADDRESS", "")
-            raise ClusterError(_refusal(where, error)) from error
+            raise ClusterError(refusal(where, error)) from error
     try:
-        yield reachable(ray.cluster_resources(), grown())
+        yield reachable(present(), grown())
     finally:
         if started:
             ray.shutdown()
 
 
-def _refusal(address: str, error: Exception) -> str:
+def refusal(address: str, error: Exception) -> str:
     """Why a cluster was not joined, as one sentence."""
     if found := re.findall(r"(?:Ray|Python): ([\w.+]+)", str(error)) if "ersion mismatch" in str(error) else []:
         ray, python, *own = [*found, "?", "?", "?"][:4]
@@ -74,6 +74,13 @@ def _refusal(address: str, error: Exception) -> str:
         return f"scaling.address {address!r} does not answer; start a head there or leave the field out"
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
     return f"the cluster at {address or 'this machine'} cannot be joined: {said}; look at its head"
+
+
+def present() -> dict[str, float]:
+    """What the living nodes of the cluster that was joined have."""
+    import ray
+
+    return dict(ray.cluster_resources())
 
 
 def grown() -> dict[str, float]:
@@ -117,6 +124,15 @@ def check_resources(scaling: ScalingConfig, resources: dict[str, float]) -> bool
     if scaling.gpu and scaling.workers > gpus:
         raise ClusterError(f"scaling.gpu is set for {scaling.workers} workers, but the cluster has {gpus:g} GPUs")
     return bool(gpus >= scaling.workers if scaling.gpu is None else scaling.gpu)
+
+
+def awaited(scaling: ScalingConfig, now: dict[str, float], use_gpu: bool) -> str | None:
+    """What a worker group must wait for until the autoscaler has started nodes, None where it has room at once."""
+    needed = {"CPU": scaling.workers * scaling.cpus_per_worker + 1} | ({"GPU": scaling.workers} if use_gpu else {})
+    for name, number in needed.items():
+        if number > now.get(name, 0.0):
+            return f"waiting for the autoscaler: the workers need {number:g} {name}s, {now.get(name, 0.0):g} are there"
+    return None
 
 
 def validation_resources(scaling: ScalingConfig, resources: dict[str, float], use_gpu: bool) -> dict[str, float]:

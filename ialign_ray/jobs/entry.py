@@ -82,13 +82,15 @@ def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> di
 
 def joined(name: str, experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
     """The job's work, on the cluster where it needs room for workers: told before anything is computed."""
-    from ialign_ray.cluster import check_resources, cluster
+    from ialign_ray.cluster import awaited, check_resources, cluster, present
 
     job = JOBS[name]
     with ExitStack() as stack:
         if job.workers or (name == "pipeline" and experiment.search is None):
             resources = stack.enter_context(cluster(experiment.scaling))
-            check_resources(experiment.scaling, resources)
+            use_gpu = check_resources(experiment.scaling, resources)
+            if waits := awaited(experiment.scaling, present(), use_gpu):
+                say(console, waits)
             stack.enter_context(stoppable())  # Ray put its own handler in place of ours
         return job.work(experiment, options, console)
 
