@@ -25,9 +25,7 @@ def test_another_version_is_told_as_ray_tells_it():
     with pytest.raises(RuntimeError) as caught:
         check_version_info(there, "node 10.0.0.1:6379")
     said = refusal("10.0.0.1:6379", caught.value)
-    assert said.startswith(
-        f"the cluster at 10.0.0.1:6379 runs Ray 2.9.3 and Python 3.10.4, this process Ray {ray.__version__} "
-    )
+    assert f"10.0.0.1:6379 runs Ray 2.9.3 and Python 3.10.4, this process Ray {ray.__version__} " in said
     assert "ialign submit" in said
     assert "\n" not in said
 
@@ -36,6 +34,12 @@ def test_other_reasons():
     assert "does not answer; start a head there" in refusal("auto", ConnectionError("no"))
     token = ray.exceptions.AuthenticationError("Token authentication is enabled but no token was found")
     assert "RAY_AUTH_TOKEN" in refusal("10.0.0.1:6379", token)
-    assert (
-        refusal("", RuntimeError("one\ntwo")) == "the cluster at this machine cannot be joined: one; look at its head"
-    )
+    said = refusal("", RuntimeError("one\ntwo"))
+    assert said == "the cluster at this machine cannot be joined: one; look at its head"
+
+
+def test_what_is_waited_for_is_told():
+    wide = ScalingConfig(workers=4, cpus_per_worker=2)
+    assert awaited(wide, {"CPU": 9.0}, use_gpu=False) is None
+    assert "the workers need 9 CPUs, 1 are there" in awaited(wide, {"CPU": 1.0}, use_gpu=False)
+    assert "the workers need 4 GPUs, 0 are there" in awaited(wide, {"CPU": 9.0}, use_gpu=True)
