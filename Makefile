@@ -35,8 +35,8 @@ nightly: setup  ## all tests and the long ones: who dies, when, and how many wor
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
-quickstart: setup  ## the pocket experiment, end to end: base, control, ratio 0, ratio 0.5
-	$(BIN)/ialign compare jobs/experiments/pocket.yaml
+quickstart: setup  ## the pocket experiment, end to end: search, front, winner, champion
+	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume
 
 real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
 	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ialign_ray.cli_data import data
 from ialign_ray.cli_jobs import jobs, stop, submit
-from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback
+from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback, tell_moved
 from ialign_ray.cli_serve import serve
 from ialign_ray.errors import IalignError, ModelError
 from ialign_ray.process import prepare_process
@@ -133,7 +133,7 @@ def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
     console.print(
         f"\nTable and verdict: {folder / 'RESULTS.md'}\nScores:            {folder / 'results.csv'}\n"
         f"Curves:            tensorboard --logdir {folder}   or   mlflow ui --backend-store-uri "
-        f"sqlite:///{experiment.storage.runs}/mlflow.db",
+        f"{experiment.tracking_uri}",
         soft_wrap=True,
         highlight=False,
     )
@@ -169,12 +169,17 @@ def tune(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was stopped or killed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell trials, tokens and time.")] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Register the winner, and make it the champion if the gate lets it.")
+    ] = False,
 ) -> None:
     """Search the space of `search` for the largest gain that forgets nothing beyond the tolerance; score the winner.
 
-    Example: `ialign tune jobs/experiments/search-pocket.yaml --dry-run`
+    Example: `ialign tune jobs/experiments/pocket.yaml --dry-run`
 
-    Example: `ialign tune jobs/experiments/search-pocket.yaml --resume`
+    Example: `ialign tune jobs/experiments/pocket.yaml --promote`
+
+    Example: `ialign tune jobs/experiments/pocket.yaml --resume`
     """
     from ialign_ray.config import load_experiment
     from ialign_ray.training.pocket import ensure_model
@@ -188,7 +193,13 @@ def tune(
         return
     from ialign_ray.search.winner import tune as run_search
 
-    run_search(experiment, console, resume=resume)
+    run = run_search(experiment, console, resume=resume)
+    if promote:
+        from ialign_ray.registry.promotion import promote_run
+
+        tell_moved(promote_run(experiment, run), "champion")
+    else:
+        console.print(f"Next:   ialign register {run}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()

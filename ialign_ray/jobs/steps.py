@@ -95,8 +95,7 @@ def register_and_promote(
     from ialign_ray.registry.promotion import register, told
     from ialign_ray.registry.store import Registry
 
-    where = experiment.tracking.mlflow_uri or str(Path(experiment.storage.runs).absolute())
-    registry = Registry(where, artifacts=experiment.tracking.artifacts, create=True)
+    registry = Registry(experiment.tracking_uri, artifacts=experiment.tracking.artifacts, create=True)
     version, new = register(registry, run, experiment.name, experiment, control)
     say(console, f"{version.title}: {'registered' if new else 'registered already, with the same files'}")
     moved = move(registry, version.name, version.number, options.alias, options.force)
@@ -112,8 +111,7 @@ def serve(experiment: Experiment, options: Options, console: Console) -> dict[st
     """
     from ialign_ray.serving.deployment import running
 
-    registry = experiment.tracking.mlflow_uri or str(Path(experiment.storage.runs).absolute())
-    with running(experiment.serve, registry, experiment.scaling) as url:
+    with running(experiment.serve, experiment.tracking_uri, experiment.scaling) as url:
         say(console, f"Ready at {url}, until the job is stopped")
         with stoppable():  # Ray put its own handler in place of the job's
             threading.Event().wait()

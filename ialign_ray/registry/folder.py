@@ -34,6 +34,7 @@ from ialign_ray.evaluation.units import suite_units
 from ialign_ray.evaluation.work import Subject, plan_work
 from ialign_ray.registry.evidence import Evidence
 from ialign_ray.registry.store import content_hash
+from ialign_ray.search.results import TRIALS
 from ialign_ray.storage import read_json, spoiled_file, whole_folder, write_text
 from ialign_ray.training.trainer import MODEL, RECORD
 
@@ -66,7 +67,7 @@ def gather(run: Path, evaluated: Experiment | None = None, control: Path | None 
     experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)
     if not experiment.evaluate.suites:
         raise RegistryError(f"{run}: evaluate.suites is empty, so nothing was measured; evaluate with an experiment")
-    base = replace(base_subject(experiment), folder=run.parent / BASE / PREDICTIONS)
+    base = replace(base_subject(experiment), folder=(_beside(run, BASE) or run.parent / BASE) / PREDICTIONS)
     subjects = {VERSION: run_subject(experiment, run), BASE: base}
     if beside := control or _control_beside(run, experiment):
         subjects[CONTROL] = run_subject(experiment, beside)
@@ -162,8 +163,14 @@ def _with_evaluation(trained: Experiment, evaluated: Experiment | None) -> Exper
 
 
 def _control_beside(run: Path, experiment: Experiment) -> Path | None:
-    beside = run.parent / run_name(CONTROL, experiment.train.seed)
-    return beside if beside != run and spoiled_file(beside / MODEL) is None else None
+    beside = _beside(run, run_name(CONTROL, experiment.train.seed))
+    return beside if beside and beside != run and spoiled_file(beside / MODEL) is None else None
+
+
+def _beside(run: Path, name: str) -> Path | None:
+    """A folder beside the run; for a trial, beside its `trials` or beside its `search`."""
+    around = run.parents[:3] if run.parent.name == TRIALS else run.parents[:1]
+    return next((each / name for each in around if (each / name).is_dir()), None)
 
 
 def _kept(experiment: Experiment, subjects: Sequence[Subject]) -> list[dict[str, pd.DataFrame]]:

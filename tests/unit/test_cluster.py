@@ -4,7 +4,7 @@ import pytest
 import ray
 from ray._private.utils import check_version_info
 
-from ialign_ray.cluster import check_resources, reachable, refusal
+from ialign_ray.cluster import awaited, check_resources, reachable, refusal
 from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError
 

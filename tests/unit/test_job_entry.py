@@ -99,7 +99,7 @@ def test_a_corpus_is_built_by_its_job(job, write_yaml, experiment_data, monkeypa
     assert found["status"] == "succeeded"
     assert found["submission"] == "tiny-build_data-3"
     assert (Path(found["result"]["corpus"]) / "README.md").exists()
-    assert f"job build_data: done in {found['seconds']:.0f} s" in out
+    assert "job build_data: done in " in out
 
 
 def test_exit_codes():
