@@ -27,6 +27,7 @@ OLDEST = Version("2.60")
 """The oldest Ray that the package works with."""
 _REACH_SECONDS = 10
 _POLL_SECONDS = 0.5
+_AGENT_SECONDS = 120
 _LOST_SECONDS = 120
 """How long a head may be out of reach while a job is followed; it may be restarting."""
 
@@ -51,14 +52,14 @@ class JobServer:
         with tempfile.TemporaryDirectory(prefix="ialign-") as scratch, self._in_sentences():
             archive = Path(scratch) / "working-dir.zip"
             submission.package.write(archive)
-            self._client.submit_job(
-                entrypoint=submission.entrypoint,
-                submission_id=attempt,
-                runtime_env={
-                    "working_dir": str(archive),
-                    "env_vars": {**submission.environment, "IALIGN_SUBMISSION": attempt},
-                },
-                metadata=dict(submission.metadata),
+            environment = {**submission.environment, "IALIGN_SUBMISSION": attempt}
+            with_agent(
+                lambda: self._client.submit_job(
+                    entrypoint=submission.entrypoint,
+                    submission_id=attempt,
+                    runtime_env={"working_dir": str(archive), "env_vars": environment},
+                    metadata=dict(submission.metadata),
+                )
             )
         return attempt
 
@@ -171,6 +172,19 @@ class JobServer:
     def _unknown(self, name: str) -> str:
         known = ", ".join(job.submission_id for job in self.jobs()[-5:]) or "none"
         return f"there is no job {name!r} at {self.address} (the newest there: {known}); see `ialign jobs`"
+
+
+def with_agent(send: Callable[[], object], seconds: float = _AGENT_SECONDS) -> None:
+    """Send, again and again while the head has no agent yet: it comes up to a minute after the job server."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            send()
+            return
+        except RuntimeError as error:
+            if "agent" not in str(error) or "status code 5" not in str(error) or time.monotonic() > deadline:
+                raise
+        time.sleep(_POLL_SECONDS)
 
 
 def http_address(address: str) -> str:

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from rich.console import Console
@@ -88,17 +89,15 @@ class Mirror:
     def _fetch(self, name: str, fingerprint: str, scratch: Path) -> str | None:
         """Bring a copy's files; the first that is missing or differs from its hash, else None."""
         with self._asking():
-            try:
-                listed = json.loads(self._system.cat_file(f"{self._root}/copies/{name}.json"))
-                files = dict(listed["files"])
-            except (ValueError, KeyError, TypeError):
+            listed = self._list(name)
+            if listed is None:
                 return "its list cannot be read"
-            if listed.get("fingerprint") != fingerprint:
+            if listed["fingerprint"] != fingerprint:
                 raise CheckpointError(
                     f"{self.address} holds this run with other settings or data; give it another --run name, or remove "
                     "the copies there"
                 )
-            for path, digest in files.items():
+            for path, digest in listed["files"].items():
                 target = scratch / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 try:
@@ -108,6 +107,15 @@ class Mirror:
                 if file_hash(target) != digest:
                     return f"{path} differs from its hash"
         return None
+
+    def _list(self, name: str) -> dict[str, Any] | None:
+        """A copy's fingerprint and files, None where they cannot be read or would lie outside of the run."""
+        try:
+            listed = json.loads(self._system.cat_file(f"{self._root}/copies/{name}.json"))
+            inside = all(not Path(p).is_absolute() and ".." not in Path(p).parts for p in listed["files"])
+            return {"fingerprint": listed["fingerprint"], "files": dict(listed["files"])} if inside else None
+        except (ValueError, KeyError, TypeError):
+            return None
 
     def _objects(self) -> dict[str, int]:
         """Hash -> bytes of every file that is there."""
@@ -125,7 +133,7 @@ class Mirror:
             self._system.rm_file(f"{self._root}/copies/{name}.json")
         named: set[str] = set()
         for name in names[:KEPT]:
-            named |= set(json.loads(self._system.cat_file(f"{self._root}/copies/{name}.json"))["files"].values())
+            named |= set((self._list(name) or {"files": {}})["files"].values())
         for digest in self._objects().keys() - named:
             self._system.rm_file(self._object(digest))
 

@@ -49,7 +49,11 @@ def head(server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("h")
     # the head has none of the credentials: they come with the jobs
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_ADDRESS", "PYTHONPATH"))}
-    environment |= SETTINGS | {"RAY_AUTH_MODE": "disabled", "PATH": f"{RAY.parent}:{os.environ['PATH']}"}
+    environment |= SETTINGS | {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
+        "PATH": f"{RAY.parent}:{os.environ['PATH']}",
+    }
     command = [
         *(str(RAY), "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats", f"--temp-dir={folder}"),
         *(f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"),
@@ -65,7 +69,10 @@ def head(server, tmp_path_factory):
         time.sleep(0.5)
     yield address
     process.send_signal(signal.SIGTERM)
-    process.wait(60)
+    try:
+        process.wait(90)
+    finally:
+        process.kill()
 
 
 def answers(address):
@@ -166,7 +173,7 @@ def test_what_cannot_be_done_is_told_with_the_jobs_own_exit_code(head, work, ial
 
 
 @pytest.mark.nightly
-def test_the_pipeline_by_ray_job_submit_ends_with_a_registered_model(head, work, experiment_data):
+def test_the_pipeline_by_ray_job_submit_ends_with_a_model_that_is_served(head, work, ialign, experiment_data):
     runs = Path(experiment_data["storage"]["runs"])
 
     def send():
@@ -186,3 +193,20 @@ def test_the_pipeline_by_ray_job_submit_ends_with_a_registered_model(head, work,
     again = send()
     assert again.returncode == 0
     assert again.stdout.count("is done already") == 5
+
+    port = free_port()
+    serve = ("--set", f"serve.port={port}", "--set", "storage.runs=" + str(runs))
+    code, out, err = ialign("submit", work, "--job", "serve", "--detach", "--address", head, *serve)
+    assert code == 0, out + err
+    until(lambda: served(port), 240)
+    assert ialign("stop", "tiny-serve", "--address", head)[0] == 0
+    assert not served(port)
+    assert read_json(runs / "tiny" / "jobs" / "serve.json")["status"] == "stopped"
+
+
+def served(port):
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=2) as answer:
+            return answer.status == 200
+    except OSError:
+        return False

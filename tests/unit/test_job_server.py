@@ -9,7 +9,7 @@ import pytest
 from refusals import refused
 
 from ialign_ray.errors import ConfigError
-from ialign_ray.jobs.server import exit_code, http_address
+from ialign_ray.jobs.server import exit_code, http_address, with_agent
 
 
 @pytest.fixture
@@ -73,3 +73,17 @@ def test_addresses(monkeypatch):
 )
 def test_the_exit_code_is_the_drivers(status, code, ends):
     assert exit_code(SimpleNamespace(status=status, driver_exit_code=code)) == ends
+
+
+def test_a_head_whose_agent_is_not_up_yet_is_asked_again():
+    said = [RuntimeError("Request failed with status code 500: No available agent to submit job"), None]
+
+    def send():
+        if error := said.pop(0):
+            raise error
+
+    with_agent(send)
+    assert said == []
+    for wrong in ("status code 500: No available agent", "status code 400: no such folder"):
+        with pytest.raises(RuntimeError, match=wrong):
+            with_agent(lambda wrong=wrong: (_ for _ in ()).throw(RuntimeError(wrong)), seconds=0)

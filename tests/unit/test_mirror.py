@@ -121,6 +121,24 @@ def test_a_torn_object_is_sent_again(run, mirror, tmp_path):
     assert mirror.pull(tmp_path / "elsewhere" / "align", PRINT, pytest.fail) == "step-00000001"
 
 
+def test_a_list_that_was_torn_stops_no_later_copy(run, mirror, tmp_path):
+    mirror.push(run, state_of(run, advance(run, 1)), PRINT)
+    listed = Path(mirror.address.removeprefix("file://")) / "copies" / "step-00000001.json"
+    listed.write_text(listed.read_text()[:40])
+    mirror.push(run, state_of(run, advance(run, 2)), PRINT)
+    assert mirror.pull(tmp_path / "elsewhere" / "align", PRINT, pytest.fail) == "step-00000002"
+
+
+def test_a_list_that_leads_out_of_the_run_is_not_followed(run, mirror, tmp_path):
+    mirror.push(run, state_of(run, advance(run, 1)), PRINT)
+    listed = Path(mirror.address.removeprefix("file://")) / "copies" / "step-00000001.json"
+    listed.write_text(listed.read_text().replace("metrics.jsonl", "../../metrics.jsonl"))
+    lines, tell = told()
+    assert mirror.pull(tmp_path / "elsewhere" / "align", PRINT, tell) is None
+    assert "its list cannot be read" in lines[0]
+    assert not (tmp_path / "metrics.jsonl").exists()
+
+
 def test_copies_of_other_settings_are_refused(run, mirror, tmp_path):
     checkpoints = advance(run, 1)
     mirror.push(run, state_of(run, checkpoints), PRINT)
