@@ -182,7 +182,7 @@ def with_agent(send: Callable[[], object], seconds: float = _AGENT_SECONDS) -> N
             send()
             return
         except RuntimeError as error:
-            if "agent" not in str(error) or "status code 5" not in str(error) or time.monotonic() > deadline:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
                 raise
         time.sleep(_POLL_SECONDS)
 

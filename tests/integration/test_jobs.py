@@ -49,11 +49,8 @@ def head(server, tmp_path_factory):
     folder = tmp_path_factory.mktemp("h")
     # the head has none of the credentials: they come with the jobs
     environment = {k: v for k, v in os.environ.items() if not k.startswith(("AWS_", "RAY_ADDRESS", "PYTHONPATH"))}
-    environment |= SETTINGS | {
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0",
-        "PATH": f"{RAY.parent}:{os.environ['PATH']}",
-    }
+    environment |= {**SETTINGS, "RAY_AUTH_MODE": "disabled", "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}
+    environment["PATH"] = f"{RAY.parent}:{os.environ['PATH']}"
     command = [
         *(str(RAY), "start", "--head", "--block", "--num-cpus=4", "--disable-usage-stats", f"--temp-dir={folder}"),
         *(f"--port={free_port()}", f"--dashboard-port={port}", f"--dashboard-agent-listen-port={free_port()}"),
