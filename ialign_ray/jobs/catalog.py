@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -55,4 +56,4 @@ ARGUMENTS = {
 def title_of(name: str, options: Options) -> str:
     """What a job's record is called: `align`, or `align-first` of another run than the default one."""
     own = "run" in JOBS[name].takes and options.run != DEFAULT_RUN
-    return f"{name}-{options.run}" if own else name
+    return f"{name}-{Path(options.run).name}" if own else name

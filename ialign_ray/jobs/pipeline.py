@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict
-from pathlib import Path
+from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
@@ -23,61 +22,56 @@ def pipeline(experiment: Experiment, options: Options, console: Console) -> Resu
     Without evaluation suites it ends with the trained run. Raises what the first step raises that fails, a refused
     promotion included; the steps before it stay.
     """
-    course = _Course(experiment, options, console)
-    course.take("build_data", experiment, steps.build_data)
-    run, control = searched(course) if experiment.search else trained(course)
+    course = _Course(console)
+    course.take("build_data", steps.build_data, experiment, Options())
+    made = searched(course, experiment) if experiment.search else trained(course, experiment, options.run)
     if experiment.evaluate.suites:
-        work = _promoting(run, control)
-        course.take("promote", experiment, work, run=str(run), alias=options.alias, force=options.force)
+        course.take("promote", steps.promote, experiment, replace(made, alias=options.alias, force=options.force))
     else:
         say(console, "pipeline: evaluate.suites is empty, so nothing is judged or promoted")
     return {"steps": course.results}
 
 
-def searched(course: _Course) -> tuple[Path, Path | None]:
-    """The search's winner, which `tune` has judged, and its control."""
-    found = course.take("tune", course.experiment, steps.tune)
-    return Path(found["run"]), Path(found["control"])
+def searched(course: _Course, experiment: Experiment) -> Options:
+    """Search; the winner, which `tune` has judged, and its control."""
+    found = course.take("tune", steps.tune, experiment, Options())
+    return Options(run=found["run"], control=found["control"])
 
 
-def trained(course: _Course) -> tuple[Path, Path | None]:
-    """The run and its control, judged where there are suites."""
-    experiment, control = course.experiment, None
-    name = steps.control_name(experiment)
-    if experiment.replay.sources and name != course.options.run:
-        control = Path(course.take(f"align-{name}", steps.control_of(experiment), steps.align, run=name)["run"])
-    run = Path(course.take("align", experiment, steps.align, run=course.options.run)["run"])
+def trained(course: _Course, experiment: Experiment, run: str) -> Options:
+    """Train the control, where there are old instructions, and the run; judge them where there are suites."""
+    control = steps.control_name(experiment)
+    made = Options(run=run)
+    if experiment.replay.sources and control != run:
+        made = replace(made, control=control)
+        course.take(f"align-{control}", steps.align, steps.control_of(experiment), Options(run=control))
+    course.take("align", steps.align, experiment, Options(run=run))
     if experiment.evaluate.suites:
-        beside = control.name if control else None
-        course.take("evaluate", experiment, steps.evaluate, run=course.options.run, control=beside)
-    return run, control
+        course.take("evaluate", steps.evaluate, experiment, made)
+    return made
 
 
 class _Course:
     """The steps so far."""
 
-    def __init__(self, experiment: Experiment, options: Options, console: Console) -> None:
-        self.experiment, self.options, self._console = experiment, options, console
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self.results: dict[str, Result] = {}
 
     def take(
-        self, title: str, experiment: Experiment, work: Callable[[Experiment, Options, Console], Result], **given: Any
+        self,
+        title: str,
+        work: Callable[[Experiment, Options, Console], Result],
+        experiment: Experiment,
+        options: Options,
     ) -> Result:
         """Do a step, or find that it was done with the same settings."""
+        given = asdict(options)
         result = finished_before(experiment, title, given)
         if result is None:
             say(self._console, f"pipeline: {title}")
-            known = {k: v for k, v in given.items() if k != "run" or "/" not in str(v)}
-            options = Options(**asdict(self.options) | known)
             result = recorded(experiment, title, given, lambda: work(experiment, options, self._console))
         else:
             say(self._console, f"pipeline: {title} is done already")
         self.results[title] = result
         return result
-
-
-def _promoting(run: Path, control: Path | None) -> Callable[[Experiment, Options, Console], Result]:
-    def work(experiment: Experiment, options: Options, console: Console) -> Result:
-        return steps.register_and_promote(experiment, run, control, options, console)
-
-    return work

@@ -21,7 +21,7 @@ class Options:
     """A job's arguments beside the experiment."""
 
     run: str = DEFAULT_RUN
-    """Name of the run under `storage.runs`/`name`."""
+    """Name of the run under `storage.runs`/`name`, or the path of one elsewhere, as a search's trial."""
     control: str | None = None
     """Name of the replay-only run; `control-sSEED` where it is finished when left out."""
     alias: str = "champion"
@@ -82,19 +82,15 @@ def evaluate(experiment: Experiment, options: Options, console: Console) -> dict
 
 
 def promote(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
-    """Register a run, and move the alias to it if it is shown better."""
-    run = finished_run(experiment, options.run)
-    return register_and_promote(experiment, run, control_run(experiment, options), options, console)
+    """Register a finished, evaluated run in the experiment's registry, and move the alias to it if it is shown better.
 
-
-def register_and_promote(
-    experiment: Experiment, run: Path, control: Path | None, options: Options, console: Console
-) -> dict[str, Any]:
-    """Add a finished, evaluated run to the registry, and promote it. Raises RegistryError with the gate's reasons."""
+    Raises RegistryError with the gate's reasons.
+    """
     from ialign_ray.registry.promotion import promote as move
     from ialign_ray.registry.promotion import register, told
     from ialign_ray.registry.store import Registry
 
+    run, control = finished_run(experiment, options.run), control_run(experiment, options)
     registry = Registry(experiment.tracking_uri, artifacts=experiment.tracking.artifacts, create=True)
     version, new = register(registry, run, experiment.name, experiment, control)
     say(console, f"{version.title}: {'registered' if new else 'registered already, with the same files'}")

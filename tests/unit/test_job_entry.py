@@ -158,6 +158,7 @@ def test_titles_of_runs():
     assert title_of("align", Options()) == "align"
     assert title_of("align", Options(run="first")) == "align-first"
     assert title_of("tune", Options(run="first")) == "tune"
+    assert title_of("promote", Options(run="/shared/runs/mine/search/trials/t1")) == "promote-t1"
 
 
 @pytest.fixture
@@ -181,10 +182,7 @@ def taken(monkeypatch, tmp_path):
     monkeypatch.setattr(steps, "tune", step("tune", lambda o: run))
     monkeypatch.setattr(steps, "evaluate", step("evaluate", lambda o: {}))
 
-    def promote(experiment, run, control, options, console):
-        return step("promote", lambda o: {})(experiment, Options(run=run.name, control=control and control.name), None)
-
-    monkeypatch.setattr(steps, "register_and_promote", promote)
+    monkeypatch.setattr(steps, "promote", step("promote", lambda o: {}))
     return done, failing
 
 
@@ -211,13 +209,13 @@ def test_the_pipeline_goes_on_with_the_step_that_failed(taken, experiment_data):
     assert [name for name, *_ in done[6:]] == ["promote"]
 
 
-def test_the_pipeline_searches_where_there_is_a_search(taken, experiment_data):
+def test_the_pipeline_searches_where_there_is_a_search(taken, experiment_data, tmp_path):
     done, _ = taken
     experiment_data["train"]["validation"] = {"pairs": 24, "instructions": 3}
     experiment_data["search"] = {"space": {"replay.ratio": {"choice": [0, 0.25]}}, "trials": 2, "tolerance": 0.5}
     pipeline(build_experiment(experiment_data, "test"), Options(), QUIET)
     assert [name for name, *_ in done] == ["build_data", "tune", "promote"]
-    assert done[2][1::2] == ("winner", "control-s0")
+    assert done[2][1::2] == (str(tmp_path / "winner"), str(tmp_path / "control-s0"))
 
 
 def test_the_pipeline_without_suites_or_replay_only_trains(taken, experiment_data):
@@ -225,7 +223,7 @@ def test_the_pipeline_without_suites_or_replay_only_trains(taken, experiment_dat
     experiment_data["evaluate"]["suites"] = []
     experiment_data["replay"] = {"ratio": 0.0}
     pipeline(build_experiment(experiment_data, "test"), Options(run="first"), QUIET)
-    assert [(name, run) for name, run, *_ in done] == [("build_data", "first"), ("align", "first")]
+    assert [(name, run) for name, run, *_ in done] == [("build_data", "align"), ("align", "first")]
 
 
 def test_every_job_names_what_it_takes():
