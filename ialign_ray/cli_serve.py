@@ -45,6 +45,9 @@ def run(
         list[str] | None, typer.Option("--set", "-s", help="Override a field, e.g. `--set serve.max_adapters=4`.")
     ] = None,
     registry: RegistryOption = None,
+    trial: Annotated[
+        bool, typer.Option("--try", help="Send one request of each kind, print the answers, and stop.")
+    ] = False,
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM: OpenAI's routes, translation, classification.
 
@@ -62,14 +65,17 @@ def run(
     changes = [*(overrides or []), *(f"{key}={value!r}" for key, value in given.items() if value)]
     changes += ["serve.port=0"] if port == 0 else []
     experiment = load_experiment(file, changes) if file else None
-    settings = experiment.serve if experiment else serve_settings(changes)
+    settings = experiment.served if experiment else serve_settings(changes)
     tracked = (experiment.tracking.mlflow_uri or experiment.storage.runs) if experiment else DEFAULT_REGISTRY
     where = registry or tracked
     found = _found(settings, where)
     console.print("Starting Ray and loading the models", highlight=False)
     with running(settings, where, experiment.scaling if experiment else ScalingConfig()) as url:
         _ready(url, settings, found)
-        _until_stopped()
+        if trial:
+            _try(url, found)
+        else:
+            _until_stopped()
         console.print("Stopping: requests under way end, new ones are refused", highlight=False)
 
 
@@ -120,6 +126,14 @@ def _ready(url: str, settings: ServeConfig, found: list[Named]) -> None:
     lines = [f"Ready at {url}: {names}, base", "", "Try:"]
     lines += curl_lines(url, [named.card() for named in found], keys_of(settings) is not None)
     console.print("\n".join([*lines, "", "Stop with Ctrl-C."]), soft_wrap=True, highlight=False, markup=False)
+
+
+def _try(url: str, found: list[Named]) -> None:
+    from ialign_ray.serving.examples import tried
+
+    console.print("\nAnswers:")
+    for line in tried(url, [named.card() for named in found]):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _until_stopped() -> None:

@@ -1,97 +1,26 @@
 """A server of tiny models for the tests of the API: a real engine, uvicorn in a thread, and what goes with them."""
 
 import asyncio
-import contextlib
+import copy
 import json
 import logging
 import threading
 import time
 from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
-import torch
+import httpx2 as httpx
+import openai
 import uvicorn
 
-from ialign_ray.inference.scoring import score_labels
-from ialign_ray.serving.contract import Card, LabelSums, Piece, Served, TokenScore, UnknownModelError
-
-
-class PlainEngine:
-    """`Engine` without batching or cache: one whole forward pass a token."""
-
-    def __init__(self, model, tokenizer):
-        self.model, self.tokenizer = model.eval(), tokenizer
-        self.open, self.most_open, self.closed_early = 0, 0, 0
-
-    async def stream(self, prompt, sampling, adapter=None):
-        self.open += 1
-        self.most_open = max(self.most_open, self.open)
-        ended = False
-        try:
-            async for piece in self._stream(list(prompt), sampling):
-                ended = piece.finish is not None
-                yield piece
-        finally:
-            self.open -= 1
-            self.closed_early += not ended
-
-    async def _stream(self, prompt, sampling):
-        rng = torch.Generator().manual_seed(sampling.seed if sampling.seed is not None else time.time_ns() % 2**31)
-        ids, sent, made = list(prompt), "", []
-        for step in range(sampling.max_new_tokens):
-            await asyncio.sleep(0)
-            logits = self._logits(ids)[-1]
-            logs = torch.log_softmax(logits, -1)
-            if sampling.temperature > 0:
-                chosen = int(torch.multinomial(torch.softmax(logits / sampling.temperature, -1), 1, generator=rng))
-            else:
-                chosen = int(logits.argmax())
-            ids.append(chosen)
-            made.append(chosen)
-            score = _score(chosen, logs, sampling.top_log_probs)
-            if chosen == self.tokenizer.eos_token_id:
-                yield Piece(self.tokenizer.decode(made[:-1])[len(sent) :], (score,), "stop")
-                return
-            text = self.tokenizer.decode(made)
-            last = step == sampling.max_new_tokens - 1
-            if cuts := [text.index(stop) for stop in sampling.stop if stop in text]:
-                yield Piece(text[len(sent) : min(cuts)], (score,), "stop")
-                return
-            held = 0 if last else max((_held(text, stop) for stop in sampling.stop), default=0)
-            ready = text if last else text[: len(text) - held].rstrip("\ufffd")
-            ready = ready if len(ready) > len(sent) else sent
-            yield Piece(ready[len(sent) :], (score,), "length" if last else None)
-            sent = ready
-
-    def _logits(self, ids):
-        with torch.no_grad():
-            return self.model(torch.tensor([ids])).logits[0]
-
-    async def score_labels(self, prompts, labels, adapter=None):
-        found = score_labels(self.model, prompts, labels)
-        return LabelSums(found.log_prob.tolist(), found.tokens.tolist())
-
-    async def read(self, ids, top, adapter=None):
-        logs = torch.log_softmax(self._logits(list(ids)), -1)
-        return [
-            TokenScore(ids[0], None),
-            *(_score(token, logs[at], top) for at, token in enumerate(ids[1:])),
-        ]
-
-    def stats(self):
-        return {"running": float(self.open)}
-
-
-def _score(token, logs, top):
-    if top is None:
-        return TokenScore(token, None)
-    best = torch.topk(logs, top) if top else None
-    pairs = tuple(zip(best.indices.tolist(), best.values.tolist())) if best else ()
-    return TokenScore(token, float(logs[token]), pairs)
-
-
-def _held(text, stop):
-    return max((n for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
+from ialign_ray.config import build_experiment
+from ialign_ray.config.serve import ServeConfig
+from ialign_ray.serving.api import build_app
+from ialign_ray.serving.contract import Card, Served, UnknownModelError
+from ialign_ray.serving.engine.engine import TransformersEngine
+from ialign_ray.serving.engine.schedule import Limits
+from ialign_ray.tokens.encode import Encoder
 
 
 class PlainLibrary:
@@ -153,7 +82,7 @@ class Lines(logging.Handler):
         return [json.loads(line) for line in self.text]
 
 
-@contextlib.contextmanager
+@contextmanager
 def access_log():
     lines = Lines()
     logger = logging.getLogger("ialign_ray.access")
@@ -164,12 +93,97 @@ def access_log():
         logger.removeHandler(lines)
 
 
-def served(engine, tokenizer, *, name, chat, experiment=None, positions=512):
-    from ialign_ray.tokens.encode import Encoder
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{% if m.role == 'assistant' and loop.first %}{{ raise_exception('no') }}{% endif %}"
+    "<{{ m.role }}>{{ m.content }}\n{% endfor %}{% if add_generation_prompt %}<assistant>{% endif %}"
+)
 
-    encoder = Encoder.of(tokenizer, "auto" if chat else "off", "\n")
-    return Served(name, engine, None, encoder, positions, experiment)
+
+def with_chat(tokenizer):
+    """A copy that has a chat template."""
+    found = copy.deepcopy(tokenizer)
+    found.chat_template = CHAT_TEMPLATE
+    return found
 
 
-def close(a, b, tolerance=1e-3):
-    return np.allclose(np.array(a, float), np.array(b, float), atol=tolerance)
+def experiment(model):
+    """What a model was trained by: two template sets, own names, a suite of one text and one of two."""
+    columns = {"eng": "eng"}
+    words = {"bad": {"eng": " bad", "ind": " buruk"}, "good": {"eng": " good", "ind": " baik"}}
+    mood = {"kind": "classification", "name": "mood", "path": "mood.parquet", "columns": columns, "labels": words}
+    mood["prompts"] = [
+        {"name": "e", "language": "eng", "text": "{text}\nGood or bad?"},
+        {"name": "i", "language": "ind", "text": "{text}\nBaik atau buruk?"},
+    ]
+    pair = {"kind": "classification", "name": "pair", "path": "pair.parquet", "prompts": []}
+    pair |= {
+        "columns": {"eng": {"premise": "p", "hypothesis": "h"}},
+        "labels": {"0": {"eng": "no"}, "1": {"eng": "yes"}},
+    }
+    pair["prompts"] = [{"name": "e", "text": "{premise} So {hypothesis}?"}]
+    data = {
+        "name": "served",
+        "languages": {"l1": ["eng"], "l2": ["ind", "jav", "qci"], "names": {"qci": {"eng": "Cipher", "ind": "Sandi"}}},
+        "model": {"id": str(model)},
+        "corpora": [{"name": "c", "path": "c.csv", "columns": {"eng": "eng", "jav": "jav"}}],
+        "tasks": {"templates": ["ind", "eng"]},
+        "evaluate": {"suites": [mood, pair], "scorer": "mean"},
+    }
+    return build_experiment(data, "the test")
+
+
+def served(engine, tokenizer, name, trained_by=None, positions=512):
+    """A model for the library; it chats where its tokenizer has a template."""
+    return Served(name, engine, None, Encoder.of(tokenizer, "auto", "\n"), positions, trained_by)
+
+
+@dataclass
+class Api:
+    """A running server and what stands behind it."""
+
+    url: str
+    library: PlainLibrary
+    engine: TransformersEngine
+    log: Lines
+    service: Any
+
+    def get(self, path, **more):
+        return httpx.get(self.url + path, timeout=60, **more)
+
+    def post(self, path, body=None, **more):
+        more = more if body is None else {"json": body} | more
+        return httpx.post(self.url + path, timeout=60, **more)
+
+    def openai(self, key="none"):
+        return openai.OpenAI(base_url=f"{self.url}/v1", api_key=key, max_retries=0)
+
+    def quiet(self):
+        """Wait until nothing is held any more."""
+        until(lambda: self.library.held == 0 and self.engine.stats()["queue"] == 0)
+
+
+@contextmanager
+def running(model, tokenizer, settings=None, keys=None, queue=64, **library):
+    """A server of `plain` (no chat template, no experiment), `chat` (a template) and `trained` (an experiment)."""
+    engine = TransformersEngine(model, tokenizer, Limits(8, 8192), queue=queue)
+    models = {
+        "plain": served(engine, tokenizer, "plain"),
+        "chat": served(engine, with_chat(tokenizer), "chat/3"),
+        "trained": served(engine, tokenizer, "trained", experiment(model.name_or_path)),
+    }
+    one = PlainLibrary(models | library)
+    app = build_app(one, settings or ServeConfig(models=["plain"]), keys)
+    with access_log() as lines, serving(app) as url:
+        yield Api(url, one, engine, lines, app.state.service)
+    asyncio.run(engine.close(0))
+
+
+def error_of(response, status):
+    """The error of a response, after a look at its shape."""
+    assert response.status_code == status, response.text
+    body = response.json()
+    assert set(body) == {"error"}
+    assert set(body["error"]) == {"message", "type", "param", "code"}
+    assert "Traceback" not in response.text
+    assert response.headers["x-request-id"]
+    return body["error"]

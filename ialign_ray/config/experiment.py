@@ -111,6 +111,12 @@ class Experiment(Section):
         """MLflow's tracking server and registry: the one that is named, or the SQLite file in `storage.runs`."""
         return self.tracking.mlflow_uri or f"sqlite:///{Path(self.storage.runs).absolute()}/mlflow.db"
 
+    @property
+    def served(self) -> ServeConfig:
+        """`serve`, in which a plain `champion` is this experiment's, whatever else the registry holds."""
+        models = [f"{self.name}@{m}" if m == "champion" else m for m in self.serve.models]
+        return self.serve.model_copy(update={"models": models})
+
     @field_validator("evaluate", mode="before")
     @classmethod
     def _held_to_groups(cls, value: Any, info: ValidationInfo) -> Any:

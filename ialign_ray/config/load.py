@@ -191,4 +191,4 @@ def _similar(loc: list[Any]) -> str:
 def _documentation(loc: list[Any]) -> str:
     model, name = _models(loc)
     info = model.model_fields.get(name) if model else None
-    return (info.description or "").rstrip(".") if info else ""
+    return " ".join((info.description or "").split()).rstrip(".") if info else ""  # a sentence is one line

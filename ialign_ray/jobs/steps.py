@@ -106,8 +106,10 @@ def serve(experiment: Experiment, options: Options, console: Console) -> dict[st
     Ends with StoppedError, or with ClusterError where no replica can be had.
     """
     from ialign_ray.serving.deployment import running
+    from ialign_ray.training.pocket import ensure_model
 
-    with running(experiment.serve, experiment.tracking_uri, experiment.scaling) as url:
+    ensure_model(experiment, console)
+    with running(experiment.served, experiment.tracking_uri, experiment.scaling) as url:
         say(console, f"Ready at {url}, until the job is stopped")
         with stoppable():  # Ray put its own handler in place of the job's
             threading.Event().wait()

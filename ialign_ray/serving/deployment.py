@@ -97,7 +97,12 @@ def options(settings: ServeConfig) -> dict[str, Any]:
         bounds = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": settings.max_batch}
         scaling = {"autoscaling_config": bounds}
     return scaling | {
-        "ray_actor_options": {"num_cpus": settings.cpus_per_replica, "num_gpus": settings.gpus_per_replica},
+        "ray_actor_options": {
+            "num_cpus": settings.cpus_per_replica,
+            "num_gpus": settings.gpus_per_replica,
+            # keys (hashes) and cache of whoever deploys, on a cluster that was started without them
+            "runtime_env": {"env_vars": {k: v for k, v in os.environ.items() if k.startswith("IALIGN_")}},
+        },
         "max_ongoing_requests": settings.limits.queue + _SPARE,
         "max_queued_requests": settings.limits.queue,
         "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
@@ -121,6 +126,7 @@ def running(settings: ServeConfig, registry: str, scaling: ScalingConfig) -> Ite
     with cluster(scaling, worker_logs=True) as resources:
         _check_room(settings, resources)
         http = {"host": settings.host, "port": settings.port}
+        others = _serving()
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
         try:
             _deploy(built)
@@ -129,6 +135,15 @@ def running(settings: ServeConfig, registry: str, scaling: ScalingConfig) -> Ite
             yield url
         finally:
             serve.delete(APPLICATION)  # waits for the drain
+            if not others:
+                serve.shutdown()
+
+
+def _serving() -> bool:
+    """Whether somebody's Serve runs on the cluster already."""
+    from ray.serve.context import _get_global_client
+
+    return _get_global_client(raise_if_no_controller_running=False) is not None
 
 
 def listening() -> tuple[str, int]:

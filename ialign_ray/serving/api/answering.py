@@ -8,7 +8,7 @@ import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final
 
 from fastapi.responses import Response, StreamingResponse
 
@@ -19,6 +19,8 @@ from ialign_ray.serving.api.errors import ApiError, told, wrong
 from ialign_ray.serving.api.schemas import Decoding
 from ialign_ray.serving.contract import Finish, Piece, Sampling, Served, TokenScore
 
+COLDEST: Final = 0.01
+"""Below it a temperature is 0: logits divided by less overflow, and the likeliest token is all but certain."""
 Pieces = AsyncGenerator[tuple[int, Piece], None]
 """(index of the answer, its next piece)"""
 
@@ -54,18 +56,21 @@ def many(count: int, limits: LimitsConfig, param: str) -> None:
 
 def fits(served: Served, prompt: Sequence[int], answer: int, limits: LimitsConfig) -> None:
     """Raise ApiError (400) where a prompt and `answer` tokens after it do not fit."""
-    if limits.prompt_tokens is not None and len(prompt) > limits.prompt_tokens:
-        raise _too_long(f"the prompt has {len(prompt)} tokens; this server takes {limits.prompt_tokens}")
-    if served.max_positions is None:
+    size, room = len(prompt), served.max_positions
+    if limits.prompt_tokens is not None and size > limits.prompt_tokens:
+        raise _too_long("prompt", f"the prompt has {size} tokens; this server takes {limits.prompt_tokens}")
+    if room is None:
         return
+    if size > room:
+        raise _too_long("prompt", f"the prompt has {size} tokens; the model takes {room}, so shorten it")
     apart = served.encoder.seq2seq  # an encoder-decoder counts the two sides apart
-    if (max(len(prompt), answer) if apart else len(prompt) + answer) > served.max_positions:
-        needs = f"{len(prompt)} tokens of prompt and {answer} of answer"
-        raise _too_long(f"{needs} do not fit the model's {served.max_positions}; shorten the prompt or max_tokens")
+    if (answer if apart else size + answer) > room:
+        message = f"{size} tokens of prompt and {answer} of answer do not fit the model's {room}; ask for fewer"
+        raise _too_long("max_tokens", message)
 
 
-def _too_long(message: str) -> ApiError:
-    return wrong("max_tokens" if "answer" in message else "prompt", message, "context_length_exceeded")
+def _too_long(param: str, message: str) -> ApiError:
+    return wrong(param, message, "context_length_exceeded")
 
 
 def new_tokens(served: Served, prompt: Sequence[int], wanted: int | None, limits: LimitsConfig) -> int:
@@ -85,10 +90,11 @@ def new_tokens(served: Served, prompt: Sequence[int], wanted: int | None, limits
 
 def sampling(body: Decoding, longest: int, temperature: float, choice: int = 0, top: int | None = None) -> Sampling:
     """The engine's parameters of one choice; `temperature` where the request leaves it out."""
+    heat = temperature if body.temperature is None else float(body.temperature)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return Sampling(
         max_new_tokens=longest,
-        temperature=temperature if body.temperature is None else float(body.temperature),
+        temperature=heat if heat >= COLDEST else 0.0,
         top_p=1.0 if body.top_p is None else float(body.top_p),
         top_k=body.top_k or 0,
         repetition_penalty=1.0 if body.repetition_penalty is None else float(body.repetition_penalty),
@@ -117,7 +123,6 @@ async def _merged(call: Call, served: Served, asks: Sequence[Ask]) -> Pieces:
 
     async def run(index: int, one: Ask) -> None:
         try:
-            # Engine.stream is an async generator by contract of its close, whatever its annotation
             stream: Any = served.engine.stream(one.prompt, one.sampling, served.adapter)
             async with aclosing(stream):
                 async for piece in stream:

@@ -13,7 +13,7 @@ from fastapi import Depends, Request
 
 from ialign_ray.serving.api.auth import KeyEntry
 from ialign_ray.serving.api.errors import GoneError, timed_out
-from ialign_ray.serving.contract import Piece, Served
+from ialign_ray.serving.contract import Piece
 
 Item = TypeVar("Item")
 
@@ -32,7 +32,7 @@ class Call:
     key: KeyEntry | None = None
     """Whose it is; None where the server has no keys."""
     model: str | None = None
-    """Name that was asked for."""
+    """Name that was asked for, once a model has it."""
     version: str | None = None
     """`Served.id` of what answers."""
     tokens_in: int = 0
@@ -46,10 +46,6 @@ class Call:
 
     def __post_init__(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + self.timeout_s
-
-    def answered_by(self, served: Served) -> None:
-        """Note what answers."""
-        self.version = served.id
 
     def count(self, piece: Piece) -> None:
         """Note what was generated."""

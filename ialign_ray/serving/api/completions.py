@@ -61,6 +61,9 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
             pieces = await begun(ask(call, served, asks)) if asks else None
             return as_events(call, _chunks(call, served, writer, pieces, body))
         found = await collect(call, served, asks) if asks else [Whole() for _ in range(writer.count)]
+        if body.echo and body.logprobs is not None:
+            for index, answer in enumerate(found):
+                await _end(served, prompts[index // (body.n or 1)], answer, body)
     choices = [writer.whole(index, answer) for index, answer in enumerate(found)]
     usage = Usage.of(call.tokens_in, call.tokens_out)
     return as_json(Completion(**about(call, served, "cmpl"), choices=choices, usage=usage))
@@ -99,6 +102,19 @@ async def _scored(served: Served, prompt: Prompted, top: int) -> Prompted:
         message = "this model is an encoder-decoder, whose prompt has no log-probabilities; leave out echo or logprobs"
         raise wrong("echo", message)
     return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))
+
+
+async def _end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
+    """Append the end-of-sequence token of an answer, which the engine does not tell of.
+
+    lm-evaluation-harness asks for one token after an echoed prompt and drops the last token of the answer, whatever
+    it is, so there must be one.
+    """
+    if answer.finish != "stop" or body.stop:  # with stop texts nobody knows which of the two ended it
+        return
+    end = int(served.encoder.tokenizer.eos_token_id)
+    ids = [*prompt.ids, *(score.token for score in answer.scores), end]
+    answer.scores.append((await served.engine.read(ids, body.logprobs or 0, served.adapter))[-1])
 
 
 class _Writer:

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from ialign_ray.errors import IalignError
-from ialign_ray.serving.contract import BusyError, UnknownModelError
+from ialign_ray.serving.contract import BusyError, EngineError, UnknownModelError
 
 log = logging.getLogger("ialign_ray.serving")
 
@@ -90,7 +90,7 @@ def response(error: ApiError) -> JSONResponse:
     return JSONResponse(error.body.model_dump(), error.status_code, error.headers)
 
 
-def wrong(param: str, message: str, code: str | None = None) -> ApiError:
+def wrong(param: str, message: str, code: str = "invalid_value") -> ApiError:
     """A parameter that is wrong: 400."""
     return ApiError(400, message, param=param, code=code)
 
@@ -127,6 +127,8 @@ def told(error: Exception) -> ApiError:
         return too_busy(str(error), error.retry_after, "server_busy")
     if isinstance(error, UnknownModelError):
         return ApiError(404, str(error), param="model", code="model_not_found")
+    if isinstance(error, EngineError):
+        return not_ready(str(error))
     if isinstance(error, IalignError):
         return ApiError(400, str(error))
     log_bug(error)
@@ -166,7 +168,7 @@ def invalid(errors: Sequence[Any]) -> ApiError:
     if kind == "extra_forbidden":
         return wrong(param, f"{param} is not a parameter of this request; leave it out", "unknown_parameter")
     message = str(first["msg"])
-    return wrong(param, f"{param}: {message[:1].lower()}{message[1:]}", "invalid_value")
+    return wrong(param, f"{param}: {message[:1].lower()}{message[1:]}")
 
 
 def printable(text: str, most: int = 64) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Final, Literal, LiteralString, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidatorFunctionWrapHandler, model_validator
 from pydantic import ValidationError as Failed
-from pydantic.functional_validators import WrapValidator
+from pydantic.functional_validators import AfterValidator, WrapValidator
 from pydantic_core import PydanticCustomError
 
 from ialign_ray.inference.scorers import Scorer
@@ -31,16 +31,24 @@ def _refused(param: str, reason: str, code: str = "invalid_value") -> PydanticCu
     return PydanticCustomError("refused", "{reason}", {"code": code, "param": param, "reason": reason})
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=256)]
-Filled = Annotated[str, StringConstraints(min_length=1)]
-StopText = Annotated[str, StringConstraints(min_length=1, max_length=256)]
+def _unicode(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which is no character and breaks tokenizers."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise PydanticCustomError("invalid_text", "half of a surrogate pair is no character; leave it out")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+Name = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
+Filled = Annotated[Text, StringConstraints(min_length=1)]
+StopText = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 Stop = Annotated[
-    StopText | Annotated[list[StopText], Field(max_length=4)] | None,
-    _one_sentence("a text or a list of up to four texts, none of them empty"),
+    StopText | Annotated[list[StopText], Field(max_length=16)] | None,
+    _one_sentence("a text or a list of up to 16 texts, none of them empty"),
 ]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
 Prompt = Annotated[
-    str | Ids | Annotated[list[str], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
+    Text | Ids | Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
     _one_sentence("a text, a list of texts, a list of token ids, or a list of lists of token ids, none of them empty"),
 ]
 
@@ -114,12 +122,12 @@ class Decoding(Asking):
     """Sample from the likeliest tokens that together have this probability."""
     top_k: int | None = Field(None, ge=0, le=1_000_000)
     """Sample from this many tokens; 0 is all. (Not of OpenAI.)"""
-    repetition_penalty: float | None = Field(None, gt=0, le=10)
+    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
     """Divides the scores of tokens that occurred; 1 is none. (Not of OpenAI.)"""
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     """The same seed gives the same answer of the same model; choice `i` of `n` is drawn with seed + i."""
     stop: Stop = None
-    """Up to four texts that end the answer, and are not part of it."""
+    """Texts that end the answer, and are not part of it; 16 at most, as tasks of lm-evaluation-harness send many."""
 
 
 class StreamOptions(Body):
@@ -158,7 +166,7 @@ class TextPart(Body):
 
     type: Literal["text"]
     """Text is all that is understood."""
-    text: str
+    text: Text
     """The text."""
 
 
@@ -167,9 +175,9 @@ class Message(Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     """Who says it; `developer` is `system`."""
-    content: Annotated[str | list[TextPart], _one_sentence("a text, or a list of parts of type text")]
+    content: Annotated[Text | list[TextPart], _one_sentence("a text, or a list of parts of type text")]
     """What is said."""
-    name: str | None = None
+    name: Text | None = None
     """Ignored."""
 
     @model_validator(mode="before")
@@ -203,9 +211,7 @@ class ChatRequest(Sampled):
         if self.top_logprobs is not None and not self.logprobs:
             raise _refused("top_logprobs", "top_logprobs needs logprobs: true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise _refused(
-                "invalid_value", "max_tokens", "max_tokens and max_completion_tokens differ; give one of them"
-            )
+            raise _refused("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
         if self.max_tokens == 0:
             raise _refused("max_tokens", "max_tokens is 0; ask for at least one token")
         return self
@@ -230,7 +236,6 @@ class CompletionRequest(Sampled):
     def _consistent(self) -> Self:
         if self.max_tokens == 0 and not self.echo:
             raise _refused(
-                "invalid_value",
                 "max_tokens",
                 "max_tokens is 0, which needs echo: true; else ask for at least one token",
             )
@@ -260,7 +265,7 @@ class ClassifyRequest(Asking):
     """`/v1/classify`: give `labels` and `prompt`, or the name of a `suite` of the model's experiment."""
 
     texts: Annotated[
-        list[Filled | dict[str, str]],
+        list[Filled | dict[Name, Text]],
         Field(min_length=1),
         _one_sentence("a list of texts, or of objects with a text for each slot of the prompt; none empty"),
     ]
@@ -283,14 +288,11 @@ class ClassifyRequest(Asking):
     @model_validator(mode="after")
     def _one_question(self) -> Self:
         if self.suite is not None and (self.labels is not None or self.prompt is not None):
-            raise _refused(
-                "invalid_value", "suite", "suite brings its labels and prompt; leave those out, or the suite"
-            )
+            raise _refused("suite", "suite brings its labels and prompt; leave those out, or the suite")
         if self.suite is None and (self.labels is None or self.prompt is None):
             raise _refused("labels", "labels and prompt are needed, or the name of a suite")
         if self.suite is None and self.prompt_language is not None:
             raise _refused(
-                "invalid_value",
                 "prompt_language",
                 "prompt_language chooses a prompt of a suite; leave it out, or name a suite",
             )
@@ -308,7 +310,7 @@ SLOTS: Final = re.compile(r"\{([a-z_]+)\}")
 class ScoreRequest(Asking):
     """`/v1/score`."""
 
-    prompt: str
+    prompt: Text
     """What comes before; asked as in training (chat template or separator) unless `raw`."""
     continuations: list[Filled] = Field(min_length=1)
     """Each is scored after the prompt."""

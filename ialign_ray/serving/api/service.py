@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
@@ -17,6 +18,8 @@ from ialign_ray.serving.api.errors import ApiError, log, not_ready, printable
 from ialign_ray.serving.api.limits import Rates
 from ialign_ray.serving.api.metrics import Metrics
 from ialign_ray.serving.contract import Card, LabelSums, Library, Served, UnknownModelError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,255}")
 
 
 @dataclass
@@ -43,14 +46,13 @@ class Service:
 
     async def open(self, call: Call, name: str | None) -> Served:
         """Hold a model until the call ends; raises ApiError (404, 503)."""
-        names = [card.name for card in self.cards(call.key)]
-        if not names:
+        cards = self.cards(call.key)
+        if not cards:
             raise not_ready("no model is ready for this key")
-        if name is None:
-            name = next((first for first in self.settings.models if first in names), names[0])
-        if name not in names:  # what is no name of ours never reaches the library, whatever path it spells
+        name = cards[0].name if name is None else name
+        # what cannot be a name never reaches the library, whatever path it spells
+        if not _NAME.fullmatch(name) or ".." in name or (call.key and not call.key.allows(name)):
             raise unknown(name)
-        call.model = name
         try:
             served = await call.held.enter_async_context(self.library.lease(name))
         except UnknownModelError as error:
@@ -58,7 +60,7 @@ class Service:
         except IalignError as error:
             log.warning("model %s does not load: %s", name, error)
             raise not_ready(f"the model {name} does not load now; the server's log says why") from error
-        call.answered_by(served)
+        call.model, call.version = name, served.id
         self.metrics.saw(served.engine)
         return served
 
@@ -71,6 +73,9 @@ class Priors:
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, LabelSums] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
 
     def get(self, question: Hashable) -> LabelSums | None:
         """What is kept of a question."""

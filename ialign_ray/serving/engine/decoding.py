@@ -28,12 +28,50 @@ STATES = ("cache", "past_key_values", "cache_params")
 """What architectures call what they keep of the tokens read."""
 
 
+class Continued:
+    """What `forward` of a causal model takes to go on from a cache; found once, as looking takes as long as a layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._name = cast("str", cache_argument(model))
+        self._places = "position_ids" in inspect.signature(base_model(model).forward).parameters
+
+    def __call__(self, cache: Any, mask: Tensor, places: Tensor) -> dict[str, Any]:
+        """Arguments for a mask [rows, columns so far] and positions [rows, new columns]."""
+        inputs = {self._name: cache, "attention_mask": mask, "use_cache": True}
+        return inputs | ({"position_ids": places} if self._places else {})
+
+
+class Prefill:
+    """Prompts on their way into a cache, some columns at a time, so that rows under way need not wait for long ones."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank, continued: Continued, rows: Sequence[Row]) -> None:
+        self._model, self._bank, self._continued = model, bank, continued
+        self.rows = list(rows)
+        self.cache = DynamicCache()
+        self._ids, self._mask = padded([row.prompt for row in rows], device_of(model), left=True)
+        self._places = (self._mask.cumsum(1) - 1).clamp(min=0)
+        self._read = 0
+
+    def advance(self, tokens: int) -> Tensor | None:
+        """Read about `tokens` more; the logits after the prompts [rows, V] once all is read."""
+        count, width = self._ids.shape
+        begin, self._read = self._read, min(width, self._read + max(1, tokens // count))
+        part = slice(begin, self._read)
+        ends = torch.arange(1, count + 1) * (self._read - begin) - 1
+        inputs = self._continued(self.cache, self._mask[:, : self._read], self._places[:, part])
+        with self._bank.using([row.adapter for row in self.rows], self._read - begin):
+            logits = target_logits(self._model, ends, input_ids=self._ids[:, part], **inputs)
+        return logits if self._read == width else None
+
+
 class Group(ABC):
     """Rows that step together."""
 
     def __init__(self, model: nn.Module, bank: LoraBank) -> None:
         self.model, self.bank = model, bank
         self.rows: list[Row] = []
+        self.broken = False
+        """Whether what is kept of the rows is half written, after a failure."""
 
     @abstractmethod
     def step(self) -> Tensor:
@@ -59,27 +97,13 @@ class Slots(Group):
         super().__init__(model, bank)
         self.cache = SlotCache()
         self._lengths: list[int] = []
-        self._name = cast("str", cache_argument(model))
-        self._places = "position_ids" in inspect.signature(base_model(model).forward).parameters
-
-    def prefill(self, rows: Sequence[Row]) -> tuple[DynamicCache, Tensor]:
-        """Read prompts: their keys and values, and the logits after them [rows, V]."""
-        ids, mask = padded([row.prompt for row in rows], device_of(self.model), left=True)
-        cache = DynamicCache()
-        ends = torch.arange(1, len(rows) + 1) * ids.shape[1] - 1
-        with self.bank.using([row.adapter for row in rows], ids.shape[1]):
-            logits = target_logits(
-                self.model,
-                ends,
-                input_ids=ids,
-                use_cache=True,
-                **self._inputs(cache, mask, (mask.cumsum(1) - 1).clamp(min=0)),
-            )
-        return cache, logits
+        self.continued = Continued(model)
 
     def join(self, rows: Sequence[Row], cache: DynamicCache) -> None:
         """Let rows whose prompts were read step with the others."""
+        self.broken = True
         self.cache.join(cache)
+        self.broken = False
         self.rows += rows
         self._lengths += [len(row.prompt) for row in rows]
 
@@ -90,7 +114,7 @@ class Slots(Group):
         width = self.cache.span.end - self.cache.span.begin
         mask = (torch.arange(width + 1, device=lengths.device) >= width - lengths).long()
         with self.bank.using(self.adapters()):
-            out = self.model(input_ids=self.last(), use_cache=True, **self._inputs(self.cache, mask, lengths))
+            out = self.model(input_ids=self.last(), **self.continued(self.cache, mask, lengths))
         self.cache.span.end += 1
         self._lengths = [length + 1 for length in self._lengths]
         return cast("Tensor", out.logits[:, -1])
@@ -105,9 +129,6 @@ class Slots(Group):
             del self.rows[-1], self._lengths[-1]
         if self.rows:
             self.cache.narrow(max(self._lengths))
-
-    def _inputs(self, cache: Any, mask: Tensor, places: Tensor) -> dict[str, Any]:
-        return {self._name: cache, "attention_mask": mask} | ({"position_ids": places} if self._places else {})
 
 
 class Cohort(Group):
@@ -191,6 +212,8 @@ class Decoding:
         self.joins = not is_encoder_decoder(model) and takes_left_padding(model)
         self.same_length = not self.joins and not is_encoder_decoder(model)
         self.groups: list[Group] = [Slots(model, bank)] if self.joins else []
+        self.prefill: Prefill | None = None
+        self.fresh: Group | None = None
 
     def rows(self) -> list[Row]:
         """All of them."""
@@ -200,24 +223,42 @@ class Decoding:
         """Places for keys and values that are held; known of models whose rows share one buffer."""
         return sum(group.cache.column_count() for group in self.groups if isinstance(group, Slots))
 
-    def begin(self, rows: Sequence[Row]) -> tuple[Group, Tensor, Any]:
-        """Read prompts: the group that they will be in, the logits after them, and what `settle` needs."""
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Take rows whose prompts `advance` will read."""
         if self.joins:
             slots = cast("Slots", self.groups[0])
-            cache, logits = slots.prefill(rows)
-            return slots, logits, cache
-        group = (Decoder if is_encoder_decoder(self._model) else Cohort)(self._model, self._bank, rows)
-        return group, group.step(), None
-
-    def settle(self, group: Group, rows: Sequence[Row], cache: Any) -> None:
-        """Let rows that have their first token step on."""
-        if isinstance(group, Slots):
-            group.join(rows, cache)
+            self.prefill = Prefill(self._model, self._bank, slots.continued, rows)
         else:
+            kind = Decoder if is_encoder_decoder(self._model) else Cohort
+            self.fresh = kind(self._model, self._bank, rows)
+
+    def advance(self, tokens: int) -> tuple[Group, list[Row], Tensor] | None:
+        """Read about `tokens` of the prompts taken; once all are read, their group, and the logits after them.
+
+        They are rows of the group then. Where rows do not join, prompts are read at once.
+        """
+        if self.fresh is not None:
+            group, logits = self.fresh, self.fresh.step()
+            self.fresh = None
             self.groups.append(group)
+            return group, list(group.rows), logits
+        if self.prefill is None or (after := self.prefill.advance(tokens)) is None:
+            return None
+        slots, prefill = cast("Slots", self.groups[0]), self.prefill
+        self.prefill = None
+        slots.join(prefill.rows, prefill.cache)
+        return slots, prefill.rows, after
+
+    def beginning(self) -> list[Row]:
+        """Rows whose prompts are being read."""
+        return list(self.prefill.rows) if self.prefill else list(self.fresh.rows) if self.fresh else []
+
+    def stop_beginning(self) -> None:
+        """Forget the rows whose prompts are being read."""
+        self.prefill = self.fresh = None
 
     def drop(self, gone: Collection[Row]) -> None:
-        """Take rows out of their groups."""
+        """Take rows out of their groups; one whose prompt is being read leaves once it is."""
         for group in self.groups:
             own = [row for row in group.rows if row in gone]
             if own and len(own) < len(group.rows):

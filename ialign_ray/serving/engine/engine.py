@@ -143,32 +143,19 @@ class TransformersEngine:
 
         Raises ModelError too where the key is taken or `max_adapters` are loaded.
         """
-        await asyncio.shield(self._load(adapter, folder))  # whole or not at all, whoever stops waiting
-
-    async def _load(self, adapter: str, folder: Path) -> None:
         if adapter in self._known:
             raise ModelError(f"an adapter {adapter!r} is loaded already; unload it first.")
         if len(self._known) >= self._max_adapters:
             raise ModelError(f"{self._max_adapters} adapters are loaded, as many as may be; unload one first.")
         self._known[adapter] = False
-        try:
-            weights = await asyncio.to_thread(read_adapter, folder, self._shapes)
-            await self._order(lambda: self._bank.add(adapter, weights))
-        except BaseException:
-            del self._known[adapter]
-            raise
-        self._known[adapter] = True
+        await asyncio.shield(self._load(adapter, folder))  # whole or not at all, whoever stops waiting
 
     async def unload(self, adapter: str) -> None:
         """See `Engine.unload`: requests that use it go on, new ones are refused. Raises UnknownModelError."""
-        await asyncio.shield(self._unload(adapter))
-
-    async def _unload(self, adapter: str) -> None:
         if not self._known.get(adapter):
             raise UnknownModelError(f"no adapter {adapter!r} is loaded.")
         self._known[adapter] = False
-        await self._order(lambda: self._bank.remove(adapter), after=adapter)
-        del self._known[adapter]
+        await asyncio.shield(self._unload(adapter))
 
     def loaded(self) -> tuple[str, ...]:
         """See `Engine.loaded`; those that are being loaded or unloaded are left out."""
@@ -249,6 +236,19 @@ class TransformersEngine:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+    async def _load(self, adapter: str, folder: Path) -> None:
+        try:
+            weights = await asyncio.to_thread(read_adapter, folder, self._shapes)
+            await self._order(lambda: self._bank.add(adapter, weights))
+        except BaseException:
+            del self._known[adapter]
+            raise
+        self._known[adapter] = True
+
+    async def _unload(self, adapter: str) -> None:
+        await self._order(lambda: self._bank.remove(adapter), after=adapter)
+        del self._known[adapter]
 
     async def _order(self, work: Callable[[], None], after: str | None = None) -> None:
         loop = asyncio.get_running_loop()

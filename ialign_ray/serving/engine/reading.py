@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-import torch
 from torch import Tensor, nn
+from transformers import DynamicCache
 
-from ialign_ray.inference.batching import device_of, padded
+from ialign_ray.inference.batching import device_of, padded, takes_left_padding
 from ialign_ray.inference.scoring import score_labels
-from ialign_ray.modeling.head import target_logits
+from ialign_ray.modeling.kind import is_encoder_decoder
 from ialign_ray.serving.contract import TokenScore
+from ialign_ray.serving.engine.decoding import Continued
 from ialign_ray.serving.engine.lora import LoraBank
 from ialign_ray.serving.engine.requests import Labels, Text
-from ialign_ray.serving.engine.sampling import scored
+from ialign_ray.serving.engine.sampling import tell
 
 Reading = Labels | Text
+LOGITS = 1024
+"""Positions whose logits are held at once: they are the largest tensor of a text's scores."""
 
 
 class Reader:
@@ -27,6 +30,7 @@ class Reader:
 
     def __init__(self, model: nn.Module, bank: LoraBank) -> None:
         self._model, self._bank = model, bank
+        self._continued = Continued(model) if not is_encoder_decoder(model) and takes_left_padding(model) else None
 
     def slice(self, waiting: Sequence[Reading], budget: int) -> list[Reading]:
         """The requests that the next slice is of: the oldest and its like, in order."""
@@ -71,16 +75,20 @@ class Reader:
 
     def _texts(self, chosen: Sequence[Text]) -> list[list[TokenScore]]:
         ids, mask = padded([text.ids for text in chosen], device_of(self._model))
-        at = [b * ids.shape[1] + i for b, text in enumerate(chosen) for i in range(len(text.ids) - 1)]
-        logits = torch.empty(0)
-        if at:
-            logits = target_logits(self._model, torch.tensor(at), input_ids=ids, attention_mask=mask)
-        rows = iter(logits)
-        return [
-            [TokenScore(text.ids[0], None), *(_score(next(rows), token, text.top) for token in text.ids[1:])]
-            for text in chosen
-        ]
+        found = [[TokenScore(text.ids[0], None)] for text in chosen]
+        for begin, log_probs in self._parts(ids, mask):
+            for scores, text, own in zip(found, chosen, log_probs):
+                scores += tell(own, text.ids[begin + 1 : begin + 1 + len(own)], text.top)
+        return found
 
-
-def _score(logits: Tensor, token: int, top: int) -> TokenScore:
-    return scored(logits.float().log_softmax(-1), token, top)
+    def _parts(self, ids: Tensor, mask: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Log-probabilities [rows, columns, V] from a column on, a few columns at a time where the model can go on."""
+        width = max(1, LOGITS // len(ids)) if self._continued else ids.shape[1]
+        cache, places = DynamicCache(), (mask.cumsum(1) - 1).clamp(min=0)
+        for begin in range(0, ids.shape[1], width):
+            end = min(begin + width, ids.shape[1])
+            if self._continued:
+                inputs = self._continued(cache, mask[:, :end], places[:, begin:end])
+            else:
+                inputs = {"attention_mask": mask}
+            yield begin, self._model(input_ids=ids[:, begin:end], **inputs).logits.float().log_softmax(-1)

@@ -62,7 +62,6 @@ def choose(logits: Tensor, rows: Sequence[Sampled]) -> list[TokenScore]:
     Log-probabilities are the model's own: before penalty, temperature and nucleus.
     """
     logits = logits.float()
-    scores = {i: logits[i].log_softmax(-1) for i, row in enumerate(rows) if row.sampling.top_log_probs is not None}
     changed = _penalised(logits, rows)
     greedy = changed.argmax(-1).tolist()
     free = [
@@ -70,16 +69,23 @@ def choose(logits: Tensor, rows: Sequence[Sampled]) -> list[TokenScore]:
         for i, row in enumerate(rows)
     ]
     chosen = [token if (must := row.must()) is None else must for token, row in zip(free, rows)]
+    return [_with_log_prob(logits[i], token, row) for i, (token, row) in enumerate(zip(chosen, rows))]
+
+
+def _with_log_prob(logits: Tensor, token: int, row: Sampled) -> TokenScore:
+    top = row.sampling.top_log_probs
+    return TokenScore(token, None) if top is None else tell(logits[None].log_softmax(-1), [token], top)[0]
+
+
+def tell(log_probs: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:
+    """Tokens with their log-probabilities and the `top` likeliest ones, from log-probabilities [at least n, V]."""
+    own = log_probs[: len(tokens)]
+    values = own.gather(1, torch.tensor(tokens, device=own.device).long()[:, None])[:, 0].tolist()
+    best = own.topk(min(top, own.shape[1]))
     return [
-        scored(scores[i], token, row.sampling.top_log_probs or 0) if i in scores else TokenScore(token, None)
-        for i, (token, row) in enumerate(zip(chosen, rows))
+        TokenScore(token, value, tuple(zip(index, height)))
+        for token, value, index, height in zip(tokens, values, best.indices.tolist(), best.values.tolist())
     ]
-
-
-def scored(log_probs: Tensor, token: int, top: int) -> TokenScore:
-    """A token with its log-probability and the `top` likeliest ones, from log-probabilities [V]."""
-    best = log_probs.topk(min(top, len(log_probs)))
-    return TokenScore(token, float(log_probs[token]), tuple(zip(best.indices.tolist(), best.values.tolist())))
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+import traceback
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -20,6 +22,7 @@ from ialign_ray.serving.engine.requests import Order, Outbox, Request, Row, in_l
 from ialign_ray.serving.engine.sampling import choose
 from ialign_ray.serving.engine.schedule import Limits, Wish, admit
 
+LOG = logging.getLogger(__name__)
 FAULTS = 3
 """Failures without a success between them after which the engine says that it is dead."""
 
@@ -65,7 +68,7 @@ class Worker(threading.Thread):
             **self.counts,
         }
 
-    @torch.no_grad()
+    @torch.inference_mode()  # a third faster than no_grad on a small model, whose steps are mostly overhead
     def run(self) -> None:
         """Until `post(None)`."""
         try:
@@ -73,6 +76,7 @@ class Worker(threading.Thread):
                 self._collect()
                 self._turn()
         except Exception as error:  # a fault of the engine's own: nobody may wait for ever
+            LOG.exception("the engine's thread failed")
             self._die(error)
         self._leave()
 
@@ -101,8 +105,7 @@ class Worker(threading.Thread):
     # --- what comes in --------------------------------------------------------------------------------
 
     def _collect(self) -> None:
-        busy = self._rows or self._readings or self._decoding.rows()
-        if not busy:
+        if not (self._orders or self._all()):
             self._take(self._inbox.get())
         self._drain()
 
@@ -132,11 +135,16 @@ class Worker(threading.Thread):
                 in_loop(order.loop, _settle, order.done, None)
 
     def _all(self) -> list[Request]:
-        return [*self._rows, *self._readings, *self._decoding.rows()]
+        return [*self._rows, *self._readings, *self._decoding.beginning(), *self._decoding.rows()]
 
     def _forget_cancelled(self) -> None:
-        gone = {request for request in self._all() if request.cancelled}
+        beginning = self._decoding.beginning()
+        over = all(row.cancelled for row in beginning)
+        # whose prompt is read together with another's goes once it is read
+        gone = {request for request in self._all() if request.cancelled} - set([] if over else beginning)
         if gone:
+            if over:
+                self._decoding.stop_beginning()
             self._rows = [row for row in self._rows if row not in gone]
             self._readings = [reading for reading in self._readings if reading not in gone]
             self._decoding.drop({row for row in gone if isinstance(row, Row)})
@@ -145,19 +153,32 @@ class Worker(threading.Thread):
     # --- one step -------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
+        """Read a slice of the prompts that are being read, or begin with those whose turn it is."""
+        if rows := self._decoding.beginning():
+            self._guarded(rows, self._advance)
+            return
         running = [row.positions() for row in self._decoding.rows()]
         wishes = [Wish(len(row.prompt), row.positions()) for row in self._rows]
         at = admit(wishes, running, self._limits, same_length=self._decoding.same_length)
-        if at:
-            rows = [self._rows[i] for i in at]
-            self._rows = [row for i, row in enumerate(self._rows) if i not in set(at)]
-            self._guarded(rows, partial(self._begin, rows))
+        begun = [self._rows[i] for i in at]
+        self._rows = [row for i, row in enumerate(self._rows) if i not in set(at)]
+        if begun:
+            self._guarded(begun, partial(self._begin, begun))
 
     def _begin(self, rows: Sequence[Row]) -> None:
-        group, logits, cache = self._decoding.begin(rows)
-        self.counts["prompt_tokens"] += sum(len(row.prompt) for row in rows)
-        self._decoding.settle(group, rows, cache)
-        self._write(rows, logits)
+        self._decoding.begin(rows)
+        self._advance()
+
+    def _advance(self) -> None:
+        begun = self._decoding.advance(self._slice())
+        if begun is not None:
+            _, rows, logits = begun
+            self.counts["prompt_tokens"] += sum(len(row.prompt) for row in rows)
+            self._write(rows, logits)
+
+    def _slice(self) -> int:
+        """Tokens that may be read now: few where rows under way wait for it."""
+        return self._limits.busy_prefill if self._decoding.rows() else self._limits.max_batch_tokens
 
     def _step(self, group: Group) -> None:
         self._write(list(group.rows), group.step())
@@ -175,7 +196,7 @@ class Worker(threading.Thread):
 
     def _read(self) -> None:
         if self._readings:
-            budget = self._limits.busy_prefill if self._decoding.rows() else self._limits.max_batch_tokens
+            budget = self._slice()
             chosen = self._reader.slice(self._readings, budget)
             self._guarded(chosen, partial(self._answer, chosen, budget))
 
@@ -202,19 +223,25 @@ class Worker(threading.Thread):
         try:
             work()
         except Exception as error:
-            self._faults += 1
+            LOG.exception("the engine failed with %d requests in the step", len(own))
+            told = _told(error)
+            traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
             self._forget(own, group)
-            self._fail(own, _told(error))
+            self._fail(own, told)
+            # a request too large for the memory says nothing of the next one
+            self._faults += not isinstance(error, torch.OutOfMemoryError | MemoryError)
             if self._faults >= FAULTS:
-                self._die(error)
+                self._die(told)
         else:
             self._faults = 0
 
     def _forget(self, requests: Sequence[Request], group: Group | None) -> None:
         """Drop failed requests without touching what they computed: it may be half written."""
         self._readings = [reading for reading in self._readings if reading not in requests]
+        if any(row in requests for row in self._decoding.beginning()):
+            self._decoding.stop_beginning()
         for broken in self._decoding.groups if group is None else [group]:
-            if any(row in requests for row in broken.rows):
+            if broken.broken or any(row in requests for row in broken.rows):
                 self._fail([row for row in broken.rows if row not in requests], EngineError(BROKEN))
                 self._decoding.clear(broken)
         if torch.cuda.is_available():
@@ -238,9 +265,7 @@ def _told(error: Exception) -> IalignError:
     if isinstance(error, IalignError):
         return error
     lines = str(error).strip().splitlines()
-    told = EngineError(f"{BROKEN[:-1]} ({type(error).__name__}: {lines[0] if lines else 'no message'}).")
-    told.__cause__ = error
-    return told
+    return EngineError(f"{BROKEN[:-1]} ({type(error).__name__}: {lines[0] if lines else 'no message'}).")
 
 
 def _settle(done: Any, error: IalignError | None) -> None:
