@@ -23,7 +23,16 @@ EXCLUDED = (
     *("/data", "/runs", "mlruns", "mlflow.db", "*.safetensors", "*.bin", "*.pt", "*.gguf", "*.distcp"),
     # what must not leave this machine
     *(".env", ".env.*", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", ".aws", ".ssh", ".netrc", ".kube"),
-    *("credentials", "credentials.*", "*api_keys*", "*api-keys*", "*secret*.y*ml", "*secret*.json", "*token*.txt"),
+    *(
+        "credentials",
+        "credentials.*",
+        "*api_keys*",
+        "*api-keys*",
+        "keys.yaml",
+        "*secret*.y*ml",
+        "*secret*.json",
+        "*token*.txt",
+    ),
 )
 """Patterns as in `.gitignore`, beside those of its own `.gitignore` and `.rayignore` files."""
 LIMIT = 100 * 2**20

@@ -14,7 +14,15 @@ KEPT_HERE = (
     *(".git/config", ".venv/bin/python", "code/__pycache__/model.pyc", ".mypy_cache/x.json", "mine.egg-info/PKG-INFO"),
     *("data/corpus.parquet", "runs/mine/align/model/adapter.bin", "mlflow.db", "model.safetensors", "deep/er/w.pt"),
     *(".env", "code/.env.local", "server.pem", "id_rsa", "id_ed25519.pub", ".aws/credentials", ".ssh/config", ".netrc"),
-    *("credentials.json", "api_keys.yaml", "my-secret.yaml", "token.txt", "ignored/by-git.txt", "code/scratch.log"),
+    *(
+        "credentials.json",
+        "api_keys.yaml",
+        "keys.yaml",
+        "my-secret.yaml",
+        "token.txt",
+        "ignored/by-git.txt",
+        "code/scratch.log",
+    ),
     *("code/only-ray.csv",),
 )
 

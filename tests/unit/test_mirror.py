@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 
 import pytest
+from refusals import refused
 from rich.console import Console
 
 from ialign_ray.config import build_experiment
@@ -204,3 +205,12 @@ def test_credentials_in_an_address_are_refused(experiment_data, field):
     with pytest.raises(ConfigError, match=f"storage.{field}: credentials in an address") as caught:
         build_experiment(experiment_data, "test")
     assert "secret@" not in str(caught.value)
+
+
+def test_a_new_run_is_not_mixed_with_copies_of_another(run, tmp_path, ialign, write_yaml, experiment_data):
+    mirror = Mirror(f"file://{tmp_path}/mirror/tiny/align")
+    mirror.push(run, state_of(run, advance(run, 1)), PRINT)
+    experiment_data["storage"]["mirror"] = f"file://{tmp_path}/mirror"
+    file = write_yaml(experiment_data)
+    refused(ialign("align", file), "tiny/align or its mirror holds checkpoints; continue them with --resume")
+    refused(ialign("align", file, "--resume"), f"{mirror.address} holds this run with other settings or data")
