@@ -92,13 +92,13 @@ class JobServer:
 
         A lost connection is taken up again where the log was. Raises DetachedError at Ctrl-C: the job goes on.
         """
-        shown, lost = 0, time.monotonic()
+        log, lost = _Log(write), time.monotonic()
         try:
             while True:
                 try:
-                    shown += asyncio.run(self._tail(name, shown, write))
+                    asyncio.run(self._tail(name, log))
                     if (job := self.job(name)).status.is_terminal():
-                        return exit_code(self._ended(job, shown, write))
+                        return exit_code(self._ended(job, log))
                     lost = time.monotonic()
                 except (ClusterError, OSError, RuntimeError, requests.RequestException):
                     if time.monotonic() - lost > _LOST_SECONDS:
@@ -110,24 +110,20 @@ class JobServer:
                 f"{name}`"
             ) from error
 
-    def _ended(self, job: Any, shown: int, write: Callable[[str], object]) -> Any:
+    def _ended(self, job: Any, log: _Log) -> Any:
         """Write what is left of a log; where its driver did not end by itself, what Ray says of it too."""
         with self._in_sentences():
-            write(self._client.get_job_logs(job.submission_id)[shown:])
+            log.take(0, self._client.get_job_logs(job.submission_id))
         if job.status == "FAILED" and job.driver_exit_code is None:
-            write(f"the job did not run to an end: {' '.join(str(job.message).split())[:500]}\n")
+            log.write(f"the job did not run to an end: {' '.join(str(job.message).split())[:500]}\n")
         return job
 
-    async def _tail(self, name: str, shown: int, write: Callable[[str], object]) -> int:
-        """Write what comes after the first `shown` characters; returns how many those were."""
-        passed = new = 0
+    async def _tail(self, name: str, log: _Log) -> None:
+        """Write a log, from the first character that was not written yet, until the connection or the job ends."""
+        start = 0
         async for text in self._client.tail_job_logs(name):
-            unseen = text[max(0, shown - passed) :]
-            passed += len(text)
-            new += len(unseen)
-            if unseen:
-                write(unseen)
-        return new
+            log.take(start, text)
+            start += len(text)
 
     def _version(self) -> str:
         try:
@@ -172,6 +168,19 @@ class JobServer:
     def _unknown(self, name: str) -> str:
         known = ", ".join(job.submission_id for job in self.jobs()[-5:]) or "none"
         return f"there is no job {name!r} at {self.address} (the newest there: {known}); see `ialign jobs`"
+
+
+class _Log:
+    """What was written of a log, which comes from its beginning at each connection."""
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self.write, self._shown = write, 0
+
+    def take(self, start: int, text: str) -> None:
+        """Write what is new of a text that begins so many characters into the log."""
+        if unseen := text[max(0, self._shown - start) :]:
+            self.write(unseen)
+            self._shown += len(unseen)
 
 
 def with_agent(send: Callable[[], object], seconds: float = _AGENT_SECONDS) -> None:

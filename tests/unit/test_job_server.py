@@ -8,8 +8,8 @@ from types import SimpleNamespace
 import pytest
 from refusals import refused
 
-from ialign_ray.errors import ConfigError
-from ialign_ray.jobs.server import exit_code, http_address, with_agent
+from ialign_ray.errors import ConfigError, DetachedError
+from ialign_ray.jobs.server import JobServer, exit_code, http_address, with_agent
 
 
 @pytest.fixture
@@ -87,3 +87,57 @@ def test_a_head_whose_agent_is_not_up_yet_is_asked_again():
     for wrong in ("status code 500: No available agent", "status code 400: no such folder"):
         with pytest.raises(RuntimeError, match=wrong):
             with_agent(lambda wrong=wrong: (_ for _ in ()).throw(RuntimeError(wrong)), seconds=0)
+
+
+class Log:
+    """A job server's client whose connection breaks: each try gives the log from its beginning, in parts."""
+
+    def __init__(self, *tries, status="SUCCEEDED", code=0):
+        self._tries, self._end = list(tries), (status, code)
+
+    async def tail_job_logs(self, name):
+        for part in self._tries.pop(0):
+            if isinstance(part, BaseException):
+                raise part
+            yield part
+
+    def get_job_info(self, name):
+        status, code = self._end if not self._tries else ("RUNNING", None)
+        return SimpleNamespace(submission_id=name, status=Status(status), driver_exit_code=code, message="lost")
+
+    def get_job_logs(self, name):
+        return "abcdefgh"
+
+
+class Status(str):
+    def is_terminal(self):
+        return self in ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def following(client):
+    server = object.__new__(JobServer)
+    server.address, server._client = "http://head:8265", client
+    return server
+
+
+def test_a_lost_connection_is_taken_up_where_the_log_was(monkeypatch):
+    monkeypatch.setattr("ialign_ray.jobs.server._POLL_SECONDS", 0)
+    lost = RuntimeError("WebSocket connection closed unexpectedly")
+    client = Log(["ab", "c", lost], [lost], ["abcd", "e"], ["ab", "cdefg"])
+    written = []
+    assert following(client).follow("tiny-align", written.append) == 0
+    assert "".join(written) == "abcdefgh"
+
+
+def test_a_job_that_ray_lost_is_told(monkeypatch):
+    written = []
+    client = Log(["abc"], status="FAILED", code=None)
+    assert following(client).follow("tiny-align", written.append) == 1
+    assert "".join(written) == "abcdefghthe job did not run to an end: lost\n"
+
+
+def test_a_user_who_stops_looking_hears_how_to_look_again():
+    with pytest.raises(
+        DetachedError, match="tiny-align goes on; follow it again with `ialign jobs --follow tiny-align`"
+    ):
+        following(Log([KeyboardInterrupt()], ["x"])).follow("tiny-align", pytest.fail)
