@@ -2,9 +2,11 @@
 
 import pytest
 import ray
+from ray._private.state import state
 from ray._private.utils import check_version_info
+from ray.core.generated import autoscaler_pb2
 
-from ialign_ray.cluster import awaited, check_resources, reachable, refusal
+from ialign_ray.cluster import awaited, check_resources, grown, reachable, refusal
 from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError
 
@@ -43,3 +45,15 @@ def test_what_is_waited_for_is_told():
     assert awaited(wide, {"CPU": 9.0}, use_gpu=False) is None
     assert "the workers need 9 CPUs, 1 are there" in awaited(wide, {"CPU": 1.0}, use_gpu=False)
     assert "the workers need 4 GPUs, 0 are there" in awaited(wide, {"CPU": 9.0}, use_gpu=True)
+
+
+def test_the_autoscalers_limits_are_read_as_ray_writes_them(monkeypatch):
+    config = autoscaler_pb2.ClusterConfig()
+    for number, gpus in ((4, 1), (2, 0)):
+        group = config.node_group_configs.add(max_count=number)
+        group.resources["CPU"] = 8
+        group.resources["GPU"] = gpus
+    monkeypatch.setattr(state, "get_cluster_config", lambda: config)
+    assert grown() == {"CPU": 48.0, "GPU": 4.0}
+    monkeypatch.setattr(state, "get_cluster_config", lambda: None)
+    assert grown() == {}
