@@ -148,9 +148,10 @@ def library(tmp_path_factory, tiny_model_folder, migrated):
 
     It is made once; tests change copies of the database.
     """
+    from runs import STRENGTHS, make_run, small_experiment
+
     from ialign_ray.registry.promotion import register
     from ialign_ray.registry.store import Registry
-    from runs import STRENGTHS, make_run, small_experiment
 
     folder = tmp_path_factory.mktemp("library")
     experiment = small_experiment(folder, tiny_model_folder)

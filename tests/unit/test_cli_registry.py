@@ -5,11 +5,11 @@ import shutil
 
 import pytest
 from refusals import refused
+from runs import BEST, FORGETFUL, GOOD, make_run, small_experiment
 
 from ialign_ray.answer import run_experiment
 from ialign_ray.config import dump_yaml, override
 from ialign_ray.registry.promotion import promote
-from runs import BEST, FORGETFUL, GOOD, make_run, small_experiment
 
 
 @pytest.fixture
