@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly test-cluster test-faults quickstart real-run miniature schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search fuzz clean
+.PHONY: help setup check test test-fast nightly test-cluster test-faults quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -46,8 +46,8 @@ test-faults: test-cluster  ## what dies on such a cluster in mid-training, and w
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow and not cluster"
 
-quickstart: setup  ## the pocket experiment, end to end: base, control, ratio 0, ratio 0.5
-	$(BIN)/ialign compare jobs/experiments/pocket.yaml
+quickstart: setup  ## the pocket experiment, end to end: search, front, winner, champion
+	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume
 
 real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
 	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)
@@ -56,6 +56,13 @@ miniature: setup  ## the ablation of docs/evaluation.md on real data, half an ho
 	$(BIN)/python jobs/miniature_instructions.py $(DATA) runs/miniature-base/instructions.jsonl
 	$(BIN)/python jobs/small_base.py runs/miniature-base/instructions.jsonl runs/miniature-base/model --steps 800
 	$(BIN)/ialign ablate jobs/experiments/miniature.yaml --set storage.data=$(DATA) \
+		--set replay.sources.0.path=$(CURDIR)/runs/miniature-base/instructions.jsonl \
+		--set evaluate.suites.old.path=$(CURDIR)/runs/miniature-base/instructions.jsonl
+
+miniature-search: setup  ## the search of docs/search.md on real data: dose and rank; needs the base that `make miniature` trains
+	$(BIN)/ialign tune jobs/experiments/miniature.yaml --promote --resume --set name=miniature-search \
+		--set storage.data=$(DATA) --set model.tuning=lora --set train.learning_rate=3e-3 \
+		--set train.validation='{pairs: 120, instructions: 120}' \
 		--set replay.sources.0.path=$(CURDIR)/runs/miniature-base/instructions.jsonl \
 		--set evaluate.suites.old.path=$(CURDIR)/runs/miniature-base/instructions.jsonl
 

@@ -15,7 +15,8 @@ import typer.core
 from rich.console import Console
 
 from ialign_ray.cli_data import data
-from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback
+from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback, tell_moved
+from ialign_ray.cli_serve import serve
 from ialign_ray.errors import IalignError, ModelError
 
 
@@ -42,6 +43,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 app.add_typer(data)
+app.add_typer(serve)
 
 ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
 Overrides = Annotated[
@@ -132,7 +134,7 @@ def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
     console.print(
         f"\nTable and verdict: {folder / 'RESULTS.md'}\nScores:            {folder / 'results.csv'}\n"
         f"Curves:            tensorboard --logdir {folder}   or   mlflow ui --backend-store-uri "
-        f"sqlite:///{experiment.storage.runs}/mlflow.db",
+        f"{experiment.tracking_uri}",
         soft_wrap=True,
         highlight=False,
     )
@@ -168,12 +170,17 @@ def tune(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was stopped or killed.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell trials, tokens and time.")] = False,
+    promote: Annotated[
+        bool, typer.Option("--promote", help="Register the winner, and make it the champion if the gate lets it.")
+    ] = False,
 ) -> None:
     """Search the space of `search` for the largest gain that forgets nothing beyond the tolerance; score the winner.
 
-    Example: `ialign tune jobs/experiments/search-pocket.yaml --dry-run`
+    Example: `ialign tune jobs/experiments/pocket.yaml --dry-run`
 
-    Example: `ialign tune jobs/experiments/search-pocket.yaml --resume`
+    Example: `ialign tune jobs/experiments/pocket.yaml --promote`
+
+    Example: `ialign tune jobs/experiments/pocket.yaml --resume`
     """
     from ialign_ray.config import load_experiment
     from ialign_ray.training.pocket import ensure_model
@@ -187,7 +194,13 @@ def tune(
         return
     from ialign_ray.search.winner import tune as run_search
 
-    run_search(experiment, console, resume=resume)
+    run = run_search(experiment, console, resume=resume)
+    if promote:
+        from ialign_ray.registry.promotion import promote_run
+
+        tell_moved(promote_run(experiment, run), "champion")
+    else:
+        console.print(f"Next:   ialign register {run}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -273,22 +286,11 @@ def finished(folder: Path) -> Path:
 
 
 def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:
-    """(adapter folder, None) where `--model` names a version of the registry, else (None, model).
+    """(adapter folder, None) where `--model` names a version of the registry, else (None, model)."""
+    from ialign_ray.registry.reference import registry_of, resolve
 
-    An existing folder and `pocket:base` are base models; `champion` and what holds an @ are the registry's; what
-    could be a hub id too (`mine`, `mine/3`) is the registry's where it has a model of that name.
-    """
-    from ialign_ray.registry.reference import could_name_version, names_version, resolve
-    from ialign_ray.registry.store import Registry, has_registry
-
-    location = location or DEFAULT_REGISTRY
-    if Path(model).exists() or model.startswith("pocket:"):
-        return None, model
-    sure = names_version(model)
-    if not sure and not (could_name_version(model) and has_registry(location)):
-        return None, model
-    registry = Registry(location)
-    if not sure and model.partition("/")[0] not in registry.names():
+    registry = registry_of(model, location or DEFAULT_REGISTRY)
+    if registry is None:
         return None, model
     chosen = resolve(model, registry)
     sys.stderr.write(f"ialign: {chosen}\n")

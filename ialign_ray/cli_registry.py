@@ -84,7 +84,7 @@ def promote(
     else:
         _, store, version, _ = _register(Path(candidate), name, None, None, registry)
         number = version.number
-    _tell(move(store, name, number, alias, force), alias)
+    tell_moved(move(store, name, number, alias, force), alias)
 
 
 def rollback(
@@ -99,7 +99,7 @@ def rollback(
     """
     from ialign_ray.registry.promotion import roll_back
 
-    _tell(roll_back(_open(registry), name, to, alias), alias)
+    tell_moved(roll_back(_open(registry), name, to, alias), alias)
 
 
 def models(
@@ -133,10 +133,17 @@ def _register(
         raise RegistryError(f"{run} does not exist; name a version number or a run folder")
     folder = model_folder(run)
     experiment = evaluated or run_experiment(folder)
-    where = registry or experiment.tracking.mlflow_uri or str(folder.parent.parent.parent)
+    where = registry or experiment.tracking.mlflow_uri or str(_runs_above(folder.parent))
     store = Registry(where, artifacts=experiment.tracking.artifacts, create=True)
     control = control.absolute() if control else None
     return where, store, *add(store, folder.parent, name or experiment.name, evaluated, control)
+
+
+def _runs_above(run: Path) -> Path:
+    """The folder of all runs: `runs` of `runs/mine/align` and of `runs/mine/search/trials/trial-…`."""
+    from ialign_ray.registry.store import has_registry
+
+    return next((each for each in run.parents[1:4] if has_registry(str(each))), run.parent.parent)
 
 
 def _open(registry: str | None) -> Registry:
@@ -145,7 +152,8 @@ def _open(registry: str | None) -> Registry:
     return Registry(registry or DEFAULT_REGISTRY)
 
 
-def _tell(moved: Moved, alias: str) -> None:
+def tell_moved(moved: Moved, alias: str) -> None:
+    """Print what became of an alias, and the checks that decided it."""
     title, event = moved.version.title, moved.event
     if event is None:
         _say(f"{title} is {alias} already")

@@ -23,10 +23,11 @@ SETTINGS = {
 
 
 @contextmanager
-def cluster(scaling: ScalingConfig) -> Iterator[dict[str, float]]:
+def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[dict[str, float]]:
     """Join the cluster of `scaling.address`, or start a local one; yields its resources.
 
-    A cluster that is already joined is used and left running.
+    A cluster that is already joined is used and left running. `worker_logs` shows what workers write to stderr, as
+    `IALIGN_WORKER_LOGS=1` does.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -43,7 +44,7 @@ def cluster(scaling: ScalingConfig) -> Iterator[dict[str, float]]:
                 address="local" if local else scaling.address,
                 runtime_env={"env_vars": {k: os.environ[k] for k in SETTINGS}},
                 logging_level=logging.WARNING,
-                log_to_driver=os.environ.get("IALIGN_WORKER_LOGS") == "1",
+                log_to_driver=worker_logs or os.environ.get("IALIGN_WORKER_LOGS") == "1",
                 include_dashboard=False if local else None,
             )
         except ConnectionError as error:

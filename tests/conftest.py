@@ -56,6 +56,22 @@ def tiny_model_folder(tmp_path_factory, tiny_tokenizer):
     return folder
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tiny_model_folder):
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(tiny_model_folder)
+
+
+@pytest.fixture(scope="module")
+def api(tiny_model, tiny_tokenizer):
+    """A running server of tiny models, without keys."""
+    from serving_app import running
+
+    with running(tiny_model, tiny_tokenizer) as one:
+        yield one
+
+
 @pytest.fixture
 def experiment_data(tmp_path, tiny_model_folder):
     """A valid experiment as plain data: three corpora, instructions and a suite in tmp_path."""

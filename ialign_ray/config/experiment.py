@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
@@ -90,6 +91,11 @@ class Experiment(Section):
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
     """MLflow and TensorBoard."""
+
+    @property
+    def tracking_uri(self) -> str:
+        """MLflow's tracking server and registry: the one that is named, or the SQLite file in `storage.runs`."""
+        return self.tracking.mlflow_uri or f"sqlite:///{Path(self.storage.runs).absolute()}/mlflow.db"
 
     @field_validator("evaluate", mode="before")
     @classmethod

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.experiment import PAPER, Experiment
+from ialign_ray.config.serve import ServeConfig
 from ialign_ray.config.suites import KINDS
 from ialign_ray.errors import ConfigError
 
@@ -25,14 +26,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experime
     data = _read(file)
     if isinstance(data.get("evaluate"), dict) and "suites" in data["evaluate"]:
         data["evaluate"]["suites"] = expand_suites(data["evaluate"]["suites"])  # so that overrides find their fields
-    for override in overrides:
-        key, sign, value = override.partition("=")
-        if not sign or not key:
-            raise ConfigError(f"--set {override!r} is not of the form section.field=value")
-        try:
-            set_value(data, key, yaml.safe_load(value))
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {override!r}: the value is not valid YAML ({_line(error)})") from error
+    _apply(data, overrides)
     return build_experiment(data, str(file))
 
 
@@ -43,6 +37,22 @@ def build_experiment(data: Mapping[str, Any], origin: str) -> Experiment:
         return Experiment.model_validate(filled)
     except ValidationError as error:
         raise ConfigError("; ".join(_sentence(origin, e) for e in error.errors()[:3])) from error
+
+
+def serve_settings(overrides: Iterable[str] = (), data: Mapping[str, Any] | None = None) -> ServeConfig:
+    """`serve` without an experiment: defaults, or plain data as an application file has it, under overrides.
+
+    Raises ConfigError as `load_experiment` does, and for overrides of other sections, which need an experiment.
+    """
+    whole: dict[str, Any] = {"serve": dict(data or {})}
+    _apply(whole, overrides)
+    if others := sorted(set(whole) - {"serve"}):
+        raise ConfigError(f"--set {others[0]}: only serve.* can be set without an experiment file; name one")
+    try:
+        return ServeConfig.model_validate(whole["serve"])
+    except ValidationError as error:
+        found = [{**e, "loc": ("serve", *e["loc"])} for e in error.errors()[:3]]
+        raise ConfigError("; ".join(_sentence("the deployment", e) for e in found)) from error
 
 
 def override(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
@@ -86,6 +96,17 @@ def dump_yaml(experiment: Experiment) -> str:
 def json_schema() -> dict[str, Any]:
     """JSON Schema of the experiment file, for editors."""
     return Experiment.model_json_schema()
+
+
+def _apply(data: dict[str, Any], overrides: Iterable[str]) -> None:
+    for override in overrides:
+        key, sign, value = override.partition("=")
+        if not sign or not key:
+            raise ConfigError(f"--set {override!r} is not of the form section.field=value")
+        try:
+            set_value(data, key, yaml.safe_load(value))
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {override!r}: the value is not valid YAML ({_line(error)})") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -170,4 +191,4 @@ def _similar(loc: list[Any]) -> str:
 def _documentation(loc: list[Any]) -> str:
     model, name = _models(loc)
     info = model.model_fields.get(name) if model else None
-    return (info.description or "").rstrip(".") if info else ""
+    return " ".join((info.description or "").split()).rstrip(".") if info else ""  # a sentence is one line

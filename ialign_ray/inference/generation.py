@@ -109,6 +109,13 @@ def generate(
     return found
 
 
+def end_tokens(inner: Any, tokenizer: Decoder) -> set[int]:
+    """What ends an answer: the end-of-sequence tokens of the model's folder and the tokenizer's."""
+    own = inner.generation_config.eos_token_id
+    every = {*(own if isinstance(own, list | tuple) else [own]), tokenizer.eos_token_id}
+    return {int(token) for token in every if token is not None}
+
+
 def _config(
     inner: Any,
     tokenizer: Decoder,
@@ -117,8 +124,7 @@ def _config(
     temperature: float,
     top_p: float,
 ) -> Any:
-    own = inner.generation_config.eos_token_id
-    ends = {*(own if isinstance(own, list | tuple) else [own]), tokenizer.eos_token_id} - {None}
+    ends = end_tokens(inner, tokenizer)
     pads = (tokenizer.pad_token_id, inner.generation_config.pad_token_id, *sorted(ends), 0)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,

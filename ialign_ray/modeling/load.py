@@ -41,9 +41,7 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
 
     A quantised one is on this process's GPU, if it has one: there its weights are packed.
     """
-    from transformers import AutoConfig
-
-    loader = auto_class(_from_pretrained(AutoConfig, settings, location), settings.id)
+    loader = auto_class(load_config(settings, location), settings.id)
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
     dtype = torch.bfloat16 if frozen_half else torch.float32
     kernel = attention_kernel(settings)
@@ -82,16 +80,21 @@ def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
 
 def names_encoder_decoder(settings: ModelSettings) -> bool:
     """Whether `model.id` is an encoder-decoder; raises ModelError when it is no language model that writes."""
-    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+    from transformers import AutoModelForSeq2SeqLM
 
-    return auto_class(_from_pretrained(AutoConfig, settings, None), settings.id) is AutoModelForSeq2SeqLM
+    return auto_class(load_config(settings), settings.id) is AutoModelForSeq2SeqLM
+
+
+def load_config(settings: ModelSettings, location: str | None = None) -> Any:
+    """transformers' config of the model, or of the folder `location`."""
+    from transformers import AutoConfig
+
+    return _from_pretrained(AutoConfig, settings, location)
 
 
 def model_shape(settings: ModelSettings) -> Any:
     """The model's architecture without its weights (on the meta device): enough to check ranks."""
-    from transformers import AutoConfig
-
-    config = _from_pretrained(AutoConfig, settings, None)
+    config = load_config(settings)
     with torch.device("meta"):
         return auto_class(config, settings.id).from_config(config, trust_remote_code=settings.trust_remote_code)
 
@@ -128,7 +131,7 @@ def check_rank(model: nn.Module, lora: LoraSettings) -> None:
     """Refuse targets that the model lacks and a rank above the smaller side of a target layer."""
     targets = lora_targets(model, lora)
     if not targets:
-        layers = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if _matrix(m)})
+        layers = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if is_matrix(m)})
         raise ModelError(
             f"model.lora.targets is {lora.targets!r}, but the model's layers are called {', '.join(layers)}"
         )
@@ -147,7 +150,7 @@ def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
     names = [lora.targets] if isinstance(lora.targets, str) else lora.targets
     chosen = {}
     for name, module in model.named_modules():
-        if not _matrix(module):
+        if not is_matrix(module):
             continue
         if (lora.targets == "all-linear" and module is not head) or any(
             name == n or name.endswith("." + n) for n in names
@@ -205,7 +208,8 @@ def _rows_needed(adapter: Path) -> int:
     return max((i + 1 for rows in every for i in rows), default=0)
 
 
-def _matrix(module: nn.Module) -> bool:
+def is_matrix(module: nn.Module) -> bool:
+    """Whether a layer is a linear map, which an adapter can be put on."""
     # Linear, GPT-2's Conv1D, which holds its weight transposed, and what bitsandbytes makes of them
     weight = getattr(module, "weight", None)
     return type(module).__name__ in ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt") and isinstance(

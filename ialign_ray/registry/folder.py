@@ -34,6 +34,7 @@ from ialign_ray.evaluation.units import suite_units
 from ialign_ray.evaluation.work import Subject, plan_work
 from ialign_ray.registry.evidence import Evidence
 from ialign_ray.registry.store import content_hash
+from ialign_ray.search.results import TRIALS
 from ialign_ray.storage import read_json, spoiled_file, whole_folder, write_text
 from ialign_ray.training.trainer import MODEL, RECORD
 
@@ -66,7 +67,7 @@ def gather(run: Path, evaluated: Experiment | None = None, control: Path | None 
     experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)
     if not experiment.evaluate.suites:
         raise RegistryError(f"{run}: evaluate.suites is empty, so nothing was measured; evaluate with an experiment")
-    base = replace(base_subject(experiment), folder=run.parent / BASE / PREDICTIONS)
+    base = replace(base_subject(experiment), folder=(_beside(run, BASE) or run.parent / BASE) / PREDICTIONS)
     subjects = {VERSION: run_subject(experiment, run), BASE: base}
     if beside := control or _control_beside(run, experiment):
         subjects[CONTROL] = run_subject(experiment, beside)
@@ -112,6 +113,24 @@ def headline(folder: Path) -> list[dict[str, Any]]:
     ]  # NaN is no JSON
 
 
+def by_language(folder: Path) -> list[dict[str, Any]]:
+    """Scores of every language that the version and the base were measured on, with intervals, side by side."""
+    experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
+    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
+    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
+    spoken = scores["scope"].str.startswith("language:") & (scores["prompt"] == "all")
+    shown = scores[spoken & (scores["metric"] == metric) & (scores["scorer"] == scorer)]
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in shown[shown["run"].isin([VERSION, BASE])].to_dict("records"):
+        language = str(row["scope"]).removeprefix("language:")
+        line = found.setdefault(
+            (row["suite"], language),
+            {"suite": row["suite"], "language": language, "metric": row["metric"], "n": row["n"]},
+        )
+        line[row["run"]] = {k: None if row[k] != row[k] else row[k] for k in ("value", "low", "high")}
+    return list(found.values())
+
+
 def facts(material: Material) -> dict[str, str]:
     """What a version's tags say: base, dose, data, code."""
     experiment, record = material.experiment, read_json(material.run / MODEL / RECORD)
@@ -144,8 +163,14 @@ def _with_evaluation(trained: Experiment, evaluated: Experiment | None) -> Exper
 
 
 def _control_beside(run: Path, experiment: Experiment) -> Path | None:
-    beside = run.parent / run_name(CONTROL, experiment.train.seed)
-    return beside if beside != run and spoiled_file(beside / MODEL) is None else None
+    beside = _beside(run, run_name(CONTROL, experiment.train.seed))
+    return beside if beside and beside != run and spoiled_file(beside / MODEL) is None else None
+
+
+def _beside(run: Path, name: str) -> Path | None:
+    """A folder beside the run; for a trial, beside its `trials` or beside its `search`."""
+    around = run.parents[:3] if run.parent.name == TRIALS else run.parents[:1]
+    return next((each / name for each in around if (each / name).is_dir()), None)
 
 
 def _kept(experiment: Experiment, subjects: Sequence[Subject]) -> list[dict[str, pd.DataFrame]]:

@@ -98,6 +98,14 @@ def head(registry: Registry, name: str, alias: str) -> Head:
         _carry_out(registry, name, alias, _event(claim.tags[_EVENT]), claim.experiment_id)
 
 
+def holders(registry: Registry, name: str, alias: str) -> list[int]:
+    """Versions to fall back on, the latest holder of an alias first; reads only, so it needs no right to write."""
+    model = registry.model(name)
+    present = int(model.aliases[alias]) if alias in model.aliases else None
+    held = Head(present, _events(model.tags, alias)).held
+    return list(dict.fromkeys(number for number in (present, *reversed(held)) if number is not None))
+
+
 def append(registry: Registry, name: str, alias: str, seen: Head, event: Event) -> Event | None:
     """Add an event to the history that was `seen`, and move the alias; None if another writer was first."""
     event = event.signed(seen.number)

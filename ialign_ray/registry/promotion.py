@@ -48,6 +48,13 @@ def register(
         return registry.add(name, folder, tags, (folder / "README.md").read_text(encoding="utf-8")), True
 
 
+def promote_run(experiment: Experiment, run: Path) -> Moved:
+    """Register a finished, evaluated run in its experiment's own registry, and promote it if it passes the gate."""
+    registry = Registry(experiment.tracking_uri, artifacts=experiment.tracking.artifacts, create=True)
+    version, _ = register(registry, run, experiment.name, experiment)
+    return promote(registry, experiment.name, version.number)
+
+
 def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, force: str | None = None) -> Moved:
     """Move an alias to a version that is shown better than the present holder; `force` is a reason to do without.
 

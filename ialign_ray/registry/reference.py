@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from ialign_ray.errors import RegistryError
 from ialign_ray.registry.promotion import CHAMPION
-from ialign_ray.registry.store import Registry, Version
+from ialign_ray.registry.store import Registry, Version, has_registry
 
 _BY_ALIAS = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)@(?P<alias>[\w-]+)")
 _BY_NUMBER = re.compile(r"(?:models:/)?(?P<name>[^/@:]+)/(?P<number>\d+)")
@@ -40,20 +41,39 @@ def could_name_version(reference: str) -> bool:
     return "/" not in reference or bool(_BY_NUMBER.fullmatch(reference))
 
 
+def registry_of(reference: str, location: str, open_registry: Callable[[str], Registry] = Registry) -> Registry | None:
+    """The registry where a reference names one of its versions; None for a folder, `pocket:base` or a hub id.
+
+    An existing folder and `pocket:base` are no versions; `champion` and what holds an @ are; what could be a hub id
+    too (`mine`, `mine/3`) is one where the registry has a model of that name.
+    """
+    if Path(reference).exists() or reference.startswith("pocket:"):
+        return None
+    sure = names_version(reference)
+    if not sure and not (could_name_version(reference) and has_registry(location)):
+        return None
+    registry = open_registry(location)
+    return registry if sure or reference.partition("/")[0] in registry.names() else None
+
+
 def resolve(reference: str, registry: Registry) -> Resolved:
     """Find a version, bring its files here whole, and verify them.
 
     `NAME@ALIAS`, `NAME/NUMBER`, `NAME` (its champion), or `champion` where the registry has one model; each may
     follow `models:/`. Raises RegistryError when there is none, or a file does not match its hash.
     """
-    if found := _BY_NUMBER.fullmatch(reference):
-        version, alias = registry.version(found["name"], int(found["number"])), None
-    else:
-        by_alias = _BY_ALIAS.fullmatch(reference)
-        plain = reference.removeprefix("models:/")
-        alias = by_alias["alias"] if by_alias else CHAMPION
-        version = _held(registry, by_alias["name"] if by_alias else _name(registry, plain), alias)
+    name, alias, number = parse(reference, registry)
+    version = registry.version(name, number) if number is not None else _held(registry, name, alias or CHAMPION)
     return Resolved(version, alias, registry.fetch(version) / "model")
+
+
+def parse(reference: str, registry: Registry) -> tuple[str, str | None, int | None]:
+    """(model, alias, None) or (model, None, number) of a reference; nothing but models' names is looked up."""
+    if found := _BY_NUMBER.fullmatch(reference):
+        return found["name"], None, int(found["number"])
+    if by_alias := _BY_ALIAS.fullmatch(reference):
+        return by_alias["name"], by_alias["alias"], None
+    return _name(registry, reference.removeprefix("models:/")), CHAMPION, None
 
 
 def _name(registry: Registry, plain: str) -> str:

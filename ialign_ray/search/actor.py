@@ -9,7 +9,7 @@ import ray
 import torch
 from ray import tune
 
-from ialign_ray.errors import IalignError
+from ialign_ray.errors import CheckpointError, IalignError
 from ialign_ray.search.objective import FAILED_SCORE, References, flat, worth
 from ialign_ray.search.results import FAILED, OUTCOMES, POINT, STOPPED, TRIALS
 from ialign_ray.search.shared import Shared, control_folder, control_point, search_folder
@@ -57,6 +57,8 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]
             if self.run is None:
                 self.run = self.shared.trial(self.point, self.folder, self._shelf(), self.bench)
             outcomes = outcomes_of(self.run, self.said, self.shared, self.shared.references[self.seed])
+        except CheckpointError:  # a full disk or a torn file is no fault of the setting: Tune tries again, then tells
+            raise
         except IalignError as error:  # this setting cannot be trained; others can
             write_json(self.folder / FAILED, {"message": str(error)})
             return failed(str(error), self.shared.ends[0])

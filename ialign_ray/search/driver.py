@@ -15,7 +15,7 @@ from ray import tune
 from rich.console import Console
 
 from ialign_ray.cluster import cluster, nodes
-from ialign_ray.config import Experiment, dump_yaml
+from ialign_ray.config import Experiment, dump_yaml, override
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
 from ialign_ray.search.actor import SearchTrial, train_control
 from ialign_ray.search.budget import Demand, budgets, concurrency, demand, whole_budget
@@ -47,6 +47,8 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
 
     Raises IalignError with one sentence; what trials have finished stays whatever happens.
     """
+    # Tune runs each trial in a working directory of its own
+    experiment = override(experiment, {"storage.runs": str(Path(experiment.storage.runs).absolute())})
     check_space(experiment)
     settings = search_of(experiment)
     budgets(settings, whole_budget(experiment, settings))

@@ -20,6 +20,7 @@ from ialign_ray.training.watch import PLAIN_SECONDS
 
 SHOWN = 8
 """Rows of the front on the terminal."""
+COLUMNS = ("settings", "gain, nats/token", "forgetting, nats/token", "within tolerance")
 
 
 class Progress:
@@ -66,14 +67,22 @@ class Progress:
         table = Table(
             title=f"{len(self.ended)} of {self.trials} trials ended{left}; the front so far", title_justify="left"
         )
-        for name in ("settings", "budget", "gain", "forgetting", "within tolerance"):
+        for name in (COLUMNS[0], "budget", *COLUMNS[1:]):
             table.add_column(name)
         for row in self.rows()[:SHOWN]:
-            table.add_row(
-                settings(row["point"]), f"{row['budget'] / self.whole:.0%}", interval(row, "gain"),
-                interval(row, "forgetting"), "yes" if row["feasible"] else "no",
-            )  # fmt: skip
+            settled, *rest = cells(row)
+            table.add_row(settled, f"{row['budget'] / self.whole:.0%}", *rest)
         return table
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A trial's line under COLUMNS."""
+    return [
+        settings(row["point"]),
+        interval(row, "gain"),
+        interval(row, "forgetting"),
+        "yes" if row["feasible"] else "no",
+    ]
 
 
 def settings(point: dict[str, Any]) -> str:
@@ -120,7 +129,7 @@ class NestedRuns:
     def _open(self, experiment: Experiment, folder: Path) -> None:
         from mlflow import MlflowClient
 
-        uri = experiment.tracking.mlflow_uri or f"sqlite:///{Path(experiment.storage.runs).absolute()}/mlflow.db"
+        uri = experiment.tracking_uri
         client: Any = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment.name)
         self._number = found.experiment_id if found else client.create_experiment(experiment.name)

@@ -166,12 +166,11 @@ class OptunaSearcher(PointSearcher):
             self.study.tell(trial, state=TrialState.FAIL)
             return
         trial.set_constraint("retention", result["violation"])
-        if self.search.objective == "front":
-            self.study.tell(trial, [result["gain"], result["forgetting"]])
-        elif result["last"]:
-            self.study.tell(trial, result["gain"])
-        else:
-            if not trial.storage.get_trial(trial._trial_id).intermediate_values:
+        front = self.search.objective == "front"
+        if result["last"]:
+            self.study.tell(trial, [result["gain"], result["forgetting"]] if front else result["gain"])
+        else:  # what a part of the budget gave is not comparable; Optuna takes intermediate values of one objective
+            if not front and not trial.storage.get_trial(trial._trial_id).intermediate_values:
                 trial.report(result["gain"], int(result["budget"]))
             self.study.tell(trial, state=TrialState.PRUNED)
 

@@ -7,13 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
+from rich.table import Table
 
 from ialign_ray.compare import evaluate
 from ialign_ray.config import Experiment
 from ialign_ray.errors import ModelError
 from ialign_ray.search.driver import search
+from ialign_ray.search.live import COLUMNS, cells
 from ialign_ray.search.page import write_page
-from ialign_ray.search.results import TRIALS, WINNER
+from ialign_ray.search.results import FRONT, TRIALS, WINNER
 from ialign_ray.search.shared import control_folder, seeds
 from ialign_ray.search.space import search_of
 from ialign_ray.storage import read_json, write_json
@@ -30,6 +32,7 @@ def tune(experiment: Experiment, console: Console, *, resume: bool = False) -> P
     page = write_page(folder, search_of(experiment), folder / PAGE)
     if not (folder / WINNER).exists():
         raise ModelError(f"no trial of {folder} spent its whole budget; raise search.trials, or see {page}")
+    console.print(front_table(read_json(folder / FRONT)))
     found = read_json(folder / WINNER)
     settings = ", ".join(f"{k} {v}" for k, v in found["point"].items())
     _say(console, f"\nWinner: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
@@ -40,6 +43,16 @@ def tune(experiment: Experiment, console: Console, *, resume: bool = False) -> P
         evaluate(experiment, [run], control_folder(experiment, seed), console)
     _say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
     return run
+
+
+def front_table(front: list[dict[str, Any]]) -> Table:
+    """The finished trials that none beats in both gain and forgetting."""
+    table = Table(title="The front: no trial gains more and forgets less", title_justify="left")
+    for name in COLUMNS:
+        table.add_column(name)
+    for row in front:
+        table.add_row(*cells(row))
+    return table
 
 
 def look(folder: Path, found: dict[str, Any], console: Console) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol
 from ialign_ray.errors import IalignError
 
 Finish = Literal["stop", "length"]
+Kind = Literal["base", "adapter", "full"]
 
 
 class BusyError(IalignError):
@@ -23,6 +24,10 @@ class BusyError(IalignError):
 
 class UnknownModelError(IalignError):
     """No model of that name is served."""
+
+
+class EngineError(IalignError):
+    """The engine failed or stopped while it computed; nothing is wrong with the request, which may be sent again."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class TokenScore:
 
     token: int
     log_prob: float | None
-    """None for the first token of a text, which nothing precedes."""
+    """None for the first token of a text, which nothing precedes, and where none was asked for."""
     top: tuple[tuple[int, float], ...] = ()
     """The likeliest tokens, best first."""
 
@@ -62,7 +67,7 @@ class Piece:
     text: str
     """Whole characters only; may be empty while a character or a possible stop text is incomplete."""
     tokens: tuple[TokenScore, ...] = ()
-    """Generated since the last piece."""
+    """Those that begin in `text`, with or without log-probabilities; the end-of-sequence token is none of them."""
     finish: Finish | None = None
     """In the last piece alone."""
 
@@ -81,8 +86,9 @@ class Engine(Protocol):
     """One base model in memory and adapters beside it. All requests of all adapters share it and its batches.
 
     Every call names the adapter by the key it was loaded under; None is the base itself. A call raises
-    `BusyError` where the queue is full and `ModelError` where a prompt and its answer do not fit.
-    Cancelling the task, or closing the iterator, takes the request out of its batch.
+    `BusyError` where the queue is full, `ModelError` where a prompt and its answer do not fit, `UnknownModelError`
+    where the adapter is not loaded, and `EngineError` where the engine failed. Cancelling the task, or closing the
+    iterator (`aclose`), takes the request out of its batch.
     """
 
     def stream(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None) -> AsyncIterator[Piece]:
@@ -137,7 +143,7 @@ class Card:
     """What a request's `model` says."""
     id: str
     """What it stands for now, as `Served.id`."""
-    kind: Literal["base", "adapter", "full"]
+    kind: Kind
     created: int
     """Unix seconds."""
     details: dict[str, Any] = field(default_factory=dict)

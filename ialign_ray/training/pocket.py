@@ -30,7 +30,12 @@ RECIPE = TrainConfig(
 
 def ensure_model(experiment: Experiment, console: Console) -> None:
     """Train the pocket base model if the experiment asks for it and it is not there yet."""
-    if experiment.model.id != POCKET + "base" or is_intact(base_folder()):
+    ensure_base(experiment.model.id, console)
+
+
+def ensure_base(model: str, console: Console) -> None:
+    """Train the pocket base model if `model` is its id and it is not there yet."""
+    if model != POCKET + "base" or is_intact(base_folder()):
         return
     console.print("Training the pocket base model (once; one to two minutes on two cores)")
     with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:

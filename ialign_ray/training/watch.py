@@ -86,7 +86,7 @@ class Sinks:
     def _open_mlflow(self, experiment: Experiment, run: Path, params: dict[str, Any]) -> None:
         from mlflow import MlflowClient
 
-        uri = experiment.tracking.mlflow_uri or f"sqlite:///{Path(experiment.storage.runs).absolute()}/mlflow.db"
+        uri = experiment.tracking_uri
         self._client = client = MlflowClient(tracking_uri=uri)
         found = client.get_experiment_by_name(experiment.name)
         number = found.experiment_id if found else client.create_experiment(experiment.name)

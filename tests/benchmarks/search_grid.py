@@ -62,7 +62,7 @@ def main() -> None:
     """Record and write the CSV."""
     torch.set_num_threads(1)
     console = Console(soft_wrap=True)
-    experiment = load_experiment(HERE / "jobs" / "experiments" / "search-pocket.yaml", [*SETTINGS, *sys.argv[2:]])
+    experiment = load_experiment(HERE / "jobs" / "experiments" / "pocket.yaml", [*SETTINGS, *sys.argv[2:]])
     ensure_model(experiment, console)
     check_space(experiment)
     folder = record(assemble(experiment, console), console)

@@ -49,12 +49,12 @@ def load(trials: int, steps: int, runs: str) -> tuple[Experiment, list[str]]:
         f"search.trials={trials}", f"search.min_budget={max(1, steps // 3)}", "tracking.mlflow=false",
         "train.validation={pairs: 120, instructions: 60}", f"storage.runs={runs}",
     ]  # fmt: skip
-    return load_experiment(HERE / "jobs" / "experiments" / "search-pocket.yaml", settings), settings
+    return load_experiment(HERE / "jobs" / "experiments" / "pocket.yaml", settings), settings
 
 
 def naive(points: list[dict[str, Any]], settings: list[str], folder: Path, at_a_time: int) -> float:
     """Seconds with one process a trial."""
-    file = str(HERE / "jobs" / "experiments" / "search-pocket.yaml")
+    file = str(HERE / "jobs" / "experiments" / "pocket.yaml")
 
     def one(k: int) -> None:
         job = json.dumps(

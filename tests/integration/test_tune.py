@@ -39,8 +39,12 @@ def trained_once(folder: Path) -> None:
         assert ledger(trial).num_rows == 4 * reported, trial
 
 
-def test_a_search_ends_with_a_front_a_judged_winner_and_a_page(ray_cluster, experiment_data):
+def test_a_search_ends_with_a_front_a_judged_winner_and_a_page(ray_cluster, experiment_data, monkeypatch):
     experiment_data["tracking"]["mlflow"] = True
+    runs = Path(experiment_data["storage"]["runs"])
+    runs.mkdir(parents=True, exist_ok=True)
+    monkeypatch.chdir(runs)
+    experiment_data["storage"]["runs"] = "."  # where the user stands, not where a trial does
     experiment = searching(experiment_data)
     run = tune(experiment, QUIET)
     folder = run.parents[1]

@@ -12,7 +12,7 @@ from ialign_ray.answer import open_model, run_experiment
 from ialign_ray.config import override
 from ialign_ray.errors import RegistryError
 from ialign_ray.registry.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, head
-from ialign_ray.registry.promotion import promote, register, roll_back
+from ialign_ray.registry.promotion import promote, promote_run, register, roll_back
 from ialign_ray.registry.reference import resolve
 from ialign_ray.registry.store import Registry
 from ialign_ray.training.trainer import MODEL
@@ -88,6 +88,20 @@ def test_the_control_beside_a_run_is_carried_along(spoilable):
     assert "control" in (registry.fetch(version) / "README.md").read_text()
     promote(registry, "mine", 2)
     assert [t for t in head(registry, "mine", "champion").events[0].told if "against control" in t]
+
+
+def test_the_winner_of_a_search_finds_its_control_and_the_base(spoilable):
+    _, run, _ = spoilable
+    experiment = small_experiment(run.parents[2], registry_model(run))
+    control = make_run(experiment, "control-s0", STRENGTHS["weak"])
+    search = run.parent / "search"
+    (search / "trials").mkdir(parents=True)
+    trial, _ = run.rename(search / "trials" / "trial-1"), control.rename(search / "control-s0")
+    moved = promote_run(experiment, trial)
+    assert (moved.version.title, moved.event.kind) == ("small/1", "promoted")
+    assert [t for t in moved.event.told if "against control" in t]
+    assert [t for t in moved.event.told if "against base" in t]
+    assert promote_run(experiment, trial).event is None  # again: it holds the alias
 
 
 def test_an_unfinished_run_is_refused(registry, tmp_path):

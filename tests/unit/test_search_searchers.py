@@ -72,6 +72,22 @@ def test_a_front_has_two_objectives():
     assert {t.values[0] for t in chooser.study.best_trials if t.values}
 
 
+@pytest.mark.parametrize("name", ["tpe", "nsga2"])
+def test_a_trial_that_was_stopped_early_is_not_on_the_front(name):
+    space = {name: domain for name, domain in SPACE.items() if name != "tasks.mix"}
+    chooser = searcher(settings(searcher=name, objective="front", trials=12, space=space))
+    ended = {True: set(), False: set()}
+    for k in range(12):
+        whole = k % 2 == 0
+        result = outcome(chooser.suggest(f"t{k}")["point"], last=whole, budget=9 if whole else 3)
+        ended[whole].add((result["gain"], result["forgetting"]))
+        chooser.on_trial_result(f"t{k}", result)
+        chooser.on_trial_complete(f"t{k}", result)
+    told = {tuple(t.values) for t in chooser.study.trials if t.state.name == "COMPLETE"}
+    assert told == ended[True]
+    assert not {tuple(t.values) for t in chooser.study.best_trials} & ended[False]
+
+
 @pytest.mark.parametrize("name", ["random", "tpe"])
 def test_a_restored_searcher_goes_on_as_the_one_that_was_killed(name, tmp_path):
     whole = searcher(settings(searcher=name, trials=12))

@@ -1,0 +1,60 @@
+"""The whole HTTP API as an ASGI application, for uvicorn or Ray Serve's ingress."""
+
+from __future__ import annotations
+
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from starlette.middleware import Middleware
+
+from ialign_ray.config.serve import ServeConfig
+from ialign_ray.serving.api import access, chat, classify, completions, docs, errors, health, models, score, translate
+from ialign_ray.serving.api.auth import KeyRing
+from ialign_ray.serving.api.front import PROTECTED, Front
+from ialign_ray.serving.api.service import Service
+from ialign_ray.serving.contract import Library
+
+_ROUTES = (models, chat, completions, translate, classify, score, health, docs)
+
+
+def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> FastAPI:
+    """The application; `app.state.service` is what its routes share.
+
+    With `keys` every request to a model must carry one. Without, anybody who reaches the port may ask: see
+    `check_exposure`.
+    """
+    service = Service(library, settings, keys)
+    # FastAPI's own documentation pages load scripts from other hosts, which a server without network cannot reach.
+    app = FastAPI(
+        title="ialign_ray",
+        version=version("ialign_ray"),
+        docs_url=None,
+        redoc_url=None,
+        middleware=[Middleware(Front, service=service)],
+    )
+    app.state.service = service
+    for part in _ROUTES:
+        app.include_router(part.router)
+    errors.install(app)
+    access.open_log()
+    app.openapi = lambda: _document(app, keys is not None)  # type: ignore[method-assign]
+    return app
+
+
+def _document(app: FastAPI, keyed: bool) -> dict[str, Any]:
+    """FastAPI's OpenAPI document, without the 422 that we do not answer, and with keys where they are asked for."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
+        for path, methods in document["paths"].items():
+            for operation in methods.values():
+                operation["responses"].pop("422", None)
+                if keyed and path.startswith(PROTECTED):
+                    operation["security"] = [{"key": []}]
+        for name in ("HTTPValidationError", "ValidationError"):
+            document["components"]["schemas"].pop(name, None)
+        if keyed:
+            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        app.openapi_schema = document
+    return app.openapi_schema

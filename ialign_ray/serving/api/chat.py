@@ -1,0 +1,101 @@
+"""`/v1/chat/completions`."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from ialign_ray.serving.api.answering import (
+    Ask,
+    about,
+    as_events,
+    as_json,
+    ask,
+    begun,
+    collect,
+    many,
+    new_tokens,
+    sampling,
+)
+from ialign_ray.serving.api.answers import (
+    ChatChoice,
+    ChatChunk,
+    ChatChunkChoice,
+    ChatCompletion,
+    ChatLogprobs,
+    ChatMessage,
+    Delta,
+    Usage,
+)
+from ialign_ray.serving.api.call import Call, TheCall, bounded
+from ialign_ray.serving.api.errors import ASKING
+from ialign_ray.serving.api.prompts import chat_prompt
+from ialign_ray.serving.api.schemas import ChatRequest
+from ialign_ray.serving.api.service import TheService
+from ialign_ray.serving.api.tokens import chat_logprobs, pieces_of
+from ialign_ray.serving.contract import Piece, Served, TokenScore
+
+router = APIRouter(tags=["OpenAI"])
+TEMPERATURE = 1.0
+"""OpenAI's default."""
+EVENTS: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer."}
+}
+"""Of a route that may stream."""
+
+
+@router.post("/v1/chat/completions", response_model=ChatCompletion, responses=EVENTS | ASKING)
+async def chat(body: ChatRequest, request: Request, call: TheCall, service: TheService) -> Response:
+    """Answer the last turn of a conversation."""
+    async with bounded(request):
+        many(body.n or 1, service.limits, "n")
+        served = await service.open(call, body.model)
+        prompt = chat_prompt(served, body.messages)
+        longest = new_tokens(served, prompt, body.longest, service.limits)
+        top = (body.top_logprobs or 0) if body.logprobs else None
+        asks = [Ask(prompt, sampling(body, longest, TEMPERATURE, i, top)) for i in range(body.n or 1)]
+        call.tokens_in = len(prompt)
+        if body.stream:
+            pieces = await begun(ask(call, served, asks))
+            return as_events(call, _chunks(call, served, pieces, body))
+        found = await collect(call, served, asks)
+    choices = [
+        ChatChoice(
+            index=index,
+            message=ChatMessage(content=answer.text),
+            logprobs=_logprobs(served, body, answer.scores),
+            finish_reason=answer.finish,
+        )
+        for index, answer in enumerate(found)
+    ]
+    usage = Usage.of(call.tokens_in, call.tokens_out)
+    return as_json(ChatCompletion(**about(call, served, "chatcmpl"), choices=choices, usage=usage))
+
+
+async def _chunks(
+    call: Call, served: Served, pieces: AsyncIterator[tuple[int, Piece]], body: ChatRequest
+) -> AsyncIterator[ChatChunk]:
+    head = about(call, served, "chatcmpl")
+
+    def chunk(index: int, delta: Delta, **more: Any) -> ChatChunk:
+        return ChatChunk(**head, choices=[ChatChunkChoice(index=index, delta=delta, **more)])
+
+    for index in range(body.n or 1):
+        yield chunk(index, Delta(role="assistant", content=""))
+    async for index, piece in pieces:
+        if piece.text or piece.tokens:
+            told = _logprobs(served, body, piece.tokens)
+            yield chunk(index, Delta(content=piece.text), logprobs=told)
+        if piece.finish:
+            yield chunk(index, Delta(), finish_reason=piece.finish)
+    if body.counts:
+        yield ChatChunk(**head, choices=[], usage=Usage.of(call.tokens_in, call.tokens_out))
+
+
+def _logprobs(served: Served, body: ChatRequest, scores: list[TokenScore] | tuple[TokenScore, ...]) -> Any:
+    if not body.logprobs:
+        return None
+    return chat_logprobs(pieces_of(served.encoder.tokenizer), scores) if scores else ChatLogprobs(content=[])

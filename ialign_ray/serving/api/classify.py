@@ -1,0 +1,137 @@
+"""`/v1/classify`: labels by the likelihood of their words, exactly as suites are scored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+from scipy.special import softmax
+
+from ialign_ray.evaluation.scorer import CONTENT_FREE
+from ialign_ray.inference.scorers import Scorer, label_values
+from ialign_ray.inference.scoring import LabelScores
+from ialign_ray.serving.api.answering import as_json, fits, many
+from ialign_ray.serving.api.answers import Classification, Classifications, Usage
+from ialign_ray.serving.api.call import TheCall, bounded
+from ialign_ray.serving.api.errors import ASKING, wrong
+from ialign_ray.serving.api.prompts import language_of
+from ialign_ray.serving.api.schemas import SLOTS, ClassifyRequest
+from ialign_ray.serving.api.service import Service, TheService
+from ialign_ray.serving.contract import LabelSums, Served
+from ialign_ray.tasks.templating import fill
+
+router = APIRouter(tags=["ialign"])
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of each text."""
+
+    template: str
+    labels: tuple[str, ...]
+    """What answers are called."""
+    words: tuple[str, ...]
+    """What the model is asked for, label by label."""
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the texts."""
+        return tuple(dict.fromkeys(SLOTS.findall(self.template)))
+
+    def of(self, text: str | dict[str, str]) -> str:
+        """The prompt for a text; raises ApiError (400) where the slots are others."""
+        texts = {self.slots[0]: text} if isinstance(text, str) else text
+        if set(texts) != set(self.slots):
+            expected = ", ".join(self.slots)
+            raise wrong("texts", f"the prompt has the slots {expected}; give each text as an object with these")
+        return fill(self.template, texts, {})[0]
+
+    def content_free(self) -> list[str]:
+        """The prompts without a text, whose label scores are the prior."""
+        return [self.of(dict.fromkeys(self.slots, text)) for text in CONTENT_FREE]
+
+
+@router.post("/v1/classify", response_model=Classifications, responses=ASKING)
+async def classify(body: ClassifyRequest, request: Request, call: TheCall, service: TheService) -> Response:
+    """Tell the likeliest label of each text, and the probability of every one."""
+    async with bounded(request):
+        many(len(body.texts), service.limits, "texts")
+        served = await service.open(call, body.model)
+        question = _question(body, served)
+        if len(question.labels) > service.limits.labels:
+            raise wrong("labels", f"there are {len(question.labels)} labels; this server takes {service.limits.labels}")
+        scorer = body.scorer or (served.experiment.evaluate.scorer if served.experiment else "calibrated")
+        prompts = [question.of(text) for text in body.texts]
+        found, call.tokens_in = await _sums(served, question, prompts, service)
+        prior = await _prior(served, question, service) if scorer == "calibrated" else None
+    data = _told(question, found, scorer, prior)
+    usage = Usage.of(call.tokens_in, 0)
+    answer = Classifications(model=call.model or "", scorer=scorer, prompt=question.template, data=data, usage=usage)
+    return as_json(answer)
+
+
+def _question(body: ClassifyRequest, served: Served) -> Question:
+    if body.suite is not None:
+        return _of_suite(body.suite, body.prompt_language, served)
+    template, labels = body.prompt or "", body.labels or []
+    if unknown := [s for s in SLOTS.findall(template) if s != "text" and all(isinstance(t, str) for t in body.texts)]:
+        raise wrong("prompt", f"the prompt has the slot {{{unknown[0]}}}; use {{text}}, or give texts as objects")
+    words = tuple(labels.values()) if isinstance(labels, dict) else tuple(labels)
+    return Question(template, tuple(labels), words)
+
+
+def _of_suite(name: str, prompt_language: str | None, served: Served) -> Question:
+    suites = served.experiment.evaluate.suites if served.experiment is not None else []
+    known = {suite.name: suite for suite in suites if suite.kind == "classification"}
+    if name not in known:
+        have = ", ".join(known) or "none"
+        raise wrong("suite", f"the model's experiment has no classification suite of that name; it has {have}")
+    suite = known[name]
+    spoken = None if prompt_language is None else language_of(prompt_language, "prompt_language", served.experiment)
+    prompts = [prompt for prompt in suite.prompts if spoken in (None, prompt.language)]
+    if not prompts:
+        have = ", ".join(dict.fromkeys(prompt.language for prompt in suite.prompts))
+        raise wrong("prompt_language", f"the suite has no prompt in that language; it has {have}")
+    words = tuple(words[prompts[0].language] for words in suite.labels.values())
+    return Question(prompts[0].text, tuple(suite.labels), words)
+
+
+async def _sums(served: Served, question: Question, prompts: Sequence[str], service: Service) -> tuple[LabelSums, int]:
+    """Label scores under each prompt, and the number of tokens that were read."""
+    labels = [served.encoder.label(word) for word in question.words]
+    if not all(labels):
+        raise wrong("labels", "a label has no tokens of this model; give another word")
+    asked = [served.encoder.prompt(prompt) for prompt in prompts]
+    for prompt in asked:
+        fits(served, prompt, max(len(label) for label in labels), service.limits)
+    found = await served.engine.score_labels(asked, labels, served.adapter)
+    return found, sum(len(prompt) for prompt in asked)
+
+
+async def _prior(served: Served, question: Question, service: Service) -> LabelSums:
+    key = (served.id, served.adapter, question)
+    found = service.priors.get(key)
+    if found is None:
+        found, _ = await _sums(served, question, question.content_free(), service)
+        service.priors.keep(key, found)
+    return found
+
+
+def _told(question: Question, sums: LabelSums, scorer: Scorer, prior: LabelSums | None) -> list[Classification]:
+    values = label_values(_array(sums), scorer, None if prior is None else _array(prior))
+    return [
+        Classification(
+            index=index,
+            label=question.labels[int(np.argmax(row))],
+            probabilities=dict(zip(question.labels, softmax(row).tolist())),
+            scores=dict(zip(question.labels, row.tolist())),
+        )
+        for index, row in enumerate(values)
+    ]
+
+
+def _array(sums: LabelSums) -> LabelScores:
+    return LabelScores(np.array(sums.log_prob, np.float64), np.array(sums.tokens, np.int64))

@@ -1,0 +1,178 @@
+"""`/v1/completions`, as the `openai` client and lm-evaluation-harness' `local-completions` use it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fastapi import APIRouter, Request
+from fastapi.responses import Response
+
+from ialign_ray.serving.api.answering import (
+    Ask,
+    Whole,
+    about,
+    as_events,
+    as_json,
+    ask,
+    begun,
+    collect,
+    fits,
+    many,
+    new_tokens,
+    sampling,
+)
+from ialign_ray.serving.api.answers import Choice, Completion, Logprobs, Usage
+from ialign_ray.serving.api.call import Call, TheCall, bounded
+from ialign_ray.serving.api.chat import EVENTS, TEMPERATURE
+from ialign_ray.serving.api.errors import ASKING, wrong
+from ialign_ray.serving.api.prompts import known_ids, read
+from ialign_ray.serving.api.schemas import CompletionRequest
+from ialign_ray.serving.api.service import Service, TheService
+from ialign_ray.serving.api.tokens import Offsets, logprobs, pieces_of
+from ialign_ray.serving.contract import Piece, Served, TokenScore
+
+router = APIRouter(tags=["OpenAI"])
+
+
+@dataclass(frozen=True)
+class Prompted:
+    """A prompt, and what is told of it where it is echoed."""
+
+    ids: list[int]
+    text: str
+    scores: Sequence[TokenScore] = ()
+
+
+@router.post("/v1/completions", response_model=Completion, responses=EVENTS | ASKING)
+async def complete(body: CompletionRequest, request: Request, call: TheCall, service: TheService) -> Response:
+    """Continue texts."""
+    async with bounded(request):
+        served = await service.open(call, body.model)
+        prompts = _prompts(served, body)
+        many(len(prompts) * (body.n or 1), service.limits, "prompt")
+        asks = _asks(served, prompts, body, service)
+        call.tokens_in = sum(len(prompt.ids) for prompt in prompts)
+        if body.echo and body.logprobs is not None:
+            prompts = [await _scored(served, prompt, body.logprobs) for prompt in prompts]
+        writer = _Writer(served, body, prompts)
+        if body.stream:
+            pieces = await begun(ask(call, served, asks)) if asks else None
+            return as_events(call, _chunks(call, served, writer, pieces, body))
+        found = await collect(call, served, asks) if asks else [Whole() for _ in range(writer.count)]
+        if body.echo and body.logprobs is not None:
+            for index, answer in enumerate(found):
+                await _end(served, prompts[index // (body.n or 1)], answer, body)
+    choices = [writer.whole(index, answer) for index, answer in enumerate(found)]
+    usage = Usage.of(call.tokens_in, call.tokens_out)
+    return as_json(Completion(**about(call, served, "cmpl"), choices=choices, usage=usage))
+
+
+def _prompts(served: Served, body: CompletionRequest) -> list[Prompted]:
+    given: Any = body.prompt
+    if isinstance(given, str) or (given and isinstance(given[0], int)):
+        given = [given]
+    return [_prompted(served, one) for one in given]
+
+
+def _prompted(served: Served, given: str | list[int]) -> Prompted:
+    if isinstance(given, str):
+        return Prompted(read(served, given), given)
+    ids = known_ids(served, given)
+    return Prompted(ids, pieces_of(served.encoder.tokenizer).decode(ids))
+
+
+def _asks(served: Served, prompts: list[Prompted], body: CompletionRequest, service: Service) -> list[Ask]:
+    """None where only the prompt is asked for."""
+    if body.max_tokens == 0:
+        for prompt in prompts:
+            fits(served, prompt.ids, 0, service.limits)
+        return []
+    lengths = [new_tokens(served, prompt.ids, body.max_tokens, service.limits) for prompt in prompts]
+    return [
+        Ask(prompt.ids, sampling(body, length, TEMPERATURE, choice, body.logprobs))
+        for prompt, length in zip(prompts, lengths)
+        for choice in range(body.n or 1)
+    ]
+
+
+async def _scored(served: Served, prompt: Prompted, top: int) -> Prompted:
+    if served.encoder.seq2seq:
+        message = "this model is an encoder-decoder, whose prompt has no log-probabilities; leave out echo or logprobs"
+        raise wrong("echo", message)
+    return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))
+
+
+async def _end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
+    """Append the end-of-sequence token of an answer, which the engine does not tell of.
+
+    lm-evaluation-harness asks for one token after an echoed prompt and drops the last token of the answer, whatever
+    it is, so there must be one.
+    """
+    if answer.finish != "stop" or body.stop:  # with stop texts nobody knows which of the two ended it
+        return
+    end = int(served.encoder.tokenizer.eos_token_id)
+    ids = [*prompt.ids, *(score.token for score in answer.scores), end]
+    answer.scores.append((await served.engine.read(ids, body.logprobs or 0, served.adapter))[-1])
+
+
+class _Writer:
+    """Choices of one request: they begin with the prompt where it is echoed, and count offsets on from it."""
+
+    def __init__(self, served: Served, body: CompletionRequest, prompts: list[Prompted]) -> None:
+        self._body, self._prompts, self._n = body, prompts, body.n or 1
+        self._pieces = pieces_of(served.encoder.tokenizer)
+        self._offsets = [Offsets(self._pieces) for _ in range(self.count)]
+
+    @property
+    def count(self) -> int:
+        """Number of choices."""
+        return len(self._prompts) * self._n
+
+    def whole(self, index: int, answer: Whole) -> Choice:
+        """A choice at once."""
+        begin = self.prompt(index)
+        told = self._told(index, answer.scores)
+        if begin.logprobs is not None and told is not None:
+            told = _joined(begin.logprobs, told)
+        return Choice(index=index, text=begin.text + answer.text, logprobs=told, finish_reason=answer.finish)
+
+    def prompt(self, index: int) -> Choice:
+        """The prompt's part of a choice; empty where it is not echoed."""
+        if not self._body.echo:
+            return Choice(index=index, text="")
+        prompt = self._prompts[index // self._n]
+        return Choice(index=index, text=prompt.text, logprobs=self._told(index, prompt.scores))
+
+    def piece(self, index: int, piece: Piece) -> Choice:
+        """The next part of a choice."""
+        told = self._told(index, piece.tokens)
+        return Choice(index=index, text=piece.text, logprobs=told, finish_reason=piece.finish)
+
+    def _told(self, index: int, scores: Sequence[TokenScore]) -> Logprobs | None:
+        return None if self._body.logprobs is None else logprobs(self._pieces, self._offsets[index], scores)
+
+
+def _joined(first: Logprobs, second: Logprobs) -> Logprobs:
+    return Logprobs(**{name: [*value, *getattr(second, name)] for name, value in first})
+
+
+async def _chunks(
+    call: Call,
+    served: Served,
+    writer: _Writer,
+    pieces: AsyncIterator[tuple[int, Piece]] | None,
+    body: CompletionRequest,
+) -> AsyncIterator[Completion]:
+    head = about(call, served, "cmpl")
+    if body.echo:
+        for index in range(writer.count):
+            begin = writer.prompt(index)
+            end = {"finish_reason": "length"} if pieces is None else {}
+            yield Completion(**head, choices=[begin.model_copy(update=end)])
+    if pieces is not None:
+        async for index, piece in pieces:
+            yield Completion(**head, choices=[writer.piece(index, piece)])
+    if body.counts:
+        yield Completion(**head, choices=[], usage=Usage.of(call.tokens_in, call.tokens_out))

@@ -1,0 +1,218 @@
+"""Everything that goes wrong, as OpenAI's clients expect it: a status and `{"error": {message, type, param, code}}`.
+
+A message names the parameter, what is wrong and the cure. It never holds a traceback, a path of the server or a
+text that a user sent.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, ConfigDict
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from ialign_ray.errors import IalignError
+from ialign_ray.serving.contract import BusyError, EngineError, UnknownModelError
+
+log = logging.getLogger("ialign_ray.serving")
+
+INVALID: Final = "invalid_request_error"
+_TYPES: Final = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+GONE: Final = 499
+"""What the access log says of a client that went away; nobody receives it."""
+
+
+class ErrorDetail(BaseModel):
+    """What went wrong."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+    message: str
+    """One sentence for a person."""
+    type: str
+    """Kind of error, for a program."""
+    param: str | None = None
+    """The parameter that is wrong, if one is."""
+    code: str | None = None
+    """The exact reason, for a program."""
+
+
+class ErrorBody(BaseModel):
+    """The answer to every request that fails."""
+
+    error: ErrorDetail
+
+
+class ApiError(HTTPException):
+    """An answer that is an error. Starlette's exception is its base: FastAPI lets it through while it reads a body."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(status, message, headers)
+        self.param, self.code = param, code
+
+    @property
+    def reason(self) -> str:
+        """For the log."""
+        return self.code or str(self.status_code)
+
+    @property
+    def body(self) -> ErrorBody:
+        """What is sent."""
+        return error_body(self.status_code, str(self.detail), self.param, self.code)
+
+
+class GoneError(Exception):
+    """The client went away before its answer was ready."""
+
+
+def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> ErrorBody:
+    """The body of an error of that status."""
+    kind = _TYPES.get(status) or ("server_error" if status >= 500 else INVALID)
+    return ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
+
+
+def response(error: ApiError) -> JSONResponse:
+    """An error as an HTTP response."""
+    return JSONResponse(error.body.model_dump(), error.status_code, error.headers)
+
+
+def wrong(param: str, message: str, code: str = "invalid_value") -> ApiError:
+    """A parameter that is wrong: 400."""
+    return ApiError(400, message, param=param, code=code)
+
+
+def too_busy(message: str, seconds: float, code: str) -> ApiError:
+    """429, and when to try again."""
+    return ApiError(429, message, code=code, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
+
+
+def not_ready(message: str) -> ApiError:
+    """503 that is worth another try."""
+    return ApiError(503, message, code="not_ready", headers={"Retry-After": "2"})
+
+
+def timed_out(seconds: float) -> ApiError:
+    """504."""
+    return ApiError(504, f"the answer was not ready in {seconds:g} seconds; ask for fewer tokens", code="timeout")
+
+
+def internal() -> ApiError:
+    """500: a bug of ours, of which the client learns nothing but that it is one."""
+    return ApiError(500, "the server failed; its log has the request under this x-request-id", code="internal_error")
+
+
+def told(error: Exception) -> ApiError:
+    """Any exception as the answer to its request; what is unknown is a bug, logged without its message."""
+    if isinstance(error, ApiError):
+        return error
+    if isinstance(error, RequestValidationError):
+        return invalid(error.errors())
+    if isinstance(error, HTTPException):
+        return ApiError(error.status_code, _plain(error), headers=error.headers)
+    if isinstance(error, BusyError):
+        return too_busy(str(error), error.retry_after, "server_busy")
+    if isinstance(error, UnknownModelError):
+        return ApiError(404, str(error), param="model", code="model_not_found")
+    if isinstance(error, EngineError):
+        return not_ready(str(error))
+    if isinstance(error, IalignError):
+        return ApiError(400, str(error))
+    log_bug(error)
+    return internal()
+
+
+def log_bug(error: BaseException) -> None:
+    """Where it happened. Messages of exceptions are left out, since they may quote what a user sent."""
+    frames, at = [], error.__traceback__
+    while at is not None:
+        frames.append(f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}")
+        at = at.tb_next
+    log.error("%s at %s", type(error).__name__, " < ".join(reversed(frames)))
+
+
+def _plain(error: HTTPException) -> str:
+    """Routing's own errors, in a sentence."""
+    return {
+        404: "there is nothing at this address; see /docs",
+        405: "this address takes another method; see /docs",
+    }.get(error.status_code, str(error.detail))
+
+
+def invalid(errors: Sequence[Any]) -> ApiError:
+    """A body that is not what the schema says: 400 that names the parameter; only the first of several is told."""
+    first = errors[0]
+    place = [str(part) for part in first["loc"][1:]]
+    kind, param = str(first["type"]), printable(".".join(place)) or None
+    if kind == "json_invalid":
+        return ApiError(400, f"the body is not JSON: {first['ctx']['error']} at character {place[0]}", code=kind)
+    if kind == "refused":
+        return wrong(first["ctx"]["param"], first["ctx"]["reason"], first["ctx"]["code"])
+    if param is None:
+        return ApiError(400, "the body must be a JSON object, sent with Content-Type: application/json", code=kind)
+    if kind == "missing":
+        return wrong(param, f"{param} is missing", "missing_parameter")
+    if kind == "extra_forbidden":
+        return wrong(param, f"{param} is not a parameter of this request; leave it out", "unknown_parameter")
+    message = str(first["msg"])
+    return wrong(param, f"{param}: {message[:1].lower()}{message[1:]}")
+
+
+def printable(text: str, most: int = 64) -> str:
+    """A name that a client sent, safe to send back: control characters and lone surrogates are escaped."""
+    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
+    return shown + ("…" if len(text) > most else "")
+
+
+async def handle(request: Request, error: Exception) -> JSONResponse:
+    """Answer for any exception that a route raises."""
+    failed = told(error)
+    request.state.call.failure = failed.reason
+    return response(failed)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of the app's routes in OpenAI's shape; unknown exceptions reach the front (`front.py`)."""
+    kinds: tuple[type[Exception], ...] = (HTTPException, RequestValidationError, IalignError)
+    for kind in kinds:
+        app.add_exception_handler(kind, handle)
+
+    async def gone(_: Request, error: Exception) -> JSONResponse:
+        return JSONResponse(None, GONE)
+
+    app.add_exception_handler(GoneError, gone)
+    app.add_exception_handler(ClientDisconnect, gone)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """`responses` of a route for the OpenAPI document."""
+    return {status: {"model": ErrorBody, "description": MEANINGS[status]} for status in statuses}
+
+
+MEANINGS: Final = {
+    400: "A parameter is wrong, unknown or not supported; `param` names it.",
+    401: "The API key is missing or wrong.",
+    404: "No such model, or this key may not use it.",
+    408: "The body did not arrive in time.",
+    413: "The body is larger than this server takes.",
+    429: "The queue is full, or the key's rate limit is reached; `Retry-After` says when to try again.",
+    500: "A bug of the server.",
+    503: "The model is not ready; `Retry-After` says when to try again.",
+    504: "The answer took too long.",
+}
+"""What each status means."""
+ASKING: Final = documented(*MEANINGS)
+"""Errors of every route that asks a model."""

@@ -1,0 +1,33 @@
+"""`/healthz`, `/readyz`, `/metrics`: for those who operate the server."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from fastapi.responses import PlainTextResponse, Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from ialign_ray.serving.api.answers import Health
+from ialign_ray.serving.api.errors import documented, not_ready
+from ialign_ray.serving.api.service import TheService
+
+router = APIRouter(tags=["operation"])
+
+
+@router.get("/healthz", responses=documented(500))
+async def healthz() -> Health:
+    """The process answers."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", responses=documented(500, 503))
+async def readyz(service: TheService) -> Health:
+    """There are models, and the server takes requests."""
+    if service.draining or not service.library.cards():
+        raise not_ready("the server is going down" if service.draining else "no model is there yet")
+    return Health(status="ready")
+
+
+@router.get("/metrics", response_class=PlainTextResponse, responses=documented(401, 429, 500))
+async def metrics(service: TheService) -> Response:
+    """Prometheus' text format."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

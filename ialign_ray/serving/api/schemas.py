@@ -1,0 +1,318 @@
+"""What may be asked. The OpenAI parameters that we cannot honour are refused by name, not quietly ignored."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Final, Literal, LiteralString, Self
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidatorFunctionWrapHandler, model_validator
+from pydantic import ValidationError as Failed
+from pydantic.functional_validators import AfterValidator, WrapValidator
+from pydantic_core import PydanticCustomError
+
+from ialign_ray.inference.scorers import Scorer
+
+
+def _one_sentence(message: LiteralString) -> WrapValidator:
+    """Tell of a union what it takes in one sentence; pydantic would tell what is wrong with each member."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except Failed as error:
+            raise PydanticCustomError("invalid_type", message) from error
+
+    return WrapValidator(check)
+
+
+def _refused(param: str, reason: str, code: str = "invalid_value") -> PydanticCustomError:
+    """Something wrong with a parameter that is only seen beside others."""
+    return PydanticCustomError("refused", "{reason}", {"code": code, "param": param, "reason": reason})
+
+
+def _unicode(text: str) -> str:
+    """JSON can spell half of a surrogate pair, which is no character and breaks tokenizers."""
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise PydanticCustomError("invalid_text", "half of a surrogate pair is no character; leave it out")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_unicode)]
+Name = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
+Filled = Annotated[Text, StringConstraints(min_length=1)]
+StopText = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
+Stop = Annotated[
+    StopText | Annotated[list[StopText], Field(max_length=16)] | None,
+    _one_sentence("a text or a list of up to 16 texts, none of them empty"),
+]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Prompt = Annotated[
+    Text | Ids | Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
+    _one_sentence("a text, a list of texts, a list of token ids, or a list of lists of token ids, none of them empty"),
+]
+
+_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
+    "frequency_penalty": (0,),
+    "presence_penalty": (0,),
+    "logit_bias": ({},),
+    "best_of": (1,),
+    "suffix": ("",),
+    "tools": ([],),
+    "tool_choice": ("none", "auto"),
+    "parallel_tool_calls": (True, False),
+    "functions": ([],),
+    "function_call": ("none", "auto"),
+    "response_format": ({"type": "text"},),
+    "modalities": (["text"],),
+    "audio": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "verbosity": (),
+    "web_search_options": (),
+}
+"""OpenAI parameters that we do not have -> values that ask for nothing, as does null."""
+
+
+class Body(BaseModel):
+    """Any request: strict about types, and about parameters that would change the answer were they known."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _supported(cls, data: Any) -> Any:
+        if not isinstance(data, Mapping):
+            return data
+        for name in _NEUTRAL.keys() & data.keys():
+            if data[name] is not None and data[name] not in _NEUTRAL[name]:
+                raise _refused(name, f"this server does not support {name}; leave it out", "unsupported_parameter")
+        return {key: value for key, value in data.items() if key not in _NEUTRAL}
+
+
+class Asking(Body):
+    """A request to a model. Fields that OpenAI keeps for its own books are accepted and ignored."""
+
+    model: Name | None = None
+    """Name of a model (`/v1/models`); the first one when left out."""
+    user: Any = None
+    """Ignored."""
+    metadata: Any = None
+    """Ignored."""
+    store: Any = None
+    """Ignored."""
+    service_tier: Any = None
+    """Ignored."""
+    safety_identifier: Any = None
+    """Ignored."""
+    prompt_cache_key: Any = None
+    """Ignored."""
+    prompt_cache_retention: Any = None
+    """Ignored."""
+
+
+class Decoding(Asking):
+    """How an answer is made."""
+
+    max_tokens: int | None = Field(None, ge=0)
+    """Longest answer in tokens; the server's default, or what still fits, when left out."""
+    temperature: float | None = Field(None, ge=0, le=2)
+    """0 takes the likeliest token each time."""
+    top_p: float | None = Field(None, gt=0, le=1)
+    """Sample from the likeliest tokens that together have this probability."""
+    top_k: int | None = Field(None, ge=0, le=1_000_000)
+    """Sample from this many tokens; 0 is all. (Not of OpenAI.)"""
+    repetition_penalty: float | None = Field(None, ge=0.1, le=10)
+    """Divides the scores of tokens that occurred; 1 is none. (Not of OpenAI.)"""
+    seed: int | None = Field(None, ge=-(2**63), lt=2**63)
+    """The same seed gives the same answer of the same model; choice `i` of `n` is drawn with seed + i."""
+    stop: Stop = None
+    """Texts that end the answer, and are not part of it; 16 at most, as tasks of lm-evaluation-harness send many."""
+
+
+class StreamOptions(Body):
+    """About a stream."""
+
+    include_usage: bool | None = None
+    """Send token counts in a last event."""
+    include_obfuscation: bool | None = None
+    """Ignored."""
+
+
+class Sampled(Decoding):
+    """What chat and completions share."""
+
+    n: int | None = Field(None, ge=1)
+    """Answers to each prompt."""
+    stream: bool | None = None
+    """Send the answer as server-sent events, as it is made."""
+    stream_options: StreamOptions | None = None
+    """About the stream."""
+
+    @model_validator(mode="after")
+    def _streamed(self) -> Self:
+        if self.stream_options is not None and not self.stream:
+            raise _refused("stream_options", "stream_options need stream: true")
+        return self
+
+    @property
+    def counts(self) -> bool:
+        """Whether a stream ends with usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+
+class TextPart(Body):
+    """A part of a message."""
+
+    type: Literal["text"]
+    """Text is all that is understood."""
+    text: Text
+    """The text."""
+
+
+class Message(Body):
+    """One turn of a conversation."""
+
+    role: Literal["system", "developer", "user", "assistant"]
+    """Who says it; `developer` is `system`."""
+    content: Annotated[Text | list[TextPart], _one_sentence("a text, or a list of parts of type text")]
+    """What is said."""
+    name: Text | None = None
+    """Ignored."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain(cls, data: Any) -> Any:
+        """Without the empty fields of an answer, which clients send back with it."""
+        if not isinstance(data, Mapping):
+            return data
+        return {key: value for key, value in data.items() if key in ("role", "content") or value not in (None, [])}
+
+    @property
+    def text(self) -> str:
+        """All of its content."""
+        return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
+
+
+class ChatRequest(Sampled):
+    """`/v1/chat/completions`."""
+
+    messages: list[Message] = Field(min_length=1)
+    """The conversation, oldest turn first."""
+    max_completion_tokens: int | None = Field(None, ge=1)
+    """OpenAI's newer name of `max_tokens`."""
+    logprobs: bool | None = None
+    """Tell the log-probability of each token of the answer."""
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    """And of this many likeliest tokens in its place."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.top_logprobs is not None and not self.logprobs:
+            raise _refused("top_logprobs", "top_logprobs needs logprobs: true")
+        if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
+            raise _refused("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
+        if self.max_tokens == 0:
+            raise _refused("max_tokens", "max_tokens is 0; ask for at least one token")
+        return self
+
+    @property
+    def longest(self) -> int | None:
+        """Whichever name of `max_tokens` was used."""
+        return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+
+
+class CompletionRequest(Sampled):
+    """`/v1/completions`."""
+
+    prompt: Prompt
+    """One or several prompts, as text or as token ids; read as they are, without template or separator."""
+    echo: bool | None = None
+    """Begin the answer with its prompt; then `max_tokens` may be 0."""
+    logprobs: int | None = Field(None, ge=0, le=20)
+    """Tell the log-probability of each token, and of this many likeliest tokens in its place."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.max_tokens == 0 and not self.echo:
+            raise _refused(
+                "max_tokens",
+                "max_tokens is 0, which needs echo: true; else ask for at least one token",
+            )
+        return self
+
+
+class TranslateRequest(Decoding):
+    """`/v1/translate`."""
+
+    source: Name
+    """Language of the texts: a code (`ind`, `id`, `ind_Latn`) or a name (`Indonesian`)."""
+    target: Name
+    """Language to translate into."""
+    texts: list[Filled] = Field(min_length=1)
+    """What to translate; each by itself."""
+    prompt_language: Name | None = None
+    """Language of the request to the model; the first that it was trained with when left out."""
+
+    @model_validator(mode="after")
+    def _some(self) -> Self:
+        if self.max_tokens == 0:
+            raise _refused("max_tokens", "max_tokens is 0; ask for at least one token")
+        return self
+
+
+class ClassifyRequest(Asking):
+    """`/v1/classify`: give `labels` and `prompt`, or the name of a `suite` of the model's experiment."""
+
+    texts: Annotated[
+        list[Filled | dict[Name, Text]],
+        Field(min_length=1),
+        _one_sentence("a list of texts, or of objects with a text for each slot of the prompt; none empty"),
+    ]
+    """What to classify; objects where the prompt has several slots: `{"premise": ..., "hypothesis": ...}`."""
+    labels: Annotated[
+        Annotated[list[Filled], Field(min_length=2)] | Annotated[dict[Name, Filled], Field(min_length=2)] | None,
+        _one_sentence("at least two labels: a list of words, or an object of label -> the word for it"),
+    ] = None
+    """Labels, as the words that the model is asked for, or label -> word."""
+    prompt: Filled | None = None
+    """How it is asked; `{text}` stands for the text."""
+    suite: Name | None = None
+    """Name of a classification suite of the model's experiment: its labels, words and prompt."""
+    prompt_language: Name | None = None
+    """Which prompt of the suite: its first in this language."""
+    scorer: Scorer | None = None
+    """`sum`, `mean` (per token) or `calibrated` (against content-free texts, Zhao et al. 2021, arXiv 2102.09690); the
+    experiment's when left out, else `calibrated`."""
+
+    @model_validator(mode="after")
+    def _one_question(self) -> Self:
+        if self.suite is not None and (self.labels is not None or self.prompt is not None):
+            raise _refused("suite", "suite brings its labels and prompt; leave those out, or the suite")
+        if self.suite is None and (self.labels is None or self.prompt is None):
+            raise _refused("labels", "labels and prompt are needed, or the name of a suite")
+        if self.suite is None and self.prompt_language is not None:
+            raise _refused(
+                "prompt_language",
+                "prompt_language chooses a prompt of a suite; leave it out, or name a suite",
+            )
+        words = self.labels.values() if isinstance(self.labels, dict) else self.labels or ()
+        if len(set(words)) < len(words):
+            raise _refused("labels", "two labels have the same word; give each its own")
+        if self.prompt is not None and not SLOTS.findall(self.prompt):
+            raise _refused("prompt", "the prompt has no slot; put {text} where the text belongs")
+        return self
+
+
+SLOTS: Final = re.compile(r"\{([a-z_]+)\}")
+
+
+class ScoreRequest(Asking):
+    """`/v1/score`."""
+
+    prompt: Text
+    """What comes before; asked as in training (chat template or separator) unless `raw`."""
+    continuations: list[Filled] = Field(min_length=1)
+    """Each is scored after the prompt."""
+    raw: bool | None = None
+    """Read the prompt as it is, as `/v1/completions` does."""

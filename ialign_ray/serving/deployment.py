@@ -1,0 +1,214 @@
+"""The Ray Serve application: what `serve deploy serve/local.yaml` builds and `ialign serve` runs."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import re
+import socket
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+from ray.serve.schema import LoggingConfig
+
+from ialign_ray.cluster import cluster
+from ialign_ray.config import ScalingConfig
+from ialign_ray.config.load import serve_settings
+from ialign_ray.config.serve import ServeConfig
+from ialign_ray.errors import ClusterError, ConfigError, ModelError
+from ialign_ray.registry.store import registry_uri
+
+APPLICATION = "ialign"
+_SPARE = 32
+"""Requests beyond the engine's queue that a replica takes, to answer them 429 itself, with health and metrics."""
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the API writes an access log of its own
+
+
+@serve.ingress()
+class Replica:
+    """One process with the models in memory and the HTTP API before them."""
+
+    async def __init__(self, settings: dict[str, Any], registry: str) -> None:  # type: ignore[misc]
+        """Load what is named; a failure is told by Serve, and tried again."""
+        from ialign_ray.serving.api import check_exposure, keys_of
+        from ialign_ray.serving.engine import open_engine
+        from ialign_ray.serving.library import ModelLibrary
+
+        _open_log()
+        self._settings = ServeConfig.model_validate(settings)
+        self._keys = keys_of(self._settings)
+        host, _ = await asyncio.to_thread(listening)
+        check_exposure(self._settings.model_copy(update={"host": host}), self._keys)
+        self._library = ModelLibrary(self._settings, registry, open_engine)
+        await self._library.start()
+
+    def __serve_build_asgi_app__(self) -> Any:
+        """The API over the models, called by Ray Serve once they are there."""
+        from ialign_ray.serving.api import build_app
+
+        return build_app(self._library, self._settings, self._keys)
+
+    async def check_health(self) -> None:
+        """Raise where the replica must be replaced; Ray Serve asks every some seconds."""
+        self._library.check()
+
+    async def __del__(self) -> None:
+        """Called by Ray Serve once requests under way have ended, or `drain_s` is over."""
+        if hasattr(self, "_library"):
+            await self._library.close(grace=1.0)
+
+
+def build(args: Mapping[str, Any]) -> serve.Application:
+    """The application of an application file's `args`: the fields of `serve`, and `registry`.
+
+    `registry` is an MLflow server, a database or a folder of runs, as --registry; MLFLOW_TRACKING_URI when left out.
+    """
+    data = dict(args)
+    registry = str(data.pop("registry", None) or os.environ.get("MLFLOW_TRACKING_URI") or "runs")
+    return application(serve_settings(data=data), registry)
+
+
+def application(settings: ServeConfig, registry: str) -> serve.Application:
+    """The application of validated settings. Raises ConfigError where the world could ask without a key."""
+    from ialign_ray.serving.api import check_exposure, keys_of
+
+    check_exposure(settings, keys_of(settings))
+    if settings.engine == "vllm":
+        from ialign_ray.serving.vllm import vllm_application
+
+        return vllm_application(settings, registry)
+    absolute = settings.model_copy(update={"keys": settings.keys and str(Path(settings.keys).absolute())})
+    deployment = serve.deployment(name="models", **options(settings))(Replica)
+    return deployment.bind(absolute.model_dump(mode="json"), registry_uri(registry))
+
+
+def options(settings: ServeConfig) -> dict[str, Any]:
+    """Options of the deployment: how many replicas, what each takes, how it is watched and taken down."""
+    low, high = settings.replicas
+    scaling: dict[str, Any] = {"num_replicas": low}
+    if high > low:
+        bounds = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": settings.max_batch}
+        scaling = {"autoscaling_config": bounds}
+    return scaling | {
+        "ray_actor_options": {
+            "num_cpus": settings.cpus_per_replica,
+            "num_gpus": settings.gpus_per_replica,
+            # keys (hashes) and cache of whoever deploys, on a cluster that was started without them
+            "runtime_env": {"env_vars": {k: v for k, v in os.environ.items() if k.startswith("IALIGN_")}},
+        },
+        "max_ongoing_requests": settings.limits.queue + _SPARE,
+        "max_queued_requests": settings.limits.queue,
+        "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
+        "graceful_shutdown_timeout_s": settings.drain_s + 5.0,  # the library closes within what is left
+        "graceful_shutdown_wait_loop_s": 0.5,
+        "health_check_period_s": 5.0,
+        "max_constructor_retry_count": 3,
+        "logging_config": _QUIET,
+    }
+
+
+@contextmanager
+def running(settings: ServeConfig, registry: str, scaling: ScalingConfig) -> Iterator[str]:
+    """Start (or join) Ray, deploy, wait until the models answer; yields the URL, and takes all down at the end.
+
+    Raises ConfigError where the port is taken, ClusterError where the cluster is too small, ModelError where a model
+    does not load.
+    """
+    settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
+    built = application(settings, registry)
+    with cluster(scaling, worker_logs=True) as resources:
+        _check_room(settings, resources)
+        http = {"host": settings.host, "port": settings.port}
+        others = _serving()
+        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
+        try:
+            _deploy(built)
+            url = "http://{}:{}".format(*listening())
+            _wait_ready(url)
+            yield url
+        finally:
+            serve.delete(APPLICATION)  # waits for the drain
+            if not others:
+                serve.shutdown()
+
+
+def _serving() -> bool:
+    """Whether somebody's Serve runs on the cluster already."""
+    from ray.serve.context import _get_global_client
+
+    return _get_global_client(raise_if_no_controller_running=False) is not None
+
+
+def listening() -> tuple[str, int]:
+    """(host, port) of the HTTP proxy as it runs, whatever `serve.host` says: an application file sets it elsewhere."""
+    from ray.serve.context import _get_global_client
+
+    http = _get_global_client().http_config
+    return str(http.host), int(http.port)
+
+
+def free_port(host: str, port: int) -> int:
+    """The port, or any free one for 0. Raises ConfigError where something listens there already."""
+    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise ConfigError(
+                f"serve.port is {port} on {host}, which cannot be listened on ({error.strerror}); stop what listens "
+                "there, or choose another with --port (0 picks a free one)"
+            ) from error
+        return int(probe.getsockname()[1])
+
+
+def _deploy(built: serve.Application) -> None:
+    try:
+        serve.run(built, name=APPLICATION)
+    except RuntimeError as error:
+        raise ModelError(_reason(str(error))) from error
+
+
+def _reason(message: str) -> str:
+    """The sentence of our error within the traceback that Serve passes on."""
+    found = re.findall(r"ialign_ray\.errors\.\w+: (.+)", message)
+    return found[-1] if found else f"the deployment failed: {' '.join(message.split())[-500:]}"
+
+
+def _wait_ready(url: str, seconds: float = 60.0) -> None:
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            with urllib.request.urlopen(f"{url}/readyz", timeout=5):
+                return
+        except (urllib.error.URLError, OSError) as error:
+            if time.monotonic() > end:
+                raise ClusterError(f"{url}/readyz does not answer ({error}); see the logs of Ray Serve") from error
+        time.sleep(0.2)
+
+
+def _check_room(settings: ServeConfig, resources: Mapping[str, float]) -> None:
+    for name, each in (("CPU", settings.cpus_per_replica), ("GPU", settings.gpus_per_replica)):
+        needed, there = settings.replicas[0] * each, resources.get(name, 0.0)
+        if needed > there:
+            raise ClusterError(
+                f"serve.replicas {settings.replicas[0]} with {each:g} {name}s each need {needed:g}, but the cluster "
+                f"has {there:g}; lower serve.replicas or serve.{name.lower()}s_per_replica"
+            )
+
+
+def _open_log() -> None:
+    """Our own messages on the replica's stderr, which Ray writes to its log and to the terminal of `ialign serve`."""
+    ours = logging.getLogger("ialign_ray")
+    if not ours.handlers:
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        ours.addHandler(handler)
+    ours.setLevel(logging.INFO)
+    ours.propagate = False

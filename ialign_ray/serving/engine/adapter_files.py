@@ -1,0 +1,107 @@
+"""Read a PEFT adapter folder: its low-rank matrices by layer, checked against the base, or one sentence why not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from ialign_ray.errors import ModelError
+
+WEIGHTS = "adapter_model.safetensors"
+PREFIX = "base_model.model."
+# What changes more than sums of low-rank products, and leaves no tensor that would tell.
+UNLIKE_LORA = ("use_dora", "alora_invocation_tokens", "layer_replication", "use_qalora", "arrow_config", "kasa_config")
+MERGE = "serve it as a model of its own: `ialign export --merge`"
+
+
+@dataclass(frozen=True)
+class LowRank:
+    """One layer's update: x -> x A^T B, the scale already in B."""
+
+    down: Tensor
+    """A, [rank, in]."""
+    up: Tensor
+    """B^T times the scale, [rank, out]."""
+
+
+def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, LowRank]:
+    """The updates of an adapter, by layer name, on the CPU.
+
+    Args:
+        folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
+        shapes: (in, out) of the base's linear layers.
+
+    Raises:
+        ModelError: the folder is torn, no plain LoRA, or does not fit the base.
+    """
+    config, tensors = _config(folder), _tensors(folder)
+    found: dict[str, dict[str, Tensor]] = {}
+    for key, tensor in tensors.items():
+        name, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
+        if kind not in ("A.weight", "B.weight"):
+            raise ModelError(f"adapter {folder} holds {key}, which is more than plain LoRA; {MERGE}.")
+        if name not in shapes:
+            raise ModelError(f"adapter {folder} is for a layer {name} that the base does not have as a linear one.")
+        found.setdefault(name, {})[kind[0]] = tensor
+    if not found:
+        raise ModelError(f"adapter {folder} holds no weights; train or export it again.")
+    return {name: _low_rank(folder, name, pair, shapes[name], config) for name, pair in found.items()}
+
+
+def _config(folder: Path) -> Any:
+    from peft import PeftConfig
+
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelError(f"{folder} holds no adapter_config.json; name the folder of a PEFT adapter.")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ModelError(f"adapter_config.json of {folder} cannot be read: {error}") from error
+    kind = getattr(config.peft_type, "value", config.peft_type)
+    if kind != "LORA":
+        raise ModelError(f"adapter {folder} is of type {kind}, and only LoRA shares a base; {MERGE}.")
+    unlike = [name for name in UNLIKE_LORA if getattr(config, name, None)]
+    if unlike:
+        raise ModelError(f"adapter {folder} has {unlike[0]}, which is more than plain LoRA; {MERGE}.")
+    return config
+
+
+def _tensors(folder: Path) -> dict[str, Tensor]:
+    from safetensors.torch import load_file
+
+    try:
+        tensors = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ModelError(f"{folder / WEIGHTS} is missing or torn: {error}") from error
+    bad = next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    if bad is not None:
+        raise ModelError(f"{folder / WEIGHTS}: {bad} holds values that are no numbers; train or export it again.")
+    return tensors
+
+
+def _low_rank(folder: Path, name: str, pair: dict[str, Tensor], shape: tuple[int, int], config: Any) -> LowRank:
+    if set(pair) != {"A", "B"}:
+        raise ModelError(f"adapter {folder} holds half of layer {name}; it is torn, export it again.")
+    # PEFT computes adapters of half precision in single precision; so does this
+    down, up = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (pair["A"], pair["B"]))
+    rank = down.shape[0]
+    if down.shape != (rank, shape[0]) or up.shape != (shape[1], rank):
+        raise ModelError(
+            f"adapter {folder} does not fit the base: layer {name} is {shape[0]} x {shape[1]}, and the adapter's "
+            f"matrices are {tuple(down.shape)} and {tuple(up.shape)}."
+        )
+    return LowRank(down, (up.T * _scale(name, rank, config)).contiguous())
+
+
+def _scale(name: str, rank: int, config: Any) -> float:
+    from peft.utils.other import get_pattern_key
+
+    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
+    return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))

@@ -1,0 +1,273 @@
+"""Rows that are written together, one token a step.
+
+A causal model with plain keys and values has one such group, which rows join and leave at any step. Encoder-decoders,
+recurrent models and those whose positions padding would shift have a group for the rows that began together; the groups
+take turns.
+"""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Collection, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
+
+from ialign_ray.inference.batching import cache_argument, device_of, padded, takes_left_padding
+from ialign_ray.modeling.head import base_model, target_logits
+from ialign_ray.modeling.kind import decoder_start, is_encoder_decoder
+from ialign_ray.serving.engine.lora import LoraBank
+from ialign_ray.serving.engine.requests import Row
+from ialign_ray.serving.engine.slots import SlotCache
+
+STATES = ("cache", "past_key_values", "cache_params")
+"""What architectures call what they keep of the tokens read."""
+
+
+class Continued:
+    """What `forward` of a causal model takes to go on from a cache; found once, as looking takes as long as a layer."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._name = cast("str", cache_argument(model))
+        self._places = "position_ids" in inspect.signature(base_model(model).forward).parameters
+
+    def __call__(self, cache: Any, mask: Tensor, places: Tensor) -> dict[str, Any]:
+        """Arguments for a mask [rows, columns so far] and positions [rows, new columns]."""
+        inputs = {self._name: cache, "attention_mask": mask, "use_cache": True}
+        return inputs | ({"position_ids": places} if self._places else {})
+
+
+class Prefill:
+    """Prompts on their way into a cache, some columns at a time, so that rows under way need not wait for long ones."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank, continued: Continued, rows: Sequence[Row]) -> None:
+        self._model, self._bank, self._continued = model, bank, continued
+        self.rows = list(rows)
+        self.cache = DynamicCache()
+        self._ids, self._mask = padded([row.prompt for row in rows], device_of(model), left=True)
+        self._places = (self._mask.cumsum(1) - 1).clamp(min=0)
+        self._read = 0
+
+    def advance(self, tokens: int) -> Tensor | None:
+        """Read about `tokens` more; the logits after the prompts [rows, V] once all is read."""
+        count, width = self._ids.shape
+        begin, self._read = self._read, min(width, self._read + max(1, tokens // count))
+        part = slice(begin, self._read)
+        ends = torch.arange(1, count + 1) * (self._read - begin) - 1
+        inputs = self._continued(self.cache, self._mask[:, : self._read], self._places[:, part])
+        with self._bank.using([row.adapter for row in self.rows], self._read - begin):
+            logits = target_logits(self._model, ends, input_ids=self._ids[:, part], **inputs)
+        return logits if self._read == width else None
+
+
+class Group(ABC):
+    """Rows that step together."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank) -> None:
+        self.model, self.bank = model, bank
+        self.rows: list[Row] = []
+        self.broken = False
+        """Whether what is kept of the rows is half written, after a failure."""
+
+    @abstractmethod
+    def step(self) -> Tensor:
+        """Logits [rows, V] after each row's last written token."""
+
+    @abstractmethod
+    def drop(self, gone: Collection[Row]) -> None:
+        """Take rows out."""
+
+    def last(self) -> Tensor:
+        """Each row's last written token, [rows, 1]."""
+        return torch.tensor([[row.written[-1]] for row in self.rows], device=device_of(self.model))
+
+    def adapters(self) -> list[str | None]:
+        """Each row's adapter."""
+        return [row.adapter for row in self.rows]
+
+
+class Slots(Group):
+    """The one group of a causal model with plain keys and values: left-padded rows in one buffer."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank) -> None:
+        super().__init__(model, bank)
+        self.cache = SlotCache()
+        self._lengths: list[int] = []
+        self.continued = Continued(model)
+
+    def join(self, rows: Sequence[Row], cache: DynamicCache) -> None:
+        """Let rows whose prompts were read step with the others."""
+        self.broken = True
+        self.cache.join(cache)
+        self.broken = False
+        self.rows += rows
+        self._lengths += [len(row.prompt) for row in rows]
+
+    def step(self) -> Tensor:
+        """See `Group.step`."""
+        self.cache.room()
+        lengths = torch.tensor(self._lengths, device=device_of(self.model))[:, None]
+        width = self.cache.span.end - self.cache.span.begin
+        mask = (torch.arange(width + 1, device=lengths.device) >= width - lengths).long()
+        with self.bank.using(self.adapters()):
+            out = self.model(input_ids=self.last(), **self.continued(self.cache, mask, lengths))
+        self.cache.span.end += 1
+        self._lengths = [length + 1 for length in self._lengths]
+        return cast("Tensor", out.logits[:, -1])
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """See `Group.drop`."""
+        for row in gone:
+            at = self.rows.index(row)
+            self.cache.leave(at)
+            # the last one moves into its place, as in the cache
+            self.rows[at], self._lengths[at] = self.rows[-1], self._lengths[-1]
+            del self.rows[-1], self._lengths[-1]
+        if self.rows:
+            self.cache.narrow(max(self._lengths))
+
+
+class Cohort(Group):
+    """Causal rows of one prompt length, from first to last token together: no padding, no positions of our own."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[Row]) -> None:
+        super().__init__(model, bank)
+        self.rows = list(rows)
+        self._state: dict[str, Any] = {}
+
+    def step(self) -> Tensor:
+        """See `Group.step`; the first one reads the prompts."""
+        if self._state:
+            ids = self.last()
+        else:
+            ids = torch.tensor([[*row.prompt, *row.written] for row in self.rows], device=device_of(self.model))
+        with self.bank.using(self.adapters(), ids.shape[1]):
+            out = self.model(input_ids=ids, use_cache=True, **self._state)
+        takes = inspect.signature(base_model(self.model).forward).parameters
+        name = next((name for name in STATES if name in takes and out.get(name) is not None), None)
+        # without a state that can be handed back, every step reads the whole rows again
+        self._state = {} if name is None else {name: out[name]}
+        return cast("Tensor", out.logits[:, -1])
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """See `Group.drop`."""
+        kept = [i for i, row in enumerate(self.rows) if row not in gone]
+        self.rows = [self.rows[i] for i in kept]
+        if not all(hasattr(state, "reorder_cache") for state in self._state.values()):
+            self._state = {}
+        for state in self._state.values():
+            state.reorder_cache(torch.tensor(kept, device=device_of(self.model)))
+
+
+class Decoder(Group):
+    """Rows of an encoder-decoder: the encoder reads once, then the decoder steps."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[Row]) -> None:
+        super().__init__(model, bank)
+        self.rows = list(rows)
+        self._start = cast("int", decoder_start(model))
+        self._name = cast("str", cache_argument(model))
+        self._cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+        self._states: Tensor | None = None
+        self._mask: Tensor | None = None
+
+    def step(self) -> Tensor:
+        """See `Group.step`; the first one runs the encoder too."""
+        if self._states is None:
+            ids, self._mask = padded([row.prompt for row in self.rows], device_of(self.model))
+            with self.bank.using(self.adapters(), ids.shape[1]):
+                encoder = base_model(self.model).get_encoder()
+                self._states = encoder(input_ids=ids, attention_mask=self._mask).last_hidden_state
+            before = torch.full((len(self.rows), 1), self._start, device=ids.device)
+        else:
+            before = self.last()
+        with self.bank.using(self.adapters()):
+            out = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=self._states),
+                attention_mask=self._mask,
+                decoder_input_ids=before,
+                use_cache=True,
+                **{self._name: self._cache},
+            )
+        return cast("Tensor", out.logits[:, -1])
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """See `Group.drop`."""
+        kept = torch.tensor([i for i, row in enumerate(self.rows) if row not in gone], device=device_of(self.model))
+        self.rows = [row for row in self.rows if row not in gone]
+        self._cache.reorder_cache(kept)
+        if self._states is not None and self._mask is not None:
+            self._states, self._mask = self._states[kept], self._mask[kept]
+
+
+class Decoding:
+    """All rows under way of one model."""
+
+    def __init__(self, model: nn.Module, bank: LoraBank) -> None:
+        self._model, self._bank = model, bank
+        self.joins = not is_encoder_decoder(model) and takes_left_padding(model)
+        self.same_length = not self.joins and not is_encoder_decoder(model)
+        self.groups: list[Group] = [Slots(model, bank)] if self.joins else []
+        self.prefill: Prefill | None = None
+        self.fresh: Group | None = None
+
+    def rows(self) -> list[Row]:
+        """All of them."""
+        return [row for group in self.groups for row in group.rows]
+
+    def cached_tokens(self) -> int:
+        """Places for keys and values that are held; known of models whose rows share one buffer."""
+        return sum(group.cache.column_count() for group in self.groups if isinstance(group, Slots))
+
+    def begin(self, rows: Sequence[Row]) -> None:
+        """Take rows whose prompts `advance` will read."""
+        if self.joins:
+            slots = cast("Slots", self.groups[0])
+            self.prefill = Prefill(self._model, self._bank, slots.continued, rows)
+        else:
+            kind = Decoder if is_encoder_decoder(self._model) else Cohort
+            self.fresh = kind(self._model, self._bank, rows)
+
+    def advance(self, tokens: int) -> tuple[Group, list[Row], Tensor] | None:
+        """Read about `tokens` of the prompts taken; once all are read, their group, and the logits after them.
+
+        They are rows of the group then. Where rows do not join, prompts are read at once.
+        """
+        if self.fresh is not None:
+            group, logits = self.fresh, self.fresh.step()
+            self.fresh = None
+            self.groups.append(group)
+            return group, list(group.rows), logits
+        if self.prefill is None or (after := self.prefill.advance(tokens)) is None:
+            return None
+        slots, prefill = cast("Slots", self.groups[0]), self.prefill
+        self.prefill = None
+        slots.join(prefill.rows, prefill.cache)
+        return slots, prefill.rows, after
+
+    def beginning(self) -> list[Row]:
+        """Rows whose prompts are being read."""
+        return list(self.prefill.rows) if self.prefill else list(self.fresh.rows) if self.fresh else []
+
+    def stop_beginning(self) -> None:
+        """Forget the rows whose prompts are being read."""
+        self.prefill = self.fresh = None
+
+    def drop(self, gone: Collection[Row]) -> None:
+        """Take rows out of their groups; one whose prompt is being read leaves once it is."""
+        for group in self.groups:
+            own = [row for row in group.rows if row in gone]
+            if own and len(own) < len(group.rows):
+                group.drop(own)
+            elif own:
+                self.clear(group)
+
+    def clear(self, group: Group) -> None:
+        """Forget a group's rows and what it kept of them."""
+        self.groups = [other for other in self.groups if other is not group]
+        if self.joins:
+            self.groups.append(Slots(self._model, self._bank))

@@ -1,0 +1,196 @@
+"""Adapters beside one base: every row of a batch gets its own, in the same forward pass.
+
+PEFT does so too (`adapter_names`), with a loop over adapters in every layer: eight adapters took eight times the base's
+time on small models. Here the adapters' matrices of a layer lie behind one another, a mask leaves each row its own
+block of the inner values, and a layer costs two products whatever the number of adapters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ialign_ray.errors import ModelError
+from ialign_ray.modeling.load import is_matrix
+from ialign_ray.serving.engine.adapter_files import LowRank
+
+Spans = tuple[tuple[str, int, int], ...]
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """All adapters of one layer: `down` [R, in] and `up` [R, out], and the rows (key, begin, end) that each has."""
+
+    down: Tensor
+    up: Tensor
+    spans: Spans
+
+    def span(self, key: str | None) -> tuple[int, int] | None:
+        """(begin, end) of an adapter; None where it leaves this layer alone."""
+        return next(((begin, end) for name, begin, end in self.spans if name == key), None)
+
+
+@dataclass
+class Plan:
+    """Which row of the coming forward passes belongs to which adapter."""
+
+    keys: tuple[str | None, ...]
+    width: int
+    """Tokens of each row."""
+    masks: dict[Spans, tuple[int, int, Tensor] | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.known = set(self.keys)
+
+    def add(self, blocks: Blocks, inputs: Tensor, output: Tensor) -> Tensor:
+        """The layer's output with every row's update added."""
+        if len(self.known) == 1:
+            span = blocks.span(self.keys[0])
+            return output if span is None else output.add_(_update(blocks, inputs, *span))
+        shape = self._rows(inputs)
+        x, out = inputs.reshape(*shape, -1), output.view(*shape, -1)
+        if shape[1] > 1:
+            self._by_adapter(blocks, x, out)
+        else:
+            self._masked(blocks, x, out)
+        return output
+
+    def _rows(self, inputs: Tensor) -> tuple[int, int]:
+        """[rows, tokens]; some architectures flatten the two."""
+        rows = len(self.keys)
+        if inputs.dim() == 3 and inputs.shape[0] == rows:
+            return rows, inputs.shape[1]
+        if inputs.dim() == 2 and inputs.shape[0] == rows * self.width:
+            return rows, self.width
+        raise ModelError(f"an adapted layer reads {tuple(inputs.shape)} for {rows} rows of {self.width} tokens.")
+
+    def _by_adapter(self, blocks: Blocks, x: Tensor, out: Tensor) -> None:
+        for key, begin, end in blocks.spans:
+            if key in self.known:
+                rows = torch.tensor([i for i, own in enumerate(self.keys) if own == key], device=x.device)
+                out.index_add_(0, rows, _update(blocks, x[rows], begin, end).to(out.dtype))
+
+    def _masked(self, blocks: Blocks, x: Tensor, out: Tensor) -> None:
+        if blocks.spans not in self.masks:
+            self.masks[blocks.spans] = self._mask(blocks)
+        masked = self.masks[blocks.spans]
+        if masked is not None:
+            begin, end, mask = masked
+            out.add_(((x.to(mask.dtype) @ blocks.down[begin:end].T) * mask) @ blocks.up[begin:end])
+
+    def _mask(self, blocks: Blocks) -> tuple[int, int, Tensor] | None:
+        """(begin, end, mask [rows, 1, end - begin]) over the blocks that these rows need; None where they need none."""
+        used = [span for span in blocks.spans if span[0] in self.keys]
+        if not used:
+            return None
+        begin, end = used[0][1], used[-1][2]
+        mask = blocks.down.new_zeros(len(self.keys), 1, end - begin)
+        for key, first, last in used:
+            for i, own in enumerate(self.keys):
+                if own == key:
+                    mask[i, :, first - begin : last - begin] = 1
+        return begin, end, mask
+
+
+def _update(blocks: Blocks, x: Tensor, begin: int, end: int) -> Tensor:
+    return (x.to(blocks.down.dtype) @ blocks.down[begin:end].T) @ blocks.up[begin:end]
+
+
+class LoraBank:
+    """The adapters of one base model, and hooks on its layers; without a plan the base is the base.
+
+    Used by one thread, which runs the model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._layers = {name: module for name, module in model.named_modules() if is_matrix(module)}
+        self._blocks: dict[str, Blocks] = {}
+        self._hooks: dict[str, RemovableHandle] = {}
+        self._keys: dict[str, int] = {}
+        self._plan: Plan | None = None
+        self._last: Plan | None = None
+
+    def shapes(self) -> dict[str, tuple[int, int]]:
+        """(in, out) of every layer that an adapter may be on."""
+        return {name: _shape(module) for name, module in self._layers.items()}
+
+    def keys(self) -> tuple[str, ...]:
+        """The adapters in memory, in the order in which they came."""
+        return tuple(self._keys)
+
+    def bytes(self) -> int:
+        """Memory of all adapters."""
+        return sum(self._keys.values())
+
+    def add(self, key: str, adapter: Mapping[str, LowRank]) -> None:
+        """Put an adapter beside the others; all of it or, where memory ends, nothing."""
+        grown = {name: self._appended(name, key, update) for name, update in adapter.items()}
+        self._replace(grown)
+        self._keys[key] = sum(t.numel() * t.element_size() for u in adapter.values() for t in (u.down, u.up))
+
+    def remove(self, key: str) -> None:
+        """Forget an adapter and free its memory."""
+        self._replace({name: _without(blocks, key) for name, blocks in self._blocks.items() if blocks.span(key)})
+        del self._keys[key]
+
+    @contextmanager
+    def using(self, keys: Sequence[str | None], width: int = 1) -> Iterator[None]:
+        """Forward passes inside see rows of these adapters, `width` tokens each; one key may stand for all rows."""
+        wanted = (tuple(keys), width)
+        if self._last is None or (self._last.keys, self._last.width) != wanted:
+            self._last = Plan(*wanted)
+        self._plan = self._last if any(key is not None for key in keys) else None
+        try:
+            yield
+        finally:
+            self._plan = None
+
+    def _appended(self, name: str, key: str, update: LowRank) -> Blocks:
+        device = next(self._layers[name].parameters()).device
+        old, down, up = self._blocks.get(name), update.down.to(device), update.up.to(device)
+        if old is None:
+            return Blocks(down, up, ((key, 0, len(down)),))
+        begin = len(old.down)
+        spans = (*old.spans, (key, begin, begin + len(down)))
+        return Blocks(torch.cat([old.down, down]), torch.cat([old.up, up]), spans)
+
+    def _replace(self, changed: Mapping[str, Blocks | None]) -> None:
+        self._last = None
+        for name, blocks in changed.items():
+            if blocks is None:
+                del self._blocks[name]
+                self._hooks.pop(name).remove()
+                continue
+            self._blocks[name] = blocks
+            if name not in self._hooks:
+                self._hooks[name] = self._layers[name].register_forward_hook(self._hook(name))
+
+    def _hook(self, name: str) -> Any:
+        def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+            return output if self._plan is None else self._plan.add(self._blocks[name], inputs[0], output)
+
+        return add
+
+
+def _without(blocks: Blocks, key: str) -> Blocks | None:
+    kept = [(name, begin, end) for name, begin, end in blocks.spans if name != key]
+    if not kept:
+        return None
+    rows = torch.cat([torch.arange(begin, end) for _, begin, end in kept]).to(blocks.down.device)
+    spans: list[tuple[str, int, int]] = []
+    for name, begin, end in kept:
+        start = spans[-1][2] if spans else 0
+        spans.append((name, start, start + end - begin))
+    return Blocks(blocks.down[rows], blocks.up[rows], tuple(spans))
+
+
+def _shape(module: Any) -> tuple[int, int]:
+    if hasattr(module, "in_features"):
+        return module.in_features, module.out_features
+    return module.nx, module.nf  # GPT-2's Conv1D

@@ -1,0 +1,136 @@
+"""The next token of each row: its own settings and its own generator, so batch mates do not matter."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ialign_ray.errors import ConfigError
+from ialign_ray.serving.contract import Sampling, TokenScore
+
+LIKELIEST = 256
+"""Tokens among which a nucleus is looked for before the whole vocabulary is sorted."""
+
+
+class Sampled(Protocol):
+    """What choosing asks of a row."""
+
+    sampling: Sampling
+    generator: torch.Generator | None
+
+    def seen(self) -> Sequence[int]:
+        """The tokens that a repetition penalty counts: the decoder's side so far."""
+
+    def must(self) -> int | None:
+        """The next token where there is no choice."""
+
+
+def check_sampling(sampling: Sampling) -> None:
+    """Raise ConfigError for a setting outside of its range."""
+    limits = {
+        "max_new_tokens must be at least 1": sampling.max_new_tokens >= 1,
+        "temperature must be at least 0": sampling.temperature >= 0,
+        "top_p must be within (0, 1]": 0 < sampling.top_p <= 1,
+        "top_k must be at least 0 (0: all tokens)": sampling.top_k >= 0,
+        "repetition_penalty must be above 0": sampling.repetition_penalty > 0,
+        "stop must hold no empty text": all(sampling.stop),
+        "top_log_probs must be at least 0": (sampling.top_log_probs or 0) >= 0,
+    }
+    for rule, holds in limits.items():
+        if not holds:
+            raise ConfigError(f"{rule}, but the request says {getattr(sampling, rule.split()[0])!r}.")
+
+
+def row_generator(sampling: Sampling) -> torch.Generator | None:
+    """A row's own generator; None where it is greedy. Without a seed it starts from the system's entropy."""
+    if not sampling.temperature:
+        return None
+    generator = torch.Generator()
+    if sampling.seed is None:
+        generator.seed()
+    else:
+        generator.manual_seed(sampling.seed % 2**63)
+    return generator
+
+
+def choose(logits: Tensor, rows: Sequence[Sampled]) -> list[TokenScore]:
+    """The next token of each row from its logits [B, V], with log-probabilities where a row asks for them.
+
+    Log-probabilities are the model's own: before penalty, temperature and nucleus.
+    """
+    logits = logits.float()
+    changed = _penalised(logits, rows)
+    greedy = changed.argmax(-1).tolist()
+    free = [
+        greedy[i] if row.generator is None else draw(changed[i], row.sampling, row.generator)
+        for i, row in enumerate(rows)
+    ]
+    chosen = [token if (must := row.must()) is None else must for token, row in zip(free, rows)]
+    return [_with_log_prob(logits[i], token, row) for i, (token, row) in enumerate(zip(chosen, rows))]
+
+
+def _with_log_prob(logits: Tensor, token: int, row: Sampled) -> TokenScore:
+    top = row.sampling.top_log_probs
+    return TokenScore(token, None) if top is None else tell(logits[None].log_softmax(-1), [token], top)[0]
+
+
+def tell(log_probs: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:
+    """Tokens with their log-probabilities and the `top` likeliest ones, from log-probabilities [at least n, V]."""
+    own = log_probs[: len(tokens)]
+    values = own.gather(1, torch.tensor(tokens, device=own.device).long()[:, None])[:, 0].tolist()
+    best = own.topk(min(top, own.shape[1]))
+    return [
+        TokenScore(token, value, tuple(zip(index, height)))
+        for token, value, index, height in zip(tokens, values, best.indices.tolist(), best.values.tolist())
+    ]
+
+
+def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
+    """One token from logits [V]: temperature, then the `top_k` likeliest, then the nucleus of `top_p`.
+
+    By the inverse of the cumulative distribution at one number of the row's generator. The nucleus is that of
+    Holtzman et al. 2020 (arXiv 1904.09751), as transformers has it.
+    """
+    scaled = logits / sampling.temperature
+    point = float(torch.rand((), generator=generator, dtype=torch.float64))
+    if sampling.top_k:
+        scaled, index = scaled.topk(min(sampling.top_k, len(scaled)))
+    elif sampling.top_p < 1:
+        scaled, index = _nucleus(scaled, sampling.top_p)
+    else:
+        index = None
+    share = scaled.double().softmax(-1)
+    if sampling.top_k and sampling.top_p < 1:
+        share = share * (share.cumsum(-1) - share < sampling.top_p)
+    total = share.cumsum(-1)
+    # beyond the last token of any probability lies only rounding
+    last = int((share > 0).nonzero()[-1])
+    at = min(int((total <= point * total[-1]).sum()), last)
+    return at if index is None else int(index[at])
+
+
+def _nucleus(scaled: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
+    norm = scaled.double().logsumexp(-1)
+    best, index = scaled.topk(min(LIKELIEST, len(scaled)))
+    if (best.double() - norm).exp().sum() < top_p:
+        best, index = scaled.sort(descending=True)
+    share = (best.double() - norm).exp()
+    count = int((share.cumsum(-1) - share < top_p).sum())
+    return best[:count], index[:count]
+
+
+def _penalised(logits: Tensor, rows: Sequence[Sampled]) -> Tensor:
+    """Logits with each row's repetition penalty (Keskar et al. 2019, arXiv 1909.05858) on what it holds already."""
+    if all(row.sampling.repetition_penalty == 1 for row in rows):
+        return logits
+    logits = logits.clone()
+    for i, row in enumerate(rows):
+        if row.sampling.repetition_penalty != 1:
+            seen = torch.tensor(sorted(set(row.seen())), device=logits.device)
+            held = logits[i, seen]
+            penalty = row.sampling.repetition_penalty
+            logits[i, seen] = torch.where(held < 0, held * penalty, held / penalty)
+    return logits

@@ -1,0 +1,51 @@
+"""Which waiting rows begin next: the oldest always, and with it those of a like length. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What may run together."""
+
+    max_batch: int
+    """Rows."""
+    max_batch_tokens: int
+    """Rows x the most tokens that one of them may have at its end."""
+    busy_prefill: int = 512
+    """Tokens of prompts that are read between two steps of rows under way: they wait meanwhile."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """A waiting row: its prompt's tokens, and those of prompt and longest answer."""
+
+    prompt: int
+    needs: int
+
+
+def admit(waiting: Sequence[Wish], running: Sequence[int], limits: Limits, *, same_length: bool = False) -> list[int]:
+    """Indices of the waiting rows, oldest first in `waiting`, that begin now; `running` are the needs of the others.
+
+    The oldest goes first and nobody passes it while it does not fit, so none starves. The others follow by nearness
+    to its length, so that little of the batch is padding, or of its very length where the model takes no padding.
+    """
+    if not waiting or len(running) >= limits.max_batch:
+        return []
+    head = waiting[0]
+    longest = max([head.needs, *running])
+    if running and (len(running) + 1) * longest > limits.max_batch_tokens:
+        return []
+    budget = limits.busy_prefill if running else limits.max_batch_tokens
+    chosen, widest = [0], head.prompt
+    for i in sorted(range(1, len(waiting)), key=lambda i: (abs(waiting[i].prompt - head.prompt), i)):
+        wish, rows = waiting[i], len(running) + len(chosen) + 1
+        if rows > limits.max_batch or (same_length and wish.prompt != head.prompt):
+            break
+        wide, long = max(widest, wish.prompt), max(longest, wish.needs)
+        if (len(chosen) + 1) * wide <= budget and rows * long <= limits.max_batch_tokens:
+            chosen.append(i)
+            widest, longest = wide, long
+    return chosen

@@ -1,0 +1,120 @@
+"""Keys and values of running rows in one buffer a layer: rows join and leave without copying the others'."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicLayer
+
+SPARE = 64
+"""Free columns after the last token that a new buffer has at least, so that it is moved once in so many steps."""
+
+
+@dataclass
+class Span:
+    """The part of the buffers that is in use: rows [0, rows) and columns [begin, end), every row's last at the end."""
+
+    rows: int = 0
+    begin: int = 0
+    end: int = 0
+
+
+class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no types
+    """One layer's buffers [capacity, heads, columns, size]; a step writes one column in place.
+
+    transformers' own dynamic layer copies all keys and values at every step. Layers with a sliding window keep all
+    columns too; their mask does the forgetting.
+    """
+
+    def __init__(self, span: Span) -> None:
+        super().__init__()
+        self.span = span
+
+    def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
+        """Write the step's column; all columns of all rows up to it."""
+        span, width = self.span, key_states.shape[-2]
+        written = slice(span.end, span.end + width)
+        self.keys[: span.rows, :, written] = key_states
+        self.values[: span.rows, :, written] = value_states
+        seen = (slice(0, span.rows), slice(None), slice(span.begin, span.end + width))
+        return self.keys[seen], self.values[seen]
+
+    def get_seq_length(self) -> int:
+        """Columns before the step's."""
+        return self.span.end - self.span.begin
+
+
+class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
+    """A cache for `forward` whose rows come and go between steps."""
+
+    def __init__(self) -> None:
+        super().__init__(layers=[])
+        self.span = Span()
+
+    def join(self, fresh: Cache) -> None:
+        """Take over the rows of a left-padded cache, behind the rows that are there."""
+        span, (count, width) = self.span, (fresh.layers[0].keys.shape[0], fresh.layers[0].keys.shape[-2])
+        if not span.rows:
+            span.begin = span.end = 0
+        self._reserve(fresh, span.rows + count, max(width, span.end - span.begin))
+        place = (slice(span.rows, span.rows + count), slice(None), slice(span.end - width, span.end))
+        for own, new in zip(self.layers, fresh.layers, strict=True):
+            own.keys[place], own.values[place] = new.keys, new.values
+        span.rows += count
+        span.begin = min(span.begin, span.end - width)
+
+    def leave(self, row: int) -> None:
+        """Free a row; the last one moves into its place."""
+        span = self.span
+        span.rows -= 1
+        if row != span.rows:
+            columns = slice(span.begin, span.end)
+            for layer in self.layers:
+                layer.keys[row, :, columns] = layer.keys[span.rows, :, columns]
+                layer.values[row, :, columns] = layer.values[span.rows, :, columns]
+
+    def narrow(self, width: int) -> None:
+        """Say how many columns the longest row has."""
+        self.span.begin = self.span.end - width
+
+    def room(self) -> None:
+        """Make sure that one more column fits."""
+        if self.layers and self.span.end == self.layers[0].keys.shape[-2]:
+            self._move(len(self.layers[0].keys), self.span.end - self.span.begin)
+
+    def column_count(self) -> int:
+        """Tokens' places that the buffers hold, used or not."""
+        return self.layers[0].keys.shape[0] * self.layers[0].keys.shape[-2] if self.layers else 0
+
+    def _reserve(self, fresh: Cache, rows: int, width: int) -> None:
+        if not self.layers:
+            for new in fresh.layers:
+                layer = SlotLayer(self.span)
+                layer.lazy_initialization(new.keys, new.values)
+                layer.keys, layer.values = (t.new_zeros(0, t.shape[1], 0, t.shape[3]) for t in (new.keys, new.values))
+                self.layers.append(layer)
+        capacity = len(self.layers[0].keys)
+        if rows > capacity or width > self.span.end:
+            self._move(capacity if rows <= capacity else max(rows, 2 * capacity), width)
+
+    def _move(self, capacity: int, width: int) -> None:
+        """Set what is in use at the end of the first `width` columns of buffers that have some spare."""
+        span = self.span
+        used = span.end - span.begin
+        columns = width + max(SPARE, width // 2)
+        for layer in self.layers:
+            layer.keys, layer.values = (
+                self._moved(old, capacity, max(columns, old.shape[-2]) if used else columns, width, used)
+                for old in (layer.keys, layer.values)
+            )
+        span.begin, span.end = width - used, width
+
+    def _moved(self, old: Tensor, capacity: int, columns: int, width: int, used: int) -> Tensor:
+        # zeros: what is masked is multiplied by 0, and memory of unknown content may hold NaN
+        new = torch.zeros(capacity, old.shape[1], columns, old.shape[3], dtype=old.dtype, device=old.device)
+        span = self.span
+        new[: span.rows, :, width - used : width] = old[: span.rows, :, span.begin : span.end]
+        return new

@@ -1,0 +1,273 @@
+"""The thread that runs the model: admit, read, step, answer, and again."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from ialign_ray.errors import IalignError
+from ialign_ray.serving.contract import EngineError
+from ialign_ray.serving.engine.decoding import Decoding, Group
+from ialign_ray.serving.engine.lora import LoraBank
+from ialign_ray.serving.engine.reading import Reader, Reading
+from ialign_ray.serving.engine.requests import Order, Outbox, Request, Row, in_loop
+from ialign_ray.serving.engine.sampling import choose
+from ialign_ray.serving.engine.schedule import Limits, Wish, admit
+
+LOG = logging.getLogger(__name__)
+FAULTS = 3
+"""Failures without a success between them after which the engine says that it is dead."""
+
+
+class Worker(threading.Thread):
+    """Owns the model and every request under way; others talk to it through `post` alone.
+
+    A failure in a step ends the requests of that step and no others.
+    """
+
+    def __init__(self, model: nn.Module, bank: LoraBank, limits: Limits, ended: Callable[[Request], None]) -> None:
+        super().__init__(name="ialign-engine", daemon=True)
+        self._limits, self._ended = limits, ended
+        self._inbox: queue.SimpleQueue[Request | Order | None] = queue.SimpleQueue()
+        self._decoding, self._reader = Decoding(model, bank), Reader(model, bank)
+        self._rows: list[Row] = []
+        self._readings: list[Reading] = []
+        self._orders: list[Order] = []
+        self._outbox = Outbox()
+        self._faults = 0
+        self._stopping = False
+        self.dead = False
+        self.counts = {"requests": 0, "failed": 0, "cancelled": 0, "prompt_tokens": 0, "tokens": 0, "steps": 0}
+        self._batch = self._cached = 0
+        self._door, self._shut = threading.Lock(), False
+
+    def post(self, item: Request | Order | None) -> None:
+        """Hand over a request or an order; None stops the thread after its current step.
+
+        Raises EngineError once the thread has stopped.
+        """
+        with self._door:
+            if self._shut and item is not None:
+                raise EngineError("the engine has stopped; send the request again, to another replica.")
+            self._inbox.put(item)
+
+    def state(self) -> dict[str, float]:
+        """Numbers for metrics, read from another thread: each is right, though not of one moment."""
+        return {
+            "waiting": len(self._rows) + len(self._readings) + self._inbox.qsize(),
+            "batch": self._batch,
+            "cache_tokens": self._cached,
+            **self.counts,
+        }
+
+    @torch.inference_mode()  # a third faster than no_grad on a small model, whose steps are mostly overhead
+    def run(self) -> None:
+        """Until `post(None)`."""
+        try:
+            while not self._stopping:
+                self._collect()
+                self._turn()
+        except Exception as error:  # a fault of the engine's own: nobody may wait for ever
+            LOG.exception("the engine's thread failed")
+            self._die(error)
+        self._leave()
+
+    def _leave(self) -> None:
+        """Nobody may wait for an answer that does not come."""
+        with self._door:
+            self._shut = True
+        self._drain()
+        stopped = EngineError("the engine was stopped before this request ended; send it again.")
+        self._fail(self._all(), stopped)
+        self._outbox.send()
+        for order in self._orders:
+            in_loop(order.loop, _settle, order.done, stopped)
+
+    def _turn(self) -> None:
+        self._forget_cancelled()
+        self._obey()
+        self._admit()
+        self._read()
+        for group in list(self._decoding.groups):
+            if group.rows:
+                self._guarded(group.rows, partial(self._step, group), group)
+        self._batch, self._cached = len(self._decoding.rows()), self._decoding.cached_tokens()
+        self._outbox.send()
+
+    # --- what comes in --------------------------------------------------------------------------------
+
+    def _collect(self) -> None:
+        if not (self._orders or self._all()):
+            self._take(self._inbox.get())
+        self._drain()
+
+    def _drain(self) -> None:
+        while not self._inbox.empty():
+            self._take(self._inbox.get_nowait())
+
+    def _take(self, item: Request | Order | None) -> None:
+        if item is None:
+            self._stopping = True
+        elif isinstance(item, Order):
+            self._orders.append(item)
+        elif isinstance(item, Row):
+            self._rows.append(item)
+        else:
+            self._readings.append(item)  # type: ignore[arg-type]
+
+    def _obey(self) -> None:
+        used = {request.adapter for request in self._all()} if self._orders else set()
+        for order in [order for order in self._orders if order.after is None or order.after not in used]:
+            self._orders.remove(order)
+            try:
+                order.work()
+            except Exception as error:
+                in_loop(order.loop, _settle, order.done, _told(error))
+            else:
+                in_loop(order.loop, _settle, order.done, None)
+
+    def _all(self) -> list[Request]:
+        return [*self._rows, *self._readings, *self._decoding.beginning(), *self._decoding.rows()]
+
+    def _forget_cancelled(self) -> None:
+        beginning = self._decoding.beginning()
+        over = all(row.cancelled for row in beginning)
+        # whose prompt is read together with another's goes once it is read
+        gone = {request for request in self._all() if request.cancelled} - set([] if over else beginning)
+        if gone:
+            if over:
+                self._decoding.stop_beginning()
+            self._rows = [row for row in self._rows if row not in gone]
+            self._readings = [reading for reading in self._readings if reading not in gone]
+            self._decoding.drop({row for row in gone if isinstance(row, Row)})
+            self._end(gone, "cancelled")
+
+    # --- one step -------------------------------------------------------------------------------------
+
+    def _admit(self) -> None:
+        """Read a slice of the prompts that are being read, or begin with those whose turn it is."""
+        if rows := self._decoding.beginning():
+            self._guarded(rows, self._advance)
+            return
+        running = [row.positions() for row in self._decoding.rows()]
+        wishes = [Wish(len(row.prompt), row.positions()) for row in self._rows]
+        at = admit(wishes, running, self._limits, same_length=self._decoding.same_length)
+        begun = [self._rows[i] for i in at]
+        self._rows = [row for i, row in enumerate(self._rows) if i not in set(at)]
+        if begun:
+            self._guarded(begun, partial(self._begin, begun))
+
+    def _begin(self, rows: Sequence[Row]) -> None:
+        self._decoding.begin(rows)
+        self._advance()
+
+    def _advance(self) -> None:
+        begun = self._decoding.advance(self._slice())
+        if begun is not None:
+            _, rows, logits = begun
+            self.counts["prompt_tokens"] += sum(len(row.prompt) for row in rows)
+            self._write(rows, logits)
+
+    def _slice(self) -> int:
+        """Tokens that may be read now: few where rows under way wait for it."""
+        return self._limits.busy_prefill if self._decoding.rows() else self._limits.max_batch_tokens
+
+    def _step(self, group: Group) -> None:
+        self._write(list(group.rows), group.step())
+        self.counts["steps"] += 1
+
+    def _write(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
+        for row, score in zip(rows, choose(logits, rows), strict=True):
+            piece = row.accept(score)
+            if piece is not None:
+                self._outbox.put(row, piece)
+        self.counts["tokens"] += len(rows)
+        over = {row for row in rows if row.ended}
+        self._decoding.drop(over)
+        self._end(over, "requests")
+
+    def _read(self) -> None:
+        if self._readings:
+            budget = self._slice()
+            chosen = self._reader.slice(self._readings, budget)
+            self._guarded(chosen, partial(self._answer, chosen, budget))
+
+    def _answer(self, chosen: Sequence[Reading], budget: int) -> None:
+        done = self._reader.read(chosen, budget)
+        for request, answer in done:
+            self._outbox.put(request, answer)
+        over = {request for request, _ in done}
+        # what is not done yet goes behind the others, so that a large request delays them by a slice
+        kept = [request for request in self._readings if request not in set(chosen)]
+        self._readings = [*kept, *(request for request in chosen if request not in over)]
+        self._end(over, "requests")
+
+    # --- ends -----------------------------------------------------------------------------------------
+
+    def _end(self, requests: Iterable[Request], how: str) -> None:
+        for request in requests:
+            request.ended = True
+            self.counts[how] += 1
+            self._ended(request)
+
+    def _guarded(self, requests: Sequence[Request], work: Callable[[], None], group: Group | None = None) -> None:
+        own = list(requests)
+        try:
+            work()
+        except Exception as error:
+            LOG.exception("the engine failed with %d requests in the step", len(own))
+            told = _told(error)
+            traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
+            self._forget(own, group)
+            self._fail(own, told)
+            # a request too large for the memory says nothing of the next one
+            self._faults += not isinstance(error, torch.OutOfMemoryError | MemoryError)
+            if self._faults >= FAULTS:
+                self._die(told)
+        else:
+            self._faults = 0
+
+    def _forget(self, requests: Sequence[Request], group: Group | None) -> None:
+        """Drop failed requests without touching what they computed: it may be half written."""
+        self._readings = [reading for reading in self._readings if reading not in requests]
+        if any(row in requests for row in self._decoding.beginning()):
+            self._decoding.stop_beginning()
+        for broken in self._decoding.groups if group is None else [group]:
+            if broken.broken or any(row in requests for row in broken.rows):
+                self._fail([row for row in broken.rows if row not in requests], EngineError(BROKEN))
+                self._decoding.clear(broken)
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _fail(self, requests: Iterable[Request], error: IalignError) -> None:
+        failed = [request for request in requests if not request.ended]
+        for request in failed:
+            self._outbox.put(request, error)
+        self._end(failed, "failed")
+
+    def _die(self, error: Exception) -> None:
+        self.dead = self._stopping = True
+        self._fail(self._all(), _told(error))
+
+
+BROKEN = "the engine failed while it wrote this answer, for a reason of its own; send the request again."
+
+
+def _told(error: Exception) -> IalignError:
+    if isinstance(error, IalignError):
+        return error
+    lines = str(error).strip().splitlines()
+    return EngineError(f"{BROKEN[:-1]} ({type(error).__name__}: {lines[0] if lines else 'no message'}).")
+
+
+def _settle(done: Any, error: IalignError | None) -> None:
+    if not done.done():
+        done.set_result(None) if error is None else done.set_exception(error)

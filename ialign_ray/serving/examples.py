@@ -1,0 +1,92 @@
+"""Requests to try, one of each kind, as `curl` takes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ialign_ray.errors import ClusterError
+from ialign_ray.serving.contract import Card
+
+TIMEOUT, SHOWN = 120.0, 300
+
+Example = tuple[str, str, dict[str, Any] | None]
+
+
+def requests_of(cards: Sequence[Card]) -> list[Example]:
+    """(what it shows, path, body; None is a GET) for the first model, in languages that it was trained for."""
+    first = cards[0]
+    groups = first.details.get("languages", {})
+    old, new = (next(iter(groups.get(g, [])), default) for g, default in (("L1", "eng"), ("L2", "ind")))
+    ask, model = "Say hello in one sentence.", first.name
+    mood = {"labels": ["good", "bad"], "prompt": "{text}\nGood or bad?"}
+    return [
+        ("models", "/v1/models", None),
+        ("chat", "/v1/chat/completions", _chat(model, ask)),
+        ("chat, streamed", "/v1/chat/completions", _chat(model, ask) | {"stream": True}),
+        ("completion", "/v1/completions", {"model": model, "prompt": "Once upon", "max_tokens": 16, "logprobs": 1}),
+        (
+            "translation",
+            "/v1/translate",
+            {"model": model, "source": old, "target": new, "texts": ["The child eats rice."]},
+        ),
+        ("classification", "/v1/classify", {"model": model, "texts": ["What a good day."], **mood}),
+        ("score", "/v1/score", {"model": model, "prompt": "The sky is", "continuations": [" blue", " loud"]}),
+    ]
+
+
+def curl_lines(url: str, cards: Sequence[Card], keyed: bool) -> list[str]:
+    """One line for each kind of request; `$IALIGN_KEY` stands for a key where the server asks for one."""
+    key = ' -H "Authorization: Bearer $IALIGN_KEY"' if keyed else ""
+    return [_curl(url + path, body, key) for _, path, body in requests_of(cards)]
+
+
+def tried(url: str, cards: Sequence[Card]) -> Iterator[str]:
+    """Send one request of each kind, with `$IALIGN_KEY` where it is set, and tell its answer in a line each.
+
+    Raises ClusterError with the server's own message where one is not answered.
+    """
+    for what, path, body in requests_of(cards):
+        sent = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json"}
+        if key := os.environ.get("IALIGN_KEY"):
+            headers["Authorization"] = f"Bearer {key}"
+        request = urllib.request.Request(url + path, sent, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
+                said = answer.read().decode()
+        except urllib.error.HTTPError as error:
+            raise ClusterError(f"{path} answered {error.code}: {error.read().decode()[:SHOWN]}") from error
+        yield f"{what}: {_short(said)}"
+
+
+def _short(said: str) -> str:
+    """What matters of an answer: texts, labels, sums; of a stream its deltas."""
+    if said.startswith("data:"):
+        events = [json.loads(line[6:]) for line in said.splitlines() if line.startswith("data: {")]
+        return repr("".join(c["delta"].get("content") or "" for e in events for c in e["choices"]))
+    found = json.loads(said)
+    if "data" in found:
+        return ", ".join(card["id"] for card in found["data"])
+    if "choices" in found:
+        return ", ".join(repr(c["message"]["content"] if "message" in c else c["text"]) for c in found["choices"])
+    kept = {k: v for k, v in found.items() if k not in ("id", "object", "created", "model", "usage")}
+    told = json.dumps(kept, ensure_ascii=False)
+    return told if len(told) <= SHOWN else told[:SHOWN] + " …"
+
+
+def _chat(model: str, text: str) -> dict[str, Any]:
+    return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 32}
+
+
+def _curl(address: str, body: dict[str, Any] | None, key: str) -> str:
+    if body is None:
+        return f"curl -s {address}{key}"
+    flags = "-sN" if body.get("stream") else "-s"
+    sent = shlex.quote(json.dumps(body, ensure_ascii=False))
+    return f"curl {flags} {address}{key} -H 'Content-Type: application/json' -d {sent}"

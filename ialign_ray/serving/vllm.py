@@ -1,0 +1,71 @@
+"""`serve.engine: vllm`: Ray Serve's own OpenAI application over vLLM, for GPUs.
+
+Not tested: neither a GPU nor vLLM was at hand. Ray 2.60 loads LoRA adapters for vLLM from s3://, gs:// or azure://
+alone, so each model is merged here and served as one of its own; and the routes are Ray's own, without translation,
+classification, keys and limits, and without following the registry.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ialign_ray.config.serve import ServeConfig
+from ialign_ray.errors import ConfigError, ModelError
+from ialign_ray.serving.sources import Named, bases, locate, with_own_names
+
+
+def vllm_application(settings: ServeConfig, registry: str) -> Any:
+    """One vLLM engine for each model and base. Raises ModelError without vLLM, ConfigError where keys are asked for."""
+    if settings.keys is not None:
+        raise ConfigError("serve.keys is set, but serve.engine vllm asks for no key; put a gateway before it")
+    try:
+        import vllm  # type: ignore[import-not-found]  # noqa: F401 - ray.serve.llm is importable without it
+        from ray.serve.llm import LLMConfig, build_openai_app
+    except ImportError as error:
+        raise ModelError(
+            "serve.engine is vllm, which is not installed; install it with pip install 'ray[llm]' on a machine with a "
+            "GPU, or set serve.engine to transformers"
+        ) from error
+    found = with_own_names([locate(name, registry) for name in settings.models], settings.models)
+    configs = [LLMConfig(**llm_config(named, settings)) for named in (*found, *bases(found))]
+    return build_openai_app({"llm_configs": configs})
+
+
+def llm_config(named: Named, settings: ServeConfig) -> dict[str, Any]:
+    """Arguments of `ray.serve.llm.LLMConfig` for one model, merged where it is an adapter."""
+    low, high = settings.replicas
+    return {
+        "model_loading_config": {"model_id": named.name, "model_source": _whole(named)},
+        "deployment_config": {
+            "autoscaling_config": {"min_replicas": low, "max_replicas": high},
+            "max_ongoing_requests": settings.limits.queue,
+        },
+        "engine_kwargs": {"max_num_seqs": settings.max_batch, "trust_remote_code": _trusted(named)},
+    }
+
+
+def _whole(named: Named) -> str:
+    """Folder or hub id of a model that needs no adapter."""
+    from ialign_ray.modeling.load import load_adapted, merge, model_location
+    from ialign_ray.storage import cache_folder, json_hash, once
+
+    source = named.source
+    if source.folder is None:
+        return model_location(source.settings.id)
+    if (source.folder / "config.json").exists():
+        return str(source.folder)
+    plain = source.settings.model_copy(update={"quantization": None})
+    folder = source.folder
+
+    def write(target: Path) -> None:
+        model, tokenizer = load_adapted(plain, folder)
+        merge(model).save_pretrained(target)
+        tokenizer.save_pretrained(target)
+
+    known = json_hash([str(folder), folder.stat().st_mtime_ns, plain.model_dump(mode="json")])
+    return str(once(cache_folder() / "merged" / known, write))
+
+
+def _trusted(named: Named) -> bool:
+    return named.source.settings.trust_remote_code

@@ -1,0 +1,60 @@
+"""`ialign serve` as a user meets it: ready, requests to try, and down again at a signal."""
+
+import os
+import shlex
+import signal
+import subprocess
+import threading
+
+import httpx2 as httpx
+import pytest
+from load import until
+from runs import WEAK
+
+from ialign_ray.registry.promotion import promote
+from ialign_ray.serving.deployment import free_port
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def answers(url):
+    try:
+        return httpx.get(f"{url}/readyz", timeout=2).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+@pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
+def test_serving_until_a_signal(ialign, registry, tmp_path, monkeypatch, ray_cluster, stop):
+    monkeypatch.chdir(tmp_path)
+    promote(registry, "mine", WEAK)
+    assert ialign("serve", "keys", "alice", "--file", "keys.yaml")[0] == 0
+    port = free_port("127.0.0.1", 0)
+    seen = []
+
+    def user():
+        until(lambda: answers(f"http://127.0.0.1:{port}"), 90)
+        seen.append(httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=10).status_code)
+        os.kill(os.getpid(), stop)
+
+    thread = threading.Thread(target=user)
+    thread.start()
+    code, out, err = ialign("serve", "--port", port, "--set", "serve.keys=keys.yaml")
+    thread.join()
+    assert (code, seen) == (0, [401]), err
+    assert f"Ready at http://127.0.0.1:{port}: champion (mine/1), base" in out
+    lines = [line for line in out.splitlines() if line.startswith("curl ")]
+    assert len(lines) == 7
+    assert all('-H "Authorization: Bearer $IALIGN_KEY"' in line for line in lines)
+    assert not answers(f"http://127.0.0.1:{port}")
+
+
+def test_the_lines_to_try_are_what_a_shell_takes(registry):
+    from ialign_ray.serving.examples import curl_lines
+    from ialign_ray.serving.sources import locate
+
+    promote(registry, "mine", WEAK)
+    for line in curl_lines("http://127.0.0.1:8000", [locate("champion", registry.uri).card()], keyed=True):
+        words = shlex.split(line)
+        assert words[0] == "curl"
+        assert subprocess.run(["bash", "-nc", line]).returncode == 0

@@ -1,0 +1,53 @@
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ialign_ray.serving.engine.schedule import Limits, Wish, admit
+
+WISHES = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)).map(lambda w: Wish(w[0], sum(w))), max_size=12)
+LIMITS = st.builds(Limits, st.integers(1, 8), st.integers(100, 600), st.integers(1, 200))
+
+
+@given(WISHES, st.lists(st.integers(2, 100), max_size=8), LIMITS, st.booleans())
+def test_what_begins_fits(waiting, running, limits, same):
+    chosen = admit(waiting, running, limits, same_length=same)
+    assert len(set(chosen)) == len(chosen)
+    if not chosen:
+        return
+    assert chosen[0] == 0
+    rows = len(running) + len(chosen)
+    assert rows <= limits.max_batch
+    needs = [*running, *(waiting[i].needs for i in chosen)]
+    assert rows == 1 or rows * max(needs) <= limits.max_batch_tokens
+    prompts = [waiting[i].prompt for i in chosen]
+    budget = limits.busy_prefill if running else limits.max_batch_tokens
+    assert len(chosen) == 1 or len(chosen) * max(prompts) <= budget
+    assert not same or len(set(prompts)) == 1
+
+
+@given(WISHES, LIMITS)
+def test_nobody_starves(waiting, limits):
+    """The oldest always begins on an idle engine, so with rows that end everybody's turn comes."""
+    left = list(waiting)
+    while left:
+        chosen = admit(left, [], limits)
+        assert chosen[0] == 0
+        left = [wish for i, wish in enumerate(left) if i not in chosen]
+
+
+def test_nobody_passes_the_oldest_while_it_does_not_fit():
+    limits = Limits(max_batch=4, max_batch_tokens=200)
+    assert admit([Wish(50, 150), Wish(5, 10)], [60], limits) == []
+    assert admit([Wish(5, 10), Wish(50, 150)], [60], limits) == [0]
+
+
+def test_the_nearest_in_length_begin_together():
+    waiting = [Wish(10, 20), Wish(90, 100), Wish(11, 21), Wish(10, 20)]
+    assert admit(waiting, [], Limits(3, 10_000)) == [0, 3, 2]
+    assert admit(waiting, [], Limits(4, 10_000), same_length=True) == [0, 3]
+
+
+def test_rows_under_way_wait_for_few_prompt_tokens_only():
+    waiting = [Wish(100, 120)] * 6
+    assert len(admit(waiting, [120], Limits(8, 10_000, busy_prefill=250))) == 2
+    assert len(admit(waiting, [], Limits(8, 10_000, busy_prefill=250))) == 6
+    assert len(admit([Wish(900, 920)], [120], Limits(8, 10_000, busy_prefill=250))) == 1
