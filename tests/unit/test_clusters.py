@@ -237,13 +237,23 @@ def test_kubernetes_would_take_the_storage_and_it_is_what_the_pods_claim():
         assert f"claimName: {claim['metadata']['name']}" in path.read_text()
 
 
-def test_the_service_deploys_what_serve_yaml_deploys():
-    deployed = sorted((REPOSITORY / "serve").glob("*.yaml"))
-    if not deployed:
-        pytest.skip("serve/ holds no application file")
-    ours = yaml.safe_load(read(CLUSTERS / "kubernetes" / "rayservice.yaml")["spec"]["serveConfigV2"])
-    paths = {a["import_path"] for f in deployed for a in read(f)["applications"]}
-    assert {a["import_path"] for a in ours["applications"]} <= paths
+def test_the_service_deploys_what_serve_deploys():
+    from ialign_ray.config.load import serve_settings
+
+    [ours] = yaml.safe_load(read(CLUSTERS / "kubernetes" / "rayservice.yaml")["spec"]["serveConfigV2"])["applications"]
+    for path in (REPOSITORY / "serve").glob("*.yaml"):
+        [theirs] = read(path)["applications"]
+        assert ours["import_path"] == theirs["import_path"]
+    settings = serve_settings(data={k: v for k, v in ours["args"].items() if k != "registry"})
+    assert settings.keys
+    keys = next(v["secret"] for v in volumes("rayservice.yaml") if v["name"] == "keys")
+    assert settings.keys == "/etc/ialign/keys.yaml"
+    assert keys == {"secretName": "ialign-api-keys"}
+
+
+def volumes(file: str) -> list[dict]:
+    cluster = kuberay.cluster_of(read(CLUSTERS / "kubernetes" / file))
+    return cluster["headGroupSpec"]["template"]["spec"]["volumes"]
 
 
 @pytest.mark.parametrize("script", sorted(CLUSTERS.glob("*.sh")), ids=name)
