@@ -42,12 +42,9 @@ class Cluster:
         config["provider"]["head_ip"] = self.head.address
         config["provider"]["worker_ips"] = [w.address for w in self.workers[:workers]]
         config["auth"]["ssh_user"] = "root"
-        config["max_workers"] = workers + 1
-        config["available_node_types"]["local.cluster.node"] |= {"min_workers": workers + 1, "max_workers": workers}
+        [setup] = config["setup_commands"]
+        config["setup_commands"] = [setup.replace("/srv/ialign", SHARED).replace("~/ialign-venv", str(VENV))]
         for kind, cpus in (("head", 1), ("worker", 3)):
-            setup = config[f"{kind}_setup_commands"][0]
-            setup = setup.replace("/srv/ialign", SHARED).replace("~/ialign-venv", str(VENV))
-            config[f"{kind}_setup_commands"] = [setup]
             # hosts of one machine would each claim all of it
             limits = f" --num-cpus={cpus} --object-store-memory=150000000 --disable-usage-stats"
             starts = config[f"{kind}_start_ray_commands"]

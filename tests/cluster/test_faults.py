@@ -26,9 +26,10 @@ EVERY, FAULT_AT = 5, 12
 @pytest.fixture(scope="module")
 def up(cluster) -> Cluster:
     """The cluster, with all of its hosts."""
-    cluster.configure()
-    cluster.up()
-    until(lambda: len(cluster.alive()) == 3, 150, "a head and two workers", every=1)
+    if len(cluster.alive()) != 3:
+        cluster.configure()
+        cluster.up()
+        until(lambda: len(cluster.alive()) == 3, 150, "a head and two workers", every=1)
     return cluster
 
 
