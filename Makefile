@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly test-cluster test-faults quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search fuzz clean
+.PHONY: help setup check test test-fast nightly test-cluster quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -39,9 +39,6 @@ test-cluster: setup  ## for real: ray up over ssh on a head and two workers, a j
 	for tool in sshd rsync ip curl pgrep; do command -v $$tool > /dev/null || lacking=1; done; [ -z "$$lacking" ] \
 		|| { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $(HOST_TOOLS); }
 	$(BIN)/python -m pytest -m cluster tests/cluster/test_cluster.py
-
-test-faults: test-cluster  ## what dies on such a cluster in mid-training, and what it costs; a quarter of an hour
-	$(BIN)/python -m pytest -m cluster tests/cluster/test_faults.py
 
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow and not cluster"

@@ -1,15 +1,15 @@
-"""Write the tables of docs/speed.md from docs/results/bench/*.json: python tests/benchmarks/render.py"""
+"""Write tables of docs/speed.md and docs/scale.md from docs/results/bench/*.json: python tests/benchmarks/render.py"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from measuring import RESULTS
 
-PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 
 
@@ -54,22 +54,47 @@ def label_scoring(found: dict[str, Any]) -> Iterable[str]:
     )
 
 
+def scale_model(found: dict[str, Any]) -> Iterable[str]:
+    heads = "run | GPUs | state a GPU | step | network | efficiency | encoding CPUs | data | checkpoint | hours | $"
+    yield f"| {heads} |"
+    yield "|---" * len(heads.split("|")) + "|"
+    for name, by_gpus in found["runs"].items():
+        for gpus, v in by_gpus.items():
+            if v["state GB"] > found["told"]["memory"] / 1e9:
+                yield f"| {name} | {gpus} | {v['state GB']:.0f} GB: does not fit | | | | | | | | |"
+                continue
+            cells = (
+                f"{v['state GB']:.1f} GB", f"{v['seconds']:.3f} s", f"{100 * v['network'] / v['seconds']:.0f} %",
+                f"{100 * v['efficiency']:.0f} %", f"{v['encoding CPUs']:.1f}", f"{v['data MB/s']:.1f} MB/s",
+                f"{v['checkpoint GB']:.1f} GB, {v['checkpoint']:.0f} s", f"{v['hours']:.1f}", f"{v['dollars']:,.0f}",
+            )  # fmt: skip
+            yield f"| {name} | {gpus} | " + " | ".join(cells) + " |"
+
+
+TABLES = {"speed.md": (training_speed, pipeline, loss_memory, label_scoring), "scale.md": (scale_model,)}
+
+
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    for table in (training_speed, pipeline, loss_memory, label_scoring):
-        path = RESULTS / f"{table.__name__}.json"
-        if not path.exists():
-            continue
-        found = json.loads(path.read_text(encoding="utf-8"))
-        on = found["on"]
-        name = table.__name__
-        before, _, rest = page.partition(BEGIN.format(name))
-        _, _, after = rest.partition(END.format(name))
-        turns = "".join(f", {found[k]} {k}" for k in ("steps", "rounds") if k in found)
-        machine = f"{on['device']}, {on['threads']} thread, torch {on['torch']}{turns}."
-        text = "\n".join([BEGIN.format(name), *table(found), "", machine, END.format(name)])
-        page = before + text + after
-    PAGE.write_text(page, encoding="utf-8")
+    for page, tables in TABLES.items():
+        text = (DOCS / page).read_text(encoding="utf-8")
+        for table in tables:
+            text = filled(text, table)
+        (DOCS / page).write_text(text, encoding="utf-8")
+
+
+def filled(page: str, table: Callable[[dict[str, Any]], Iterable[str]]) -> str:
+    """The page with one table written anew, where its numbers are there."""
+    name = table.__name__
+    path = RESULTS / f"{name}.json"
+    if not path.exists():
+        return page
+    found = json.loads(path.read_text(encoding="utf-8"))
+    before, _, rest = page.partition(BEGIN.format(name))
+    _, _, after = rest.partition(END.format(name))
+    turns = "".join(f", {found[k]} {k}" for k in ("steps", "rounds") if k in found)
+    on = found["on"]
+    machine = f"{on['device']}, {on['threads']} thread, torch {on['torch']}{turns}."
+    return before + "\n".join([BEGIN.format(name), *table(found), "", machine, END.format(name)]) + after
 
 
 if __name__ == "__main__":

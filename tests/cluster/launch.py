@@ -36,11 +36,11 @@ class Cluster:
         self.workers = [lan.add("one"), lan.add("two")]
         self.tunnel: subprocess.Popen | None = None
 
-    def configure(self, workers: int = 2) -> None:
-        """clusters/local.yaml with its fields filled in for these hosts, of which `workers` are workers."""
+    def configure(self) -> None:
+        """clusters/local.yaml with its fields filled in for these hosts."""
         config = yaml.safe_load((REPOSITORY / "clusters" / "local.yaml").read_text())
         config["provider"]["head_ip"] = self.head.address
-        config["provider"]["worker_ips"] = [w.address for w in self.workers[:workers]]
+        config["provider"]["worker_ips"] = [w.address for w in self.workers]
         config["auth"]["ssh_user"] = "root"
         [setup] = config["setup_commands"]
         config["setup_commands"] = [setup.replace("/srv/ialign", SHARED).replace("~/ialign-venv", str(VENV))]
@@ -51,12 +51,10 @@ class Cluster:
             config[f"{kind}_start_ray_commands"] = [c + limits if "ray start" in c else c for c in starts]
         (self.lan.shared / "local.yaml").write_text(yaml.safe_dump(config))
 
-    def up(self, options: str = "") -> None:
+    def up(self) -> None:
         """`ray up`, and a tunnel to the dashboard."""
         self.laptop.command("test -f ~/.ray/auth_token || ray get-auth-token --generate")
-        self.laptop.command(
-            f"cd {REPOSITORY} && ray up -y --no-config-cache {options} {SHARED}/local.yaml", timeout=240
-        )
+        self.laptop.command(f"cd {REPOSITORY} && ray up -y --no-config-cache {SHARED}/local.yaml", timeout=240)
         self.open_tunnel()
 
     def open_tunnel(self) -> None:
