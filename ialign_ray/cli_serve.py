@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,8 +16,12 @@ from rich.console import Console
 from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption
 
 if TYPE_CHECKING:
+    from ialign_ray.config import Experiment
     from ialign_ray.config.serve import ServeConfig
     from ialign_ray.serving.sources import Named
+
+
+CHAMPION = "champion"
 
 
 class ServeCommands(typer.core.TyperGroup):
@@ -65,17 +71,17 @@ def run(
     changes = [*(overrides or []), *(f"{key}={value!r}" for key, value in given.items() if value)]
     changes += ["serve.port=0"] if port == 0 else []
     experiment = load_experiment(file, changes) if file else None
-    settings = experiment.serve if experiment else serve_settings(changes)
+    settings = _own(experiment) if experiment else serve_settings(changes)
     tracked = (experiment.tracking.mlflow_uri or experiment.storage.runs) if experiment else DEFAULT_REGISTRY
     where = registry or tracked
     found = _found(settings, where)
     console.print("Starting Ray and loading the models", highlight=False)
-    with running(settings, where, experiment.scaling if experiment else ScalingConfig()) as url:
+    with running(settings, where, experiment.scaling if experiment else ScalingConfig()) as url, _stopping() as asked:
         _ready(url, settings, found)
         if trial:
             _try(url, found)
         else:
-            _until_stopped()
+            asked.wait()
         console.print("Stopping: requests under way end, new ones are refused", highlight=False)
 
 
@@ -107,6 +113,12 @@ def keys(
     )
 
 
+def _own(experiment: Experiment) -> ServeConfig:
+    """Its `serve`, in which a plain `champion` is this experiment's, whatever else the registry holds."""
+    models = [f"{experiment.name}@{m}" if m == CHAMPION else m for m in experiment.serve.models]
+    return experiment.serve.model_copy(update={"models": models})
+
+
 def _found(settings: ServeConfig, registry: str) -> list[Named]:
     """What the references stand for, before anything is started; a base that is made on first use is made."""
     from ialign_ray.serving.sources import locate, with_own_names
@@ -136,11 +148,18 @@ def _try(url: str, found: list[Named]) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _until_stopped() -> None:
-    """Wait for Ctrl-C or SIGTERM; a second one stops at once."""
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C or SIGTERM; a second one stops at once."""
     asked = threading.Event()
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    while not asked.wait(1.0):
-        pass
+    before: dict[int, Any] = {}
+
+    def ask(*_: Any) -> None:
+        asked.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before |= {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield asked
     for number, handler in before.items():
         signal.signal(number, handler)

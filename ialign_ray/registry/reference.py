@@ -85,7 +85,7 @@ def _name(registry: Registry, plain: str) -> str:
         raise RegistryError(f"registry {registry.uri} has no model {plain!r} (it has: {known}); name one of them")
     if len(names) > 1:
         raise RegistryError(
-            f"{len(names)} models have a champion; name one: {', '.join(f'{n}@{CHAMPION}' for n in names)}"
+            f"{len(names)} models are registered; name one: {', '.join(f'{n}@{CHAMPION}' for n in names)}"
         )
     return names[0]
 

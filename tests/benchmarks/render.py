@@ -1,4 +1,4 @@
-"""Write tables of docs/speed.md and docs/scale.md from docs/results/bench/*.json: python tests/benchmarks/render.py"""
+"""Write the tables of docs/*.md from docs/results/bench/*.json: python tests/benchmarks/render.py"""
 
 from __future__ import annotations
 
@@ -71,30 +71,41 @@ def scale_model(found: dict[str, Any]) -> Iterable[str]:
             yield f"| {name} | {gpus} | " + " | ".join(cells) + " |"
 
 
-TABLES = {"speed.md": (training_speed, pipeline, loss_memory, label_scoring), "scale.md": (scale_model,)}
+def serving_engine(found: dict[str, Any]) -> Iterable[str]:
+    ways = ("one at a time", "transformers", "engine", "against transformers", "one adapter", "eight adapters")
+    yield "| model, clients | " + " | ".join(ways) + " |"
+    yield "|---" * (len(ways) + 1) + "|"
+    for size in ("pocket", "100M"):
+        for clients, run in ((k, v) for k, v in found.get(size, {}).items() if k.endswith("clients")):
+            speed, eight = run["tokens_per_second"], run.get("eight_adapters_to_one")
+            cells = [speed[way] for way in ("generate", "transformers", "engine")]
+            adapters = [speed["engine, one adapter"], f"{eight:.0%} of it" if eight else ""]
+            line = [f"{size}, {clients}", *cells, f"x{run['times_transformers']}", *adapters]
+            yield "| " + " | ".join(map(str, line)) + " |"
 
 
 def main() -> None:
-    for page, tables in TABLES.items():
-        text = (DOCS / page).read_text(encoding="utf-8")
-        for table in tables:
-            text = filled(text, table)
-        (DOCS / page).write_text(text, encoding="utf-8")
+    render(DOCS / "speed.md", training_speed, pipeline, loss_memory, label_scoring)
+    render(DOCS / "serving.md", serving_engine)
+    render(DOCS / "scale.md", scale_model)
 
 
-def filled(page: str, table: Callable[[dict[str, Any]], Iterable[str]]) -> str:
-    """The page with one table written anew, where its numbers are there."""
-    name = table.__name__
-    path = RESULTS / f"{name}.json"
-    if not path.exists():
-        return page
-    found = json.loads(path.read_text(encoding="utf-8"))
-    before, _, rest = page.partition(BEGIN.format(name))
-    _, _, after = rest.partition(END.format(name))
-    turns = "".join(f", {found[k]} {k}" for k in ("steps", "rounds") if k in found)
-    on = found["on"]
-    machine = f"{on['device']}, {on['threads']} thread, torch {on['torch']}{turns}."
-    return before + "\n".join([BEGIN.format(name), *table(found), "", machine, END.format(name)]) + after
+def render(path: Path, *tables: Callable[[dict[str, Any]], Iterable[str]]) -> None:
+    page = path.read_text(encoding="utf-8")
+    for table in tables:
+        kept = RESULTS / f"{table.__name__}.json"
+        if not kept.exists():
+            continue
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        on = found["on"]
+        name = table.__name__
+        before, _, rest = page.partition(BEGIN.format(name))
+        _, _, after = rest.partition(END.format(name))
+        turns = "".join(f", {found[k]} {k}" for k in ("steps", "rounds") if k in found)
+        machine = f"{on['device']}, {on['threads']} thread, torch {on['torch']}{turns}."
+        text = "\n".join([BEGIN.format(name), *table(found), "", machine, END.format(name)])
+        page = before + text + after
+    path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":
