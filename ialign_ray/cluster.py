@@ -160,4 +160,9 @@ def scaling_arguments(scaling: ScalingConfig, use_gpu: bool) -> dict[str, Any]:
     per_worker: dict[str, float] = {"CPU": scaling.cpus_per_worker}
     if use_gpu:
         per_worker["GPU"] = 1
-    return {"num_workers": scaling.workers, "use_gpu": use_gpu, "resources_per_worker": per_worker}
+    return {
+        "num_workers": scaling.workers,
+        "use_gpu": use_gpu,
+        "resources_per_worker": per_worker,
+        "placement_strategy": scaling.placement.upper(),
+    }
