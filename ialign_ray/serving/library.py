@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -54,8 +54,9 @@ class ModelLibrary:
 
         Raises the first IalignError where a model cannot be served at all.
         """
-        found = [await self._first(reference) for reference in self._settings.models]
-        named = with_own_names(found, self._settings.models)
+        references = self._settings.models
+        found = with_own_names([await self._locate(reference) for reference in references], references)
+        named = [await self._first(each, reference) for each, reference in zip(found, references, strict=True)]
         self._named = {each.name: each for each in [*named, *bases(named)]}
         self._settle()
         for each in self._named.values():
@@ -109,27 +110,28 @@ class ModelLibrary:
             self._following.cancel()
         await self._pool.close(grace)
 
-    async def _first(self, reference: str) -> Named:
-        """What a reference stands for at the start, loaded; an alias goes back to an earlier holder if it must."""
+    async def _locate(self, reference: str, refused: Sequence[str] = ()) -> Named:
+        return await asyncio.to_thread(locate, reference, self._location, self._open_registry, refused)
+
+    async def _first(self, named: Named, reference: str) -> Named:
+        """What is named, loaded; an alias whose version does not load goes back to an earlier holder."""
         refused: list[str] = []
-        reason: IalignError | None = None
+        reason = named.refused
         while True:
             try:
-                named = await asyncio.to_thread(locate, reference, self._location, self._open_registry, refused)
-            except IalignError as error:
-                raise reason or error from error
-            try:
                 await self._pool.load(named.source)
+                break
             except IalignError as error:
                 if named.alias is None:
                     raise
                 log.error("%s is refused: %s", named.source.id, error)
-                reason = reason or ModelError(f"{named.source.id}: {error}")
+                reason = reason or f"{named.source.id}: {error}"
                 refused.append(named.source.id)
-                continue
-            if refused or named.refused:
-                named = replace(named, refused=str(reason or named.refused), retry_at=time.monotonic() + _TRY_AGAIN_S)
-            return named
+            try:
+                named = await self._locate(reference, refused)
+            except IalignError as error:
+                raise ModelError(reason) from error
+        return replace(named, refused=reason, retry_at=time.monotonic() + _TRY_AGAIN_S) if reason else named
 
     async def _take_up(self, named: Named, number: int | None) -> None:
         """Serve the version that an alias points to now, or say why not and go on."""

@@ -189,6 +189,7 @@ def test_two_folders_of_one_name_get_their_parents_too(registry, library, tmp_pa
 
     async def story(*models):
         async with serving(registry, *models) as shelf:
+            assert set(OPENED[-1].loaded()) == {"a-best", "b-best"}
             return list(kinds(shelf))
 
     assert asyncio.run(story(str(tmp_path / "a" / "best"), str(tmp_path / "b" / "best"))) == [
@@ -434,6 +435,27 @@ def test_a_replica_that_starts_after_a_bad_promotion_serves_the_holder_before(re
             assert shelf.cards()[0].details["refused"] == "mine/3: adapter mine/3 does not fit the base"
 
     asyncio.run(story())
+
+
+def test_where_no_holder_loads_the_first_reason_is_told(registry):
+    promote(registry, "mine", GOOD)
+    registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
+
+    def picky(*arguments, **limits):
+        engine = open_noted(*arguments, **limits)
+
+        async def refusing(adapter, folder):
+            raise ModelError(f"adapter {adapter} does not fit the base")
+
+        engine.load = refusing
+        return engine
+
+    async def story():
+        async with serving(registry, opening=picky):
+            pass
+
+    with pytest.raises(ModelError, match="^mine/3: adapter mine/3 does not fit the base$"):
+        asyncio.run(story())
 
 
 def test_a_registry_out_of_reach_changes_nothing(registry, tmp_path, caplog):
