@@ -41,6 +41,7 @@ class ModelLibrary:
         self._location = registry
         self._open_registry = lru_cache(Registry)
         self._pool = EnginePool(settings, open_engine, self._fresh)
+        self._chosen: list[Named] = []
         self._named: dict[str, Named] = {}
         self._versions: dict[str, Source] = {}
         self._listed: list[Card] = []
@@ -56,12 +57,8 @@ class ModelLibrary:
         """
         references = self._settings.models
         found = with_own_names([await self._locate(reference) for reference in references], references)
-        named = [await self._first(each, reference) for each, reference in zip(found, references, strict=True)]
-        self._named = {each.name: each for each in [*named, *bases(named)]}
+        self._chosen = [await self._first(each, name) for each, name in zip(found, references, strict=True)]
         self._settle()
-        for each in self._named.values():
-            if each.source.kind != "full" and each.source.weights in {n.source.weights for n in named}:
-                await self._pool.load(each.source)
         if self._models():
             await self.look()
             self._following = asyncio.create_task(self._follow())
@@ -87,7 +84,7 @@ class ModelLibrary:
         try:
             for model in self._models():
                 aliases = await asyncio.to_thread(self._registry.aliases, model)
-                for named in [n for n in self._named.values() if n.model == model and n.alias]:
+                for named in [n for n in self._chosen if n.model == model and n.alias]:
                     await self._take_up(named, aliases.get(named.alias or ""))
             await self._list()
         except Exception as error:  # of the registry, its database or the network: what serves is untouched by it
@@ -138,7 +135,8 @@ class ModelLibrary:
         present = named.source.version
         if number is None or (present is not None and number == present.number):
             gone = None if number is not None else f"alias {named.alias!r} is gone from the registry"
-            self._tell(named, gone)
+            if gone != named.refused:
+                self._tell(named, gone)
             return
         target = f"{named.model}/{number}"
         if named.refused is not None and named.refused.startswith(target) and time.monotonic() < named.retry_at:
@@ -206,8 +204,9 @@ class ModelLibrary:
         return source if source.folder is None else replace(source, folder=folder / source.folder.name)
 
     def _settle(self) -> None:
-        """After a change: what stays in memory, and what is told. The cards are read at every request."""
-        self._pool.keep = {each.source.id for each in self._named.values()}
+        """After a change: the bases, what stays in memory, and what is told. The cards are read at every request."""
+        self._named = {each.name: each for each in (*self._chosen, *bases(self._chosen))}
+        self._pool.keep = {each.source.key for each in self._named.values()}
         known = {title: source.card(title) for title, source in self._versions.items()}
         named = [each.card() for each in self._named.values()]
         numbered = [known.get(card.name, card) for card in self._listed if card.name not in self._named]
@@ -215,7 +214,7 @@ class ModelLibrary:
 
     def _models(self) -> list[str]:
         """Registered models that are served."""
-        return list(dict.fromkeys(each.model for each in self._named.values() if each.model))
+        return list(dict.fromkeys(each.model for each in self._chosen if each.model))
 
     @property
     def _registry(self) -> Registry:

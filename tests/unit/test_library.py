@@ -346,6 +346,33 @@ def test_a_moved_alias_is_taken_up_while_requests_keep_what_they_began_with(regi
     asyncio.run(story())
 
 
+def test_a_champion_on_another_base_brings_its_base_along(registry, tmp_path, tiny_model_folder, monkeypatch):
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(tiny_model_folder, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file(
+        {k: w * 1.5 if "mlp" in k else w for k, w in weights.items()}, other / "model.safetensors", {"format": "pt"}
+    )
+    run = make_run(small_experiment(tmp_path, other), "moved", {"eng": 1.0, "ind": 1.6, "jav": 1.6}, 7)
+    number = register(registry, run, "mine")[0].number
+    promote(registry, "mine", GOOD)
+    monkeypatch.setattr(pool, "IDLE_S", 0.0)
+
+    async def story():
+        async with serving(registry) as shelf:
+            before = await ask(shelf, "base")
+            registry.call("set_registered_model_alias", "mine", "champion", str(number))
+            await shelf.look()
+            assert await ask(shelf) == (f"mine/{number}", answer(QUESTION, run, None, TOKENS, 0.0))
+            assert await ask(shelf, "base") == ("base", answer(QUESTION, None, str(other), TOKENS, 0.0))
+            assert before != await ask(shelf, "base")
+            await shelf._pool.trim()
+            assert [e._worker.is_alive() for e in OPENED] == [False, True]
+
+    asyncio.run(story())
+
+
 def test_no_request_fails_or_mixes_versions_while_the_alias_moves(registry, library):
     promote(registry, "mine", WEAK)
     texts = {f"mine/{n}": expected(library, run) for n, run in ((WEAK, "weak"), (BEST, "best"))}
