@@ -35,8 +35,9 @@ nightly: setup  ## all tests and the long ones: who dies, when, and how many wor
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
-quickstart: setup  ## the pocket experiment, end to end: search, front, winner, champion
+quickstart: setup  ## the pocket experiment: search, front, champion, a request of each kind; SERVE=1 leaves it up
 	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume
+	$(BIN)/ialign serve jobs/experiments/pocket.yaml $(if $(SERVE),,--port 0 --try)
 
 real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
 	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)
@@ -77,6 +78,11 @@ bench-loss: bench-setup  ## memory of the loss at a vocabulary of 250,000
 
 bench-scoring: bench-setup  ## label scoring against the reference way and lm-evaluation-harness
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scoring.py
+	$(BIN)/python tests/benchmarks/render.py
+
+bench-serving: bench-setup  ## output tokens/s of the serving engine against generate and transformers' own batching
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py pocket
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py 100M --rounds 1
 	$(BIN)/python tests/benchmarks/render.py
 
 bench-search: bench-setup  ## tokens until the grid's best setting, and trials an hour against one process a trial

@@ -45,7 +45,7 @@ class Front:
         name = given if _ID.fullmatch(given) else uuid.uuid4().hex
         async with AsyncExitStack() as held:
             call = Call(name, self.service.limits.timeout_s, held)
-            scope.setdefault("state", {})["call"] = call
+            scope["state"] = {**scope.get("state", {}), "call": call}  # its own: a server may share one of its lifespan
             wire = Wire(call, receive, send, self.service.limits.body_bytes)
             held.callback(self._account, scope, wire)
             with self.service.metrics.running.track_inprogress():
