@@ -116,7 +116,7 @@ def options(settings: ServeConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def running(settings: ServeConfig, registry: str, scaling: ScalingConfig) -> Iterator[str]:
+def running(settings: ServeConfig, registry: str, scaling: ScalingConfig, *, show_log: bool = True) -> Iterator[str]:
     """Start (or join) Ray, deploy, wait until the models answer; yields the URL, and takes all down at the end.
 
     Raises ConfigError where the port is taken, ClusterError where the cluster is too small, ModelError where a model
@@ -126,7 +126,7 @@ def running(settings: ServeConfig, registry: str, scaling: ScalingConfig) -> Ite
     built = application(settings, registry)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
     joins = ray.is_initialized() or scaling.address is not None or "RAY_ADDRESS" in os.environ
-    with cluster(scaling, worker_logs=True) as resources:
+    with cluster(scaling, worker_logs=show_log) as resources:
         _check_room(settings, resources)
         http = {"host": settings.host, "port": settings.port}
         others = _serving()

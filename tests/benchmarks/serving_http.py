@@ -121,7 +121,11 @@ def _until_it_answers(port: int, server: subprocess.Popen[bytes]) -> None:
     raise SystemExit("transformers serve did not answer in time")
 
 
-@serve.deployment(ray_actor_options={"num_cpus": 0}, max_ongoing_requests=64)
+@serve.deployment(
+    ray_actor_options={"num_cpus": 0},
+    max_ongoing_requests=64,
+    logging_config={"log_level": "WARNING", "enable_access_log": False},
+)
 class Echo:
     """What Ray Serve takes without a model."""
 
@@ -160,7 +164,7 @@ def measured(size: str, turns: int) -> dict[str, Any]:
         folder = model_folder(size, Path(scratch) / size)
         settings = ServeConfig(models=[str(folder)], port=0)
         # Ray gives a replica as many threads as it reserves CPUs: one
-        url = servers.enter_context(running(settings, scratch, ScalingConfig()))
+        url = servers.enter_context(running(settings, scratch, ScalingConfig(), show_log=False))
         ours = int(url.rpartition(":")[2])
         serve.run(Echo.bind(), name="echo", route_prefix="/echo")
         ports = {
