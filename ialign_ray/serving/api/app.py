@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from importlib.metadata import version
-from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.serving.api import access, chat, classify, completions, docs, errors, health, models, score, translate
 from ialign_ray.serving.api.auth import KeyRing
-from ialign_ray.serving.api.front import PROTECTED, Front
+from ialign_ray.serving.api.front import Front
+from ialign_ray.serving.api.openapi import document
 from ialign_ray.serving.api.service import Service
 from ialign_ray.serving.contract import Library
 
@@ -39,22 +38,5 @@ def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> 
         app.include_router(part.router)
     errors.install(app)
     access.open_log()
-    app.openapi = lambda: _document(app, keys is not None)  # type: ignore[method-assign]
+    app.openapi = lambda: document(app, service)  # type: ignore[method-assign]
     return app
-
-
-def _document(app: FastAPI, keyed: bool) -> dict[str, Any]:
-    """FastAPI's OpenAPI document, without the 422 that we do not answer, and with keys where they are asked for."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, routes=app.routes)
-        for path, methods in document["paths"].items():
-            for operation in methods.values():
-                operation["responses"].pop("422", None)
-                if keyed and path.startswith(PROTECTED):
-                    operation["security"] = [{"key": []}]
-        for name in ("HTTPValidationError", "ValidationError"):
-            document["components"]["schemas"].pop(name, None)
-        if keyed:
-            document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-        app.openapi_schema = document
-    return app.openapi_schema

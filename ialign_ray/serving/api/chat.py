@@ -41,8 +41,9 @@ from ialign_ray.serving.contract import Piece, Served, TokenScore
 router = APIRouter(tags=["OpenAI"])
 TEMPERATURE = 1.0
 """OpenAI's default."""
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
 EVENTS: dict[int | str, dict[str, Any]] = {
-    200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}, "description": "The answer."}
+    200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "The answer, whole or in parts."}
 }
 """Of a route that may stream."""
 

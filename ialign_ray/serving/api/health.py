@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
-from fastapi.responses import PlainTextResponse, Response
+from fastapi.responses import Response
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from ialign_ray.serving.api.answers import Health
@@ -27,7 +29,12 @@ async def readyz(service: TheService) -> Health:
     return Health(status="ready")
 
 
-@router.get("/metrics", response_class=PlainTextResponse, responses=documented(401, 429, 500))
+_PAGE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All metrics."}
+}
+
+
+@router.get("/metrics", response_class=Response, responses=_PAGE | documented(401, 429, 500))
 async def metrics(service: TheService) -> Response:
     """Prometheus' text format."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

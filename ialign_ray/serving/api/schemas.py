@@ -114,7 +114,7 @@ class Asking(Body):
 class Decoding(Asking):
     """How an answer is made."""
 
-    max_tokens: int | None = Field(None, ge=0)
+    max_tokens: int | None = Field(None, ge=1)
     """Longest answer in tokens; the server's default, or what still fits, when left out."""
     temperature: float | None = Field(None, ge=0, le=2)
     """0 takes the likeliest token each time."""
@@ -212,8 +212,6 @@ class ChatRequest(Sampled):
             raise _refused("top_logprobs", "top_logprobs needs logprobs: true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
             raise _refused("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
-        if self.max_tokens == 0:
-            raise _refused("max_tokens", "max_tokens is 0; ask for at least one token")
         return self
 
     @property
@@ -227,8 +225,10 @@ class CompletionRequest(Sampled):
 
     prompt: Prompt
     """One or several prompts, as text or as token ids; read as they are, without template or separator."""
+    max_tokens: int | None = Field(None, ge=0)
+    """Longest answer in tokens, as elsewhere; 0 with `echo` alone."""
     echo: bool | None = None
-    """Begin the answer with its prompt; then `max_tokens` may be 0."""
+    """Begin the answer with its prompt."""
     logprobs: int | None = Field(None, ge=0, le=20)
     """Tell the log-probability of each token, and of this many likeliest tokens in its place."""
 
@@ -254,12 +254,6 @@ class TranslateRequest(Decoding):
     prompt_language: Name | None = None
     """Language of the request to the model; the first that it was trained with when left out."""
 
-    @model_validator(mode="after")
-    def _some(self) -> Self:
-        if self.max_tokens == 0:
-            raise _refused("max_tokens", "max_tokens is 0; ask for at least one token")
-        return self
-
 
 class ClassifyRequest(Asking):
     """`/v1/classify`: give `labels` and `prompt`, or the name of a `suite` of the model's experiment."""
@@ -275,7 +269,7 @@ class ClassifyRequest(Asking):
         _one_sentence("at least two labels: a list of words, or an object of label -> the word for it"),
     ] = None
     """Labels, as the words that the model is asked for, or label -> word."""
-    prompt: Filled | None = None
+    prompt: Filled | None = Field(None, json_schema_extra={"pattern": r"\{[a-z_]+\}"})
     """How it is asked; `{text}` stands for the text."""
     suite: Name | None = None
     """Name of a classification suite of the model's experiment: its labels, words and prompt."""

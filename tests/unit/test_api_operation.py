@@ -1,0 +1,386 @@
+"""Keys, rates, time limits, clients that go away, leases, the access log and the metrics."""
+
+import contextlib
+import http.client
+import json
+import socket
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx2 as httpx
+import openai
+import pytest
+import yaml
+from serving_app import error_of, running, until
+
+from ialign_ray.config.serve import LimitsConfig, ServeConfig
+from ialign_ray.errors import ConfigError
+from ialign_ray.serving.api import KeyRing, add_key, check_exposure, keys_of, new_key
+from ialign_ray.serving.api.errors import ApiError
+from ialign_ray.serving.api.limits import Bucket, Rates
+
+CHAT = "/v1/chat/completions"
+ASK = {"messages": [{"role": "user", "content": "a private matter"}], "max_tokens": 3, "temperature": 0}
+LONG = {"messages": [{"role": "user", "content": "go on"}], "max_tokens": 480, "temperature": 1.0, "seed": 3}
+
+
+@pytest.fixture(scope="module")
+def keyed(tiny_model, tiny_tokenizer):
+    """A server with a key for everything, one for a model, and one of few requests and tokens."""
+    made = {
+        "all": new_key("all"),
+        "one": new_key("one", models=["chat"]),
+        "few": new_key("few", requests_per_minute=3),
+        "frugal": new_key("frugal", tokens_per_minute=20),
+    }
+    with running(tiny_model, tiny_tokenizer, keys=KeyRing([entry for _, entry in made.values()])) as api:
+        yield api, {name: secret for name, (secret, _) in made.items()}
+
+
+def bearer(secret):
+    return {"authorization": f"Bearer {secret}"}
+
+
+@pytest.mark.parametrize("given", [None, "", "Bearer", "Bearer wrong", "Basic abc", "Bearer ialign-" + "x" * 9999])
+@pytest.mark.parametrize("path", [CHAT, "/v1/models", "/metrics", "/v1/nowhere"])
+def test_without_a_known_key_nothing_is_told(keyed, given, path):
+    api, _ = keyed
+    response = api.get(path, headers={} if given is None else {"authorization": given})
+    assert error_of(response, 401)["code"] == "invalid_api_key"
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+def test_a_key_is_asked_for_before_a_body_is_read(keyed):
+    api, _ = keyed
+    error_of(api.post(CHAT, content=b"{nonsense", headers={"content-type": "application/json"}), 401)
+
+
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json"])
+def test_health_and_documentation_need_no_key(keyed, path):
+    assert keyed[0].get(path).status_code == 200
+
+
+def test_a_key_opens_the_models_that_it_names(keyed):
+    api, secrets = keyed
+    everything, one = api.openai(secrets["all"]), api.openai(secrets["one"])
+    assert [m.id for m in everything.models.list()] == ["plain", "chat", "trained"]
+    assert [m.id for m in one.models.list()] == ["chat"]
+    assert one.chat.completions.create(**ASK, model="chat").choices
+    for name in ("plain", "nobody"):
+        with pytest.raises(openai.NotFoundError, match="not for this key"):
+            one.chat.completions.create(**ASK, model=name)
+    assert api.post(CHAT, ASK, headers=bearer(secrets["one"])).json()["model"] == "chat"  # the first of its own
+    with pytest.raises(openai.AuthenticationError):
+        api.openai("sk-wrong").models.list()
+
+
+def test_requests_beyond_a_keys_rate_are_told_when_to_come_again(keyed):
+    api, secrets = keyed
+    answers = [api.post(CHAT, ASK, headers=bearer(secrets["few"])) for _ in range(4)]
+    assert [a.status_code for a in answers] == [200, 200, 200, 429]
+    assert error_of(answers[-1], 429)["code"] == "rate_limit_exceeded"
+    assert 1 <= int(answers[-1].headers["retry-after"]) <= 20
+    assert api.post(CHAT, ASK, headers=bearer(secrets["all"])).status_code == 200
+
+
+def test_tokens_are_charged_when_they_are_known(keyed):
+    api, secrets = keyed
+    answers = [api.post(CHAT, LONG | {"max_tokens": 60}, headers=bearer(secrets["frugal"])) for _ in range(2)]
+    assert [a.status_code for a in answers] == [200, 429]
+    assert int(answers[1].headers["retry-after"]) > 60  # the first answer cost minutes
+
+
+def test_a_bucket_fills_again_and_may_owe():
+    now = [0.0]
+    bucket = Bucket(60, lambda: now[0])
+    bucket.spend(90)
+    assert bucket.wait(1) == pytest.approx(31)
+    now[0] = 31.5
+    assert bucket.wait(1) == 0
+    now[0] = 1e6
+    assert (bucket.wait(60), bucket.wait(61)) == (0, pytest.approx(1))
+
+
+def test_a_refused_request_costs_nothing():
+    now = [0.0]
+    rates, (_, key) = Rates(lambda: now[0]), new_key("k", requests_per_minute=2)
+    rates.enter(key)
+    rates.enter(key)
+    for _ in range(3):
+        with pytest.raises(ApiError):
+            rates.enter(key)
+    now[0] = 30.0
+    rates.enter(key)
+
+
+def test_keys_lie_hashed_in_their_file(tmp_path):
+    path = tmp_path / "keys.yaml"
+    (first, one), (second, two) = new_key("a", models=["m"]), new_key("b", tokens_per_minute=5)
+    add_key(path, one)
+    add_key(path, two)
+    assert first not in path.read_text()
+    ring = KeyRing.read(path)
+    assert (ring.find(first).name, ring.find(second).tokens_per_minute, ring.find(first + "x")) == ("a", 5, None)
+    assert ring.find(first).allows("m")
+    assert not ring.find(first).allows("n")
+    with pytest.raises(ConfigError, match="already"):
+        add_key(path, new_key("a")[1])
+    assert KeyRing.from_environment({"IALIGN_API_KEYS": json.dumps(yaml.safe_load(path.read_text()))}).find(first)
+    assert KeyRing.from_environment({}) is None
+
+
+def test_the_file_of_the_settings_comes_before_the_environment(tmp_path, monkeypatch):
+    (secret, entry), (other, elsewhere) = new_key("a"), new_key("b")
+    add_key(tmp_path / "keys.yaml", entry)
+    monkeypatch.setenv("IALIGN_API_KEYS", json.dumps({"keys": [elsewhere.model_dump(exclude_none=True)]}))
+    assert keys_of(ServeConfig(keys=str(tmp_path / "keys.yaml"))).find(secret)
+    assert keys_of(ServeConfig()).find(other)
+    monkeypatch.delenv("IALIGN_API_KEYS")
+    assert keys_of(ServeConfig()) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "dictionary|mapping|object"),
+        ("keys: []", "at least 1"),
+        ("keys: [{name: a, sha256: ialign-secret}]", "sha256"),
+        ("keys: [{name: a b, sha256: '" + "0" * 64 + "'}]", "name"),
+        ("keys: [{name: a, sha256: '" + "0" * 64 + "', key: ialign-secret}]", "key"),
+        ("keys: [" + "{name: a, sha256: '" + "0" * 64 + "'}, " * 2 + "]", "twice|mapping|YAML"),
+        ("a: [", "YAML"),
+        ("\x00", "YAML"),
+    ],
+)
+def test_a_malformed_key_file_is_refused_without_telling_a_key(tmp_path, text, said):
+    path = tmp_path / "keys.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=said) as caught:
+        KeyRing.read(path)
+    assert "ialign-secret" not in str(caught.value)
+    assert "keys.yaml" in str(caught.value)
+
+
+def test_a_missing_key_file_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match="cannot be read"):
+        KeyRing.read(tmp_path / "none.yaml")
+    (tmp_path / "latin").write_bytes(b"\xff\xfe")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        KeyRing.read(tmp_path / "latin")
+
+
+def test_a_bad_name_of_a_new_key_is_refused():
+    with pytest.raises(ConfigError, match="name"):
+        new_key("../a")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.5.5.5", "::1", "localhost"])
+def test_this_machine_may_ask_without_a_key(host):
+    check_exposure(ServeConfig(host=host), None)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.5", "example.org", ""])
+def test_others_need_one(host):
+    with pytest.raises(ConfigError, match=r"serve\.keys"):
+        check_exposure(ServeConfig(host=host), None)
+    check_exposure(ServeConfig(host=host), KeyRing([new_key("a")[1]]))
+
+
+def test_the_log_has_every_request_and_nothing_that_was_said(api):
+    before = len(api.log.text)
+    stream = {"stream": True, "model": "chat"}
+    answer = api.post(CHAT, ASK, headers={"x-request-id": "known-1"})
+    with httpx.stream("POST", api.url + CHAT, json=ASK | stream) as streamed:
+        list(streamed.iter_lines())
+    api.post(CHAT, ASK | {"model": "private matter/../x"})
+    api.get("/private matter")
+    until(lambda: len(api.log.text) == before + 4)
+    whole, parts, unknown, nowhere = api.log.lines[before:]
+    assert (whole["request"], whole["model"], whole["version"]) == ("known-1", "plain", "plain")
+    assert (whole["route"], whole["status"], whole["error"]) == (f"POST {CHAT}", 200, None)
+    usage = answer.json()["usage"]
+    assert (whole["tokens_in"], whole["tokens_out"]) == (usage["prompt_tokens"], usage["completion_tokens"])
+    assert 0 < whole["first_token_ms"] <= whole["ms"]
+    assert (parts["version"], parts["status"], parts["tokens_out"]) == ("chat/3", 200, 3)
+    assert streamed.headers["x-model-version"] == "chat/3"
+    assert (unknown["status"], unknown["error"], unknown["model"]) == (404, "model_not_found", None)
+    assert (nowhere["status"], nowhere["route"]) == (404, "GET unmatched")
+    assert "private" not in "".join(api.log.text[before:])
+
+
+def test_the_metrics_count_requests_tokens_and_the_engine(api):
+    def value(name):
+        lines = [line for line in api.get("/metrics").text.splitlines() if line.startswith(name)]
+        return float(lines[0].rpartition(" ")[2]) if lines else 0.0
+
+    labels = 'model="plain",route="/v1/chat/completions"'
+    names = [f'ialign_requests_total{{{labels},status="200"}}', f"ialign_generated_tokens_total{{{labels}}}"]
+    before = [value(name) for name in names]
+    api.post(CHAT, ASK)
+    assert [value(name) - b for name, b in zip(names, before)] == [1, 3]
+    assert value(f"ialign_first_token_seconds_count{{{labels}}}") >= 1
+    assert value('ialign_engine{engine="0",stat="queue"}') == 0
+    assert value("ialign_requests_running") == 1  # this one
+    error_of(api.post(CHAT, ASK | {"model": "made-up-by-a-client"}), 404)
+    assert "made-up" not in api.get("/metrics").text
+
+
+def gone(api, body, wait):
+    """Send a request and close the connection in the middle of its answer."""
+    url = httpx.URL(api.url)
+    with socket.create_connection((url.host, url.port)) as connection:
+        text = json.dumps(body).encode()
+        head = (
+            f"POST {CHAT} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(text)}\r\n\r\n"
+        )
+        connection.sendall(head.encode() + text)
+        wait(connection)
+
+
+@pytest.mark.parametrize("more", [{}, {"n": 3}, {"stream": True}, {"stream": True, "n": 3}])
+def test_a_client_that_goes_away_frees_its_place(api, more):
+    begin, before = time.monotonic(), len(api.log.text)
+
+    def wait(connection):
+        if "stream" in more:
+            assert connection.recv(100)
+        until(lambda: api.engine.stats()["queue"] == more.get("n", 1) and api.library.held == 1)
+
+    gone(api, LONG | more, wait)
+    api.quiet()
+    until(lambda: len(api.log.text) > before)
+    line = api.log.lines[before]
+    assert line["error"] == "client_gone" or line["status"] == 499
+    assert line["tokens_out"] < 480 * more.get("n", 1)
+    assert time.monotonic() - begin < 5
+
+
+def test_a_model_is_held_until_the_last_event(api):
+    with httpx.stream("POST", api.url + CHAT, json=LONG | {"stream": True, "n": 2, "max_tokens": 60}) as stream:
+        lines = stream.iter_lines()
+        next(lines)
+        assert api.library.held == 1
+        assert [line for line in lines if line][-1] == "data: [DONE]"
+    api.quiet()
+
+
+@pytest.fixture(scope="module")
+def hurried(tiny_model, tiny_tokenizer):
+    limits = LimitsConfig(timeout_s=0.3, default_new_tokens=400, prompt_tokens=40)
+    with running(tiny_model, tiny_tokenizer, ServeConfig(limits=limits), queue=2) as api:
+        yield api
+
+
+def test_an_answer_that_takes_too_long_is_504(hurried):
+    assert error_of(hurried.post(CHAT, LONG), 504)["code"] == "timeout"
+    hurried.quiet()
+
+
+def test_a_stream_that_takes_too_long_ends_with_an_error(hurried):
+    with pytest.raises(openai.APIError, match="not ready in"):
+        list(hurried.openai().chat.completions.create(**LONG, model="plain", stream=True))
+    hurried.quiet()
+    until(lambda: hurried.log.lines[-1]["error"] == "timeout")
+
+
+def test_a_body_that_does_not_come_is_408(hurried):
+    url = httpx.URL(hurried.url)
+    connection = http.client.HTTPConnection(url.host, url.port, timeout=10)
+    connection.putrequest("POST", CHAT)
+    connection.putheader("content-type", "application/json")
+    connection.putheader("content-length", "500")
+    connection.endheaders(b'{"messages":')
+    answer = connection.getresponse()
+    assert answer.status == 408
+    assert json.loads(answer.read())["error"]["code"] == "timeout"
+
+
+def test_a_prompt_longer_than_the_server_takes_is_refused(hurried):
+    error = error_of(hurried.post(CHAT, ASK | {"messages": [{"role": "user", "content": "word " * 30}]}), 400)
+    assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+
+
+def test_a_full_queue_is_429_and_says_when_to_come_again(hurried):
+    body = LONG | {"n": 1}
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda stream: hurried.post(CHAT, body | {"stream": stream}), [True, False] * 4))
+    full = [a for a in answers if a.status_code == 429]
+    assert full
+    for answer in full:
+        assert error_of(answer, 429)["code"] == "server_busy"
+        assert int(answer.headers["retry-after"]) >= 1
+    assert {a.status_code for a in answers} <= {200, 429, 504}
+    hurried.quiet()
+
+
+def test_of_choices_that_do_not_all_fit_none_goes_on(hurried):
+    assert error_of(hurried.post(CHAT, LONG | {"n": 3}), 429)["code"] == "server_busy"
+    hurried.quiet()
+
+
+def test_a_server_that_drains_is_not_ready(hurried):
+    assert hurried.get("/readyz").json() == {"status": "ready"}
+    hurried.service.draining = True
+    try:
+        response = hurried.get("/readyz")
+        assert error_of(response, 503)["code"] == "not_ready"
+        assert response.headers["retry-after"]
+        assert hurried.get("/healthz").status_code == 200
+    finally:
+        hurried.service.draining = False
+
+
+def test_without_models_nothing_is_ready(hurried):
+    models, hurried.library.served = hurried.library.served, {}
+    try:
+        error_of(hurried.get("/readyz"), 503)
+        error_of(hurried.post(CHAT, ASK), 503)
+        assert hurried.get("/v1/models").json()["data"] == []
+    finally:
+        hurried.library.served = models
+
+
+@contextlib.contextmanager
+def broken(api, name, error):
+    """The library's lease or the engine's stream fails."""
+    owner = api.library if name == "lease" else api.engine
+
+    def fail(*_, **__):
+        raise error
+
+    kept = getattr(owner, name)
+    setattr(owner, name, fail)
+    try:
+        yield
+    finally:
+        setattr(owner, name, kept)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_a_bug_is_500_without_its_message(api, stream, caplog):
+    with broken(api, "stream", ValueError("a private matter at /srv/secret")):
+        error = error_of(api.post(CHAT, ASK | {"stream": stream}), 500)
+    assert error["code"] == "internal_error"
+    assert "private" not in json.dumps(error)
+    said = [r.getMessage() for r in caplog.records if r.name == "ialign_ray.serving"]
+    assert any("ValueError at" in line for line in said)
+    assert "private" not in caplog.text
+    api.quiet()
+
+
+def test_an_engine_that_failed_is_worth_another_try(api):
+    from ialign_ray.serving.contract import EngineError
+
+    with broken(api, "stream", EngineError("the engine has failed.")):
+        response = api.post(CHAT, ASK)
+    error_of(response, 503)
+    assert response.headers["retry-after"]
+
+
+def test_a_model_that_does_not_load_is_503_without_its_path(api):
+    from ialign_ray.errors import ModelError
+
+    with broken(api, "lease", ModelError("/srv/secret/model.safetensors is torn")):
+        response = api.post(CHAT, ASK)
+    assert "secret" not in response.text
+    error_of(response, 503)
