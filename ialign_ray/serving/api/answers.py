@@ -82,11 +82,15 @@ class ChatCompletion(Answer):
     usage: Usage
 
 
-class Delta(Answer):
-    """What is new."""
+def _absent(value: object) -> bool:
+    return value is None
 
-    role: Literal["assistant"] | None = None
-    content: str | None = None
+
+class Delta(Answer):
+    """What is new; what is not stays away."""
+
+    role: Literal["assistant"] | None = Field(None, exclude_if=_absent)
+    content: str | None = Field(None, exclude_if=_absent)
 
 
 class ChatChunkChoice(Answer):
