@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search fuzz clean
+.PHONY: help setup check test test-fast nightly quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -35,8 +35,9 @@ nightly: setup  ## all tests and the long ones: who dies, when, and how many wor
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow"
 
-quickstart: setup  ## the pocket experiment, end to end: search, front, winner, champion
+quickstart: setup  ## the pocket experiment: search, front, champion, a request of each kind; SERVE=1 leaves it up
 	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume
+	$(BIN)/ialign serve jobs/experiments/pocket.yaml $(if $(SERVE),,--port 0 --try)
 
 real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
 	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)
@@ -58,7 +59,7 @@ miniature-search: setup  ## the search of docs/search.md on real data: dose and 
 schema: setup  ## print the JSON Schema of the experiment file
 	$(BIN)/ialign schema
 
-bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search  ## all benchmarks, as ratios within one run; about ten minutes
+bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving  ## all benchmarks, as ratios within one run; about ten minutes
 
 bench-setup: setup
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
@@ -79,12 +80,21 @@ bench-scoring: bench-setup  ## label scoring against the reference way and lm-ev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scoring.py
 	$(BIN)/python tests/benchmarks/render.py
 
+bench-serving: bench-setup  ## output tokens/s of the serving engine against generate and transformers' own batching
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py pocket
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py 100M --rounds 1
+	$(BIN)/python tests/benchmarks/render.py
+
 bench-search: bench-setup  ## tokens until the grid's best setting, and trials an hour against one process a trial
 	$(BIN)/python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv
 	$(BIN)/python tests/benchmarks/trials_per_hour.py 12 18
 
 bench-corpus: bench-setup  ## reading and cleaning a corpus against `datasets` and OpusFilter
 	$(BIN)/python tests/benchmarks/corpus_scale.py
+
+bench-serving: setup  ## the engine alone, then over HTTP against transformers serve
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_http.py
 
 fuzz: setup  ## five minutes of coverage-guided fuzzing of the TMX reader
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'

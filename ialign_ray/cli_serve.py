@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -74,12 +76,12 @@ def run(
     where = registry or tracked
     found = _found(settings, where)
     console.print("Starting Ray and loading the models", highlight=False)
-    with running(settings, where, experiment.scaling if experiment else ScalingConfig()) as url:
+    with running(settings, where, experiment.scaling if experiment else ScalingConfig()) as url, _stopping() as asked:
         _ready(url, settings, found)
         if trial:
             _try(url, found)
         else:
-            _until_stopped()
+            asked.wait()
         console.print("Stopping: requests under way end, new ones are refused", highlight=False)
 
 
@@ -146,11 +148,18 @@ def _try(url: str, found: list[Named]) -> None:
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
-def _until_stopped() -> None:
-    """Wait for Ctrl-C or SIGTERM; a second one stops at once."""
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C or SIGTERM; a second one stops at once."""
     asked = threading.Event()
-    before = {number: signal.signal(number, lambda *_: asked.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    while not asked.wait(1.0):
-        pass
+    before: dict[int, Any] = {}
+
+    def ask(*_: Any) -> None:
+        asked.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before |= {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield asked
     for number, handler in before.items():
         signal.signal(number, handler)

@@ -26,7 +26,7 @@ class Load:
 
     def __init__(self, url, threads, *, model="champion", tokens=12, retries=0):
         self.url, self.retries = url, retries
-        self.body = {"model": model, "messages": [{"role": "user", "content": "The cat"}], "max_tokens": tokens}
+        self.body = question(model, tokens)
         self.answers, self.failures, self._ending = [], [], threading.Event()
         self._threads = [threading.Thread(target=self._run) for _ in range(threads)]
 
@@ -65,6 +65,12 @@ class Load:
             self.failures.append(answer)
             time.sleep(0.5 * 2**attempt)
         raise AssertionError
+
+
+def question(model, tokens, **more):
+    """A chat whose greedy answer is a version's own."""
+    messages = [{"role": "user", "content": "The cat"}]
+    return {"model": model, "messages": messages, "max_tokens": tokens, "temperature": 0, **more}
 
 
 def ask(client, url, body, attempt=1):

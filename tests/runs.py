@@ -80,11 +80,15 @@ def make_run(experiment, name, strength, seed=0, base=0.0, evaluated=True):
         run.mkdir(parents=True)
         record = {"run": name, "fingerprint": f"{name}-{seed}", "data": {}, "versions": {"ialign_ray": "test"}}
         write_json(run / RECORD, record)
-        model = add_adapter(load_base(experiment.model), experiment.model.lora, seed)
+        model = load_base(experiment.model)
+        lora = experiment.model.tuning == "lora"
+        model = add_adapter(model, experiment.model.lora, seed) if lora else model
         with torch.no_grad():
             for key, weight in model.named_parameters():
                 if "lora_B" in key:
                     weight.fill_(0.01 * (seed + 1))
+                elif not lora and "mlp" in key:
+                    weight.mul_(1.0 + 0.5 * (seed + 1))
         write_json(run / ENDING, {"step": 3, "kept": 3})
         save_run(experiment, run, model, load_tokenizer(experiment.model))
     if not evaluated:

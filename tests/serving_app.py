@@ -45,9 +45,9 @@ class PlainLibrary:
 
 
 @contextmanager
-def serving(app):
+def serving(app, parser="auto"):
     """The address of a running server."""
-    config = uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning", timeout_graceful_shutdown=5)
+    config = uvicorn.Config(app, port=0, log_level="warning", timeout_graceful_shutdown=5, http=parser)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
@@ -145,7 +145,11 @@ class Api:
     library: PlainLibrary
     engine: TransformersEngine
     log: Lines
-    service: Any
+    app: Any
+
+    @property
+    def service(self):
+        return self.app.state.service
 
     def get(self, path, **more):
         return httpx.get(self.url + path, timeout=60, **more)
@@ -174,7 +178,7 @@ def running(model, tokenizer, settings=None, keys=None, queue=64, **library):
     one = PlainLibrary(models | library)
     app = build_app(one, settings or ServeConfig(models=["plain"]), keys)
     with access_log() as lines, serving(app) as url:
-        yield Api(url, one, engine, lines, app.state.service)
+        yield Api(url, one, engine, lines, app)
     asyncio.run(engine.close(0))
 
 

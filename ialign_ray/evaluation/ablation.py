@@ -62,7 +62,7 @@ def write_ablation(experiment: Experiment, rows: Sequence[Row], folder: Path, co
     write_text(folder / "ablation.csv", results.to_csv(index=False))
     write_text(folder / "ablation_differences.csv", differences.to_csv(index=False))
     if {row.control for row in rows} == {None, CONTROL}:  # a page measures every arm against one control
-        write_page(material, analysis, made, console)
+        write_page(material, analysis, made, console, pd.DataFrame())
     return folder / "ABLATION.md"
 
 

@@ -43,7 +43,8 @@ def gather(
     experiment: Experiment, runs: Runs, folder: Path, folders: Mapping[str, Sequence[Path]] | None = None
 ) -> Material:
     """Material with baselines, those that `folder`/report holds of the same rows or new ones, written there."""
-    stored = load_material(folder).baselines if is_intact(folder / REPORT) else {}
+    kept = folder / REPORT
+    stored = _baselines(kept) if is_intact(kept) else {}
     material = Material(experiment, runs, folders or {}, *fit_baselines(experiment, stored))
     save_material(material, folder)
     return material
@@ -103,13 +104,13 @@ def load_material(folder: Path) -> Material:
         load_experiment(kept / _EXPERIMENT),
         {run: [seeds[k] for k in sorted(seeds)] for run, seeds in runs.items()},
         {run: [(folder / path).resolve() for path in paths] for run, paths in meta["folders"].items()},
-        _baselines(kept, meta.get("baselines", {})),
+        _baselines(kept),
     )
 
 
-def _baselines(kept: Path, keys: Mapping[str, str]) -> dict[str, Fitted]:
+def _baselines(kept: Path) -> dict[str, Fitted]:
     found = {}
-    for number, (suite, key) in enumerate(keys.items()):
+    for number, (suite, key) in enumerate(read_json(kept / _RUNS).get("baselines", {}).items()):
         rows = pd.read_parquet(kept / f"baselines-{number}-{_plain(suite)}.parquet")
         made = {
             str(name): part.drop(columns="run").reset_index(drop=True) for name, part in rows.groupby("run", sort=False)

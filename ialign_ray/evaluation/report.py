@@ -42,12 +42,16 @@ def report_again(given: Sequence[Path], to: Path | None, console: Console) -> Pa
     folder = to or next(iter(found.values()))
     material = joined(loaded)
     baselines, notes = fit_baselines(material.experiment, material.baselines, again=True)
-    write_report(replace(material, baselines=baselines, notes=notes), folder, console)
+    tasks = pd.concat([read_tasks(path) for path in found.values()], ignore_index=True).drop_duplicates()
+    write_report(replace(material, baselines=baselines, notes=notes), folder, console, tasks)
     return folder / PAGE
 
 
-def write_report(material: Material, folder: Path, console: Console) -> list[Statement]:
-    """Analyse, print and write RESULTS.md, the CSV and parquet tables and the page."""
+def write_report(
+    material: Material, folder: Path, console: Console, tasks: pd.DataFrame | None = None
+) -> list[Statement]:
+    """Analyse, print and write RESULTS.md, the CSV and parquet tables and the page, which shows `tasks` of the harness
+    too (left out: those in `folder`)."""
     analysis = analyse(material.experiment, material.runs, material.baselines)
     text, printed = _tables(material.experiment, material.runs, analysis.results)
     for shown in printed:
@@ -55,18 +59,18 @@ def write_report(material: Material, folder: Path, console: Console) -> list[Sta
     for statement in analysis.statements:
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
     write_text(folder / "RESULTS.md", _markdown(material, analysis, text))
-    write_page(material, analysis, folder, console)
+    write_page(material, analysis, folder, console, read_tasks(folder) if tasks is None else tasks)
     return analysis.statements
 
 
-def write_page(material: Material, analysis: Analysis, folder: Path, console: Console) -> None:
-    """Write the CSV and parquet tables and the page."""
+def write_page(material: Material, analysis: Analysis, folder: Path, console: Console, tasks: pd.DataFrame) -> None:
+    """Write the CSV and parquet tables and the page; `tasks` as from `harness.run_tasks`, or empty."""
     from ialign_ray.evaluation.page.render import render_page  # altair and vl-convert: seconds of imports
 
     for name, frame in numbers(analysis).items():
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
         write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False))
-    write_text(folder / PAGE, render_page(material, analysis, read_tasks(folder)))
+    write_text(folder / PAGE, render_page(material, analysis, tasks))
     console.print(f"Report: {folder / PAGE}", soft_wrap=True, highlight=False)
 
 

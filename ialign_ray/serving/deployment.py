@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
@@ -123,6 +124,8 @@ def running(settings: ServeConfig, registry: str, scaling: ScalingConfig) -> Ite
     """
     settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
     built = application(settings, registry)
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    joins = ray.is_initialized() or scaling.address is not None or "RAY_ADDRESS" in os.environ
     with cluster(scaling, worker_logs=True) as resources:
         _check_room(settings, resources)
         http = {"host": settings.host, "port": settings.port}
@@ -135,7 +138,7 @@ def running(settings: ServeConfig, registry: str, scaling: ScalingConfig) -> Ite
             yield url
         finally:
             serve.delete(APPLICATION)  # waits for the drain
-            if not others:
+            if joins and not others:  # a cluster of our own ends here, with all that runs on it
                 serve.shutdown()
 
 

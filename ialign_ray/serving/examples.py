@@ -33,7 +33,7 @@ def requests_of(cards: Sequence[Card]) -> list[Example]:
         (
             "translation",
             "/v1/translate",
-            {"model": model, "source": old, "target": new, "texts": ["The child eats rice."]},
+            {"model": model, "source": old, "target": new, "texts": ["The child eats rice."], "max_tokens": 64},
         ),
         ("classification", "/v1/classify", {"model": model, "texts": ["What a good day."], **mood}),
         ("score", "/v1/score", {"model": model, "prompt": "The sky is", "continuations": [" blue", " loud"]}),
@@ -81,7 +81,7 @@ def _short(said: str) -> str:
 
 
 def _chat(model: str, text: str) -> dict[str, Any]:
-    return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 32}
+    return {"model": model, "messages": [{"role": "user", "content": text}], "max_tokens": 32, "temperature": 0}
 
 
 def _curl(address: str, body: dict[str, Any] | None, key: str) -> str:

@@ -197,8 +197,9 @@ class _Watcher:
     def _note(self, new: list[dict[str, Any]]) -> str:
         tokens, seconds = sum(r["tokens"] for r in new), sum(r["seconds"] for r in new)
         left = (self._steps - self._seen) * seconds / len(new)
-        flops = sum(r["mfu"] * r["seconds"] for r in new) / max(seconds, 1e-9)
-        speed = f"{tokens / max(seconds, 1e-9):,.0f} tokens/s  mfu {flops:.1%}  {new[-1]['memory'] / 2**30:.1f} GiB"
+        flops = sum(r.get("mfu", 0.0) * r["seconds"] for r in new) / max(seconds, 1e-9)
+        memory = new[-1].get("memory", 0) / 2**30
+        speed = f"{tokens / max(seconds, 1e-9):,.0f} tokens/s  mfu {flops:.1%}  {memory:.1f} GiB"
         return f"loss {new[-1]['loss']:.3f}  {speed}  {left:.0f} s left"
 
     def _plain(self, note: str, last: bool) -> None:

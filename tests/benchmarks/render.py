@@ -1,15 +1,15 @@
-"""Write the tables of docs/speed.md from docs/results/bench/*.json: python tests/benchmarks/render.py"""
+"""Write the tables of docs/*.md from docs/results/bench/*.json: python tests/benchmarks/render.py"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from measuring import RESULTS
 
-PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
+DOCS = Path(__file__).parents[2] / "docs"
 BEGIN, END = "<!-- {} -->", "<!-- end of {} -->"
 
 
@@ -54,13 +54,31 @@ def label_scoring(found: dict[str, Any]) -> Iterable[str]:
     )
 
 
+def serving_engine(found: dict[str, Any]) -> Iterable[str]:
+    ways = ("one at a time", "transformers", "engine", "against transformers", "one adapter", "eight adapters")
+    yield "| model, clients | " + " | ".join(ways) + " |"
+    yield "|---" * (len(ways) + 1) + "|"
+    for size in ("pocket", "100M"):
+        for clients, run in ((k, v) for k, v in found.get(size, {}).items() if k.endswith("clients")):
+            speed, eight = run["tokens_per_second"], run.get("eight_adapters_to_one")
+            cells = [speed[way] for way in ("generate", "transformers", "engine")]
+            adapters = [speed["engine, one adapter"], f"{eight:.0%} of it" if eight else ""]
+            line = [f"{size}, {clients}", *cells, f"x{run['times_transformers']}", *adapters]
+            yield "| " + " | ".join(map(str, line)) + " |"
+
+
 def main() -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    for table in (training_speed, pipeline, loss_memory, label_scoring):
-        path = RESULTS / f"{table.__name__}.json"
-        if not path.exists():
+    render(DOCS / "speed.md", training_speed, pipeline, loss_memory, label_scoring)
+    render(DOCS / "serving.md", serving_engine)
+
+
+def render(path: Path, *tables: Callable[[dict[str, Any]], Iterable[str]]) -> None:
+    page = path.read_text(encoding="utf-8")
+    for table in tables:
+        kept = RESULTS / f"{table.__name__}.json"
+        if not kept.exists():
             continue
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(kept.read_text(encoding="utf-8"))
         on = found["on"]
         name = table.__name__
         before, _, rest = page.partition(BEGIN.format(name))
@@ -69,7 +87,7 @@ def main() -> None:
         machine = f"{on['device']}, {on['threads']} thread, torch {on['torch']}{turns}."
         text = "\n".join([BEGIN.format(name), *table(found), "", machine, END.format(name)])
         page = before + text + after
-    PAGE.write_text(page, encoding="utf-8")
+    path.write_text(page, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import logging
 import os
 import tempfile
@@ -22,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from measuring import any_tokenizer, keep, ratio_to, rounds, timed
+from measuring import RESULTS, any_tokenizer, keep, ratio_to, rounds, timed
 from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, LlamaConfig
 
@@ -39,6 +40,7 @@ SIZES = {
 }
 REQUESTS = {"pocket": {1: 8, 8: 48, 32: 96}, "100M": {1: 2, 8: 16, 32: 32}}
 """How many, by the number of clients."""
+KEPT = RESULTS / "serving_engine.json"
 LONGEST = {"pocket": 48, "100M": 24}
 """Tokens of an answer; the shortest has 8."""
 
@@ -198,7 +200,9 @@ def main() -> None:
         }
         engine.close()
         paged.close()
-    keep(f"serving_engine_{size}", {"load": load, "processors": os.cpu_count(), **found})
+    others = json.loads(KEPT.read_text(encoding="utf-8")) if KEPT.exists() else {}
+    others.pop("on", None)
+    keep(KEPT.stem, {**others, size: {"load": load, "rounds": options.rounds, **found}})
 
 
 if __name__ == "__main__":

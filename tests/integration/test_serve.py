@@ -10,7 +10,7 @@ import httpx2 as httpx
 import openai
 import psutil
 import pytest
-from load import Load, ask, until
+from load import Load, ask, question, until
 from runs import BEST, WEAK
 
 from ialign_ray.config import ScalingConfig
@@ -30,9 +30,8 @@ class Deployed:
 
     def text_of(self, model, tokens=12):
         """What a version says; it is the same at every request."""
-        body = {"model": model, "messages": [{"role": "user", "content": "The cat"}], "max_tokens": tokens}
         with httpx.Client(timeout=60) as client:
-            found = ask(client, self.url, body)
+            found = ask(client, self.url, question(model, tokens))
         assert found.status == 200
         return found.text
 
@@ -91,16 +90,14 @@ def test_every_kind_of_request_is_answered(champion):
 
 
 def test_openais_client_chats_streams_and_is_refused_as_it_expects(champion):
-    messages = [{"role": "user", "content": "The cat"}]
-    whole = champion.client.chat.completions.create(
-        model="champion", messages=messages, max_tokens=12, logprobs=True, top_logprobs=2
-    )
+    asked = question("champion", 12)
+    whole = champion.client.chat.completions.create(**asked, logprobs=True, top_logprobs=2)
     assert whole.choices[0].message.content == champion.text_of("mine/1")
     assert len(whole.choices[0].logprobs.content) == whole.usage.completion_tokens == 12
-    pieces = champion.client.chat.completions.create(model="champion", messages=messages, max_tokens=12, stream=True)
+    pieces = champion.client.chat.completions.create(**asked, stream=True)
     assert "".join(p.choices[0].delta.content or "" for p in pieces) == whole.choices[0].message.content
     with pytest.raises(openai.NotFoundError, match="not served here"):
-        champion.client.chat.completions.create(model="../../etc/passwd", messages=messages)
+        champion.client.chat.completions.create(**question("../../etc/passwd", 12))
     with pytest.raises(openai.BadRequestError):
         champion.client.chat.completions.create(model="champion", messages=[])
 
@@ -178,7 +175,7 @@ def test_requests_under_way_end_when_the_deployment_is_taken_down(champion):
     pieces, started = [], threading.Event()
 
     def stream():
-        body = {"messages": [{"role": "user", "content": "The cat"}], "max_tokens": 300, "stream": True}
+        body = question("champion", 300, stream=True)
         with httpx.stream("POST", f"{champion.url}/v1/chat/completions", json=body, timeout=60) as found:
             for line in found.iter_lines():
                 started.set()

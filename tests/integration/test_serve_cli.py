@@ -2,6 +2,7 @@
 
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import threading
@@ -10,6 +11,7 @@ import httpx2 as httpx
 import pytest
 from load import until
 from runs import WEAK
+from safetensors.torch import load_file, save_file
 
 from ialign_ray.registry.promotion import promote
 from ialign_ray.serving.deployment import free_port
@@ -33,7 +35,7 @@ def test_serving_until_a_signal(ialign, registry, tmp_path, monkeypatch, ray_clu
     seen = []
 
     def user():
-        until(lambda: answers(f"http://127.0.0.1:{port}"), 90)
+        until(lambda: getattr(signal.getsignal(stop), "__module__", None) == "ialign_ray.cli_serve", 120)
         seen.append(httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=10).status_code)
         os.kill(os.getpid(), stop)
 
@@ -47,6 +49,21 @@ def test_serving_until_a_signal(ialign, registry, tmp_path, monkeypatch, ray_clu
     assert len(lines) == 7
     assert all('-H "Authorization: Bearer $IALIGN_KEY"' in line for line in lines)
     assert not answers(f"http://127.0.0.1:{port}")
+
+
+@pytest.mark.nightly
+def test_a_model_that_does_not_load_is_one_sentence(ialign, library, tmp_path, monkeypatch, ray_cluster):
+    adapter = tmp_path / "narrow"
+    shutil.copytree(library / "runs" / "small" / "best" / "model", adapter)
+    (adapter / "manifest.json").unlink()
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file(
+        {key: weight[:, :-1].contiguous() for key, weight in weights.items()}, adapter / "adapter_model.safetensors"
+    )
+    code, out, err = ialign("serve", "--model", adapter, "--port", 0)
+    assert (code, len(err.splitlines())) == (2, 1), err
+    assert "does not fit the base: layer" in err
+    assert "Ready" not in out
 
 
 def test_the_lines_to_try_are_what_a_shell_takes(registry):

@@ -11,7 +11,9 @@ import httpx2 as httpx
 import openai
 import pytest
 import yaml
-from serving_app import error_of, running, until
+from serving_app import error_of, running, serving, until
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 from ialign_ray.config.serve import LimitsConfig, ServeConfig
 from ialign_ray.errors import ConfigError
@@ -58,6 +60,15 @@ def test_a_key_is_asked_for_before_a_body_is_read(keyed):
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/docs", "/openapi.json"])
 def test_health_and_documentation_need_no_key(keyed, path):
     assert keyed[0].get(path).status_code == 200
+
+
+def test_a_prefix_is_no_way_around_the_key(keyed):
+    api, secrets = keyed
+    with serving(Starlette(routes=[Mount("/pre", api.app)])) as url:
+        error_of(httpx.get(f"{url}/pre/v1/models"), 401)
+        error_of(httpx.get(f"{url}/pre/metrics"), 401)
+        assert httpx.get(f"{url}/pre/v1/models", headers=bearer(secrets["all"])).status_code == 200
+        assert httpx.get(f"{url}/pre/healthz").status_code == 200
 
 
 def test_a_key_opens_the_models_that_it_names(keyed):

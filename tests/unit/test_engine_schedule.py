@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 from ialign_ray.serving.engine.schedule import Limits, Wish, admit
 
 WISHES = st.lists(st.tuples(st.integers(1, 60), st.integers(1, 40)).map(lambda w: Wish(w[0], sum(w))), max_size=12)
-LIMITS = st.builds(Limits, st.integers(1, 8), st.integers(100, 600), st.integers(1, 200))
+LIMITS = st.builds(Limits, st.integers(1, 8), st.integers(100, 600), st.integers(1, 200), st.integers(1, 800))
 
 
 @given(WISHES, st.lists(st.integers(2, 100), max_size=8), LIMITS, st.booleans())
@@ -19,7 +19,7 @@ def test_what_begins_fits(waiting, running, limits, same):
     needs = [*running, *(waiting[i].needs for i in chosen)]
     assert rows == 1 or rows * max(needs) <= limits.max_batch_tokens
     prompts = [waiting[i].prompt for i in chosen]
-    budget = limits.busy_prefill if running else limits.max_batch_tokens
+    budget = min(limits.max_batch_tokens, limits.busy_prefill if running else limits.idle_prefill)
     assert len(chosen) == 1 or len(chosen) * max(prompts) <= budget
     assert not same or len(set(prompts)) == 1
 
@@ -50,4 +50,5 @@ def test_rows_under_way_wait_for_few_prompt_tokens_only():
     waiting = [Wish(100, 120)] * 6
     assert len(admit(waiting, [120], Limits(8, 10_000, busy_prefill=250))) == 2
     assert len(admit(waiting, [], Limits(8, 10_000, busy_prefill=250))) == 6
+    assert len(admit(waiting, [], Limits(8, 10_000, idle_prefill=300))) == 3
     assert len(admit([Wish(900, 920)], [120], Limits(8, 10_000, busy_prefill=250))) == 1

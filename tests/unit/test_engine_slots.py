@@ -47,4 +47,23 @@ def test_rows_keep_their_own_columns_whoever_comes_and_goes():
         if rows:
             cache.narrow(max(row.shape[1] for row in rows))
     # as wide as the rows are long, and not as the traffic
-    assert cache.column_count() <= 16 * (60 + SPARE)
+    assert cache.column_count() <= 8 * (52 + SPARE)
+
+
+def test_a_long_row_and_many_short_ones_are_never_many_long_ones():
+    cache = SlotCache()
+
+    def join(rows, width):
+        fresh = DynamicCache()
+        for layer in range(LAYERS):
+            fresh.update(torch.ones(rows, HEADS, width, SIZE), torch.ones(rows, HEADS, width, SIZE), layer)
+        cache.join(fresh)
+
+    join(1, 4000)
+    cache.leave(0)
+    join(32, 20)
+    assert cache.column_count() == 32 * (20 + SPARE)
+    for row in reversed(range(32)):
+        cache.leave(row)
+    join(1, 4000)
+    assert cache.column_count() == 4000 + SPARE

@@ -7,12 +7,14 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
-from runs import BEST, FORGETFUL, GOOD, WEAK
+from runs import BEST, FORGETFUL, GOOD, WEAK, make_run, small_experiment
 
 from ialign_ray.answer import answer, export_model
+from ialign_ray.config import override
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError, ModelError, RegistryError
-from ialign_ray.registry.promotion import promote, roll_back
+from ialign_ray.registry.promotion import promote, register, roll_back
+from ialign_ray.serving import pool
 from ialign_ray.serving.contract import Sampling, UnknownModelError
 from ialign_ray.serving.engine import open_engine
 from ialign_ray.serving.library import ModelLibrary
@@ -20,6 +22,7 @@ from ialign_ray.training.trainer import MODEL
 
 QUESTION = "Translate the following text from English to Indonesian."
 TOKENS = 24
+SIZES = (("small", 0.9), ("large", 1.6))
 
 
 OPENED = []
@@ -143,6 +146,46 @@ def test_runs_folders_and_full_models_are_served_side_by_side(registry, library,
             assert texts["bare"] == expected(library, "weak")
             assert texts["tiny"] == texts["base"]
             assert len(OPENED) == 2  # the base under both adapters, and the merged model
+
+    asyncio.run(story())
+
+
+def test_an_adapter_that_is_more_than_lora_gets_an_engine_of_its_own(registry, tmp_path, tiny_model_folder):
+    experiment = override(small_experiment(tmp_path, tiny_model_folder), {"model.lora.dora": True})
+    run = make_run(experiment, "dora", None, evaluated=False)
+
+    async def story():
+        async with serving(registry, str(run)) as shelf:
+            assert kinds(shelf) == {"dora": ("dora", "full"), "base": ("base", "base")}
+            assert len(OPENED) == 1
+            assert (await ask(shelf, "dora"))[1] == answer(QUESTION, run, None, TOKENS, 0.0)
+            assert (await ask(shelf, "base"))[1] == answer(QUESTION, None, str(tiny_model_folder), TOKENS, 0.0)
+            assert len(OPENED) == 2
+
+    asyncio.run(story())
+
+
+def test_full_versions_take_turns_and_the_old_one_leaves_the_memory(registry, tmp_path, tiny_model_folder, monkeypatch):
+    experiment = override(small_experiment(tmp_path, tiny_model_folder), {"model.tuning": "full"})
+    runs = [make_run(experiment, name, {"eng": 1.0, "ind": s, "jav": s}, k) for k, (name, s) in enumerate(SIZES)]
+    for run in runs:
+        register(registry, run, "big")
+    promote(registry, "big", 1)
+    texts = [answer(QUESTION, run, None, TOKENS, 0.0) for run in runs]
+    assert texts[0] != texts[1]
+    monkeypatch.setattr(pool, "IDLE_S", 0.0)
+
+    async def story():
+        async with serving(registry, "big@champion") as shelf:
+            async with shelf.lease("big@champion") as old:
+                promote(registry, "big", 2)
+                await shelf.look()
+                await shelf._pool.trim()
+                assert await ask(shelf) == ("big/2", texts[1])
+                assert (old.id, await text_of(old)) == ("big/1", texts[0])
+            await shelf._pool.trim()
+            assert [e._worker.is_alive() for e in OPENED] == [False, True]
+            assert await ask(shelf, "big/1") == ("big/1", texts[0])
 
     asyncio.run(story())
 

@@ -13,6 +13,7 @@ from report_material import material
 from rich.console import Console
 
 import ialign_ray.evaluation.fitted
+import ialign_ray.evaluation.material
 from ialign_ray.config import dump_yaml, override
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.harness import report_tasks
@@ -112,7 +113,9 @@ def test_baselines_are_fitted_once_for_the_same_rows(experiment_data, tmp_path, 
         ialign_ray.evaluation.fitted, "baseline_predictions", lambda *a: fitted.append(1) or original(*a)
     )
     first = gather(m.experiment, m.runs, tmp_path / "out")
-    again = gather(m.experiment, m.runs, tmp_path / "out")
+    with monkeypatch.context() as patch:  # of a report that is about to be replaced nothing else is read
+        patch.setattr(ialign_ray.evaluation.material, "load_experiment", None)
+        again = gather(m.experiment, m.runs, tmp_path / "out")
     assert len(fitted) == 1
     for name, frame in first.baselines["mood"].predictions.items():
         kept = again.baselines["mood"].predictions[name]
@@ -197,3 +200,5 @@ def test_where_runs_differ_and_what_cleaning_dropped(experiment_data, tmp_path):
     page = (tmp_path / "out" / "report.html").read_text("utf-8")
     for words in ("Cleaning of c", "9 rows read, 7 kept", "<code>replay.ratio</code>", "xcopa&lt;i&gt;"):
         assert words in page
+    elsewhere = report_again([tmp_path / "out"], tmp_path / "elsewhere", QUIET)
+    assert "xcopa&lt;i&gt;" in elsewhere.read_text("utf-8")

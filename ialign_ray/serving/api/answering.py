@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 from fastapi.responses import Response, StreamingResponse
 
@@ -19,6 +19,7 @@ from ialign_ray.serving.api.errors import ApiError, told, wrong
 from ialign_ray.serving.api.schemas import Decoding
 from ialign_ray.serving.contract import Finish, Piece, Sampling, Served, TokenScore
 
+Item = TypeVar("Item")
 COLDEST: Final = 0.01
 """Below it a temperature is 0: logits divided by less overflow, and the likeliest token is all but certain."""
 Pieces = AsyncGenerator[tuple[int, Piece], None]
@@ -115,6 +116,16 @@ async def collect(call: Call, served: Served, asks: Sequence[Ask]) -> list[Whole
     async for index, piece in ask(call, served, asks):
         found[index].add(piece)
     return found
+
+
+async def together(work: Iterable[Coroutine[Any, Any, Item]]) -> list[Item]:
+    """Results of things done side by side, so that the engine may batch them; the first failure ends them all."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
 
 
 async def _merged(call: Call, served: Served, asks: Sequence[Ask]) -> Pieces:

@@ -22,6 +22,7 @@ from ialign_ray.serving.api.answering import (
     many,
     new_tokens,
     sampling,
+    together,
 )
 from ialign_ray.serving.api.answers import Choice, Completion, Logprobs, Usage
 from ialign_ray.serving.api.call import Call, TheCall, bounded
@@ -55,15 +56,14 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
         asks = _asks(served, prompts, body, service)
         call.tokens_in = sum(len(prompt.ids) for prompt in prompts)
         if body.echo and body.logprobs is not None:
-            prompts = [await _scored(served, prompt, body.logprobs) for prompt in prompts]
+            prompts = await together(_scored(served, prompt, body.logprobs) for prompt in prompts)
         writer = _Writer(served, body, prompts)
         if body.stream:
             pieces = await begun(ask(call, served, asks)) if asks else None
             return as_events(call, _chunks(call, served, writer, pieces, body))
         found = await collect(call, served, asks) if asks else [Whole() for _ in range(writer.count)]
         if body.echo and body.logprobs is not None:
-            for index, answer in enumerate(found):
-                await _end(served, prompts[index // (body.n or 1)], answer, body)
+            await together(_end(served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found))
     choices = [writer.whole(index, answer) for index, answer in enumerate(found)]
     usage = Usage.of(call.tokens_in, call.tokens_out)
     return as_json(Completion(**about(call, served, "cmpl"), choices=choices, usage=usage))

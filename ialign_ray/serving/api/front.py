@@ -45,7 +45,7 @@ class Front:
         name = given if _ID.fullmatch(given) else uuid.uuid4().hex
         async with AsyncExitStack() as held:
             call = Call(name, self.service.limits.timeout_s, held)
-            scope.setdefault("state", {})["call"] = call
+            scope["state"] = {**scope.get("state", {}), "call": call}  # its own: a server may share one of its lifespan
             wire = Wire(call, receive, send, self.service.limits.body_bytes)
             held.callback(self._account, scope, wire)
             with self.service.metrics.running.track_inprogress():
@@ -53,7 +53,7 @@ class Front:
 
     async def _answer(self, scope: Scope, headers: Headers, wire: Wire) -> None:
         try:
-            if scope["path"].startswith(PROTECTED):
+            if inner_path(scope).startswith(PROTECTED):
                 self._admit(headers, wire.call)
             wire.check_length(headers)
             await self.app(scope, wire.receive, wire.send)
@@ -87,6 +87,12 @@ class Front:
             self.service.rates.charge(call.key, call.tokens_in + call.tokens_out)
         self.service.metrics.finished(route, wire.status, seconds, call)
         access.write(scope["method"], route, wire.status, seconds, call)
+
+
+def inner_path(scope: Scope) -> str:
+    """The path that routes are matched by: without the prefix under which the app is mounted."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 @dataclass

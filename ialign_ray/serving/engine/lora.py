@@ -47,6 +47,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.known = set(self.keys)
+        self._rows_of = {key: [i for i, own in enumerate(self.keys) if own == key] for key in self.known}
 
     def add(self, blocks: Blocks, inputs: Tensor, output: Tensor) -> Tensor:
         """The layer's output with every row's update added."""
@@ -73,7 +74,7 @@ class Plan:
     def _by_adapter(self, blocks: Blocks, x: Tensor, out: Tensor) -> None:
         for key, begin, end in blocks.spans:
             if key in self.known:
-                rows = torch.tensor([i for i, own in enumerate(self.keys) if own == key], device=x.device)
+                rows = torch.tensor(self._rows_of[key], device=x.device)
                 out.index_add_(0, rows, _update(blocks, x[rows], begin, end).to(out.dtype))
 
     def _masked(self, blocks: Blocks, x: Tensor, out: Tensor) -> None:
@@ -92,9 +93,7 @@ class Plan:
         begin, end = used[0][1], used[-1][2]
         mask = blocks.down.new_zeros(len(self.keys), 1, end - begin)
         for key, first, last in used:
-            for i, own in enumerate(self.keys):
-                if own == key:
-                    mask[i, :, first - begin : last - begin] = 1
+            mask[self._rows_of[key], :, first - begin : last - begin] = 1
         return begin, end, mask
 
 

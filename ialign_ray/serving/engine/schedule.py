@@ -16,6 +16,12 @@ class Limits:
     """Rows x the most tokens that one of them may have at its end."""
     busy_prefill: int = 512
     """Tokens of prompts that are read between two steps of rows under way: they wait meanwhile."""
+    idle_prefill: int = 2048
+    """Tokens of prompts that are read at once where no row waits; a few of a burst begin before all are read."""
+
+    def prefill(self, busy: bool) -> int:
+        """Tokens that may be read now."""
+        return min(self.max_batch_tokens, self.busy_prefill if busy else self.idle_prefill)
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ def admit(waiting: Sequence[Wish], running: Sequence[int], limits: Limits, *, sa
     longest = max([head.needs, *running])
     if running and (len(running) + 1) * longest > limits.max_batch_tokens:
         return []
-    budget = limits.busy_prefill if running else limits.max_batch_tokens
+    budget = limits.prefill(bool(running))
     chosen, widest = [0], head.prompt
     for i in sorted(range(1, len(waiting)), key=lambda i: (abs(waiting[i].prompt - head.prompt), i)):
         wish, rows = waiting[i], len(running) + len(chosen) + 1

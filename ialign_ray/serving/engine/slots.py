@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 SPARE = 64
-"""Free columns after the last token that a new buffer has at least, so that it is moved once in so many steps."""
+"""Free columns after the last token in a new buffer: what is in it is moved once in so many steps."""
 
 
 @dataclass
@@ -83,7 +83,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
     def room(self) -> None:
         """Make sure that one more column fits."""
         if self.layers and self.span.end == self.layers[0].keys.shape[-2]:
-            self._move(len(self.layers[0].keys), self.span.end - self.span.begin)
+            self._move(self.span.rows, self.span.end - self.span.begin)
 
     def column_count(self) -> int:
         """Tokens' places that the buffers hold, used or not."""
@@ -96,20 +96,19 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
                 layer.lazy_initialization(new.keys, new.values)
                 layer.keys, layer.values = (t.new_zeros(0, t.shape[1], 0, t.shape[3]) for t in (new.keys, new.values))
                 self.layers.append(layer)
-        capacity = len(self.layers[0].keys)
-        if rows > capacity or width > self.span.end:
-            self._move(capacity if rows <= capacity else max(rows, 2 * capacity), width)
+        if rows > len(self.layers[0].keys) or width > self.span.end:
+            self._move(rows, width)
 
-    def _move(self, capacity: int, width: int) -> None:
-        """Set what is in use at the end of the first `width` columns of buffers that have some spare."""
+    def _move(self, rows: int, width: int) -> None:
+        """Set what is in use at the end of the first `width` columns of buffers made for so many rows.
+
+        Both sizes follow what is needed now: a long row of earlier does not make all later ones long.
+        """
         span = self.span
         used = span.end - span.begin
-        columns = width + max(SPARE, width // 2)
+        shape = (1 << (rows - 1).bit_length(), width + SPARE)
         for layer in self.layers:
-            layer.keys, layer.values = (
-                self._moved(old, capacity, max(columns, old.shape[-2]) if used else columns, width, used)
-                for old in (layer.keys, layer.values)
-            )
+            layer.keys, layer.values = (self._moved(old, *shape, width, used) for old in (layer.keys, layer.values))
         span.begin, span.end = width - used, width
 
     def _moved(self, old: Tensor, capacity: int, columns: int, width: int, used: int) -> Tensor:

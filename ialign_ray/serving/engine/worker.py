@@ -178,7 +178,7 @@ class Worker(threading.Thread):
 
     def _slice(self) -> int:
         """Tokens that may be read now: few where rows under way wait for it."""
-        return self._limits.busy_prefill if self._decoding.rows() else self._limits.max_batch_tokens
+        return self._limits.prefill(bool(self._decoding.rows()))
 
     def _step(self, group: Group) -> None:
         self._write(list(group.rows), group.step())
