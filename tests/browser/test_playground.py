@@ -270,6 +270,23 @@ def test_scores_by_language_and_the_front_are_shown(browser, server, look):
         sync_api.expect(page.locator("#searched")).to_be_hidden()
 
 
+def test_the_policy_stops_a_script_that_got_into_the_page(browser, server):
+    with opened(browser, server, expected=["Content Security Policy", "status of 404"]) as page:
+        page.evaluate(
+            """(markup) => {
+                const script = document.createElement("script");
+                script.textContent = "window.broken = 1";
+                document.body.append(script);
+                const box = document.createElement("p");
+                box.innerHTML = markup;
+                document.body.append(box);
+            }""",
+            MARKUP.replace("src=x", "src=page/icon.svgx"),
+        )
+        page.wait_for_timeout(300)
+        page.evaluate("document.querySelector('img').remove()")
+
+
 def test_a_server_that_is_gone_is_told_in_a_sentence(browser, server):
     with opened(browser, server, expected=["ERR_"]) as page:
         choose(page, "Chat")
@@ -277,3 +294,7 @@ def test_a_server_that_is_gone_is_told_in_a_sentence(browser, server):
         page.context.set_offline(True)
         send(page, "done, with an error")
         assert "the server does not answer" in page.locator(".answer .warning").text_content()
+        sync_api.expect(page.locator("#trouble")).to_have_text(re.compile("the server does not answer"))
+        page.context.set_offline(False)
+        send(page)
+        sync_api.expect(page.locator("#trouble")).to_be_empty()

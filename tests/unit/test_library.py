@@ -108,6 +108,11 @@ def test_a_card_tells_languages_dose_and_scores(registry):
 
     async def story():
         async with serving(registry) as shelf:
+            best = next(card for card in shelf.cards() if card.name == "mine/3")
+            assert "by_language" not in best.details  # its files are not here yet
+            await ask(shelf, "mine/3")
+            best = next(card for card in shelf.cards() if card.name == "mine/3")
+            assert len(best.details["by_language"]) == 3
             return shelf.cards()[0]
 
     card = asyncio.run(story())

@@ -72,21 +72,25 @@ async function refusal(response) {
 
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
-  for (;;) {
-    const { value, done } = await reader.read().catch((error) => {
-      throw brokenOff(error);
-    });
-    if (done) throw brokenOff();
-    const parts = (rest + value).split(/\r?\n\r?\n/);
-    rest = parts.pop();
-    for (const part of parts) {
-      const data = part.replace(/^data: ?/, "");
-      if (data === "[DONE]") return;
-      const event = JSON.parse(data);
-      if (event.error) throw new Refusal(event.error.message);
-      yield event;
+  try {
+    let rest = "";
+    for (;;) {
+      const { value, done } = await reader.read().catch((error) => {
+        throw brokenOff(error);
+      });
+      if (done) throw brokenOff();
+      const parts = (rest + value).split(/\r?\n\r?\n/);
+      rest = parts.pop();
+      for (const part of parts) {
+        const data = part.replace(/^data: ?/, "");
+        if (data === "[DONE]") return;
+        const event = JSON.parse(data);
+        if (event.error) throw new Refusal(event.error.message);
+        yield event;
+      }
     }
+  } finally {
+    reader.cancel().catch(() => {}); // it may be broken already
   }
 }
 

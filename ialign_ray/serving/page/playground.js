@@ -9,6 +9,7 @@ import { forget, lacking, run } from "./tasks.js";
 
 let cards = [];
 let running = null; // AbortController of the answers under way
+let drawn = 0; // width of the fronts
 
 function task() {
   return document.querySelector("[name=task]:checked").value;
@@ -29,9 +30,11 @@ async function refresh() {
     cards = await models();
     byId("trouble").replaceChildren();
   } catch (error) {
-    cards = [];
     byId("trouble").replaceChildren(make("p", { class: "warning" }, sentence(error)));
-    if (error.status === 401) askForKey();
+    if (error.status === 401) {
+      cards = [];
+      askForKey();
+    }
   }
   const named = cards.map((card) => [card.id, card.version === card.id ? card.id : `${card.id} (${card.version})`]);
   offer(byId("model"), named);
@@ -95,9 +98,9 @@ function slotsOfQuestion() {
 function drawFronts() {
   const found = chosen().filter((card) => card.details.search?.front.length);
   byId("searched").hidden = !found.length;
-  const width = byId("fronts").clientWidth;
+  drawn = byId("fronts").clientWidth;
   byId("fronts").replaceChildren(...found.flatMap((card) => [
-    found.length > 1 ? make("h3", {}, card.id) : null, ...front(card, width),
+    found.length > 1 ? make("h3", {}, card.id) : null, ...front(card, drawn),
   ]).filter(Boolean));
 }
 
@@ -167,6 +170,8 @@ byId("keep").addEventListener("change", forget);
 for (const id of ["model", "other"]) byId(id).addEventListener("change", choose);
 for (const id of ["suite", "prompt"]) byId(id).addEventListener("input", arrange);
 for (const field of document.querySelectorAll("[name=task]")) field.addEventListener("change", arrange);
-new ResizeObserver(drawFronts).observe(document.querySelector("main"));
+new ResizeObserver(() => {
+  if (byId("fronts").clientWidth !== drawn) drawFronts(); // main also grows in height, with every answer
+}).observe(document.querySelector("main"));
 byId("key").value = key();
 refresh();
