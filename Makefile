@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving fuzz clean
+.PHONY: help setup check test test-fast nightly test-cluster quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -27,13 +27,21 @@ check: setup  ## ruff and strict mypy
 	$(BIN)/mypy
 
 test: setup  ## all tests but the nightly ones; those of the shared data are skipped, visibly, where it is absent
-	$(BIN)/python -m pytest -m "not nightly"
+	$(BIN)/python -m pytest -m "not nightly and not cluster"
 
 nightly: setup  ## all tests and the long ones: who dies, when, and how many workers go on
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not cluster"
+
+# Hosts of its own, in network namespaces: needs root, and Debian's packages below, which it installs where they lack.
+HOST_TOOLS := openssh-server openssh-client rsync iproute2 curl procps
+test-cluster: export PATH := $(PATH):/usr/sbin:/sbin
+test-cluster: setup  ## for real: ray up over ssh on a head and two workers, a job across them, hosts that die
+	for tool in sshd rsync ip curl pgrep; do command -v $$tool > /dev/null || lacking=1; done; [ -z "$$lacking" ] \
+		|| { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $(HOST_TOOLS); }
+	$(BIN)/python -m pytest -m cluster tests/cluster/test_cluster.py
 
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
-	$(BIN)/python -m pytest -m "not ray and not slow"
+	$(BIN)/python -m pytest -m "not ray and not slow and not cluster"
 
 quickstart: setup  ## the pocket experiment: search, front, champion, a request of each kind; SERVE=1 leaves it up
 	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume

@@ -20,3 +20,6 @@ __all__ = [
     "ModelError",
     "load_experiment",
 ]
+
+__version__ = "0.1.0"
+"""Read by the packaging too. A job takes the code along, so the package need not be installed where it runs."""

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import logging
-import os
 import sys
-import warnings
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -15,9 +12,11 @@ import typer.core
 from rich.console import Console
 
 from ialign_ray.cli_data import data
+from ialign_ray.cli_jobs import jobs, stop, submit
 from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback, tell_moved
 from ialign_ray.cli_serve import serve
 from ialign_ray.errors import IalignError, ModelError
+from ialign_ray.process import prepare_process
 
 
 class Commands(typer.core.TyperGroup):
@@ -258,7 +257,7 @@ def export(
     console.print(f"Exported to {export_model(run, to, merge, checkpoint)}", soft_wrap=True)
 
 
-for command in (register, promote, rollback, models):
+for command in (register, promote, rollback, models, submit, jobs, stop):
     app.command()(command)
 
 
@@ -299,12 +298,7 @@ def from_registry(model: str, location: str | None) -> tuple[Path | None, str | 
 
 def main() -> NoReturn:
     """Entry point: a user's error becomes one sentence and exit code 2 (143 after SIGTERM)."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+    prepare_process()
     try:
         app()
     except IalignError as error:

@@ -43,21 +43,9 @@ def build(file: ExperimentFile, overrides: Overrides = None) -> None:
     Example: `ialign data build experiment.yaml --set corpora.0.holdout=0.05`
     """
     from ialign_ray.config import load_experiment
-    from ialign_ray.curation import curate
-    from ialign_ray.inspection.report import learned, step_table
-    from ialign_ray.inspection.terminal import show_counts
-    from ialign_ray.tasks.replay import replay_leaks
+    from ialign_ray.curation import build as build_all
 
-    experiment = load_experiment(file, overrides or [])
-    built, index = curate(experiment, console, cluster=True)
-    tables = [step_table(experiment, corpus, built) for corpus in experiment.corpora]
-    show_counts(console, tables, learned(built.counts["learned"]))
-    if experiment.replay.sources:
-        counts = replay_leaks(experiment, index)
-        _say(
-            f"replay: {counts.read:,} instructions read, {counts.empty:,} empty, {counts.leaked:,} hold evaluation "
-            f"sentences ({counts.overlapping:,} of them by overlap alone), {counts.eligible:,} left"
-        )
+    built = build_all(load_experiment(file, overrides or []), console)
     card = built.folder / "README.md"
     _say(f"Corpus:     {built.folder}", f"Its card:   {card}", f"Look at it: ialign data inspect {file}")
 

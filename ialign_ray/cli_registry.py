@@ -154,14 +154,10 @@ def _open(registry: str | None) -> Registry:
 
 def tell_moved(moved: Moved, alias: str) -> None:
     """Print what became of an alias, and the checks that decided it."""
-    title, event = moved.version.title, moved.event
-    if event is None:
-        _say(f"{title} is {alias} already")
-        return
-    instead = f" (before: {moved.version.name}/{event.before})" if event.before else ""
-    _say(f"{title} is {alias}: {event.kind}{instead}{', ' + event.reason if event.reason else ''}")
-    for line in event.told:
-        _say(f"- {line}")
+    from ialign_ray.registry.promotion import told
+
+    for line in told(moved, alias):
+        _say(line)
 
 
 def _show_versions(store: Registry, name: str) -> None:

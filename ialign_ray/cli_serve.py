@@ -16,12 +16,8 @@ from rich.console import Console
 from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption
 
 if TYPE_CHECKING:
-    from ialign_ray.config import Experiment
     from ialign_ray.config.serve import ServeConfig
     from ialign_ray.serving.sources import Named
-
-
-CHAMPION = "champion"
 
 
 class ServeCommands(typer.core.TyperGroup):
@@ -71,7 +67,7 @@ def run(
     changes = [*(overrides or []), *(f"{key}={value!r}" for key, value in given.items() if value)]
     changes += ["serve.port=0"] if port == 0 else []
     experiment = load_experiment(file, changes) if file else None
-    settings = _own(experiment) if experiment else serve_settings(changes)
+    settings = experiment.served if experiment else serve_settings(changes)
     tracked = (experiment.tracking.mlflow_uri or experiment.storage.runs) if experiment else DEFAULT_REGISTRY
     where = registry or tracked
     found = _found(settings, where)
@@ -111,12 +107,6 @@ def keys(
         highlight=False,
         markup=False,
     )
-
-
-def _own(experiment: Experiment) -> ServeConfig:
-    """Its `serve`, in which a plain `champion` is this experiment's, whatever else the registry holds."""
-    models = [f"{experiment.name}@{m}" if m == CHAMPION else m for m in experiment.serve.models]
-    return experiment.serve.model_copy(update={"models": models})
 
 
 def _found(settings: ServeConfig, registry: str) -> list[Named]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -17,6 +18,7 @@ SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default 60 s is short on a loaded machine
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a submitted job has these already, which Ray else calls a conflict
     "TOKENIZERS_PARALLELISM": "false",  # Ray parallelises; forked tokenizer threads only warn
 }
 """Environment of the driver and of every worker."""
@@ -24,10 +26,11 @@ SETTINGS = {
 
 @contextmanager
 def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[dict[str, float]]:
-    """Join the cluster of `scaling.address`, or start a local one; yields its resources.
+    """Join the cluster of `scaling.address`, or start a local one; yields what it has, or may grow to.
 
     A cluster that is already joined is used and left running. `worker_logs` shows what workers write to stderr, as
-    `IALIGN_WORKER_LOGS=1` does.
+    `IALIGN_WORKER_LOGS=1` does. Raises ClusterError where none answers, or one of another version or with another
+    token.
     """
     for key, value in SETTINGS.items():
         os.environ.setdefault(key, value)
@@ -47,15 +50,52 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
                 log_to_driver=worker_logs or os.environ.get("IALIGN_WORKER_LOGS") == "1",
                 include_dashboard=False if local else None,
             )
-        except ConnectionError as error:
-            raise ClusterError(
-                f"scaling.address {scaling.address!r} does not answer; start a head there or leave the field out"
-            ) from error
+        except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
+            where = scaling.address or os.environ.get("RAY_ADDRESS", "")
+            raise ClusterError(refusal(where, error)) from error
     try:
-        yield ray.cluster_resources()
+        yield reachable(present(), grown())
     finally:
         if started:
             ray.shutdown()
+
+
+def refusal(address: str, error: Exception) -> str:
+    """Why a cluster was not joined, as one sentence."""
+    if found := re.findall(r"(?:Ray|Python): ([\w.+]+)", str(error)) if "ersion mismatch" in str(error) else []:
+        ray, python, *own = [*found, "?", "?", "?"][:4]
+        return (
+            f"the cluster at {address} runs Ray {ray} and Python {python}, this process Ray {own[0]} and Python "
+            f"{own[1]}; install the cluster's versions here, or send the work as a job with `ialign submit`"
+        )
+    if "uthenticat" in f"{type(error).__name__} {error}":
+        return f"the cluster at {address} refuses this process' token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
+    if isinstance(error, ConnectionError):
+        return f"scaling.address {address!r} does not answer; start a head there or leave the field out"
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return f"the cluster at {address or 'this machine'} cannot be joined: {said}; look at its head"
+
+
+def present() -> dict[str, float]:
+    """What the living nodes of the cluster that was joined have."""
+    import ray
+
+    return dict(ray.cluster_resources())
+
+
+def grown() -> dict[str, float]:
+    """The most that the cluster's autoscaler may have, by its nodes' largest numbers; nothing where there is none.
+
+    Ray Train (2.60) asks in the same way; there is no public one.
+    """
+    from ray._private.state import state
+
+    return {k: float(v) for k, v in (state.get_max_resources_from_cluster_config() or {}).items()}
+
+
+def reachable(now: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
+    """What a cluster has, or may grow to: a worker group that fits into this is waited for, not refused."""
+    return now | {k: max(v, now.get(k, 0.0)) for k, v in limits.items()}
 
 
 def nodes() -> list[dict[str, float]]:
@@ -86,6 +126,15 @@ def check_resources(scaling: ScalingConfig, resources: dict[str, float]) -> bool
     return bool(gpus >= scaling.workers if scaling.gpu is None else scaling.gpu)
 
 
+def awaited(scaling: ScalingConfig, now: dict[str, float], use_gpu: bool) -> str | None:
+    """What a worker group must wait for until the autoscaler has started nodes, None where it has room at once."""
+    needed = {"CPU": scaling.workers * scaling.cpus_per_worker + 1} | ({"GPU": scaling.workers} if use_gpu else {})
+    for name, number in needed.items():
+        if number > now.get(name, 0.0):
+            return f"waiting for the autoscaler: the workers need {number:g} {name}s, {now.get(name, 0.0):g} are there"
+    return None
+
+
 def validation_resources(scaling: ScalingConfig, resources: dict[str, float], use_gpu: bool) -> dict[str, float]:
     """What a validation beside the workers gets: as much as one of them.
 
@@ -111,4 +160,9 @@ def scaling_arguments(scaling: ScalingConfig, use_gpu: bool) -> dict[str, Any]:
     per_worker: dict[str, float] = {"CPU": scaling.cpus_per_worker}
     if use_gpu:
         per_worker["GPU"] = 1
-    return {"num_workers": scaling.workers, "use_gpu": use_gpu, "resources_per_worker": per_worker}
+    return {
+        "num_workers": scaling.workers,
+        "use_gpu": use_gpu,
+        "resources_per_worker": per_worker,
+        "placement_strategy": scaling.placement.upper(),
+    }

@@ -7,10 +7,12 @@
     ├── CheckpointError  a torn or foreign checkpoint, or a disk that takes none
     ├── ClusterError     too few resources, a job that failed
     ├── RegistryError    the model registry, a version in it, or a promotion that is refused
+    ├── DetachedError    a job that is no longer followed, and goes on
     └── StoppedError     a run that was asked to stop, and can go on
 
 Each message is one sentence that names the field or file, the value and the cure. The command line
-prints it and exits with code 2 (143 when stopped by SIGTERM, as a shell tells it and schedulers expect);
+prints it and exits with code 2 (143 when stopped by SIGTERM, as a shell tells it and schedulers expect, and 130
+when the user stops looking);
 anything else is a bug and keeps its traceback.
 """
 
@@ -51,3 +53,9 @@ class StoppedError(IalignError):
     """A run was asked to stop; its checkpoint is made."""
 
     exit_code = 143
+
+
+class DetachedError(IalignError):
+    """The user no longer follows a job, which goes on."""
+
+    exit_code = 130

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
@@ -34,6 +35,19 @@ class StorageConfig(Section):
     examples of 100 tokens, for each epoch of the pairs and once for replay."""
     corpora: str | None = None
     """Folder of built corpora and their cached steps; `corpora` in `runs` when left out."""
+    mirror: str | None = None
+    """Address such as `s3://bucket/folder` that each checkpoint of `ialign align` is copied to, and from which a run
+    goes on where its disk was lost. Credentials come from the environment."""
+
+    @field_validator("data", "mirror")
+    @classmethod
+    def _no_credentials(cls, value: str | None) -> str | None:
+        if value and "://" in value and "@" in urlsplit(value).netloc:
+            raise ValueError(
+                "credentials in an address end up in every run's files; set them in the environment "
+                "(AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY)"
+            )
+        return value
 
 
 class TrackingConfig(Section):
@@ -96,6 +110,12 @@ class Experiment(Section):
     def tracking_uri(self) -> str:
         """MLflow's tracking server and registry: the one that is named, or the SQLite file in `storage.runs`."""
         return self.tracking.mlflow_uri or f"sqlite:///{Path(self.storage.runs).absolute()}/mlflow.db"
+
+    @property
+    def served(self) -> ServeConfig:
+        """`serve`, in which a plain `champion` is this experiment's, whatever else the registry holds."""
+        models = [f"{self.name}@{m}" if m == "champion" else m for m in self.serve.models]
+        return self.serve.model_copy(update={"models": models})
 
     @field_validator("evaluate", mode="before")
     @classmethod

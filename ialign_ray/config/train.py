@@ -78,6 +78,9 @@ class ScalingConfig(Section):
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     """How several workers share a model: `ddp` keeps it whole on each, `fsdp` cuts weights, gradients and optimiser
     state over them; `auto` cuts what would fill more than 60 % of a GPU."""
+    placement: Literal["pack", "spread"] = "pack"
+    """`pack` puts workers on as few hosts as have room, where they talk fastest; `spread` puts them on as many as there
+    are, for memory or processors that one host lacks. Both are wishes: a worker goes where there is room."""
     gpu: bool | None = None
     """One GPU a worker; when left out, if the cluster has enough of them."""
     cpus_per_worker: float = Field(0.5, gt=0)

@@ -76,6 +76,16 @@ def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, f
     raise RegistryError(f"the history of {name}@{alias} moved {_ATTEMPTS} times meanwhile; try again")
 
 
+def told(moved: Moved, alias: str) -> list[str]:
+    """What came of it, in lines."""
+    title, event = moved.version.title, moved.event
+    if event is None:
+        return [f"{title} is {alias} already"]
+    instead = f" (before: {moved.version.name}/{event.before})" if event.before else ""
+    first = f"{title} is {alias}: {event.kind}{instead}{', ' + event.reason if event.reason else ''}"
+    return [first, *(f"- {line}" for line in event.told)]
+
+
 def roll_back(registry: Registry, name: str, to: int | None = None, alias: str = CHAMPION) -> Moved:
     """Give an alias back to the version that held it before, or to an earlier holder.
 

@@ -175,12 +175,14 @@ def _deploy(built: serve.Application) -> None:
     try:
         serve.run(built, name=APPLICATION)
     except RuntimeError as error:
-        raise ModelError(_reason(str(error))) from error
+        state = serve.status().applications.get(APPLICATION)
+        told = [each.message for each in state.deployments.values()] if state else []
+        raise ModelError(reason_of("\n".join([str(error), *told]))) from error
 
 
-def _reason(message: str) -> str:
-    """The sentence of our error within the traceback that Serve passes on."""
-    found = re.findall(r"ialign_ray\.errors\.\w+: (.+)", message)
+def reason_of(message: str) -> str:
+    """The sentence of our error within the traceback that a replica left with Serve."""
+    found = re.findall(r"ialign_ray\.[\w.]*Error: (.+)", message)
     return found[-1] if found else f"the deployment failed: {' '.join(message.split())[-500:]}"
 
 

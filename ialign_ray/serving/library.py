@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache
@@ -41,6 +41,7 @@ class ModelLibrary:
         self._location = registry
         self._open_registry = lru_cache(Registry)
         self._pool = EnginePool(settings, open_engine, self._fresh)
+        self._chosen: list[Named] = []
         self._named: dict[str, Named] = {}
         self._versions: dict[str, Source] = {}
         self._listed: list[Card] = []
@@ -54,13 +55,10 @@ class ModelLibrary:
 
         Raises the first IalignError where a model cannot be served at all.
         """
-        found = [await self._first(reference) for reference in self._settings.models]
-        named = with_own_names(found, self._settings.models)
-        self._named = {each.name: each for each in [*named, *bases(named)]}
+        references = self._settings.models
+        found = with_own_names([await self._locate(reference) for reference in references], references)
+        self._chosen = [await self._first(each, name) for each, name in zip(found, references, strict=True)]
         self._settle()
-        for each in self._named.values():
-            if each.source.kind != "full" and each.source.weights in {n.source.weights for n in named}:
-                await self._pool.load(each.source)
         if self._models():
             await self.look()
             self._following = asyncio.create_task(self._follow())
@@ -86,7 +84,7 @@ class ModelLibrary:
         try:
             for model in self._models():
                 aliases = await asyncio.to_thread(self._registry.aliases, model)
-                for named in [n for n in self._named.values() if n.model == model and n.alias]:
+                for named in [n for n in self._chosen if n.model == model and n.alias]:
                     await self._take_up(named, aliases.get(named.alias or ""))
             await self._list()
         except Exception as error:  # of the registry, its database or the network: what serves is untouched by it
@@ -109,34 +107,36 @@ class ModelLibrary:
             self._following.cancel()
         await self._pool.close(grace)
 
-    async def _first(self, reference: str) -> Named:
-        """What a reference stands for at the start, loaded; an alias goes back to an earlier holder if it must."""
+    async def _locate(self, reference: str, refused: Sequence[str] = ()) -> Named:
+        return await asyncio.to_thread(locate, reference, self._location, self._open_registry, refused)
+
+    async def _first(self, named: Named, reference: str) -> Named:
+        """What is named, loaded; an alias whose version does not load goes back to an earlier holder."""
         refused: list[str] = []
-        reason: IalignError | None = None
+        reason = named.refused
         while True:
             try:
-                named = await asyncio.to_thread(locate, reference, self._location, self._open_registry, refused)
-            except IalignError as error:
-                raise reason or error from error
-            try:
                 await self._pool.load(named.source)
+                break
             except IalignError as error:
                 if named.alias is None:
                     raise
                 log.error("%s is refused: %s", named.source.id, error)
-                reason = reason or ModelError(f"{named.source.id}: {error}")
+                reason = reason or f"{named.source.id}: {error}"
                 refused.append(named.source.id)
-                continue
-            if refused or named.refused:
-                named = replace(named, refused=str(reason or named.refused), retry_at=time.monotonic() + _TRY_AGAIN_S)
-            return named
+            try:
+                named = await self._locate(reference, refused)
+            except IalignError as error:
+                raise ModelError(reason) from error
+        return replace(named, refused=reason, retry_at=time.monotonic() + _TRY_AGAIN_S) if reason else named
 
     async def _take_up(self, named: Named, number: int | None) -> None:
         """Serve the version that an alias points to now, or say why not and go on."""
         present = named.source.version
         if number is None or (present is not None and number == present.number):
             gone = None if number is not None else f"alias {named.alias!r} is gone from the registry"
-            self._tell(named, gone)
+            if gone != named.refused:
+                self._tell(named, gone)
             return
         target = f"{named.model}/{number}"
         if named.refused is not None and named.refused.startswith(target) and time.monotonic() < named.retry_at:
@@ -205,8 +205,9 @@ class ModelLibrary:
         return source if source.folder is None else replace(source, folder=folder / source.folder.name)
 
     def _settle(self) -> None:
-        """After a change: what stays in memory, and what is told. The cards are read at every request."""
-        self._pool.keep = {each.source.id for each in self._named.values()}
+        """After a change: the bases, what stays in memory, and what is told. The cards are read at every request."""
+        self._named = {each.name: each for each in (*self._chosen, *bases(self._chosen))}
+        self._pool.keep = {each.source.key for each in self._named.values()}
         known = {title: source.card(title) for title, source in self._versions.items()}
         named = [each.card() for each in self._named.values()]
         numbered = [known.get(card.name, card) for card in self._listed if card.name not in self._named]
@@ -214,7 +215,7 @@ class ModelLibrary:
 
     def _models(self) -> list[str]:
         """Registered models that are served."""
-        return list(dict.fromkeys(each.model for each in self._named.values() if each.model))
+        return list(dict.fromkeys(each.model for each in self._chosen if each.model))
 
     @property
     def _registry(self) -> Registry:

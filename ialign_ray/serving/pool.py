@@ -21,6 +21,7 @@ from ialign_ray.tokens.encode import Encoder
 
 log = logging.getLogger(__name__)
 Weights = tuple[str, ...]
+Key = tuple[str, ...]
 OpenEngine = Callable[..., Engine]
 IDLE_S = 60.0
 """Seconds that an engine which no name of `serve.models` needs stays in memory after its last request."""
@@ -63,17 +64,17 @@ class EnginePool:
         self._fresh = fresh
         self._open_engine = open_engine
         self._engines: dict[Weights, Opened] = {}
-        self._loaded: dict[str, Loaded] = {}
-        self._loading: dict[str, asyncio.Task[None]] = {}
+        self._loaded: dict[Key, Loaded] = {}
+        self._loading: dict[Key, asyncio.Task[None]] = {}
         self._locks: defaultdict[Weights, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._released = asyncio.Event()
         self._clock = itertools.count(1)
-        self.keep: Collection[str] = ()
-        """Ids of the models that stay in memory as long as there is room."""
+        self.keep: Collection[Key] = ()
+        """Keys of the models that stay in memory as long as there is room."""
 
     async def hold(self, source: Source) -> Loaded:
         """A model for one request, loaded first where it is not in memory. Raises ModelError."""
-        while (loaded := self._loaded.get(source.id)) is None:
+        while (loaded := self._loaded.get(source.key)) is None:
             await self.load(source)
         loaded.leases += 1
         loaded.used = next(self._clock)
@@ -91,18 +92,14 @@ class EnginePool:
 
         `beside` lets it be one more than `max_adapters`, until the version before it is no longer in use.
         """
-        if source.id in self._loaded:
+        if source.key in self._loaded:
             return
-        task = self._loading.get(source.id)
+        task = self._loading.get(source.key)
         if task is None:
             task = asyncio.create_task(self._load(source, beside))
-            self._loading[source.id] = task
-            task.add_done_callback(lambda done: self._forget_task(source.id, done))
+            self._loading[source.key] = task
+            task.add_done_callback(lambda done: self._forget_task(source.key, done))
         await asyncio.shield(task)  # a client that leaves takes nobody else's load with it
-
-    def resident(self) -> list[Source]:
-        """All models in memory."""
-        return [loaded.source for loaded in self._loaded.values()]
 
     def engines(self) -> list[Engine]:
         """All engines in memory."""
@@ -132,7 +129,7 @@ class EnginePool:
             if adapter is not None and source.folder is not None:
                 await self._make_room(source.weights, self._settings.max_adapters + (1 if beside else 0))
                 await opened.engine.load(adapter, source.folder)
-            self._loaded[source.id] = Loaded(source, served, source.weights, used=next(self._clock))
+            self._loaded[source.key] = Loaded(source, served, source.weights, used=next(self._clock))
         log.info("loaded %s", source.id)
 
     async def _open(self, source: Source) -> Opened:
@@ -167,20 +164,20 @@ class EnginePool:
         free = [a for a in adapters if not a.leases]
         if len(adapters) < room or not free:
             return None
-        return min(free, key=lambda a: (a.source.id in self.keep, a.used))
+        return min(free, key=lambda a: (a.source.key in self.keep, a.used))
 
     def _adapters(self, weights: Weights) -> list[Loaded]:
         return [m for m in self._loaded.values() if m.weights == weights and m.served.adapter is not None]
 
     async def _unload(self, victim: Loaded) -> None:
-        del self._loaded[victim.source.id]  # before the first await, so that no request takes it meanwhile
+        del self._loaded[victim.source.key]  # before the first await, so that no request takes it meanwhile
         await self._engines[victim.weights].engine.unload(victim.source.id)
         log.info("unloaded %s", victim.source.id)
 
     def _disused(self, weights: Weights) -> bool:
         models = [m for m in self._loaded.values() if m.weights == weights]
         idle = time.monotonic() - self._engines[weights].idle_since
-        needed = any(m.leases or m.source.id in self.keep for m in models)
+        needed = any(m.leases or m.source.key in self.keep for m in models)
         return not needed and idle >= IDLE_S
 
     async def _close(self, weights: Weights, grace: float) -> None:
@@ -189,8 +186,8 @@ class EnginePool:
             del self._loaded[name]
         await opened.engine.close(grace)
 
-    def _forget_task(self, name: str, done: asyncio.Task[None]) -> None:
-        self._loading.pop(name, None)
+    def _forget_task(self, key: Key, done: asyncio.Task[None]) -> None:
+        self._loading.pop(key, None)
         if not done.cancelled():
             done.exception()  # whoever still waits has it; asyncio would complain where nobody does
 

@@ -52,6 +52,11 @@ class Source:
         where = str(self.folder) if self.kind == "full" and self.folder else s.id
         return (where, s.revision or "", s.precision, s.quantization or "")
 
+    @property
+    def key(self) -> tuple[str, ...]:
+        """What it is known by in memory: `base` may be of other weights after a promotion."""
+        return (self.id, *self.weights)
+
     def card(self, name: str) -> Card:
         """Its line in `/v1/models`."""
         return Card(name, self.id, self.kind, int(self.created), dict(self.details))

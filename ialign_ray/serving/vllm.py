@@ -12,13 +12,14 @@ from typing import Any
 
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError, ModelError
+from ialign_ray.serving.api import keys_of
 from ialign_ray.serving.sources import Named, bases, locate, with_own_names
 
 
 def vllm_application(settings: ServeConfig, registry: str) -> Any:
     """One vLLM engine for each model and base. Raises ModelError without vLLM, ConfigError where keys are asked for."""
-    if settings.keys is not None:
-        raise ConfigError("serve.keys is set, but serve.engine vllm asks for no key; put a gateway before it")
+    if keys_of(settings) is not None:
+        raise ConfigError("there are API keys, but serve.engine vllm asks for no key; put a gateway before it")
     try:
         import vllm  # type: ignore[import-not-found]  # noqa: F401 - ray.serve.llm is importable without it
         from ray.serve.llm import LLMConfig, build_openai_app

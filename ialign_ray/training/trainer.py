@@ -16,7 +16,7 @@ from typing import Any
 
 from rich.console import Console
 
-from ialign_ray import errors
+from ialign_ray import __version__, errors
 from ialign_ray.cluster import check_resources, cluster, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
@@ -25,6 +25,7 @@ from ialign_ray.streaming import Source
 from ialign_ray.training.card import model_card
 from ialign_ray.training.checkpoint import CURE, Checkpoints, writing
 from ialign_ray.training.journal import ENDING, ledger
+from ialign_ray.training.mirror import bring_back, mirror_of, mirrored
 from ialign_ray.training.prepare import Prepared, prepare, save_data
 from ialign_ray.training.signals import STOP, on_sigterm
 from ialign_ray.training.watch import watching
@@ -46,13 +47,18 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     run = run_folder(experiment, name)
     prepared = prepare(experiment, console, cluster=True)
     fingerprint = prepared.fingerprint(experiment)
+    checkpoints = Checkpoints(run / "checkpoints", fingerprint)
+    mirror = mirror_of(experiment, run)
+    if mirror and resume:
+        bring_back(mirror, run, checkpoints, console)
     if is_intact(run / MODEL) and resume:
         refuse_other(run, fingerprint)
         console.print(f"{name} is finished already", highlight=False)
         return run
-    checkpoints = Checkpoints(run / "checkpoints", fingerprint)
-    if checkpoints.found() and not resume:
-        raise ConfigError(f"{run} holds checkpoints; continue them with --resume, or choose another --run name")
+    if not resume and (checkpoints.found() or (mirror and mirror.names())):
+        raise ConfigError(
+            f"{run} or its mirror holds checkpoints; continue them with --resume, or choose another --run name"
+        )
     with writing(run, CURE):
         write_text(run / "experiment.yaml", dump_yaml(experiment))
         encoded = Path(experiment.storage.runs).absolute() / "encoded" if experiment.storage.cache_encoded else None
@@ -64,7 +70,11 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     with cluster(experiment.scaling) as resources:
         use_gpu = check_resources(experiment.scaling, resources)
         beside = resources_beside(experiment, resources, use_gpu, console)
-        with watching(experiment, run, console), on_sigterm((run / STOP).touch):
+        with (
+            watching(experiment, run, console),
+            on_sigterm((run / STOP).touch),
+            mirrored(mirror, run, checkpoints, console),
+        ):
             fit(experiment, run, checkpoints, use_gpu, beside)
             tell_failure(run, checkpoints)
     record = read_json(run / MODEL / RECORD)
@@ -288,14 +298,14 @@ def save_run(
 
 def start_record(experiment: Experiment, name: str, prepared: Prepared, fingerprint: str) -> dict[str, Any]:
     """What is known before the first step: data counts, fingerprint, versions."""
-    packages = ("ialign_ray", "torch", "transformers", "peft", "ray")
+    known = {"python": platform.python_version(), "ialign_ray": __version__}
     return {
         "run": name,
         "experiment": experiment.name,
         "started": _now(),
         "fingerprint": fingerprint,
         "data": prepared.counts(),
-        "versions": {"python": platform.python_version()} | {p: version(p) for p in packages},
+        "versions": known | {p: version(p) for p in ("torch", "transformers", "peft", "ray")},
     }
 
 

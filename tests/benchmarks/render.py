@@ -54,6 +54,23 @@ def label_scoring(found: dict[str, Any]) -> Iterable[str]:
     )
 
 
+def scale_model(found: dict[str, Any]) -> Iterable[str]:
+    heads = "run | GPUs | state a GPU | step | network | efficiency | encoding CPUs | data | checkpoint | hours | $"
+    yield f"| {heads} |"
+    yield "|---" * len(heads.split("|")) + "|"
+    for name, by_gpus in found["runs"].items():
+        for gpus, v in by_gpus.items():
+            if v["state GB"] > found["told"]["memory"] / 1e9:
+                yield f"| {name} | {gpus} | {v['state GB']:.0f} GB: does not fit | | | | | | | | |"
+                continue
+            cells = (
+                f"{v['state GB']:.1f} GB", f"{v['seconds']:.3f} s", f"{100 * v['network'] / v['seconds']:.0f} %",
+                f"{100 * v['efficiency']:.0f} %", f"{v['encoding CPUs']:.1f}", f"{v['data MB/s']:.1f} MB/s",
+                f"{v['checkpoint GB']:.1f} GB, {v['checkpoint']:.0f} s", f"{v['hours']:.1f}", f"{v['dollars']:,.0f}",
+            )  # fmt: skip
+            yield f"| {name} | {gpus} | " + " | ".join(cells) + " |"
+
+
 def serving_engine(found: dict[str, Any]) -> Iterable[str]:
     ways = ("one at a time", "transformers", "engine", "against transformers", "one adapter", "eight adapters")
     yield "| model, clients | " + " | ".join(ways) + " |"
@@ -70,6 +87,7 @@ def serving_engine(found: dict[str, Any]) -> Iterable[str]:
 def main() -> None:
     render(DOCS / "speed.md", training_speed, pipeline, loss_memory, label_scoring)
     render(DOCS / "serving.md", serving_engine)
+    render(DOCS / "scale.md", scale_model)
 
 
 def render(path: Path, *tables: Callable[[dict[str, Any]], Iterable[str]]) -> None:

@@ -38,10 +38,10 @@ SIZES = {
     "pocket": (768, 128, 384, 4, 4, 4),
     "100M": (32_000, 768, 2_048, 12, 12, 4),
 }
-REQUESTS = {"pocket": {1: 8, 8: 48, 32: 96}, "100M": {1: 2, 8: 16, 32: 32}}
+REQUESTS = {"pocket": {1: 8, 8: 48, 32: 96}, "100M": {1: 2, 8: 8, 32: 32}}
 """How many, by the number of clients."""
 KEPT = RESULTS / "serving_engine.json"
-LONGEST = {"pocket": 48, "100M": 24}
+LONGEST = {"pocket": 48, "100M": 16}
 """Tokens of an answer; the shortest has 8."""
 
 

@@ -11,7 +11,7 @@ from ialign_ray.config.load import serve_settings
 from ialign_ray.errors import ConfigError
 from ialign_ray.registry.promotion import promote
 from ialign_ray.serving.api import KeyRing
-from ialign_ray.serving.deployment import build, options
+from ialign_ray.serving.deployment import build, options, reason_of
 from ialign_ray.serving.examples import requests_of
 from ialign_ray.serving.sources import locate
 
@@ -100,6 +100,16 @@ def test_replicas_scale_between_their_bounds_and_refuse_what_waits_too_long():
     assert scaled["autoscaling_config"] == {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 32}
     assert fixed["backpressure_config"]["status_code"] == 429
     assert fixed["graceful_shutdown_timeout_s"] > 7
+
+
+def test_why_a_deployment_failed_is_found_in_what_the_replica_left():
+    left = (
+        "The deployment failed to start 3 times in a row. See controller logs for details. Error:\n"
+        "ray::ServeReplica:ialign:models.initialize_and_get_metadata() (pid=7, ip=127.0.0.1)\n"
+        "    raise ModelError(\nialign_ray.errors.ModelError: adapter x does not fit the base: layer q is 2 x 2.\n"
+    )
+    assert reason_of(left) == "adapter x does not fit the base: layer q is 2 x 2."
+    assert reason_of("out\nof memory") == "the deployment failed: out of memory"
 
 
 def test_examples_ask_in_the_languages_of_the_model(registry):

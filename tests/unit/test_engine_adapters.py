@@ -10,9 +10,13 @@ from serving_models import adapter_folder, answer, greedy, running, until
 from test_generation import Letters
 from test_scoring import build, some_prompts
 
+from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError
 from ialign_ray.inference.generation import generate
+from ialign_ray.modeling.load import add_adapter, load_adapted, load_base, save_model
+from ialign_ray.modeling.vocabulary import resize_rows
 from ialign_ray.serving.contract import UnknownModelError
+from ialign_ray.serving.engine import open_engine
 from ialign_ray.serving.engine.adapter_files import read_adapter
 from ialign_ray.serving.engine.lora import LoraBank
 
@@ -182,6 +186,30 @@ def test_memory_of_an_adapter_is_its_own(model, tmp_path):
     bank.remove("3")
     assert held() == bank.bytes() == 0
     assert not any(module._forward_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("kind", ["base", "dora", "new pieces"])
+async def test_an_engine_over_a_folder(kind, tiny_model_folder, tmp_path):
+    """What shares no base is merged and served as a model of its own."""
+    settings = ModelSettings(id=str(tiny_model_folder))
+    folder = None
+    if kind != "base":
+        lora, model = LoraSettings(rank=4, dora=kind == "dora"), load_base(settings)
+        rows = [] if kind == "dora" else [model.config.vocab_size]
+        resize_rows(model, sum(rows) + len(rows))
+        adapted = add_adapter(model, lora, 0, rows)
+        for name, weight in adapted.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weight, std=0.3)
+        folder = tmp_path / "adapter"
+        save_model(adapted, folder)
+    model, tokenizer = load_adapted(settings, folder)
+    prompt = tokenizer("Translate this")["input_ids"]
+    expected = generate(model, tokenizer, [prompt], max_new_tokens=12)[0]
+    engine = open_engine(settings, folder, max_batch=4, max_batch_tokens=512, queue=8, max_adapters=1)
+    text, tokens, finish = await answer(engine, prompt, greedy(12))
+    await engine.close()
+    assert (text, len(tokens), finish == "stop") == (expected.text, expected.tokens, expected.ended)
 
 
 async def test_adapters_come_and_go_under_traffic(model, tmp_path):

@@ -201,6 +201,7 @@ def test_two_folders_of_one_name_get_their_parents_too(registry, library, tmp_pa
 
     async def story(*models):
         async with serving(registry, *models) as shelf:
+            assert set(OPENED[-1].loaded()) == {"a-best", "b-best"}
             return list(kinds(shelf))
 
     assert asyncio.run(story(str(tmp_path / "a" / "best"), str(tmp_path / "b" / "best"))) == [
@@ -357,6 +358,33 @@ def test_a_moved_alias_is_taken_up_while_requests_keep_what_they_began_with(regi
     asyncio.run(story())
 
 
+def test_a_champion_on_another_base_brings_its_base_along(registry, tmp_path, tiny_model_folder, monkeypatch):
+    from safetensors.torch import load_file, save_file
+
+    other = shutil.copytree(tiny_model_folder, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    save_file(
+        {k: w * 1.5 if "mlp" in k else w for k, w in weights.items()}, other / "model.safetensors", {"format": "pt"}
+    )
+    run = make_run(small_experiment(tmp_path, other), "moved", {"eng": 1.0, "ind": 1.6, "jav": 1.6}, 7)
+    number = register(registry, run, "mine")[0].number
+    promote(registry, "mine", GOOD)
+    monkeypatch.setattr(pool, "IDLE_S", 0.0)
+
+    async def story():
+        async with serving(registry) as shelf:
+            before = await ask(shelf, "base")
+            registry.call("set_registered_model_alias", "mine", "champion", str(number))
+            await shelf.look()
+            assert await ask(shelf) == (f"mine/{number}", answer(QUESTION, run, None, TOKENS, 0.0))
+            assert await ask(shelf, "base") == ("base", answer(QUESTION, None, str(other), TOKENS, 0.0))
+            assert before != await ask(shelf, "base")
+            await shelf._pool.trim()
+            assert [e._worker.is_alive() for e in OPENED] == [False, True]
+
+    asyncio.run(story())
+
+
 def test_no_request_fails_or_mixes_versions_while_the_alias_moves(registry, library):
     promote(registry, "mine", WEAK)
     texts = {f"mine/{n}": expected(library, run) for n, run in ((WEAK, "weak"), (BEST, "best"))}
@@ -446,6 +474,27 @@ def test_a_replica_that_starts_after_a_bad_promotion_serves_the_holder_before(re
             assert shelf.cards()[0].details["refused"] == "mine/3: adapter mine/3 does not fit the base"
 
     asyncio.run(story())
+
+
+def test_where_no_holder_loads_the_first_reason_is_told(registry):
+    promote(registry, "mine", GOOD)
+    registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
+
+    def picky(*arguments, **limits):
+        engine = open_noted(*arguments, **limits)
+
+        async def refusing(adapter, folder):
+            raise ModelError(f"adapter {adapter} does not fit the base")
+
+        engine.load = refusing
+        return engine
+
+    async def story():
+        async with serving(registry, opening=picky):
+            pass
+
+    with pytest.raises(ModelError, match="^mine/3: adapter mine/3 does not fit the base$"):
+        asyncio.run(story())
 
 
 def test_a_registry_out_of_reach_changes_nothing(registry, tmp_path, caplog):

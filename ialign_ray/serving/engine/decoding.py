@@ -45,7 +45,7 @@ class Prefill:
     """Prompts on their way into a cache, some columns at a time, so that rows under way need not wait for long ones."""
 
     def __init__(self, model: nn.Module, bank: LoraBank, continued: Continued, rows: Sequence[Row]) -> None:
-        self._model, self._bank, self._continued = model, bank, continued
+        self._model, self._bank, self.continued = model, bank, continued
         self.rows = list(rows)
         self.cache = DynamicCache()
         self._ids, self._mask = padded([row.prompt for row in rows], device_of(model), left=True)
@@ -58,7 +58,7 @@ class Prefill:
         begin, self._read = self._read, min(width, self._read + max(1, tokens // count))
         part = slice(begin, self._read)
         ends = torch.arange(1, count + 1) * (self._read - begin) - 1
-        inputs = self._continued(self.cache, self._mask[:, : self._read], self._places[:, part])
+        inputs = self.continued(self.cache, self._mask[:, : self._read], self._places[:, part])
         with self._bank.using([row.adapter for row in self.rows], self._read - begin):
             logits = target_logits(self._model, ends, input_ids=self._ids[:, part], **inputs)
         return logits if self._read == width else None
@@ -93,11 +93,11 @@ class Group(ABC):
 class Slots(Group):
     """The one group of a causal model with plain keys and values: left-padded rows in one buffer."""
 
-    def __init__(self, model: nn.Module, bank: LoraBank) -> None:
+    def __init__(self, model: nn.Module, bank: LoraBank, continued: Continued) -> None:
         super().__init__(model, bank)
         self.cache = SlotCache()
         self._lengths: list[int] = []
-        self.continued = Continued(model)
+        self._continued = continued
 
     def join(self, rows: Sequence[Row], cache: DynamicCache) -> None:
         """Let rows whose prompts were read step with the others."""
@@ -114,7 +114,7 @@ class Slots(Group):
         width = self.cache.span.end - self.cache.span.begin
         mask = (torch.arange(width + 1, device=lengths.device) >= width - lengths).long()
         with self.bank.using(self.adapters()):
-            out = self.model(input_ids=self.last(), **self.continued(self.cache, mask, lengths))
+            out = self.model(input_ids=self.last(), **self._continued(self.cache, mask, lengths))
         self.cache.span.end += 1
         self._lengths = [length + 1 for length in self._lengths]
         return cast("Tensor", out.logits[:, -1])
@@ -138,6 +138,8 @@ class Cohort(Group):
         super().__init__(model, bank)
         self.rows = list(rows)
         self._state: dict[str, Any] = {}
+        takes = inspect.signature(base_model(model).forward).parameters
+        self._names = [name for name in STATES if name in takes]
 
     def step(self) -> Tensor:
         """See `Group.step`; the first one reads the prompts."""
@@ -147,8 +149,7 @@ class Cohort(Group):
             ids = torch.tensor([[*row.prompt, *row.written] for row in self.rows], device=device_of(self.model))
         with self.bank.using(self.adapters(), ids.shape[1]):
             out = self.model(input_ids=ids, use_cache=True, **self._state)
-        takes = inspect.signature(base_model(self.model).forward).parameters
-        name = next((name for name in STATES if name in takes and out.get(name) is not None), None)
+        name = next((name for name in self._names if out.get(name) is not None), None)
         # without a state that can be handed back, every step reads the whole rows again
         self._state = {} if name is None else {name: out[name]}
         return cast("Tensor", out.logits[:, -1])
@@ -211,7 +212,8 @@ class Decoding:
         self._model, self._bank = model, bank
         self.joins = not is_encoder_decoder(model) and takes_left_padding(model)
         self.same_length = not self.joins and not is_encoder_decoder(model)
-        self.groups: list[Group] = [Slots(model, bank)] if self.joins else []
+        self._continued = Continued(model) if self.joins else None
+        self.groups: list[Group] = []
         self.prefill: Prefill | None = None
         self.fresh: Group | None = None
 
@@ -225,29 +227,29 @@ class Decoding:
 
     def begin(self, rows: Sequence[Row]) -> None:
         """Take rows whose prompts `advance` will read."""
-        if self.joins:
-            slots = cast("Slots", self.groups[0])
-            self.prefill = Prefill(self._model, self._bank, slots.continued, rows)
+        if self._continued is not None:
+            self.prefill = Prefill(self._model, self._bank, self._continued, rows)
         else:
             kind = Decoder if is_encoder_decoder(self._model) else Cohort
             self.fresh = kind(self._model, self._bank, rows)
 
-    def advance(self, tokens: int) -> tuple[Group, list[Row], Tensor] | None:
-        """Read about `tokens` of the prompts taken; once all are read, their group, and the logits after them.
+    def advance(self, tokens: int) -> tuple[list[Row], Tensor] | None:
+        """Read about `tokens` of the prompts taken; once all are read, their rows and the logits after them.
 
-        They are rows of the group then. Where rows do not join, prompts are read at once.
+        The rows are in a group then. Where rows do not join, prompts are read at once.
         """
         if self.fresh is not None:
             group, logits = self.fresh, self.fresh.step()
             self.fresh = None
             self.groups.append(group)
-            return group, list(group.rows), logits
+            return list(group.rows), logits
         if self.prefill is None or (after := self.prefill.advance(tokens)) is None:
             return None
-        slots, prefill = cast("Slots", self.groups[0]), self.prefill
-        self.prefill = None
-        slots.join(prefill.rows, prefill.cache)
-        return slots, prefill.rows, after
+        prefill, self.prefill = self.prefill, None
+        if not self.groups:
+            self.groups.append(Slots(self._model, self._bank, prefill.continued))
+        cast("Slots", self.groups[0]).join(prefill.rows, prefill.cache)
+        return prefill.rows, after
 
     def beginning(self) -> list[Row]:
         """Rows whose prompts are being read."""
@@ -269,5 +271,3 @@ class Decoding:
     def clear(self, group: Group) -> None:
         """Forget a group's rows and what it kept of them."""
         self.groups = [other for other in self.groups if other is not group]
-        if self.joins:
-            self.groups.append(Slots(self._model, self._bank))

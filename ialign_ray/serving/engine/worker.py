@@ -97,7 +97,7 @@ class Worker(threading.Thread):
         self._admit()
         self._read()
         for group in list(self._decoding.groups):
-            if group.rows:
+            if not self.dead:
                 self._guarded(group.rows, partial(self._step, group), group)
         self._batch, self._cached = len(self._decoding.rows()), self._decoding.cached_tokens()
         self._outbox.send()
@@ -172,7 +172,7 @@ class Worker(threading.Thread):
     def _advance(self) -> None:
         begun = self._decoding.advance(self._slice())
         if begun is not None:
-            _, rows, logits = begun
+            rows, logits = begun
             self.counts["prompt_tokens"] += sum(len(row.prompt) for row in rows)
             self._write(rows, logits)
 
@@ -256,6 +256,9 @@ class Worker(threading.Thread):
     def _die(self, error: Exception) -> None:
         self.dead = self._stopping = True
         self._fail(self._all(), _told(error))
+        self._rows, self._readings = [], []
+        self._decoding.stop_beginning()
+        self._decoding.groups = []
 
 
 BROKEN = "the engine failed while it wrote this answer, for a reason of its own; send the request again."

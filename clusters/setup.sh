@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# Makes a host ready for Ray: the package installed, shared storage there, what login shells need in their profile.
+# Every cluster file here runs it on each host, and running it again changes nothing:
+#
+#   IALIGN_SHARED=/srv/ialign [IALIGN_VENV=~/ialign-venv] [IALIGN_PYTHON=python3.11] setup.sh SOURCE
+#
+# SOURCE is the folder with pyproject.toml. Without IALIGN_VENV the package goes into the Python on PATH, as in Ray's
+# images. IALIGN_PYTHON must be of one version on all hosts, or Ray refuses the ones that differ.
+set -euo pipefail
+
+die() { echo "setup.sh: $*" >&2; exit 1; }
+
+source=${1:?setup.sh: name the folder with pyproject.toml}
+shared=${IALIGN_SHARED:?setup.sh: set IALIGN_SHARED to the folder that all hosts share}
+python=${IALIGN_PYTHON:-python3}
+
+[ -f "$source/pyproject.toml" ] || die "$source holds no pyproject.toml; check file_mounts"
+
+# a checkpoint written by one host must be read by the next: find out now, not after hours of training
+mkdir -p "$shared" 2>/dev/null || true
+probe="$shared/.written-by-$(hostname)"
+{ : >"$probe"; } 2>/dev/null || die "$shared cannot be written here; mount the shared storage, or change IALIGN_SHARED"
+rm -f "$probe"
+
+"$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+  || die "$python is older than 3.11; name a newer one in IALIGN_PYTHON"
+if [ -n "${IALIGN_VENV:-}" ]; then
+  [ -x "$IALIGN_VENV/bin/python" ] || "$python" -m venv "$IALIGN_VENV"
+  python=$IALIGN_VENV/bin/python
+fi
+"$python" -c 'import ialign_ray, ray' 2>/dev/null || "$python" -m pip install --quiet "$source"
+
+# Ray starts everything in login shells; `ray stop` and `ray exec` come without our start commands, so it goes here
+line="export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0${IALIGN_VENV:+ PATH=\"$IALIGN_VENV/bin:\$PATH\"}"
+for profile in ~/.profile ~/.bashrc; do
+  grep -qxF "$line" "$profile" 2>/dev/null || echo "$line" >>"$profile"
+done

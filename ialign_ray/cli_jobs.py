@@ -1,0 +1,121 @@
+"""`ialign submit`, `jobs`, `stop`: steps of an experiment as jobs of a Ray cluster."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Job server; RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265, when left out."),
+]
+JobId = Annotated[str, typer.Argument(help="As `ialign jobs` lists it.", show_default=False)]
+
+console = Console()
+
+
+def submit(
+    file: Annotated[Path, typer.Argument(help="Experiment YAML in the working directory.", show_default=False)],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(help="The job's own arguments, after `--`.", show_default=False)
+    ] = None,
+    job: Annotated[
+        str, typer.Option("--job", "-j", help="build_data, align, tune, evaluate, promote, serve or pipeline.")
+    ] = "align",
+    overrides: Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a field; repeatable.")] = None,
+    address: Address = None,
+    name: Annotated[str | None, typer.Option(help="Name of the job; of experiment and job when left out.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow the log to the end, or only send.")] = True,
+    working_dir: Annotated[Path, typer.Option(help="What the job takes along, without data or secrets.")] = Path(),
+    env: Annotated[list[str] | None, typer.Option("--env", help="Pass this variable too; repeatable.")] = None,
+) -> None:
+    """Run a step on a Ray cluster, follow its log, and end with its exit code; sent again, it goes on.
+
+    Example: `ialign submit jobs/experiments/pocket.yaml --set storage.runs=/shared/runs`
+
+    Example: `ialign submit jobs/experiments/pocket.yaml --job evaluate --set storage.runs=/shared/runs -- --run first`
+    """
+    from ialign_ray.jobs.environment import PASSED
+    from ialign_ray.jobs.server import JobServer
+    from ialign_ray.jobs.submission import prepare
+
+    submission = prepare(
+        file,
+        job,
+        overrides=overrides or [],
+        arguments=arguments or [],
+        name=name,
+        working_dir=working_dir,
+        also=env or [],
+    )
+    server = JobServer(address)
+    attempt = server.submit(submission)
+    passed = [key for key in submission.environment if key in {*PASSED, *(env or [])}]
+    with_names = f", with {', '.join(passed)}" if passed else ""
+    _say(f"{attempt}: sent to {server.address}, {len(submission.package.files)} files{with_names}")
+    if wait:
+        _follow(server, attempt)
+    _say(f"Follow: ialign jobs --follow {attempt}\nStop:   ialign stop {attempt}")
+
+
+def jobs(
+    follow: Annotated[str | None, typer.Option("--follow", "-f", help="Show this job's log to its end.")] = None,
+    address: Address = None,
+) -> None:
+    """List the cluster's jobs, or follow one and end with its exit code.
+
+    Example: `ialign jobs --follow pocket-align`
+    """
+    from ialign_ray.jobs.server import JobServer
+
+    server = JobServer(address)
+    if follow:
+        _follow(server, follow)
+    table = Table("job", "step", "status", "exit code", "started", "took")
+    for job in server.jobs():
+        table.add_row(*_row(job))
+    console.print(table)
+
+
+def stop(job: JobId, address: Address = None) -> None:
+    """End a job: it makes a checkpoint first, and goes on when it is submitted again.
+
+    Example: `ialign stop pocket-align`
+    """
+    from ialign_ray.jobs.server import JobServer
+
+    if JobServer(address).stop(job):
+        _say(f"{job}: stopped; the same `ialign submit` goes on from its newest checkpoint")
+    else:
+        _say(f"{job}: had ended before")
+
+
+def _follow(server: Any, name: str) -> None:
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    code = server.follow(name, write)
+    _say(f"{name}: {server.job(name).status.lower()}, exit code {code}")
+    raise typer.Exit(code)
+
+
+def _row(job: Any) -> tuple[str, ...]:
+    from ialign_ray.jobs.server import exit_code
+
+    start, end = (moment / 1000 if moment else None for moment in (job.start_time, job.end_time))
+    took = f"{(end or time.time()) - start:.0f} s" if start else ""
+    started = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(start)) if start else ""
+    ended = job.status.is_terminal()
+    step = (job.metadata or {}).get("ialign_job", "")
+    return job.submission_id, step, str(job.status), str(exit_code(job)) if ended else "", started, took
+
+
+def _say(text: str) -> None:
+    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,116 @@
+"""What every script of `jobs/` does around its one call: arguments, log, record and exit code."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rich.console import Console
+
+from ialign_ray.config import Experiment, load_experiment, override
+from ialign_ray.errors import ConfigError, IalignError
+from ialign_ray.jobs.catalog import ARGUMENTS, JOBS, title_of
+from ialign_ray.jobs.environment import SUBMITTED_WITH, differing
+from ialign_ray.jobs.record import exit_code_of, record_path, recorded
+from ialign_ray.jobs.steps import Options, say
+from ialign_ray.jobs.stopping import stoppable
+from ialign_ray.process import prepare_process
+
+WIDTH = 140
+"""Columns of tables: a job's log is no terminal, whose width they would follow."""
+
+
+def main(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run a job and end the process: 0, or 2 with one sentence, 143 when stopped, 1 with a traceback for a bug."""
+    prepare_process()
+    forget_script_folder()
+    given = parser(name).parse_args(arguments)
+    options = Options(**{key: getattr(given, key) for key in JOBS[name].takes})
+    try:
+        run(name, given.experiment, given.overrides, options)
+    except IalignError as error:
+        sys.stderr.write(f"ialign: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt as error:
+        sys.stderr.write("ialign: interrupted; what is finished is kept, run the job again to go on\n")
+        sys.exit(exit_code_of(error))
+    sys.exit(0)
+
+
+def forget_script_folder() -> None:
+    """Take `jobs/` from the import path, of Ray's workers too: its evaluate.py would hide the package `evaluate`."""
+    here = Path(sys.argv[0]).resolve().parent
+    sys.path[:] = [p for p in sys.path if not p or Path(p).resolve() != here]
+
+
+def parser(name: str) -> argparse.ArgumentParser:
+    """The arguments of a job."""
+    job = JOBS[name]
+    made = argparse.ArgumentParser(prog=f"{name}.py", description=job.about)
+    made.add_argument("experiment", type=Path, help="Experiment YAML.")
+    made.add_argument(
+        "--set", "-s", dest="overrides", action="append", default=[], metavar="FIELD=VALUE", help="Override a field."
+    )
+    for field in job.takes:
+        made.add_argument(f"--{field}", default=getattr(Options(), field), help=ARGUMENTS[field])
+    return made
+
+
+def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> dict[str, Any]:
+    """Load the experiment and do the job; its result stands in its record too."""
+    experiment = in_cluster(load_experiment(file, overrides))
+    console = Console(force_terminal=False, width=WIDTH)
+    title, began = title_of(name, options), time.monotonic()
+    python, ray = platform.python_version(), version("ray")
+    say(console, f"job {title} of {experiment.name}: Python {python}, Ray {ray}")
+    if warning := differing(os.environ.get(SUBMITTED_WITH), python, ray):
+        say(console, f"warning: {warning}")
+    given = {field: getattr(options, field) for field in JOBS[name].takes}
+    with stoppable():
+        result = recorded(experiment, title, given, lambda: joined(name, experiment, options, console))
+    say(console, f"job {title}: done in {time.monotonic() - began:.0f} s; {record_path(experiment, title)}")
+    return result
+
+
+def joined(name: str, experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
+    """The job's work, on the cluster where it needs room for workers: told before anything is computed."""
+    from ialign_ray.cluster import awaited, check_resources, cluster, present
+
+    job = JOBS[name]
+    with ExitStack() as stack:
+        if job.workers or (name == "pipeline" and experiment.search is None):
+            resources = stack.enter_context(cluster(experiment.scaling))
+            use_gpu = check_resources(experiment.scaling, resources)
+            if waits := awaited(experiment.scaling, present(), use_gpu):
+                say(console, waits)
+            stack.enter_context(stoppable())  # Ray put its own handler in place of ours
+        return job.work(experiment, options, console)
+
+
+def in_cluster(experiment: Experiment) -> Experiment:
+    """The experiment as it runs under a job server: on that cluster, with runs that outlive the job's folder.
+
+    Raises ConfigError where runs would lie in the job's own copy of the working directory, which Ray removes.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # run by hand
+        return experiment
+    refuse_lost_runs(experiment)
+    return override(experiment, {"scaling.address": "auto"}) if experiment.scaling.address is None else experiment
+
+
+def refuse_lost_runs(experiment: Experiment) -> None:
+    """Raise ConfigError where `storage.runs` is relative: in a job it would lie in a folder that goes away."""
+    runs = experiment.storage.runs
+    if not Path(runs).is_absolute():
+        raise ConfigError(
+            f"storage.runs is {runs!r}, which a job would write into its own copy of the working directory, and lose; "
+            "give the absolute path of a folder that all nodes share, e.g. --set storage.runs=/shared/runs"
+        )

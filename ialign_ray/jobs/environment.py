@@ -1,0 +1,50 @@
+"""What a job gets of its sender's environment: settings of Ray, and credentials by name, which go nowhere else."""
+
+from __future__ import annotations
+
+import platform
+import re
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+
+from ialign_ray.cluster import SETTINGS
+from ialign_ray.errors import ConfigError
+
+SUBMITTED_WITH = "IALIGN_SUBMITTED_WITH"
+STOP_SECONDS = 120
+"""From SIGTERM to SIGKILL when a job is stopped; Ray's own 3 s are less than a step and its checkpoint may take."""
+OWN = SETTINGS | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
+"""What every job gets; `jobs/runtime-env.yaml` says the same to `ray job submit`."""
+PASSED = (
+    *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"),
+    *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
+    *("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
+    *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
+)
+"""What is passed on where it is set; other variables by `--env NAME`."""
+
+
+def job_environment(environ: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:
+    """Variables of a job. Raises ConfigError for one that is asked for and not set, or that Ray would change."""
+    wanted = list(also)
+    if unset := [name for name in wanted if name not in environ]:
+        raise ConfigError(f"--env {unset[0]} is not set here; export it first, or leave it out")
+    passed = {name: environ[name] for name in dict.fromkeys((*PASSED, *wanted)) if name in environ}
+    for name, value in passed.items():
+        if re.search(r"\$(\w|\{)", value):
+            raise ConfigError(f"{name} holds a $, which Ray would take for a variable; set it on the cluster's nodes")
+    here = f"{platform.python_version()} {version('ray')}"
+    return OWN | {SUBMITTED_WITH: here} | passed
+
+
+def differing(sender: str | None, python: str, ray: str) -> str | None:
+    """A warning where the sender's Python (to the minor version) or Ray is not the cluster's."""
+    if not sender:
+        return None
+    its_python, its_ray = sender.split()
+    if its_ray == ray and its_python.split(".")[:2] == python.split(".")[:2]:
+        return None
+    return (
+        f"sent from Python {its_python} with Ray {its_ray}, run by Python {python} with Ray {ray}; the job follows the "
+        "cluster's, so results may differ from those at home"
+    )

@@ -1,0 +1,126 @@
+"""The working directory as a job takes it along: a zip of the code and the experiment, without data, runs or secrets.
+
+Ray would pack the folder itself, with what `.gitignore` leaves. Packed here, it can be looked at, held to a size and
+kept free of secrets before anything leaves this machine; and equal folders make equal bytes, which Ray sends once.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pathspec import GitIgnoreSpec
+
+from ialign_ray.errors import ConfigError
+
+CODE = "ialign_ray"
+EXCLUDED = (
+    # what is not the experiment's: versions, environments, caches
+    *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"),
+    # what lies on the cluster's storage
+    *("/data", "/runs", "mlruns", "mlflow.db", "*.safetensors", "*.bin", "*.pt", "*.gguf", "*.distcp"),
+    # what must not leave this machine
+    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", ".aws", ".ssh", ".netrc", ".kube"),
+    *(
+        "credentials",
+        "credentials.*",
+        "*api_keys*",
+        "*api-keys*",
+        "keys.yaml",
+        "*secret*.y*ml",
+        "*secret*.json",
+        "*token*.txt",
+    ),
+)
+"""Patterns as in `.gitignore`, beside those of its own `.gitignore` and `.rayignore` files."""
+LIMIT = 100 * 2**20
+"""Bytes, not yet compressed. Ray's own limit is 512 MiB, and all of it goes through the head's memory."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+
+
+@dataclass(frozen=True)
+class Package:
+    """What a job takes along."""
+
+    root: Path
+    files: tuple[str, ...]
+    """Paths from the root, sorted."""
+    code: Path | None
+    """Our package's folder, where the root holds none."""
+
+    @classmethod
+    def of(cls, root: Path, also: Sequence[str] = ()) -> Package:
+        """Choose the files of a working directory. Raises ConfigError where they are too large, or there is no folder.
+
+        `also` are more patterns to leave out.
+        """
+        root = root.absolute()
+        if not root.is_dir():
+            raise ConfigError(f"--working-dir {root} is no folder; name the one that holds the experiment file")
+        files = tuple(sorted(chosen(root, GitIgnoreSpec.from_lines([*EXCLUDED, *also]))))
+        refuse_large(root, files)
+        return cls(root, files, None if f"{CODE}/__init__.py" in files else Path(__file__).parents[1])
+
+    def holds(self, path: Path) -> bool:
+        """Whether a file, or something below a folder, is taken along."""
+        inside = path.relative_to(self.root).as_posix()
+        return any(f == inside or f.startswith(f"{inside}/") for f in self.files)
+
+    def write(self, target: Path) -> None:
+        """Make the zip; the same files make the same bytes."""
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+            for name in self.files:
+                _add(archive, name, self.root / name)
+            for path in sorted(self.code.rglob("*")) if self.code else ():
+                if path.is_file() and "__pycache__" not in path.parts:
+                    _add(archive, f"{CODE}/{path.relative_to(self.code or path).as_posix()}", path)
+
+
+def chosen(root: Path, excluded: GitIgnoreSpec) -> Iterator[str]:
+    """Files below a folder that no pattern and no ignore file names; links that lead out of it are left out."""
+    real = root.resolve()
+
+    def below(folder: Path, rules: tuple[tuple[Path, GitIgnoreSpec], ...]) -> Iterator[str]:
+        rules = (*rules, *_own_rules(folder))
+        for path in sorted(folder.iterdir()):
+            mark = "/" if path.is_dir() else ""
+            if any(spec.match_file(path.relative_to(base).as_posix() + mark) for base, spec in rules):
+                continue
+            if path.is_symlink() and (mark or not path.resolve().is_relative_to(real)):
+                continue
+            if mark:
+                yield from below(path, rules)
+            elif path.is_file():
+                yield path.relative_to(root).as_posix()
+
+    yield from below(root, ((root, excluded),))
+
+
+def _own_rules(folder: Path) -> Iterator[tuple[Path, GitIgnoreSpec]]:
+    for name in (".gitignore", ".rayignore"):
+        if (folder / name).is_file():
+            lines = (folder / name).read_text(encoding="utf-8", errors="replace").splitlines()
+            yield folder, GitIgnoreSpec.from_lines(lines)
+
+
+def refuse_large(root: Path, files: Sequence[str]) -> None:
+    """Raise ConfigError, naming the largest, where files are too much to send with every job."""
+    sizes = {name: (root / name).stat().st_size for name in files}
+    total = sum(sizes.values())
+    if total <= LIMIT:
+        return
+    largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
+    named = ", ".join(f"{name} ({sizes[name] / 2**20:.0f} MiB)" for name in largest)
+    raise ConfigError(
+        f"the working directory {root} has {total / 2**20:.0f} MiB to send, {LIMIT / 2**20:.0f} are allowed (largest: "
+        f"{named}); put data on the cluster's storage, or name what is not needed in a .rayignore file"
+    )
+
+
+def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:
+    entry = zipfile.ZipInfo(name, _EPOCH)
+    entry.compress_type = zipfile.ZIP_DEFLATED
+    entry.external_attr = (0o755 if path.stat().st_mode & 0o100 else 0o644) << 16
+    archive.writestr(entry, path.read_bytes())

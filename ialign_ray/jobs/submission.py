@@ -1,0 +1,145 @@
+"""From an experiment here to the command, the files and the environment of a job there; all checked beforehand."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ialign_ray.config import Experiment, load_experiment
+from ialign_ray.errors import ConfigError
+from ialign_ray.jobs.catalog import JOBS
+from ialign_ray.jobs.entry import parser, refuse_lost_runs
+from ialign_ray.jobs.environment import job_environment
+from ialign_ray.jobs.package import Package
+from ialign_ray.pocket import POCKET
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Everything that a job server is told."""
+
+    name: str
+    """Of the job over all its attempts."""
+    entrypoint: str
+    package: Package
+    environment: Mapping[str, str]
+    metadata: Mapping[str, str]
+
+
+def prepare(
+    file: Path,
+    job: str,
+    *,
+    overrides: Sequence[str] = (),
+    arguments: Sequence[str] = (),
+    name: str | None = None,
+    working_dir: Path = Path(),
+    also: Sequence[str] = (),
+) -> Submission:
+    """Check an experiment for a job and put its submission together. Raises ConfigError with one sentence.
+
+    `arguments` are the job's own (`--run first`), `also` names of environment variables to pass.
+    """
+    if job not in JOBS:
+        raise ConfigError(f"--job {job!r} is no job; name one of {', '.join(JOBS)}")
+    root, inside = working_dir.absolute(), path_inside(file, working_dir)
+    experiment = load_experiment(file, overrides)
+    refuse_lost_runs(experiment)
+    package = Package.of(root, also=left_out(experiment, root))
+    if not package.holds(root / inside):
+        raise ConfigError(f"{file} is left out by .gitignore, .rayignore or as a secret; the job could not read it")
+    refuse_unsent(experiment, package)
+    words = ["python", "-m", "ialign_ray.jobs", job, inside]
+    words += [word for override in overrides for word in ("--set", override)]
+    return Submission(
+        name=checked(name or default_name(experiment, job, arguments)),
+        entrypoint=shlex.join([*words, *arguments]),
+        package=package,
+        environment=job_environment(os.environ, also),
+        metadata={"ialign_job": job, "experiment": experiment.name},
+    )
+
+
+def default_name(experiment: Experiment, job: str, arguments: Sequence[str]) -> str:
+    """`pocket-align`, or `pocket-align-first` of the run `first`; ends with argparse's words where they are wrong."""
+    given = parser(job).parse_args(["-", *arguments])
+    run = getattr(given, "run", "align")
+    return "-".join([experiment.name, job] + ([run] if run != "align" else []))
+
+
+def checked(name: str) -> str:
+    """The name, if it can be part of an address."""
+    if not _NAME.fullmatch(name):
+        raise ConfigError(f"--name {name!r} is no name; use letters, digits, dot, dash and underscore")
+    return name
+
+
+def next_attempt(name: str, known: Mapping[str, bool]) -> str:
+    """The id of the next attempt of a job; `known` says of each id on the cluster whether it has ended.
+
+    Ray takes no id twice, so later attempts are `name-2`, `name-3` and so on.
+    Raises ConfigError while an earlier attempt goes on: two would write the same files.
+    """
+    own = {i: ended for i, ended in known.items() if re.fullmatch(rf"{re.escape(name)}(-\d+)?", i)}
+    if going := [i for i, ended in own.items() if not ended]:
+        raise ConfigError(
+            f"{going[0]} is still going on; follow it with `ialign jobs --follow {going[0]}`, end it with `ialign stop "
+            f"{going[0]}`, or send another under its own --name"
+        )
+    number = 1 + max((int(i[len(name) + 1 :] or 1) for i in own), default=0)
+    return name if number == 1 else f"{name}-{number}"
+
+
+def path_inside(file: Path, working_dir: Path) -> str:
+    """The experiment file from the working directory; raises ConfigError where it lies elsewhere."""
+    root, path = working_dir.resolve(), file.resolve()
+    if not path.is_relative_to(root):
+        raise ConfigError(
+            f"{file} lies outside of the working directory {root}, which is all that the job gets; name the folder "
+            "that holds it with --working-dir"
+        )
+    return path.relative_to(root).as_posix()
+
+
+def left_out(experiment: Experiment, root: Path) -> list[str]:
+    """Patterns for the experiment's own folders of runs, where they lie in the working directory."""
+    folders = [experiment.storage.runs, experiment.storage.corpora or experiment.storage.runs]
+    inside = {Path(f).absolute() for f in folders if Path(f).absolute().is_relative_to(root)}
+    return [f"/{f.relative_to(root).as_posix()}/" for f in inside if f != root]
+
+
+def refuse_unsent(experiment: Experiment, package: Package) -> None:
+    """Raise ConfigError for a data file by a relative path that the job would not find in its copy of the folder."""
+    base = experiment.storage.data
+    if "://" in base or Path(base).is_absolute():
+        return
+    for path in sources(experiment):
+        if "://" in path or path.startswith(POCKET) or Path(path).is_absolute():
+            continue
+        whole = Path(os.path.normpath(package.root / base / path))
+        first = Path(*_plain(whole.parts))
+        if not first.is_relative_to(package.root) or not (first == package.root or package.holds(first)):
+            raise ConfigError(
+                f"{path} (in storage.data {base!r}) does not go with the job; put it on storage that all nodes reach "
+                "and name that folder, e.g. --set storage.data=/shared/data, or s3://bucket/data"
+            )
+
+
+def sources(experiment: Experiment) -> Iterator[str]:
+    """Every path that the experiment reads."""
+    every = [*experiment.corpora, *experiment.replay.sources, *experiment.evaluate.suites]
+    yield from (s.path for s in (*every, *experiment.decontamination.sets) if s.path)
+
+
+def _plain(parts: Collection[str]) -> Iterator[str]:
+    """Parts of a path before the first that is a pattern or holds a language's slot."""
+    for part in parts:
+        if any(sign in part for sign in "*?[{"):
+            return
+        yield part

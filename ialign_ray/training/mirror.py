@@ -1,0 +1,261 @@
+"""`storage.mirror`: a second copy of a run on an object store, from which it goes on where its disk is lost.
+
+A copy is a list of the run's files with their SHA-256 hashes (`copies/step-00000100.json`), and the files under those
+hashes (`objects/...`), so that what did not change is not sent again. The list is written last and files are hashed
+again when they come back: a copy that was torn while it was sent, or spoiled later, is passed over for the one before.
+
+The driver sends, beside the training, when a checkpoint has been made; what is sent later than the checkpoint (records,
+ledger) is cut by the run that goes on, as after any crash.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fsspec
+from rich.console import Console
+
+from ialign_ray.config import Experiment
+from ialign_ray.errors import CheckpointError
+from ialign_ray.storage import file_hash, is_intact
+from ialign_ray.training.checkpoint import Checkpoints
+
+MODEL = "model"
+LAST = ("checkpoints", MODEL)
+"""Folders by which a run is known to have a state: put in place after all else."""
+PARTS = (
+    *("experiment.yaml", "record.json", "batching.json", "metrics.jsonl", "validation.jsonl", "warnings.txt"),
+    *("ending.json", "ledger", "suspects", *LAST),
+)
+"""What a copy holds; `data/` is made again from the experiment, curves and predictions from the run."""
+KEPT = 2
+"""Newest copies on the mirror."""
+LOOK_SECONDS = 2.0
+
+
+class Mirror:
+    """The copies of one run at an address that fsspec knows. Raises CheckpointError when it does not answer."""
+
+    def __init__(self, address: str) -> None:
+        self.address = address.rstrip("/")
+        local = "://" not in address or address.startswith("file:")
+        with self._asking():  # an object store has no folders to make
+            self._system, self._root = fsspec.core.url_to_fs(self.address, **{"auto_mkdir": True} if local else {})
+
+    def names(self) -> list[str]:
+        """Copies by name, newest first, whole or not."""
+        with self._asking():
+            self._system.invalidate_cache()
+            found = self._system.glob(f"{self._root}/copies/*.json")
+        return sorted((Path(p).stem for p in found), reverse=True)
+
+    def push(self, run: Path, name: str, fingerprint: str) -> None:
+        """Send the run's present files; the copy counts once all of them are there."""
+        with frozen(run) as folder, self._asking():
+            files = {p.relative_to(folder).as_posix(): file_hash(p) for p in folder.rglob("*") if p.is_file()}
+            there = self._objects()
+            for path, digest in files.items():
+                if there.get(digest) != (folder / path).stat().st_size:
+                    self._system.put_file(str(folder / path), self._object(digest))
+            listed = json.dumps({"fingerprint": fingerprint, "files": files}, indent=2).encode()
+            self._system.pipe_file(f"{self._root}/copies/{name}.json", listed)
+            self._prune()
+
+    def pull(self, run: Path, fingerprint: str, tell: Callable[[str], object]) -> str | None:
+        """Put the newest whole copy in the place of a run's files; its name, None where there is none.
+
+        Raises CheckpointError for a copy of a run with other settings or data.
+        """
+        run.parent.mkdir(parents=True, exist_ok=True)
+        for name in self.names():
+            scratch = Path(tempfile.mkdtemp(dir=run.parent, prefix=f".{run.name}."))
+            try:
+                if (lacking := self._fetch(name, fingerprint, scratch)) is None:
+                    _take_place(scratch, run)
+                    return name
+                tell(f"warning: copy {name} at {self.address} is torn ({lacking}); taking the one before")
+            finally:
+                shutil.rmtree(scratch, ignore_errors=True)
+        return None
+
+    def _fetch(self, name: str, fingerprint: str, scratch: Path) -> str | None:
+        """Bring a copy's files; the first that is missing or differs from its hash, else None."""
+        with self._asking():
+            listed = self._list(name)
+            if listed is None:
+                return "its list cannot be read"
+            if listed["fingerprint"] != fingerprint:
+                raise CheckpointError(
+                    f"{self.address} holds this run with other settings or data; give it another --run name, or remove "
+                    "the copies there"
+                )
+            for path, digest in listed["files"].items():
+                target = scratch / path
+                target.parent.mkdir(parents=True, exist_ok=True)
+                try:
+                    self._system.get_file(self._object(digest), str(target))
+                except FileNotFoundError:
+                    return f"{path} is missing"
+                if file_hash(target) != digest:
+                    return f"{path} differs from its hash"
+        return None
+
+    def _list(self, name: str) -> dict[str, Any] | None:
+        """A copy's fingerprint and files, None where they cannot be read or would lie outside of the run."""
+        try:
+            listed = json.loads(self._system.cat_file(f"{self._root}/copies/{name}.json"))
+            inside = all(not Path(p).is_absolute() and ".." not in Path(p).parts for p in listed["files"])
+            return {"fingerprint": listed["fingerprint"], "files": dict(listed["files"])} if inside else None
+        except (ValueError, KeyError, TypeError):
+            return None
+
+    def _objects(self) -> dict[str, int]:
+        """Hash -> bytes of every file that is there."""
+        self._system.invalidate_cache()
+        found = self._system.find(f"{self._root}/objects", detail=True)
+        return {Path(path).name: int(info["size"]) for path, info in found.items()}
+
+    def _object(self, digest: str) -> str:
+        return f"{self._root}/objects/{digest}"
+
+    def _prune(self) -> None:
+        """Remove copies beyond those kept, and then the files that no copy names."""
+        names = self.names()
+        for name in names[KEPT:]:
+            self._system.rm_file(f"{self._root}/copies/{name}.json")
+        named: set[str] = set()
+        for name in names[:KEPT]:
+            named |= set((self._list(name) or {"files": {}})["files"].values())
+        for digest in self._objects().keys() - named:
+            self._system.rm_file(self._object(digest))
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            yield
+        except CheckpointError:
+            raise
+        except Exception as error:  # each remote file system has its own tree of exceptions
+            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise CheckpointError(
+                f"storage.mirror {self.address} does not answer ({said}); set credentials in the environment, mend the "
+                "address, or install ialign_ray[s3] or [gs]"
+            ) from error
+
+
+@contextmanager
+def frozen(run: Path) -> Iterator[Path]:
+    """A folder with a run's files as they are now, beside it: training may sweep and append meanwhile."""
+    with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}.") as scratch:
+        folder = Path(scratch)
+        for part in map(run.joinpath, PARTS):
+            if part.is_file():  # grows while it is read
+                shutil.copy(part, folder / part.name)
+            elif part.is_dir():
+                hidden = shutil.ignore_patterns(".*")  # half written
+                shutil.copytree(part, folder / part.name, copy_function=_link, ignore=hidden)
+        yield folder
+
+
+def _link(source: str, target: str) -> None:
+    """Files in folders are written once; one that was swept between listing and linking is left out."""
+    with suppress(FileNotFoundError):
+        try:
+            os.link(source, target)
+        except FileNotFoundError:
+            raise
+        except OSError:  # a file system without hard links
+            shutil.copy(source, target)
+
+
+def mirror_of(experiment: Experiment, run: Path) -> Mirror | None:
+    """The run's mirror, if the experiment has one."""
+    address = experiment.storage.mirror
+    return Mirror(f"{address.rstrip('/')}/{experiment.name}/{run.name}") if address else None
+
+
+def bring_back(mirror: Mirror, run: Path, checkpoints: Checkpoints, console: Console) -> None:
+    """Take the run from its mirror, where that is further than what lies here."""
+
+    def tell(text: str) -> None:
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    newest = mirror.names()[:1]
+    if not newest or newest[0] <= state_of(run, checkpoints):
+        return
+    if name := mirror.pull(run, checkpoints.fingerprint, tell):
+        tell(f"{run.name}: taken from {mirror.address}, {name}")
+
+
+def state_of(run: Path, checkpoints: Checkpoints) -> str:
+    """Name of a copy of the run as it is now: its newest whole checkpoint, and whether its model is finished.
+
+    Names sort in the order in which a run comes to them.
+    """
+    newest = checkpoints.newest()
+    if newest is None:
+        return ""
+    return f"{newest.name}-{MODEL}" if is_intact(run / MODEL) else newest.name
+
+
+@contextmanager
+def mirrored(mirror: Mirror | None, run: Path, checkpoints: Checkpoints, console: Console) -> Iterator[None]:
+    """Send each new checkpoint while the body trains, and what it leaves at its end, however it ends."""
+    if mirror is None:
+        yield
+        return
+    sender, stop = _Sender(mirror, run, checkpoints, console), threading.Event()
+    thread = threading.Thread(target=sender.follow, args=(stop,), daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+        sender.look()
+
+
+class _Sender:
+    def __init__(self, mirror: Mirror, run: Path, checkpoints: Checkpoints, console: Console) -> None:
+        self._mirror, self._run, self._checkpoints, self._console = mirror, run, checkpoints, console
+        self._seen: list[Path] = []
+        self._sent = ""
+
+    def follow(self, stop: threading.Event) -> None:
+        """Look now and then."""
+        while not stop.wait(LOOK_SECONDS):
+            if (found := self._checkpoints.found()) != self._seen:  # hashes are read for new ones alone
+                self._seen = found
+                self.look()
+
+    def look(self) -> None:
+        """Send what is new; where the mirror takes it not, say so and go on."""
+        try:
+            state = state_of(self._run, self._checkpoints)
+            if state > self._sent:
+                self._mirror.push(self._run, state, self._checkpoints.fingerprint)
+                self._sent = state
+        except (CheckpointError, OSError, shutil.Error) as error:
+            text = f"warning: {error}; the run goes on, and its next checkpoint is sent again"
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def _take_place(scratch: Path, run: Path) -> None:
+    """Move what was fetched over what is here; what a run is known by goes first and comes last."""
+    for name in reversed(LAST):
+        shutil.rmtree(run / name, ignore_errors=True)
+    run.mkdir(exist_ok=True)
+    fetched = sorted(scratch.iterdir(), key=lambda p: (LAST.index(p.name) if p.name in LAST else -1, p.name))
+    for path in fetched:
+        target = run / path.name
+        if target.is_dir():
+            shutil.rmtree(target)
+        path.replace(target)
