@@ -7,6 +7,7 @@ predictions/control/        those of the replay-only run, where there is one
 metrics.csv                 every score with n and its 95 % interval
 experiment.yaml             the resolved experiment whose `evaluate` was used
 README.md                   the card, with scores
+search/                     front and winner of the search that the run is a trial of, where it is one
 manifest.json               SHA-256 of every file
 """
 
@@ -27,6 +28,7 @@ from ialign_ray.config import Experiment, dump_yaml, load_experiment
 from ialign_ray.errors import RegistryError
 from ialign_ray.evaluation.kinds import KINDS
 from ialign_ray.evaluation.measures import Frames, Measured
+from ialign_ray.evaluation.metrics import LOWER_IS_BETTER
 from ialign_ray.evaluation.predict import predict_models
 from ialign_ray.evaluation.results import summarise
 from ialign_ray.evaluation.store import row_keys
@@ -34,11 +36,11 @@ from ialign_ray.evaluation.units import suite_units
 from ialign_ray.evaluation.work import Subject, plan_work
 from ialign_ray.registry.evidence import Evidence
 from ialign_ray.registry.store import content_hash
-from ialign_ray.search.results import TRIALS
+from ialign_ray.search.results import FRONT, TRIALS, WINNER
 from ialign_ray.storage import read_json, spoiled_file, whole_folder, write_text
 from ialign_ray.training.trainer import MODEL, RECORD
 
-VERSION, CONTROL = "version", "control"
+VERSION, CONTROL, SEARCH = "version", "control", "search"
 _EXPERIMENT, _CARD, _METRICS = "experiment.yaml", "README.md", "metrics.csv"
 
 
@@ -87,6 +89,7 @@ def write_version(material: Material, target: Path) -> str:
         write_text(scratch / _EXPERIMENT, dump_yaml(material.experiment))
         card = (material.run / MODEL / _CARD).read_text(encoding="utf-8")
         write_text(scratch / _CARD, card.rstrip() + "\n\n" + _table(scores, material.experiment))
+        _copy_search(material.run, scratch / SEARCH)
     return content_hash(target)
 
 
@@ -113,22 +116,22 @@ def headline(folder: Path) -> list[dict[str, Any]]:
     ]  # NaN is no JSON
 
 
-def by_language(folder: Path) -> list[dict[str, Any]]:
-    """Scores of every language that the version and the base were measured on, with intervals, side by side."""
+def beside_base(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """`by_group` and `by_language`: scores of the version and the base, with intervals, side by side."""
     experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
-    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
-    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
-    spoken = scores["scope"].str.startswith("language:") & (scores["prompt"] == "all")
-    shown = scores[spoken & (scores["metric"] == metric) & (scores["scorer"] == scorer)]
-    found: dict[tuple[str, str], dict[str, Any]] = {}
-    for row in shown[shown["run"].isin([VERSION, BASE])].to_dict("records"):
-        language = str(row["scope"]).removeprefix("language:")
-        line = found.setdefault(
-            (row["suite"], language),
-            {"suite": row["suite"], "language": language, "metric": row["metric"], "n": row["n"]},
-        )
-        line[row["run"]] = {k: None if row[k] != row[k] else row[k] for k in ("value", "low", "high")}
-    return list(found.values())
+    groups, judged = _judged(scores, experiment), _by_gate(scores, experiment)
+    languages = judged[judged["scope"].str.startswith("language:")]
+    languages = languages.assign(language=languages["scope"].str.removeprefix("language:"))
+    return {"by_group": _side_by_side(groups, "scope"), "by_language": _side_by_side(languages, "language")}
+
+
+def search_of(folder: Path) -> dict[str, Any] | None:
+    """What the search that made the version found: its front and, of its winner, which and why; None without one."""
+    if not (folder / SEARCH / FRONT).exists():
+        return None
+    chosen = read_json(folder / SEARCH / WINNER) if (folder / SEARCH / WINNER).exists() else {}
+    told = {k: chosen.get(k) for k in ("trial", "why", "tolerance", "against", "trials")}
+    return {"front": read_json(folder / SEARCH / FRONT), **told}
 
 
 def facts(material: Material) -> dict[str, str]:
@@ -148,6 +151,26 @@ def facts(material: Material) -> dict[str, str]:
         "finished": str(record["finished"]),
         "version": str(record["versions"].get("ialign_ray", "")),
     }
+
+
+def _copy_search(run: Path, target: Path) -> None:
+    if run.parent.name != TRIALS:
+        return
+    for name in (FRONT, WINNER):
+        if (found := run.parent.parent / name).exists():
+            target.mkdir(exist_ok=True)
+            shutil.copy(found, target / name)
+
+
+def _side_by_side(scores: pd.DataFrame, by: str) -> list[dict[str, Any]]:
+    """A line for each suite and value of the column `by`: `version` and `base` with value, low and high."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in scores[scores["run"].isin([VERSION, BASE])].to_dict("records"):
+        metric, title = KINDS[row["kind"]].shown[0]
+        told = {"metric": metric, "title": title, "lower_is_better": metric in LOWER_IS_BETTER, "n": row["n"]}
+        line = found.setdefault((row["suite"], row[by]), {"suite": row["suite"], by: row[by], **told})
+        line[row["run"]] = {k: None if row[k] != row[k] else row[k] for k in ("value", "low", "high")}
+    return list(found.values())
 
 
 def _with_evaluation(trained: Experiment, evaluated: Experiment | None) -> Experiment:
@@ -198,11 +221,16 @@ def _scores(material: Material) -> pd.DataFrame:
 
 def _judged(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """Rows by group (of instructions, all) of the metric and scorer that the gate reads."""
-    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
-    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
     by_source = scores["kind"].map({name: kind.by_source for name, kind in KINDS.items()})
     shown = scores["scope"].str.startswith("group:") | ((scores["scope"] == "all") & by_source.eq(True))
-    return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer) & shown]
+    return _by_gate(scores[shown], experiment)
+
+
+def _by_gate(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Rows of the metric and scorer that the gate reads, over all prompts."""
+    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
+    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
+    return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer)]
 
 
 def _table(scores: pd.DataFrame, experiment: Experiment) -> str:

@@ -194,6 +194,7 @@ class ModelLibrary:
         title = f"{model}/{number}"
         if title not in self._versions:
             self._versions[title] = await asyncio.to_thread(from_version, self._registry, model, number)
+            self._settle()  # its files tell more than its tags
         return self._versions[title]
 
     def _fresh(self, source: Source) -> Source:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,8 @@ from typing import Any
 from ialign_ray.answer import model_folder, run_experiment
 from ialign_ray.config import Experiment, ModelSettings
 from ialign_ray.errors import ConfigError, IalignError, ModelError, RegistryError
-from ialign_ray.registry.folder import by_language
+from ialign_ray.languages import display_name
+from ialign_ray.registry.folder import beside_base, search_of
 from ialign_ray.registry.history import holders
 from ialign_ray.registry.reference import parse, registry_of
 from ialign_ray.registry.store import Registry, Version
@@ -102,7 +103,9 @@ def version_source(version: Version, folder: Path) -> Source:
     tags = version.tags
     details = source.details | {k: tags[k] for k in ("base", "dose", "run", "seed", "steps") if k in tags}
     details["base"] = Path(details.get("base", "")).name
-    details |= {"scores": json.loads(tags.get("metrics", "[]")), "by_language": by_language(folder)}
+    details |= {"scores": json.loads(tags.get("metrics", "[]")), **beside_base(folder)}
+    if search := search_of(folder):
+        details["search"] = search
     return replace(source, created=version.created, details=details, version=version)
 
 
@@ -242,4 +245,17 @@ def _about(experiment: Experiment | None) -> dict[str, Any]:
         "experiment": experiment.name,
         "base": Path(experiment.model.id).name,
         "languages": {g.upper(): list(getattr(groups, g)) for g in ("l1", "l2", "l3")},
+        "names": {code: _called(code, groups.names) for code in groups.groups()},
+        "suites": [
+            {"name": suite.name, "slots": list(suite.slots), "labels": list(suite.labels)}
+            for suite in experiment.evaluate.suites
+            if suite.kind == "classification"
+        ],
     }
+
+
+def _called(code: str, names: Mapping[str, Mapping[str, str]]) -> str:
+    try:
+        return display_name(code, "eng", names)
+    except ConfigError:  # a language that is measured alone needs no name
+        return code

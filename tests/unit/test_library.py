@@ -108,6 +108,11 @@ def test_a_card_tells_languages_dose_and_scores(registry):
 
     async def story():
         async with serving(registry) as shelf:
+            best = next(card for card in shelf.cards() if card.name == "mine/3")
+            assert "by_language" not in best.details  # its files are not here yet
+            await ask(shelf, "mine/3")
+            best = next(card for card in shelf.cards() if card.name == "mine/3")
+            assert len(best.details["by_language"]) == 3
             return shelf.cards()[0]
 
     card = asyncio.run(story())
@@ -118,6 +123,13 @@ def test_a_card_tells_languages_dose_and_scores(registry):
     assert set(table) == {"eng", "ind", "jav"}
     assert table["jav"]["n"] == 120
     assert table["jav"]["base"]["high"] < table["jav"]["version"]["low"]
+    assert (table["jav"]["title"], table["jav"]["lower_is_better"]) == ("F1", False)
+    groups = {row["scope"]: row for row in card.details["by_group"]}
+    assert set(groups) == {"group:L1", "group:L2"}
+    assert groups["group:L2"]["version"]["value"] == card.details["scores"][1]["value"]
+    assert card.details["names"] == {"eng": "English", "ind": "Indonesian", "jav": "Javanese"}
+    assert card.details["suites"] == [{"name": "mood", "slots": ["text"], "labels": ["bad", "good"]}]
+    assert "search" not in card.details
     assert card.created == int(registry.version("mine", GOOD).created)
 
 

@@ -11,10 +11,12 @@ from runs import BEST, FORGETFUL, GOOD, STRENGTHS, WEAK, make_run, small_experim
 from ialign_ray.answer import open_model, run_experiment
 from ialign_ray.config import override
 from ialign_ray.errors import RegistryError
+from ialign_ray.registry.folder import search_of
 from ialign_ray.registry.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, head
 from ialign_ray.registry.promotion import promote, promote_run, register, roll_back
 from ialign_ray.registry.reference import resolve
 from ialign_ray.registry.store import Registry
+from ialign_ray.storage import write_json
 from ialign_ray.training.trainer import MODEL
 
 
@@ -96,11 +98,16 @@ def test_the_winner_of_a_search_finds_its_control_and_the_base(spoilable):
     control = make_run(experiment, "control-s0", STRENGTHS["weak"])
     search = run.parent / "search"
     (search / "trials").mkdir(parents=True)
+    write_json(search / "front.json", [{"trial": "trial-1", "gain": 1.5}])
+    write_json(search / "winner.json", {"trial": "trial-1", "why": "it is", "tolerance": 0.2, "budget": 3})
     trial, _ = run.rename(search / "trials" / "trial-1"), control.rename(search / "control-s0")
     moved = promote_run(experiment, trial)
     assert (moved.version.title, moved.event.kind) == ("small/1", "promoted")
     assert [t for t in moved.event.told if "against control" in t]
     assert [t for t in moved.event.told if "against base" in t]
+    found = search_of(Registry(str(run.parents[1])).fetch(moved.version))
+    assert found["front"] == [{"trial": "trial-1", "gain": 1.5}]
+    assert (found["trial"], found["why"], found["tolerance"]) == ("trial-1", "it is", 0.2)
     assert promote_run(experiment, trial).event is None  # again: it holds the alias
 
 

@@ -8,14 +8,26 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from ialign_ray.config.serve import ServeConfig
-from ialign_ray.serving.api import access, chat, classify, completions, docs, errors, health, models, score, translate
+from ialign_ray.serving.api import (
+    access,
+    chat,
+    classify,
+    completions,
+    docs,
+    errors,
+    health,
+    models,
+    page,
+    score,
+    translate,
+)
 from ialign_ray.serving.api.auth import KeyRing
 from ialign_ray.serving.api.front import Front
 from ialign_ray.serving.api.openapi import document
 from ialign_ray.serving.api.service import Service
 from ialign_ray.serving.contract import Library
 
-_ROUTES = (models, chat, completions, translate, classify, score, health, docs)
+_ROUTES = (models, chat, completions, translate, classify, score, health, docs, page)
 
 
 def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> FastAPI:

@@ -1,0 +1,40 @@
+// Nodes from data. Texts become text nodes and never markup, whatever they hold.
+
+const SVG = "http://www.w3.org/2000/svg";
+
+function filled(node, attributes, children) {
+  for (const [name, value] of Object.entries(attributes)) {
+    if (value !== null && value !== undefined && value !== false) node.setAttribute(name, value === true ? "" : value);
+  }
+  node.append(...children.filter((child) => child !== null && child !== undefined));
+  return node;
+}
+
+/** An HTML element; children are nodes or texts, null is left out. */
+export function make(tag, attributes = {}, ...children) {
+  return filled(document.createElement(tag), attributes, children);
+}
+
+/** An SVG element. */
+export function draw(tag, attributes = {}, ...children) {
+  return filled(document.createElementNS(SVG, tag), attributes, children);
+}
+
+export function byId(id) {
+  return document.getElementById(id);
+}
+
+/** A list of choices, [value, text] each; what was chosen stays chosen where it still is one, else it is the first. */
+export function offer(select, choices) {
+  const before = select.options.length ? select.value : null;
+  select.replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
+  if (choices.some(([value]) => value === before)) select.value = before;
+}
+
+/** "0.874 [0.835, 0.912]" as nodes; a dash where nothing was measured. */
+export function withInterval(score, digits = 3) {
+  if (!score || !Number.isFinite(score.value)) return ["–"];
+  const told = [score.low, score.high];
+  if (!told.every(Number.isFinite)) return [score.value.toFixed(digits)];
+  return [score.value.toFixed(digits), " ", make("small", {}, `[${told.map((x) => x.toFixed(digits)).join(", ")}]`)];
+}
