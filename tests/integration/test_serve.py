@@ -16,6 +16,7 @@ from runs import BEST, WEAK
 from ialign_ray.config import ScalingConfig
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.registry.promotion import promote, roll_back
+from ialign_ray.registry.reference import resolve
 from ialign_ray.serving.examples import requests_of
 from ialign_ray.serving.sources import locate
 
@@ -100,6 +101,25 @@ def test_openais_client_chats_streams_and_is_refused_as_it_expects(champion):
         champion.client.chat.completions.create(**question("../../etc/passwd", 12))
     with pytest.raises(openai.BadRequestError):
         champion.client.chat.completions.create(model="champion", messages=[])
+
+
+def test_lm_evaluation_harness_scores_the_champion_as_its_adapter_on_disk(champion, tiny_model_folder):
+    """Through `local-completions`, and through the harness' own model with PEFT."""
+    pytest.importorskip("tenacity", reason="lm-eval[api] is not installed")
+    from lm_eval.api.instance import Instance
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
+    folder = resolve("mine/1", champion.registry).folder
+    local = HFLM(pretrained=str(tiny_model_folder), peft=str(folder), batch_size=4, max_length=512)
+    remote = LocalCompletionsAPI(
+        model="champion", base_url=f"{champion.url}/v1/completions", tokenizer=str(tiny_model_folder), max_length=512
+    )
+    pairs = [(f"Sentence {k}: the price is", rest) for k in range(3) for rest in (" high", " low")]
+    asked = [Instance("loglikelihood", {}, arguments=pair, idx=k) for k, pair in enumerate(pairs)]
+    here, there = (model.loglikelihood(asked) for model in (local, remote))
+    assert [score for score, _ in there] == pytest.approx([score for score, _ in here], abs=1e-3)
+    assert [greedy for _, greedy in there] == [greedy for _, greedy in here]
 
 
 def test_no_request_fails_or_mixes_versions_while_the_champion_moves_forth_and_back(champion):
