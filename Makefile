@@ -39,7 +39,7 @@ test-cluster: export PATH := $(PATH):/usr/sbin:/sbin
 test-cluster: setup  ## for real: ray up over ssh on a head and two workers, a job across them, hosts that die
 	for tool in sshd rsync ip curl pgrep; do command -v $$tool > /dev/null || lacking=1; done; [ -z "$$lacking" ] \
 		|| { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $(HOST_TOOLS); }
-	$(BIN)/python -m pytest -m cluster tests/cluster/test_cluster.py
+	$(BIN)/python -m pytest -m cluster tests/cluster/test_hosts.py
 
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow and not cluster"

@@ -71,8 +71,9 @@ def _short(said: str) -> str:
         events = [json.loads(line[6:]) for line in said.splitlines() if line.startswith("data: {")]
         return repr("".join(c["delta"].get("content") or "" for e in events for c in e["choices"]))
     found = json.loads(said)
-    if "data" in found:
-        return ", ".join(card["id"] for card in found["data"])
+    data = found.get("data")
+    if data and "id" in data[0]:
+        return ", ".join(card["id"] for card in data)
     if "choices" in found:
         return ", ".join(repr(c["message"]["content"] if "message" in c else c["text"]) for c in found["choices"])
     kept = {k: v for k, v in found.items() if k not in ("id", "object", "created", "model", "usage")}

@@ -17,7 +17,7 @@ from ialign_ray.config import ScalingConfig
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.registry.promotion import promote, roll_back
 from ialign_ray.registry.reference import resolve
-from ialign_ray.serving.examples import requests_of
+from ialign_ray.serving.examples import requests_of, tried
 from ialign_ray.serving.sources import locate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -88,6 +88,10 @@ def test_every_kind_of_request_is_answered(champion):
         assert list(listed)[:2] == ["champion", "base"]
         assert {"mine/1", "mine/2", "mine/3", "mine/4"} < set(listed)
         assert client.get("/metrics").status_code == client.get("/docs").status_code == 200
+    told = dict(line.split(": ", 1) for line in tried(champion.url, cards))
+    assert list(told) == [kind for kind, _, _ in requests_of(cards)]
+    assert told["models"].startswith("champion, base")
+    assert "eng" in told["translation"]
 
 
 def test_openais_client_chats_streams_and_is_refused_as_it_expects(champion):
