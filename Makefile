@@ -89,9 +89,10 @@ bench-scoring: bench-setup  ## label scoring against the reference way and lm-ev
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scoring.py
 	$(BIN)/python tests/benchmarks/render.py
 
-bench-serving: bench-setup  ## output tokens/s of the serving engine against generate and transformers' own batching
+bench-serving: bench-setup  ## the serving engine against generate and transformers' own batching; over HTTP against transformers serve
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py pocket
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py 100M --rounds 1
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_http.py
 	$(BIN)/python tests/benchmarks/render.py
 
 bench-search: bench-setup  ## tokens until the grid's best setting, and trials an hour against one process a trial
@@ -100,10 +101,6 @@ bench-search: bench-setup  ## tokens until the grid's best setting, and trials a
 
 bench-corpus: bench-setup  ## reading and cleaning a corpus against `datasets` and OpusFilter
 	$(BIN)/python tests/benchmarks/corpus_scale.py
-
-bench-serving: setup  ## the engine alone, then over HTTP against transformers serve
-	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py
-	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_http.py
 
 fuzz: setup  ## five minutes of coverage-guided fuzzing of the TMX reader
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'

@@ -115,7 +115,7 @@ def test_lm_evaluation_harness_scores_the_champion_as_its_adapter_on_disk(champi
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     folder = resolve("mine/1", champion.registry).folder
-    local = HFLM(pretrained=str(tiny_model_folder), peft=str(folder), batch_size=4, max_length=512)
+    local = HFLM(pretrained=str(tiny_model_folder), peft=str(folder), device="cpu", max_length=512)
     remote = LocalCompletionsAPI(
         model="champion", base_url=f"{champion.url}/v1/completions", tokenizer=str(tiny_model_folder), max_length=512
     )
