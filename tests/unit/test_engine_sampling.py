@@ -62,6 +62,13 @@ def test_drawn_as_transformers_would(monkeypatch, temperature, top_k, top_p, lik
     assert ((counts - expected).abs() <= 5 * error + 1e-9).all()
 
 
+@pytest.mark.parametrize("also", [{}, {"top_k": 5}, {"top_p": 0.9}])
+@pytest.mark.parametrize("temperature", [1e-30, 1e-38, 1e-46, 5e-324])
+def test_next_to_no_temperature_is_greedy(temperature, also):
+    logits, how = some_logits()[0], Sampling(temperature=temperature, seed=0, **also)
+    assert draw(logits, how, row_generator(how)) == int(logits.argmax())
+
+
 @settings(deadline=None)
 @given(st.integers(0, 2**64), st.floats(0.1, 5), st.floats(0.01, 1), st.integers(0, 50), st.integers(1, 6))
 def test_a_row_does_not_see_its_mates(seed, temperature, top_p, top_k, mates):

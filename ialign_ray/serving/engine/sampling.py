@@ -94,7 +94,8 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     By the inverse of the cumulative distribution at one number of the row's generator. The nucleus is that of
     Holtzman et al. 2020 (arXiv 1904.09751), as transformers has it.
     """
-    scaled = logits / sampling.temperature
+    # below the likeliest and in double precision, so that no temperature, however small, gives infinity less infinity
+    scaled = (logits - logits.max()).double() / sampling.temperature
     point = float(torch.rand((), generator=generator, dtype=torch.float64))
     if sampling.top_k:
         scaled, index = scaled.topk(min(sampling.top_k, len(scaled)))
@@ -102,7 +103,7 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
         scaled, index = _nucleus(scaled, sampling.top_p)
     else:
         index = None
-    share = scaled.double().softmax(-1)
+    share = scaled.softmax(-1)
     if sampling.top_k and sampling.top_p < 1:
         share = share * (share.cumsum(-1) - share < sampling.top_p)
     total = share.cumsum(-1)
@@ -113,11 +114,11 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
 
 
 def _nucleus(scaled: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
-    norm = scaled.double().logsumexp(-1)
+    norm = scaled.logsumexp(-1)
     best, index = scaled.topk(min(LIKELIEST, len(scaled)))
-    if (best.double() - norm).exp().sum() < top_p:
+    if (best - norm).exp().sum() < top_p:
         best, index = scaled.sort(descending=True)
-    share = (best.double() - norm).exp()
+    share = (best - norm).exp()
     count = int((share.cumsum(-1) - share < top_p).sum())
     return best[:count], index[:count]
 
