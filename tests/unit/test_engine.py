@@ -13,6 +13,7 @@ from ialign_ray.errors import ConfigError, DataError, ModelError
 from ialign_ray.inference.generation import generate
 from ialign_ray.inference.scoring import score_labels
 from ialign_ray.serving.contract import BusyError, EngineError, Sampling, UnknownModelError
+from ialign_ray.serving.engine.decoding import Decoding
 
 pytestmark = pytest.mark.anyio
 
@@ -249,6 +250,25 @@ async def test_a_fault_ends_the_requests_of_its_step_and_no_others():
         assert engine.stats()["dead"] == 0
         assert engine.stats()["failed"] == len(failed)
         assert (await answer(engine, [7, 8], greedy(6)))[0] == expected
+
+
+async def test_a_fault_after_the_last_token_frees_the_place_in_the_queue(monkeypatch):
+    """The last piece is on its way by then, and the row must be let go of all the same."""
+    async with running(build("llama"), Letters(), queue=2) as engine:
+        real, fails = Decoding.drop, iter([True])
+
+        def drop(self, gone):
+            if gone and next(fails, False):
+                raise RuntimeError("of the test")
+            real(self, gone)
+
+        monkeypatch.setattr(Decoding, "drop", drop)
+        both = [asyncio.create_task(answer(engine, [5, 6], greedy(count))) for count in (3, 30)]
+        short, long = await asyncio.gather(*both, return_exceptions=True)
+        assert short[2] == "length"
+        assert isinstance(long, EngineError)
+        await until(lambda: engine.stats()["queue"] == 0)
+        assert (await answer(engine, [5, 6], greedy(3)))[0] == short[0]
 
 
 async def test_an_engine_that_only_fails_says_that_it_is_dead():

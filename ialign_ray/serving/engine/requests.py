@@ -29,6 +29,7 @@ class Request(ABC):
     cancelled: bool = False
     """Set by the event loop's thread when nobody waits for the answer any more."""
     ended: bool = False
+    """Whether the engine has let go of it, which it does once."""
 
     @abstractmethod
     def positions(self) -> int:
@@ -51,6 +52,7 @@ class Row(Request):
 
     def __post_init__(self) -> None:
         self.generator: torch.Generator | None = row_generator(self.sampling)
+        self.complete = False
 
     def positions(self) -> int:
         """Prompt and longest answer."""
@@ -68,7 +70,7 @@ class Row(Request):
         return last if len(self.written) == self.sampling.max_new_tokens - 1 else None
 
     def accept(self, score: TokenScore) -> Piece | None:
-        """Take the next token; a piece where there is something to tell. `ended` says whether it was the last."""
+        """Take the next token; a piece where there is something to tell. `complete` says whether it was the last."""
         finish: Finish | None = None
         self.written.append(score.token)
         if score.token in self.ends or self.text.add(score):
@@ -78,7 +80,7 @@ class Row(Request):
         if finish is None:
             text, tokens = self.text.take()
             return Piece(text, tokens) if tokens or text else None
-        self.ended = True
+        self.complete = True
         self.text.end()
         text, tokens = self.text.take(last=True)
         return Piece(text, tokens, "stop" if self.text.stopped else finish)

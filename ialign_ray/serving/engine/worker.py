@@ -190,7 +190,7 @@ class Worker(threading.Thread):
             if piece is not None:
                 self._outbox.put(row, piece)
         self.counts["tokens"] += len(rows)
-        over = {row for row in rows if row.ended}
+        over = {row for row in rows if row.complete}
         self._decoding.drop(over)
         self._end(over, "requests")
 
