@@ -31,7 +31,7 @@ from ialign_ray.serving.contract import (
 )
 from ialign_ray.serving.engine.adapter_files import read_adapter
 from ialign_ray.serving.engine.lora import LoraBank
-from ialign_ray.serving.engine.requests import Labels, Order, Request, Row, Text
+from ialign_ray.serving.engine.requests import Labels, Order, Reading, Request, Row, Text
 from ialign_ray.serving.engine.sampling import check_sampling
 from ialign_ray.serving.engine.schedule import Limits
 from ialign_ray.serving.engine.text import AnswerText
@@ -206,7 +206,7 @@ class TransformersEngine:
                 "(serve.max_batch_tokens); shorten the text or ask for fewer tokens."
             )
 
-    def _submit(self, request: Request) -> None:
+    def _submit(self, request: Row | Reading) -> None:
         if request.adapter is not None and not self._known.get(request.adapter):
             raise UnknownModelError(f"no adapter {request.adapter!r} is loaded.")
         if self._worker.dead:
@@ -226,7 +226,7 @@ class TransformersEngine:
             self._ended(request)
             raise
 
-    async def _answer(self, request: Request) -> Any:
+    async def _answer(self, request: Reading) -> Any:
         self._submit(request)
         try:
             answer = await request.answers.get()

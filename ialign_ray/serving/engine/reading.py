@@ -13,10 +13,9 @@ from ialign_ray.modeling.kind import is_encoder_decoder
 from ialign_ray.serving.contract import TokenScore
 from ialign_ray.serving.engine.decoding import Continued
 from ialign_ray.serving.engine.lora import LoraBank
-from ialign_ray.serving.engine.requests import Labels, Text
+from ialign_ray.serving.engine.requests import Labels, Reading, Text
 from ialign_ray.serving.engine.sampling import tell
 
-Reading = Labels | Text
 LOGITS = 1024
 """Positions whose logits are held at once: they are the largest tensor of a text's scores."""
 

@@ -123,6 +123,9 @@ class Text(Request):
         return len(self.ids)
 
 
+Reading = Labels | Text
+
+
 @dataclass(eq=False)
 class Order:
     """Work on the model itself, done by its thread between two steps."""

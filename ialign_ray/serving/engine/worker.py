@@ -17,8 +17,8 @@ from ialign_ray.errors import IalignError
 from ialign_ray.serving.contract import EngineError
 from ialign_ray.serving.engine.decoding import Decoding, Group
 from ialign_ray.serving.engine.lora import LoraBank
-from ialign_ray.serving.engine.reading import Reader, Reading
-from ialign_ray.serving.engine.requests import Order, Outbox, Request, Row, in_loop
+from ialign_ray.serving.engine.reading import Reader
+from ialign_ray.serving.engine.requests import Order, Outbox, Reading, Request, Row, in_loop
 from ialign_ray.serving.engine.sampling import choose
 from ialign_ray.serving.engine.schedule import Limits, Wish, admit
 
@@ -36,7 +36,7 @@ class Worker(threading.Thread):
     def __init__(self, model: nn.Module, bank: LoraBank, limits: Limits, ended: Callable[[Request], None]) -> None:
         super().__init__(name="ialign-engine", daemon=True)
         self._limits, self._ended = limits, ended
-        self._inbox: queue.SimpleQueue[Request | Order | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Row | Reading | Order | None] = queue.SimpleQueue()
         self._decoding, self._reader = Decoding(model, bank), Reader(model, bank)
         self._rows: list[Row] = []
         self._readings: list[Reading] = []
@@ -49,7 +49,7 @@ class Worker(threading.Thread):
         self._batch = self._cached = 0
         self._door, self._shut = threading.Lock(), False
 
-    def post(self, item: Request | Order | None) -> None:
+    def post(self, item: Row | Reading | Order | None) -> None:
         """Hand over a request or an order; None stops the thread after its current step.
 
         Raises EngineError once the thread has stopped.
@@ -113,7 +113,7 @@ class Worker(threading.Thread):
         while not self._inbox.empty():
             self._take(self._inbox.get_nowait())
 
-    def _take(self, item: Request | Order | None) -> None:
+    def _take(self, item: Row | Reading | Order | None) -> None:
         if item is None:
             self._stopping = True
         elif isinstance(item, Order):
@@ -121,7 +121,7 @@ class Worker(threading.Thread):
         elif isinstance(item, Row):
             self._rows.append(item)
         else:
-            self._readings.append(item)  # type: ignore[arg-type]
+            self._readings.append(item)
 
     def _obey(self) -> None:
         used = {request.adapter for request in self._all()} if self._orders else set()
