@@ -76,7 +76,14 @@ TORN = {
         "more than plain LoRA; .* --merge",
     ),
     "another width": (lambda f: rewritten(f, lambda t: t.update({first(t): torch.ones(4, 7)})), "does not fit"),
-    "no numbers": (lambda f: rewritten(f, lambda t: t[first(t)].fill_(torch.nan)), "no numbers"),
+    "no numbers": (lambda f: rewritten(f, lambda t: t[first(t)].fill_(torch.nan)), "finite numbers"),
+    "whole numbers": (lambda f: rewritten(f, lambda t: t.update({first(t): t[first(t)].int()})), "finite numbers"),
+    "no rank": (lambda f: rewritten(f, lambda t: t.update({first(t): t[first(t)][:0]})), "does not fit"),
+    "a lone number": (lambda f: rewritten(f, lambda t: t.update({first(t): torch.tensor(1.0)})), "does not fit"),
+    "no alpha": (lambda f: changed(f, lora_alpha=None), "alpha of .* cannot be read"),
+    "an endless alpha": (lambda f: changed(f, lora_alpha=float("inf")), "must be finite"),
+    "a torn pattern": (lambda f: changed(f, alpha_pattern={"(": 1}), "alpha of .* cannot be read"),
+    "a list for patterns": (lambda f: changed(f, alpha_pattern=[1]), "alpha of .* cannot be read"),
 }
 
 

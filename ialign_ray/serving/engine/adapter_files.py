@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +19,7 @@ WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
 # What changes more than sums of low-rank products, and leaves no tensor that would tell.
 UNLIKE_LORA = ("use_dora", "alora_invocation_tokens", "layer_replication", "use_qalora", "arrow_config", "kasa_config")
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MERGE = "serve it as a model of its own: `ialign export --merge`"
 
 
@@ -80,9 +82,11 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError) as error:
         raise ModelError(f"{folder / WEIGHTS} is missing or torn: {error}") from error
-    bad = next((key for key, tensor in tensors.items() if not tensor.isfinite().all()), None)
+    bad = next((key for key, t in tensors.items() if t.dtype not in FLOATS or not t.isfinite().all()), None)
     if bad is not None:
-        raise ModelError(f"{folder / WEIGHTS}: {bad} holds values that are no numbers; train or export it again.")
+        raise ModelError(
+            f"{folder / WEIGHTS}: {bad} holds other than finite numbers of 16, 32 or 64 bits; train or export it again."
+        )
     return tensors
 
 
@@ -91,17 +95,23 @@ def _low_rank(folder: Path, name: str, pair: dict[str, Tensor], shape: tuple[int
         raise ModelError(f"adapter {folder} holds half of layer {name}; it is torn, export it again.")
     # PEFT computes adapters of half precision in single precision; so does this
     down, up = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (pair["A"], pair["B"]))
-    rank = down.shape[0]
-    if down.shape != (rank, shape[0]) or up.shape != (shape[1], rank):
+    rank = len(down) if down.dim() else 0
+    if not rank or down.shape != (rank, shape[0]) or up.shape != (shape[1], rank):
         raise ModelError(
             f"adapter {folder} does not fit the base: layer {name} is {shape[0]} x {shape[1]}, and the adapter's "
             f"matrices are {tuple(down.shape)} and {tuple(up.shape)}."
         )
-    return LowRank(down, (up.T * _scale(name, rank, config)).contiguous())
+    return LowRank(down, (up.T * _scale(folder, name, rank, config)).contiguous())
 
 
-def _scale(name: str, rank: int, config: Any) -> float:
+def _scale(folder: Path, name: str, rank: int, config: Any) -> float:
     from peft.utils.other import get_pattern_key
 
-    alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
-    return float(alpha / (math.sqrt(rank) if config.use_rslora else rank))
+    try:
+        alpha = config.alpha_pattern.get(get_pattern_key(config.alpha_pattern.keys(), name), config.lora_alpha)
+        scale = float(alpha / (math.sqrt(rank) if config.use_rslora else rank))
+    except (TypeError, AttributeError, re.error) as error:
+        raise ModelError(f"the alpha of {name} in adapter_config.json of {folder} cannot be read: {error}") from error
+    if not math.isfinite(scale):
+        raise ModelError(f"the alpha of {name} in adapter_config.json of {folder} is {alpha}; it must be finite.")
+    return scale
