@@ -21,6 +21,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -83,11 +84,9 @@ def over_http(port: int, model: str, count: int, work: list[Ask], path: str = "/
             if answer.status != 200 or made != ask.new:
                 wrong.append(f"{answer.status}, {made} of {ask.new} tokens: {text[:200]!r}")
 
-    threads = [threading.Thread(target=client) for _ in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with ThreadPoolExecutor(count) as pool:
+        for one in [pool.submit(client) for _ in range(count)]:
+            one.result()  # a lost connection is a lost request: it ends the run
     if wrong:
         raise SystemExit(f"port {port}: {len(wrong)} of {len(work)} answers are wrong, as {wrong[0]}")
 
