@@ -48,6 +48,7 @@ class Plan:
     def __post_init__(self) -> None:
         self.known = set(self.keys)
         self._rows_of = {key: [i for i, own in enumerate(self.keys) if own == key] for key in self.known}
+        self._index: dict[tuple[str | None, torch.device], Tensor] = {}
 
     def add(self, blocks: Blocks, inputs: Tensor, output: Tensor) -> Tensor:
         """The layer's output with every row's update added."""
@@ -74,8 +75,14 @@ class Plan:
     def _by_adapter(self, blocks: Blocks, x: Tensor, out: Tensor) -> None:
         for key, begin, end in blocks.spans:
             if key in self.known:
-                rows = torch.tensor(self._rows_of[key], device=x.device)
+                rows = self._on(x.device, key)
                 out.index_add_(0, rows, _update(blocks, x[rows], begin, end).to(out.dtype))
+
+    def _on(self, device: torch.device, key: str | None) -> Tensor:
+        """The rows of an adapter, brought to a device once and not by every layer."""
+        if (key, device) not in self._index:
+            self._index[key, device] = torch.tensor(self._rows_of[key], device=device)
+        return self._index[key, device]
 
     def _masked(self, blocks: Blocks, x: Tensor, out: Tensor) -> None:
         if blocks.spans not in self.masks:
