@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 import os
 import re
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -43,13 +45,14 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(
-                address="local" if local else scaling.address,
-                runtime_env={"env_vars": {k: os.environ[k] for k in SETTINGS}},
-                logging_level=logging.WARNING,
-                log_to_driver=worker_logs or os.environ.get("IALIGN_WORKER_LOGS") == "1",
-                include_dashboard=False if local else None,
-            )
+            with own_sigterm():
+                ray.init(
+                    address="local" if local else scaling.address,
+                    runtime_env={"env_vars": {k: os.environ[k] for k in SETTINGS}},
+                    logging_level=logging.WARNING,
+                    log_to_driver=worker_logs or os.environ.get("IALIGN_WORKER_LOGS") == "1",
+                    include_dashboard=False if local else None,
+                )
         except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             where = scaling.address or os.environ.get("RAY_ADDRESS", "")
             raise ClusterError(refusal(where, error)) from error
@@ -58,6 +61,26 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
     finally:
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep our handler of SIGTERM, where we set one, over a start of Ray, which puts its own in place.
+
+    A signal that comes meanwhile, which Ray turns into SystemExit, is handed to ours.
+    """
+    ours = signal.getsignal(signal.SIGTERM)
+    rays = str(getattr(ours, "__module__", "")).startswith("ray.")  # of a start before this one
+    if rays or not callable(ours) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        ours(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, ours)
 
 
 def refusal(address: str, error: Exception) -> str:

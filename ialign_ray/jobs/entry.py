@@ -8,7 +8,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -85,13 +84,12 @@ def joined(name: str, experiment: Experiment, options: Options, console: Console
     from ialign_ray.cluster import awaited, check_resources, cluster, present
 
     job = JOBS[name]
-    with ExitStack() as stack:
-        if job.workers or (name == "pipeline" and experiment.search is None):
-            resources = stack.enter_context(cluster(experiment.scaling))
-            use_gpu = check_resources(experiment.scaling, resources)
-            if waits := awaited(experiment.scaling, present(), use_gpu):
-                say(console, waits)
-            stack.enter_context(stoppable())  # Ray put its own handler in place of ours
+    if not (job.workers or (name == "pipeline" and experiment.search is None)):
+        return job.work(experiment, options, console)
+    with cluster(experiment.scaling) as resources:
+        use_gpu = check_resources(experiment.scaling, resources)
+        if waits := awaited(experiment.scaling, present(), use_gpu):
+            say(console, waits)
         return job.work(experiment, options, console)
 
 

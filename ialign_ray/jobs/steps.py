@@ -10,8 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ialign_ray.config import Experiment, override
-from ialign_ray.errors import ModelError, StoppedError
-from ialign_ray.jobs.stopping import stoppable
+from ialign_ray.errors import ModelError
 
 DEFAULT_RUN = "align"
 
@@ -109,13 +108,9 @@ def serve(experiment: Experiment, options: Options, console: Console) -> dict[st
     from ialign_ray.training.pocket import ensure_model
 
     ensure_model(experiment, console)
-    try:
-        with running(experiment.served, experiment.tracking_uri, experiment.scaling) as url:
-            say(console, f"Ready at {url}, until the job is stopped")
-            with stoppable():  # Ray put its own handler in place of the job's
-                threading.Event().wait()
-    except SystemExit as exit_:  # which it raises while Serve starts
-        raise StoppedError("stopped by SIGTERM before the models were served; submit the job again") from exit_
+    with running(experiment.served, experiment.tracking_uri, experiment.scaling) as url:
+        say(console, f"Ready at {url}, until the job is stopped")
+        threading.Event().wait()
     return {"url": url}
 
 

@@ -1,14 +1,19 @@
 """Joining a cluster: what it may grow to counts, and what keeps a process out of it is one sentence."""
 
+import os
+import signal
+import sys
+
 import pytest
 import ray
 from ray._private.state import state
-from ray._private.utils import check_version_info
+from ray._private.utils import check_version_info, set_sigterm_handler
 from ray.core.generated import autoscaler_pb2
 
-from ialign_ray.cluster import awaited, check_resources, grown, reachable, refusal
+from ialign_ray.cluster import awaited, check_resources, cluster, grown, own_sigterm, reachable, refusal
 from ialign_ray.config import ScalingConfig
-from ialign_ray.errors import ClusterError
+from ialign_ray.errors import ClusterError, StoppedError
+from ialign_ray.jobs.stopping import stoppable
 
 
 def test_workers_that_the_autoscaler_may_start_are_waited_for():
@@ -57,3 +62,42 @@ def test_the_autoscalers_limits_are_read_as_ray_writes_them(monkeypatch):
     assert grown() == {"CPU": 48.0, "GPU": 4.0}
     monkeypatch.setattr(state, "get_cluster_config", lambda: None)
     assert grown() == {}
+
+
+def rays_handler(number, _):
+    sys.exit(number)
+
+
+def terminate():
+    os.kill(os.getpid(), signal.SIGTERM)
+    pytest.fail("SIGTERM came to nothing")
+
+
+def test_sigterm_stays_ours_when_ray_has_started():
+    with stoppable():
+        with own_sigterm():
+            set_sigterm_handler(rays_handler)
+        with pytest.raises(StoppedError):
+            terminate()
+
+
+def test_sigterm_while_ray_starts_is_ours_too(monkeypatch):
+    def start(**_):
+        set_sigterm_handler(rays_handler)
+        terminate()
+
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    monkeypatch.setattr(ray, "init", start)
+    with pytest.raises(StoppedError), stoppable(), cluster(ScalingConfig(address="10.0.0.1:6379")):
+        pytest.fail("joined")
+
+
+def test_rays_handler_of_a_start_before_is_not_taken_for_ours(monkeypatch):
+    monkeypatch.setattr(rays_handler, "__module__", "ray._private.node")
+    before = signal.signal(signal.SIGTERM, rays_handler)
+    try:
+        with own_sigterm():
+            set_sigterm_handler(terminate)
+        assert signal.getsignal(signal.SIGTERM) is terminate
+    finally:
+        signal.signal(signal.SIGTERM, before)
