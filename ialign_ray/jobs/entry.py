@@ -32,9 +32,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     prepare_process()
     forget_script_folder()
     given = parser(name).parse_args(arguments)
-    options = Options(**{key: getattr(given, key) for key in JOBS[name].takes})
     try:
-        run(name, given.experiment, given.overrides, options)
+        run(name, given.experiment, given.overrides, options_of(name, given))
     except IalignError as error:
         sys.stderr.write(f"ialign: {error}\n")
         sys.exit(error.exit_code)
@@ -61,6 +60,11 @@ def parser(name: str) -> argparse.ArgumentParser:
     for field in job.takes:
         made.add_argument(f"--{field}", default=getattr(Options(), field), help=ARGUMENTS[field])
     return made
+
+
+def options_of(name: str, given: argparse.Namespace) -> Options:
+    """What a job was given beside its experiment."""
+    return Options(**{field: getattr(given, field) for field in JOBS[name].takes})
 
 
 def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> dict[str, Any]:
