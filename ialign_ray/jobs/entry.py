@@ -85,13 +85,13 @@ def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> di
 
 def joined(name: str, experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
     """The job's work, on the cluster where it needs room for workers: told before anything is computed."""
-    from ialign_ray.cluster import awaited, check_resources, cluster, present
+    from ialign_ray.cluster import awaited, check_resources, cluster, hosts, present
 
     job = JOBS[name]
     if not (job.workers or (name == "pipeline" and experiment.search is None)):
         return job.work(experiment, options, console)
     with cluster(experiment.scaling) as resources:
-        use_gpu = check_resources(experiment.scaling, resources)
+        use_gpu = check_resources(experiment.scaling, resources, hosts())
         if waits := awaited(experiment.scaling, present(), use_gpu):
             say(console, waits)
         return job.work(experiment, options, console)
