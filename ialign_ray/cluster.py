@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
-from collections.abc import Iterator
+import signal
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -43,13 +46,14 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
     started = not ray.is_initialized()
     if started:
         try:
-            ray.init(
-                address="local" if local else scaling.address,
-                runtime_env={"env_vars": {k: os.environ[k] for k in SETTINGS}},
-                logging_level=logging.WARNING,
-                log_to_driver=worker_logs or os.environ.get("IALIGN_WORKER_LOGS") == "1",
-                include_dashboard=False if local else None,
-            )
+            with own_sigterm():
+                ray.init(
+                    address="local" if local else scaling.address,
+                    runtime_env={"env_vars": {k: os.environ[k] for k in SETTINGS}},
+                    logging_level=logging.WARNING,
+                    log_to_driver=worker_logs or os.environ.get("IALIGN_WORKER_LOGS") == "1",
+                    include_dashboard=False if local else None,
+                )
         except (ConnectionError, RuntimeError, ray.exceptions.AuthenticationError) as error:
             where = scaling.address or os.environ.get("RAY_ADDRESS", "")
             raise ClusterError(refusal(where, error)) from error
@@ -58,6 +62,26 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
     finally:
         if started:
             ray.shutdown()
+
+
+@contextmanager
+def own_sigterm() -> Iterator[None]:
+    """Keep our handler of SIGTERM, where we set one, over a start of Ray, which puts its own in place.
+
+    A signal that comes meanwhile, which Ray turns into SystemExit, is handed to ours.
+    """
+    ours = signal.getsignal(signal.SIGTERM)
+    rays = str(getattr(ours, "__module__", "")).startswith("ray.")  # of a start before this one
+    if rays or not callable(ours) or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    try:
+        yield
+    except SystemExit:
+        ours(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, ours)
 
 
 def refusal(address: str, error: Exception) -> str:
@@ -105,10 +129,29 @@ def nodes() -> list[dict[str, float]]:
     return [n["Resources"] for n in ray.nodes() if n["Alive"]]
 
 
-def check_resources(scaling: ScalingConfig, resources: dict[str, float]) -> bool:
+def hosts() -> list[tuple[float, dict[str, float]]]:
+    """(number, resources of one) of the nodes that are there, and of each kind that the autoscaler may start."""
+    from ray._private.state import state
+
+    config = state.get_cluster_config()
+    kinds = config.node_group_configs if config else ()
+    return [(1.0, node) for node in nodes()] + [
+        (_bound(kind.max_count), {k: _bound(v) for k, v in kind.resources.items()}) for kind in kinds
+    ]
+
+
+def _bound(number: int) -> float:
+    """A number of the autoscaler's, to which -1 means no limit."""
+    return math.inf if number < 0 else float(number)
+
+
+def check_resources(
+    scaling: ScalingConfig, resources: dict[str, float], hosts: Sequence[tuple[float, dict[str, float]]]
+) -> bool:
     """Refuse a worker group that could never start; returns whether the workers get GPUs.
 
-    One CPU beyond the workers' is needed to encode the data, or both would wait for ever.
+    `resources` are those of all `hosts` together. One CPU beyond the workers' is needed to encode the data, or both
+    would wait for ever.
     """
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if scaling.workers > cpus:
@@ -123,7 +166,28 @@ def check_resources(scaling: ScalingConfig, resources: dict[str, float]) -> bool
         )
     if scaling.gpu and scaling.workers > gpus:
         raise ClusterError(f"scaling.gpu is set for {scaling.workers} workers, but the cluster has {gpus:g} GPUs")
-    return bool(gpus >= scaling.workers if scaling.gpu is None else scaling.gpu)
+    use_gpu = bool(gpus >= scaling.workers if scaling.gpu is None else scaling.gpu)
+    need = per_worker(scaling, use_gpu)
+    # a worker never spans two hosts
+    room = sum(number * times for number, host in hosts if number and (times := _times(need, host)))
+    if room < scaling.workers:
+        asked = " and ".join(f"{number:g} {name}" for name, number in need.items())
+        raise ClusterError(
+            f"{scaling.workers} workers with {asked} each do not fit: no more than {room:g} of them find that on one "
+            "host; lower scaling.cpus_per_worker or scaling.workers"
+        )
+    return use_gpu
+
+
+def _times(need: dict[str, float], host: dict[str, float]) -> float:
+    """How often a host holds what is needed."""
+    times = min(host.get(name, 0.0) / number for name, number in need.items())
+    return times if math.isinf(times) else math.floor(times + 1e-9)
+
+
+def per_worker(scaling: ScalingConfig, use_gpu: bool) -> dict[str, float]:
+    """What one worker reserves."""
+    return {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def awaited(scaling: ScalingConfig, now: dict[str, float], use_gpu: bool) -> str | None:
@@ -152,17 +216,14 @@ def validation_resources(scaling: ScalingConfig, resources: dict[str, float], us
             f"train.validation.asynchronous needs a GPU beside those of {scaling.workers} workers, but the cluster "
             f"has {gpus:g}"
         )
-    return {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
+    return per_worker(scaling, use_gpu)
 
 
 def scaling_arguments(scaling: ScalingConfig, use_gpu: bool) -> dict[str, Any]:
     """Arguments of `ray.train.ScalingConfig`."""
-    per_worker: dict[str, float] = {"CPU": scaling.cpus_per_worker}
-    if use_gpu:
-        per_worker["GPU"] = 1
     return {
         "num_workers": scaling.workers,
         "use_gpu": use_gpu,
-        "resources_per_worker": per_worker,
+        "resources_per_worker": per_worker(scaling, use_gpu),
         "placement_strategy": scaling.placement.upper(),
     }

@@ -8,7 +8,6 @@ import platform
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,9 +32,8 @@ def main(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
     prepare_process()
     forget_script_folder()
     given = parser(name).parse_args(arguments)
-    options = Options(**{key: getattr(given, key) for key in JOBS[name].takes})
     try:
-        run(name, given.experiment, given.overrides, options)
+        run(name, given.experiment, given.overrides, options_of(name, given))
     except IalignError as error:
         sys.stderr.write(f"ialign: {error}\n")
         sys.exit(error.exit_code)
@@ -64,6 +62,11 @@ def parser(name: str) -> argparse.ArgumentParser:
     return made
 
 
+def options_of(name: str, given: argparse.Namespace) -> Options:
+    """What a job was given beside its experiment."""
+    return Options(**{field: getattr(given, field) for field in JOBS[name].takes})
+
+
 def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> dict[str, Any]:
     """Load the experiment and do the job; its result stands in its record too."""
     experiment = in_cluster(load_experiment(file, overrides))
@@ -82,16 +85,15 @@ def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> di
 
 def joined(name: str, experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
     """The job's work, on the cluster where it needs room for workers: told before anything is computed."""
-    from ialign_ray.cluster import awaited, check_resources, cluster, present
+    from ialign_ray.cluster import awaited, check_resources, cluster, hosts, present
 
     job = JOBS[name]
-    with ExitStack() as stack:
-        if job.workers or (name == "pipeline" and experiment.search is None):
-            resources = stack.enter_context(cluster(experiment.scaling))
-            use_gpu = check_resources(experiment.scaling, resources)
-            if waits := awaited(experiment.scaling, present(), use_gpu):
-                say(console, waits)
-            stack.enter_context(stoppable())  # Ray put its own handler in place of ours
+    if not (job.workers or (name == "pipeline" and experiment.search is None)):
+        return job.work(experiment, options, console)
+    with cluster(experiment.scaling) as resources:
+        use_gpu = check_resources(experiment.scaling, resources, hosts())
+        if waits := awaited(experiment.scaling, present(), use_gpu):
+            say(console, waits)
         return job.work(experiment, options, console)
 
 

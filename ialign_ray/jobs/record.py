@@ -22,8 +22,8 @@ from ialign_ray.errors import IalignError, StoppedError
 from ialign_ray.storage import json_hash, read_json, write_json
 
 SUCCEEDED, FAILED, STOPPED, RUNNING = "succeeded", "failed", "stopped", "running"
-_FREE = {"scaling", "serve", "tracking"}
-"""Sections that change nothing of what a step makes."""
+_FREE = {"scaling", "serve"}
+"""Sections that change nothing of what a step makes; `tracking` names the registry that `promote` writes into."""
 
 
 def record_path(experiment: Experiment, title: str) -> Path:

@@ -15,6 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
+from aiohttp import ClientError
 from packaging.version import Version
 from ray.exceptions import AuthenticationError
 
@@ -37,7 +38,7 @@ class JobServer:
 
     def __init__(self, address: str | None = None) -> None:
         self.address = http_address(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
-        self.ray = self._version()
+        self._check_version()
         from ray.job_submission import JobSubmissionClient
 
         for module in ("dashboard_sdk", "job.sdk"):  # they tell of each package and connection
@@ -94,13 +95,14 @@ class JobServer:
         """
         log, lost = _Log(write), time.monotonic()
         try:
+            self.job(name)  # one that is not there will not come
             while True:
                 try:
                     asyncio.run(self._tail(name, log))
                     if (job := self.job(name)).status.is_terminal():
                         return exit_code(self._ended(job, log))
                     lost = time.monotonic()
-                except (ClusterError, OSError, RuntimeError, requests.RequestException):
+                except ClusterError:
                     if time.monotonic() - lost > _LOST_SECONDS:
                         raise
                 time.sleep(_POLL_SECONDS)
@@ -121,11 +123,12 @@ class JobServer:
     async def _tail(self, name: str, log: _Log) -> None:
         """Write a log, from the first character that was not written yet, until the connection or the job ends."""
         start = 0
-        async for text in self._client.tail_job_logs(name):
-            log.take(start, text)
-            start += len(text)
+        with self._in_sentences(name):
+            async for text in self._client.tail_job_logs(name):
+                log.take(start, text)
+                start += len(text)
 
-    def _version(self) -> str:
+    def _check_version(self) -> None:
         try:
             answer = requests.get(f"{self.address}/api/version", timeout=_REACH_SECONDS)
         except requests.RequestException as error:
@@ -134,19 +137,18 @@ class JobServer:
                 "--head`, open a tunnel with `ray dashboard CLUSTER.yaml`, or name another with --address"
             ) from error
         if answer.status_code in (401, 403):  # the client sends the token, if there is one
-            return version("ray")
+            return
         try:
-            found = str(answer.json()["ray_version"])
+            found = Version(answer.json()["ray_version"])
         except (ValueError, KeyError, TypeError) as error:
             raise ClusterError(
                 f"{self.address} answers, but not as a Ray job server does; name the dashboard's address with --address"
             ) from error
-        if Version(found) < OLDEST:
+        if found < OLDEST:
             raise ClusterError(
                 f"the cluster at {self.address} runs Ray {found}, but ialign_ray needs {OLDEST} or newer there; start "
                 f"it with the Ray of this machine, {version('ray')}"
             )
-        return found
 
     @contextmanager
     def _in_sentences(self, name: str = "") -> Iterator[None]:
@@ -157,7 +159,7 @@ class JobServer:
                 f"{self.address} asks for another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or "
                 "RAY_AUTH_TOKEN_PATH) to the cluster's"
             ) from error
-        except (ConnectionError, requests.RequestException) as error:
+        except (ConnectionError, TimeoutError, requests.RequestException, ClientError) as error:
             raise ClusterError(f"the job server at {self.address} does not answer any more; is its head up?") from error
         except RuntimeError as error:
             if name and "status code 404" in str(error):

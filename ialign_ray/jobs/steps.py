@@ -10,8 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from ialign_ray.config import Experiment, override
-from ialign_ray.errors import ModelError, StoppedError
-from ialign_ray.jobs.stopping import stoppable
+from ialign_ray.errors import ModelError
 
 DEFAULT_RUN = "align"
 
@@ -39,14 +38,15 @@ def build_data(experiment: Experiment, options: Options, console: Console) -> di
 
 def align(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
     """Train one run."""
+    from ialign_ray.storage import read_json
     from ialign_ray.training.pocket import ensure_model
     from ialign_ray.training.trainer import MODEL, RECORD
     from ialign_ray.training.trainer import align as train
 
     ensure_model(experiment, console)
     run = train(experiment, options.run, resume=True, console=console)
-    record = read_record(run / RECORD)
-    return {"run": str(run), "model": str(run / MODEL), "ending": record["ending"], "outputs": [str(run / MODEL)]}
+    ending = read_json(run / RECORD)["ending"]
+    return {"run": str(run), "model": str(run / MODEL), "ending": ending, "outputs": [str(run / MODEL)]}
 
 
 def tune(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
@@ -109,13 +109,9 @@ def serve(experiment: Experiment, options: Options, console: Console) -> dict[st
     from ialign_ray.training.pocket import ensure_model
 
     ensure_model(experiment, console)
-    try:
-        with running(experiment.served, experiment.tracking_uri, experiment.scaling) as url:
-            say(console, f"Ready at {url}, until the job is stopped")
-            with stoppable():  # Ray put its own handler in place of the job's
-                threading.Event().wait()
-    except SystemExit as exit_:  # which it raises while Serve starts
-        raise StoppedError("stopped by SIGTERM before the models were served; submit the job again") from exit_
+    with running(experiment.served, experiment.tracking_uri, experiment.scaling) as url:
+        say(console, f"Ready at {url}, until the job is stopped")
+        threading.Event().wait()
     return {"url": url}
 
 
@@ -151,14 +147,6 @@ def control_name(experiment: Experiment) -> str:
 def control_of(experiment: Experiment) -> Experiment:
     """The replay-only experiment of equal compute."""
     return override(experiment, experiment.compare.arms.get("control", {"replay.ratio": 1.0}))
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """A run's record."""
-    from ialign_ray.storage import read_json
-
-    record: dict[str, Any] = read_json(path)
-    return record
 
 
 def say(console: Console, text: str) -> None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from ialign_ray.config import Experiment, load_experiment
 from ialign_ray.errors import ConfigError
-from ialign_ray.jobs.catalog import JOBS
-from ialign_ray.jobs.entry import parser, refuse_lost_runs
+from ialign_ray.jobs.catalog import JOBS, title_of
+from ialign_ray.jobs.entry import options_of, parser, refuse_lost_runs
 from ialign_ray.jobs.environment import job_environment
 from ialign_ray.jobs.package import Package
 from ialign_ray.pocket import POCKET
@@ -69,8 +69,7 @@ def prepare(
 def default_name(experiment: Experiment, job: str, arguments: Sequence[str]) -> str:
     """`pocket-align`, or `pocket-align-first` of the run `first`; ends with argparse's words where they are wrong."""
     given = parser(job).parse_args(["-", *arguments])
-    run = getattr(given, "run", "align")
-    return "-".join([experiment.name, job] + ([run] if run != "align" else []))
+    return f"{experiment.name}-{title_of(job, options_of(job, given))}"
 
 
 def checked(name: str) -> str:

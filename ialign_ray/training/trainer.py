@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from ialign_ray import __version__, errors
-from ialign_ray.cluster import check_resources, cluster, scaling_arguments, validation_resources
+from ialign_ray.cluster import check_resources, cluster, hosts, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
 from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
@@ -68,7 +68,7 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
         (run / past).unlink(missing_ok=True)
     began = time.time()
     with cluster(experiment.scaling) as resources:
-        use_gpu = check_resources(experiment.scaling, resources)
+        use_gpu = check_resources(experiment.scaling, resources, hosts())
         beside = resources_beside(experiment, resources, use_gpu, console)
         with (
             watching(experiment, run, console),

@@ -150,7 +150,7 @@ def test_help_lists_every_command(ialign):
 )
 def test_a_cluster_that_is_too_small(scaling, resources, part):
     with pytest.raises(ClusterError, match=part):
-        check_resources(ScalingConfig(**scaling), resources)
+        check_resources(ScalingConfig(**scaling), resources, [(1, resources)])
 
 
 @pytest.mark.parametrize(
@@ -163,7 +163,7 @@ def test_a_cluster_that_is_too_small(scaling, resources, part):
     ],
 )
 def test_gpus_are_used_where_there_are_enough(scaling, resources, gpu):
-    assert check_resources(ScalingConfig(**scaling), resources) is gpu
+    assert check_resources(ScalingConfig(**scaling), resources, [(1, resources)]) is gpu
 
 
 def test_the_public_surface():

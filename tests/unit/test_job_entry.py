@@ -147,6 +147,8 @@ def test_a_finished_step_counts_while_its_settings_and_outputs_are_the_same(expe
     assert finished_before(experiment, "align", {"run": "a"}) == result
     assert finished_before(override(experiment, {"scaling.workers": 2}), "align", {"run": "a"}) == result
     assert finished_before(override(experiment, {"train.steps": 7}), "align", {"run": "a"}) is None
+    elsewhere = override(experiment, {"tracking.mlflow_uri": "http://other:5000"})
+    assert finished_before(elsewhere, "align", {"run": "a"}) is None  # nothing is registered there yet
     assert finished_before(experiment, "align", {"run": "b"}) is None
     made.rmdir()
     assert finished_before(experiment, "align", {"run": "a"}) is None

@@ -5,10 +5,11 @@ import threading
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from types import SimpleNamespace
 
+import aiohttp
 import pytest
 from refusals import refused
 
-from ialign_ray.errors import ConfigError, DetachedError
+from ialign_ray.errors import ClusterError, ConfigError, DetachedError
 from ialign_ray.jobs.server import JobServer, exit_code, http_address, with_agent
 
 
@@ -48,7 +49,7 @@ def test_an_older_ray(ialign, answering):
     refused(ialign("jobs", "--address", old), "runs Ray 2.9.0, but ialign_ray needs 2.60 or newer")
 
 
-@pytest.mark.parametrize("body", ["<html>", "[]", "{}"])
+@pytest.mark.parametrize("body", ["<html>", "[]", "{}", '{"ray_version": "none"}'])
 def test_another_kind_of_server(ialign, answering, body):
     refused(ialign("jobs", "--address", answering(body)), "answers, but not as a Ray job server does")
 
@@ -123,10 +124,23 @@ def following(client):
 def test_a_lost_connection_is_taken_up_where_the_log_was(monkeypatch):
     monkeypatch.setattr("ialign_ray.jobs.server._POLL_SECONDS", 0)
     lost = RuntimeError("WebSocket connection closed unexpectedly")
-    client = Log(["ab", "c", lost], [lost], ["abcd", "e"], ["ab", "cdefg"])
+    proxy = aiohttp.WSServerHandshakeError(None, (), status=502)  # of a head that restarts
+    client = Log(["ab", "c", lost], [lost], [proxy], ["abcd", "e"], ["ab", "cdefg"])
     written = []
     assert following(client).follow("tiny-align", written.append) == 0
     assert "".join(written) == "abcdefgh"
+
+
+def test_a_job_that_is_not_there_is_told_at_once():
+    class Without(Log):
+        def get_job_info(self, name):
+            raise RuntimeError("Request failed with status code 404: Job nothing does not exist.")
+
+        def list_jobs(self):
+            return []
+
+    with pytest.raises(ClusterError, match="there is no job 'nothing' at http://head:8265"):
+        following(Without([aiohttp.WSServerHandshakeError(None, (), status=404)])).follow("nothing", pytest.fail)
 
 
 def test_a_job_that_ray_lost_is_told(monkeypatch):
