@@ -424,7 +424,7 @@ def test_a_version_that_does_not_load_is_refused_and_told(registry, library, tmp
             await shelf.look()
             assert (await ask(shelf, "champion"))[0] == "mine/2"
             refused = shelf.cards()[0].details["refused"]
-            assert refused.startswith("mine/3: mine/3: model/adapter_model.safetensors is missing or does not match")
+            assert refused.startswith("mine/3: model/adapter_model.safetensors is missing or does not match")
             assert "champion stays at mine/2, mine/3 is refused" in caplog.text
             caplog.clear()
             await shelf.look()
@@ -432,6 +432,19 @@ def test_a_version_that_does_not_load_is_refused_and_told(registry, library, tmp
             registry.call("set_registered_model_alias", "mine", "champion", str(GOOD))
             await shelf.look()
             assert "refused" not in shelf.cards()[0].details
+
+    asyncio.run(story())
+
+
+def test_the_refusal_of_version_10_keeps_nobody_from_version_1(registry):
+    promote(registry, "mine", GOOD)
+
+    async def story():
+        async with serving(registry) as shelf:
+            shelf._chosen[0].refused, shelf._chosen[0].retry_at = "mine/10: it does not load", float("inf")
+            registry.call("set_registered_model_alias", "mine", "champion", str(WEAK))
+            await shelf.look()
+            assert (await ask(shelf, "champion"))[0] == "mine/1"
 
     asyncio.run(story())
 
