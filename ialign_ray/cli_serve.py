@@ -113,10 +113,10 @@ def keys(
 
 def _found(settings: ServeConfig, registry: str) -> list[Named]:
     """What the references stand for, before anything is started; a base that is made on first use is made."""
-    from ialign_ray.serving.sources import locate, with_own_names
+    from ialign_ray.serving.sources import locate_all
     from ialign_ray.training.pocket import ensure_base
 
-    found = with_own_names([locate(name, registry) for name in settings.models], settings.models)
+    found = locate_all(settings.models, registry)
     for named in found:
         ensure_base(named.source.settings.id, console)
     return found

@@ -35,7 +35,10 @@ def test_without_a_registry_the_cure_is_told(ialign):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "champion"], "model 'mine' has no alias 'champion'; `ialign promote` a version first"),
+        (
+            ["--model", "champion"],
+            "model 'mine' has no alias 'champion' (it has: none yet); `ialign promote` a version first",
+        ),
         (["--model", "mine/9"], "model 'mine' has no version 9"),
         (["--model", "other@champion"], "has no model 'other'"),
         (["--model", "mine/1", "--set", "serve.port=99999"], "serve.port is 99999, but input should be less than"),
