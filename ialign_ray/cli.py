@@ -13,7 +13,7 @@ from rich.console import Console
 
 from ialign_ray.cli_data import data
 from ialign_ray.cli_jobs import jobs, stop, submit
-from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback, tell_moved
+from ialign_ray.cli_registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback, say
 from ialign_ray.cli_serve import serve
 from ialign_ray.errors import IalignError, ModelError
 from ialign_ray.process import prepare_process
@@ -197,9 +197,9 @@ def tune(
     if promote:
         from ialign_ray.registry.promotion import promote_run
 
-        tell_moved(promote_run(experiment, run), "champion")
+        promote_run(experiment, run, say)
     else:
-        console.print(f"Next:   ialign register {run}", soft_wrap=True, highlight=False, markup=False)
+        say(f"Next:   ialign register {run}")
 
 
 @app.command()

@@ -52,16 +52,16 @@ def register(
     Example: `ialign register runs/mine/align`
     """
     from ialign_ray.config import load_experiment
+    from ialign_ray.registry.promotion import registered
     from ialign_ray.registry.store import registry_uri
 
     if overrides and experiment is None:
         raise RegistryError("--set changes the file of --experiment; give that too")
     evaluated = load_experiment(experiment, overrides or []) if experiment else None
     where, _, version, new = _register(run, name, evaluated, control, registry)
-    said = "registered" if new else "registered already, with the same files"
     named = registry or registry_uri(where) != registry_uri(DEFAULT_REGISTRY)
     there = f" --registry {where}" if named else ""
-    _say(f"{version.title}: {said}\nNext:  ialign promote {version.name} {version.number}{there}")
+    say(f"{registered(version, new)}\nNext:  ialign promote {version.name} {version.number}{there}")
 
 
 def promote(
@@ -84,7 +84,7 @@ def promote(
     else:
         _, store, version, _ = _register(Path(candidate), name, None, None, registry)
         number = version.number
-    tell_moved(move(store, name, number, alias, force), alias)
+    _tell_moved(move(store, name, number, alias, force), alias)
 
 
 def rollback(
@@ -99,7 +99,7 @@ def rollback(
     """
     from ialign_ray.registry.promotion import roll_back
 
-    tell_moved(roll_back(_open(registry), name, to, alias), alias)
+    _tell_moved(roll_back(_open(registry), name, to, alias), alias)
 
 
 def models(
@@ -152,12 +152,12 @@ def _open(registry: str | None) -> Registry:
     return Registry(registry or DEFAULT_REGISTRY)
 
 
-def tell_moved(moved: Moved, alias: str) -> None:
+def _tell_moved(moved: Moved, alias: str) -> None:
     """Print what became of an alias, and the checks that decided it."""
     from ialign_ray.registry.promotion import told
 
     for line in told(moved, alias):
-        _say(line)
+        say(line)
 
 
 def _show_versions(store: Registry, name: str) -> None:
@@ -184,13 +184,13 @@ def _show_history(store: Registry, name: str, alias: str) -> None:
     from ialign_ray.registry.history import head
 
     seen = head(store, name, alias)
-    _say(f"{name}@{alias}: {'no version' if seen.champion is None else f'version {seen.champion}'}")
+    say(f"{name}@{alias}: {'no version' if seen.champion is None else f'version {seen.champion}'}")
     for event in seen.events:
-        _say(_line(event))
+        say(_line(event))
         for told in event.told:
-            _say(f"    {told}")
+            say(f"    {told}")
     if seen.champion != (seen.held[-1] if seen.held else None):
-        _say("The alias was last moved by another tool than ialign.")
+        say("The alias was last moved by another tool than ialign.")
 
 
 def _line(event: Event) -> str:
@@ -199,5 +199,6 @@ def _line(event: Event) -> str:
     return f"{event.number}. {event.when} {event.who}: version {event.version} {event.kind}{before}{reason}"
 
 
-def _say(text: str) -> None:
+def say(text: str) -> None:
+    """Print a line as it is."""
     console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import threading
 from collections.abc import Iterator
@@ -63,13 +64,14 @@ def run(
     from ialign_ray.config.load import serve_settings
     from ialign_ray.serving.deployment import running
 
-    given = {"serve.models": model, "serve.host": host, "serve.port": port}
-    changes = [*(overrides or []), *(f"{key}={value!r}" for key, value in given.items() if value)]
-    changes += ["serve.port=0"] if port == 0 else []
+    given = {"serve.models": model or None, "serve.host": host, "serve.port": port}
+    changes = [
+        *(overrides or []),
+        *(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in given.items() if v is not None),
+    ]
     experiment = load_experiment(file, changes) if file else None
     settings = experiment.served if experiment else serve_settings(changes)
-    tracked = (experiment.tracking.mlflow_uri or experiment.storage.runs) if experiment else DEFAULT_REGISTRY
-    where = registry or tracked
+    where = registry or (experiment.tracking_uri if experiment else DEFAULT_REGISTRY)
     found = _found(settings, where)
     console.print("Starting Ray and loading the models", highlight=False)
     with running(settings, where, experiment.scaling if experiment else ScalingConfig()) as url, _stopping() as asked:
@@ -111,10 +113,10 @@ def keys(
 
 def _found(settings: ServeConfig, registry: str) -> list[Named]:
     """What the references stand for, before anything is started; a base that is made on first use is made."""
-    from ialign_ray.serving.sources import locate, with_own_names
+    from ialign_ray.serving.sources import locate_all
     from ialign_ray.training.pocket import ensure_base
 
-    found = with_own_names([locate(name, registry) for name in settings.models], settings.models)
+    found = locate_all(settings.models, registry)
     for named in found:
         ensure_base(named.source.settings.id, console)
     return found
@@ -150,6 +152,8 @@ def _stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
     before |= {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    yield asked
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from ialign_ray.errors import ConfigError
+
 MANIFEST = "manifest.json"
 
 
@@ -120,6 +122,28 @@ def once(target: Path, make: Callable[[Path], None]) -> Path:
         with whole_folder(target) as scratch:
             make(scratch)
     return target
+
+
+@contextmanager
+def alone(folder: Path, what: str) -> Iterator[None]:
+    """Hold a folder, which need not exist, for one process; `what` works there. Raises ConfigError where another does.
+
+    The lock is the kernel's, in a file beside the folder: it ends with its process, even one that is killed.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(blocking=False)
+    except Timeout as error:
+        raise ConfigError(
+            f"another {what} works in {folder}; wait for it or stop it, or give the experiment another name"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def cache_folder() -> Path:

@@ -73,7 +73,11 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
     measured = {name: measure(of_run, plan) for name, of_run in frames.items()}
     results = summarise(measured, groups, resamples=settings.resamples)
     comparisons = compare_all(measured)
-    rules = Rules(scorer=settings.scorer, tolerance=settings.tolerance)
+    rules = Rules(
+        scorer=settings.scorer,
+        tolerance=settings.tolerance,
+        loss_tolerance=experiment.promotion.loss_tolerance,
+    )
     labels = {s.name: list(s.labels) for s in settings.suites if isinstance(s, ClassificationSuite)}
     trained = {name: m for name, m in measured.items() if name not in (*BASELINES, BASE)}
     base = measured.get(BASE)

@@ -47,7 +47,7 @@ class Rules:
     tolerance: float = 0.02
     """Largest acceptable loss of `metric` on old languages."""
     loss_tolerance: float = 0.1
-    """Largest acceptable rise of old-instruction loss, nats per token."""
+    """Largest acceptable rise of loss on old work: nats/token of old instructions, bits/byte of old translations."""
     collapse_share: float = 0.8
     """A label that takes more than this share of a language's predictions is a collapse."""
     half_width: float = 0.05

@@ -52,7 +52,7 @@ def align(experiment: Experiment, options: Options, console: Console) -> dict[st
 def tune(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
     """Search, choose, judge the winner."""
     from ialign_ray.search.results import WINNER
-    from ialign_ray.search.shared import control_folder, search_folder, seeds
+    from ialign_ray.search.shared import control_of_trial, search_folder
     from ialign_ray.search.winner import tune as search
     from ialign_ray.storage import read_json
     from ialign_ray.training.pocket import ensure_model
@@ -60,7 +60,7 @@ def tune(experiment: Experiment, options: Options, console: Console) -> dict[str
     ensure_model(experiment, console)
     run = search(experiment, console, resume=True)
     found = read_json(search_folder(experiment) / WINNER)
-    control = control_folder(experiment, found["point"].get("train.seed", seeds(experiment)[0]))
+    control = control_of_trial(experiment, found["point"])
     return {"run": str(run), "control": str(control), "winner": found, "outputs": [str(run), str(control)]}
 
 
@@ -86,18 +86,20 @@ def promote(experiment: Experiment, options: Options, console: Console) -> dict[
 
     Raises RegistryError with the gate's reasons.
     """
-    from ialign_ray.registry.promotion import promote as move
-    from ialign_ray.registry.promotion import register, told
-    from ialign_ray.registry.store import Registry
+    from ialign_ray.registry.promotion import promote_run
+    from ialign_ray.registry.store import registry_uri
 
     run, control = finished_run(experiment, options.run), control_run(experiment, options)
-    registry = Registry(experiment.tracking_uri, artifacts=experiment.tracking.artifacts, create=True)
-    version, new = register(registry, run, experiment.name, experiment, control)
-    say(console, f"{version.title}: {'registered' if new else 'registered already, with the same files'}")
-    moved = move(registry, version.name, version.number, options.alias, options.force)
-    for line in told(moved, options.alias):
-        say(console, line)
-    return {"version": version.title, "alias": options.alias, "registry": registry.uri, "content": version.content}
+    version = promote_run(
+        experiment,
+        run,
+        lambda line: say(console, line),
+        control=control,
+        alias=options.alias,
+        force=options.force,
+    ).version
+    where = registry_uri(experiment.tracking_uri)
+    return {"version": version.title, "alias": options.alias, "registry": where, "content": version.content}
 
 
 def serve(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +49,26 @@ def register(
         return registry.add(name, folder, tags, (folder / "README.md").read_text(encoding="utf-8")), True
 
 
-def promote_run(experiment: Experiment, run: Path) -> Moved:
-    """Register a finished, evaluated run in its experiment's own registry, and promote it if it passes the gate."""
+def promote_run(
+    experiment: Experiment,
+    run: Path,
+    say: Callable[[str], None],
+    *,
+    control: Path | None = None,
+    alias: str = CHAMPION,
+    force: str | None = None,
+) -> Moved:
+    """Register a finished, evaluated run in its experiment's own registry, and promote it if it passes the gate.
+
+    `say` is given what came of it, line by line; a refusal is raised, after the line that names the version.
+    """
     registry = Registry(experiment.tracking_uri, artifacts=experiment.tracking.artifacts, create=True)
-    version, _ = register(registry, run, experiment.name, experiment)
-    return promote(registry, experiment.name, version.number)
+    version, new = register(registry, run, experiment.name, experiment, control)
+    say(registered(version, new))
+    moved = promote(registry, version.name, version.number, alias, force)
+    for line in told(moved, alias):
+        say(line)
+    return moved
 
 
 def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, force: str | None = None) -> Moved:
@@ -74,6 +90,11 @@ def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, f
                 raise RegistryError(f"{version.title} is not promoted{over}: {'; '.join(event.told)}")
             return Moved(version, event)
     raise RegistryError(f"the history of {name}@{alias} moved {_ATTEMPTS} times meanwhile; try again")
+
+
+def registered(version: Version, new: bool) -> str:
+    """What came of a registration, in a line."""
+    return f"{version.title}: {'registered' if new else 'registered already, with the same files'}"
 
 
 def told(moved: Moved, alias: str) -> list[str]:

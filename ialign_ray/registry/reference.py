@@ -63,7 +63,8 @@ def resolve(reference: str, registry: Registry) -> Resolved:
     follow `models:/`. Raises RegistryError when there is none, or a file does not match its hash.
     """
     name, alias, number = parse(reference, registry)
-    version = registry.version(name, number) if number is not None else _held(registry, name, alias or CHAMPION)
+    number = holder(registry, name, alias or CHAMPION) if number is None else number
+    version = registry.version(name, number)
     return Resolved(version, alias, registry.fetch(version) / "model")
 
 
@@ -90,11 +91,12 @@ def _name(registry: Registry, plain: str) -> str:
     return names[0]
 
 
-def _held(registry: Registry, name: str, alias: str) -> Version:
+def holder(registry: Registry, name: str, alias: str) -> int:
+    """Number of the version that an alias points to. Raises RegistryError, with the aliases there are, for none."""
     aliases = registry.aliases(name)
     if alias not in aliases:
         known = ", ".join(sorted(aliases)) or "none yet"
         raise RegistryError(
             f"model {name!r} has no alias {alias!r} (it has: {known}); `ialign promote` a version first"
         )
-    return registry.version(name, aliases[alias])
+    return aliases[alias]

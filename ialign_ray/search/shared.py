@@ -49,6 +49,11 @@ def seeds(experiment: Experiment) -> list[int]:
     return sorted({int(s) for s in (domain.values or [])}) if domain else [experiment.train.seed]
 
 
+def control_of_trial(experiment: Experiment, point: Point) -> Path:
+    """The run folder of the control that a trial is compared with."""
+    return control_folder(experiment, int(point.get("train.seed", experiment.train.seed)))
+
+
 def control_point(seed: int) -> Point:
     """The replay-only control: the experiment's own settings but for the dose."""
     return {"replay.ratio": 1.0, "train.seed": seed}

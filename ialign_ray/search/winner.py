@@ -16,9 +16,9 @@ from ialign_ray.search.driver import search
 from ialign_ray.search.live import COLUMNS, cells
 from ialign_ray.search.page import write_page
 from ialign_ray.search.results import FRONT, TRIALS, WINNER
-from ialign_ray.search.shared import control_folder, seeds
+from ialign_ray.search.shared import control_of_trial, search_folder
 from ialign_ray.search.space import search_of
-from ialign_ray.storage import read_json, write_json
+from ialign_ray.storage import alone, read_json, write_json
 
 LOOKS, PAGE = "test-looks.json", "search.html"
 
@@ -26,8 +26,14 @@ LOOKS, PAGE = "test-looks.json", "search.html"
 def tune(experiment: Experiment, console: Console, *, resume: bool = False) -> Path:
     """Search, choose, judge on the test suites; returns the winner's run folder.
 
-    Raises IalignError with one sentence; ModelError when no trial spent its whole budget.
+    Raises IalignError with one sentence; ModelError when no trial spent its whole budget, ConfigError where another
+    process searches in the same folder.
     """
+    with alone(search_folder(experiment), "`ialign tune`"):
+        return _tune(experiment, console, resume)
+
+
+def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
     folder = search(experiment, console, resume=resume)
     page = write_page(folder, search_of(experiment), folder / PAGE)
     if not (folder / WINNER).exists():
@@ -39,8 +45,7 @@ def tune(experiment: Experiment, console: Console, *, resume: bool = False) -> P
     run = folder / TRIALS / str(found["trial"])
     if experiment.evaluate.suites:
         look(folder, found, console)
-        seed = found["point"].get("train.seed", seeds(experiment)[0])
-        evaluate(experiment, [run], control_folder(experiment, seed), console)
+        evaluate(experiment, [run], control_of_trial(experiment, found["point"]), console)
     _say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
     return run
 

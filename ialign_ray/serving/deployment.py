@@ -8,7 +8,6 @@ import os
 import re
 import socket
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -85,9 +84,14 @@ def application(settings: ServeConfig, registry: str) -> serve.Application:
         from ialign_ray.serving.vllm import vllm_application
 
         return vllm_application(settings, registry)
-    absolute = settings.model_copy(update={"keys": settings.keys and str(Path(settings.keys).absolute())})
+    paths = {"keys": settings.keys and str(Path(settings.keys).absolute()), "models": [*map(_path, settings.models)]}
+    absolute = settings.model_copy(update=paths)  # a replica's working directory is where Ray was started
     deployment = serve.deployment(name="models", **options(settings))(Replica)
     return deployment.bind(absolute.model_dump(mode="json"), registry_uri(registry))
+
+
+def _path(reference: str) -> str:
+    return str(Path(reference).absolute()) if Path(reference).exists() else reference
 
 
 def options(settings: ServeConfig) -> dict[str, Any]:
@@ -133,7 +137,7 @@ def running(settings: ServeConfig, registry: str, scaling: ScalingConfig, *, sho
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
         try:
             _deploy(built)
-            url = "http://{}:{}".format(*listening())
+            url = url_of(*listening())
             _wait_ready(url)
             yield url
         finally:
@@ -155,6 +159,11 @@ def listening() -> tuple[str, int]:
 
     http = _get_global_client().http_config
     return str(http.host), int(http.port)
+
+
+def url_of(host: str, port: int) -> str:
+    """Where HTTP answers."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def free_port(host: str, port: int) -> int:
@@ -192,7 +201,7 @@ def _wait_ready(url: str, seconds: float = 60.0) -> None:
         try:
             with urllib.request.urlopen(f"{url}/readyz", timeout=5):
                 return
-        except (urllib.error.URLError, OSError) as error:
+        except OSError as error:
             if time.monotonic() > end:
                 raise ClusterError(f"{url}/readyz does not answer ({error}); see the logs of Ray Serve") from error
         time.sleep(0.2)

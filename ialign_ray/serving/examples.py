@@ -62,6 +62,8 @@ def tried(url: str, cards: Sequence[Card]) -> Iterator[str]:
                 said = answer.read().decode()
         except urllib.error.HTTPError as error:
             raise ClusterError(f"{path} answered {error.code}: {error.read().decode()[:SHOWN]}") from error
+        except OSError as error:
+            raise ClusterError(f"{path} is not answered ({error}); see the logs of Ray Serve") from error
         yield f"{what}: {_short(said)}"
 
 

@@ -122,7 +122,7 @@ class ModelLibrary:
                 if named.alias is None:
                     raise
                 log.error("%s is refused: %s", named.source.id, error)
-                reason = reason or f"{named.source.id}: {error}"
+                reason = reason or _refusal(named.source.id, error)
                 refused.append(named.source.id)
             try:
                 named = await self._locate(reference, refused)
@@ -139,14 +139,14 @@ class ModelLibrary:
                 self._tell(named, gone)
             return
         target = f"{named.model}/{number}"
-        if named.refused is not None and named.refused.startswith(target) and time.monotonic() < named.retry_at:
+        if named.refused is not None and named.refused.startswith(f"{target}:") and time.monotonic() < named.retry_at:
             return
         try:
             source = await self._version(named.model or "", number)
             await self._pool.load(source, beside=True)
         except Exception as error:  # whatever is wrong with the new version, the old one serves
             named.retry_at = time.monotonic() + _TRY_AGAIN_S
-            self._tell(named, f"{target}: {_sentence(error)}")
+            self._tell(named, _refusal(target, error))
             log.error("%s stays at %s, %s is refused: %s", named.name, named.source.id, target, _sentence(error))
             return
         log.warning("%s moves from %s to %s", named.name, named.source.id, source.id)
@@ -220,6 +220,11 @@ class ModelLibrary:
     @property
     def _registry(self) -> Registry:
         return self._open_registry(self._location)
+
+
+def _refusal(version: str, error: Exception) -> str:
+    """`NAME/NUMBER: why`, by which a version that was refused is known again."""
+    return f"{version}: {_sentence(error).removeprefix(f'{version}: ')}"
 
 
 def _sentence(error: Exception) -> str:

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from ialign_ray.errors import ConfigError, IalignError, ModelError, RegistryErro
 from ialign_ray.languages import display_name
 from ialign_ray.registry.folder import beside_base, search_of
 from ialign_ray.registry.history import holders
-from ialign_ray.registry.reference import parse, registry_of
+from ialign_ray.registry.reference import holder, parse, registry_of
 from ialign_ray.registry.store import Registry, Version
 from ialign_ray.serving.contract import Card, Kind
 from ialign_ray.serving.engine.adapter_files import UNLIKE_LORA
@@ -172,6 +173,12 @@ def locate(
     return Named(name, from_folder(path, name))
 
 
+def locate_all(references: Sequence[str], registry: str) -> list[Named]:
+    """What the references of `serve.models` stand for, each under a name of its own. Raises an IalignError."""
+    open_registry = lru_cache(Registry)  # opening one checks its database
+    return with_own_names([locate(name, registry, open_registry) for name in references], references)
+
+
 def with_own_names(found: Sequence[Named], references: Sequence[str]) -> list[Named]:
     """Two folders of one name get their parents' too. Raises ConfigError where two models still share a name."""
     names = [named.name for named in found]
@@ -197,8 +204,7 @@ def bases(found: Sequence[Named]) -> list[Named]:
 
 
 def _held(registry: Registry, name: str, model: str, alias: str, refused: Sequence[str]) -> Named:
-    if alias not in registry.aliases(model):
-        raise RegistryError(f"model {model!r} has no alias {alias!r}; `ialign promote` a version first")
+    holder(registry, model, alias)  # or it is said that there is none
     reason: IalignError | None = None
     for number in holders(registry, model, alias):
         if f"{model}/{number}" in refused:

@@ -13,7 +13,7 @@ from typing import Any
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.serving.api import keys_of
-from ialign_ray.serving.sources import Named, bases, locate, with_own_names
+from ialign_ray.serving.sources import Named, bases, locate_all
 
 
 def vllm_application(settings: ServeConfig, registry: str) -> Any:
@@ -28,7 +28,7 @@ def vllm_application(settings: ServeConfig, registry: str) -> Any:
             "serve.engine is vllm, which is not installed; install it with pip install 'ray[llm]' on a machine with a "
             "GPU, or set serve.engine to transformers"
         ) from error
-    found = with_own_names([locate(name, registry) for name in settings.models], settings.models)
+    found = locate_all(settings.models, registry)
     configs = [LLMConfig(**llm_config(named, settings)) for named in (*found, *bases(found))]
     return build_openai_app({"llm_configs": configs})
 

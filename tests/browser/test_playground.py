@@ -72,7 +72,7 @@ def champion(folder, model):
     write_json(search / "front.json", [point(*row) for row in rows])
     why = f"the largest gain {MARKUP}"
     write_json(search / "winner.json", {"trial": "found", "why": why, "tolerance": 0.2, "against": "base", "trials": 2})
-    promote_run(experiment, run.rename(search / "trials" / "found"))
+    promote_run(experiment, run.rename(search / "trials" / "found"), print)
 
 
 def point(trial, gain, forgetting, feasible):

@@ -1,18 +1,21 @@
 """`ialign serve` before anything is started: what is wrong is said in one sentence."""
 
+import signal
 import socket
+from contextlib import suppress
 
 import pytest
 import yaml
 from refusals import refused
 from runs import GOOD
 
+from ialign_ray.cli_serve import _stopping
 from ialign_ray.config.load import serve_settings
-from ialign_ray.errors import ConfigError
+from ialign_ray.errors import ClusterError, ConfigError
 from ialign_ray.registry.promotion import promote
 from ialign_ray.serving.api import KeyRing
-from ialign_ray.serving.deployment import build, options, reason_of
-from ialign_ray.serving.examples import requests_of
+from ialign_ray.serving.deployment import application, build, free_port, options, reason_of, url_of
+from ialign_ray.serving.examples import requests_of, tried
 from ialign_ray.serving.sources import locate
 
 
@@ -32,7 +35,10 @@ def test_without_a_registry_the_cure_is_told(ialign):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--model", "champion"], "model 'mine' has no alias 'champion'; `ialign promote` a version first"),
+        (
+            ["--model", "champion"],
+            "model 'mine' has no alias 'champion' (it has: none yet); `ialign promote` a version first",
+        ),
         (["--model", "mine/9"], "model 'mine' has no version 9"),
         (["--model", "other@champion"], "has no model 'other'"),
         (["--model", "mine/1", "--set", "serve.port=99999"], "serve.port is 99999, but input should be less than"),
@@ -100,6 +106,36 @@ def test_replicas_scale_between_their_bounds_and_refuse_what_waits_too_long():
     assert scaled["autoscaling_config"] == {"min_replicas": 1, "max_replicas": 4, "target_ongoing_requests": 32}
     assert fixed["backpressure_config"]["status_code"] == 429
     assert fixed["graceful_shutdown_timeout_s"] > 7
+
+
+def test_paths_mean_the_same_wherever_a_replica_works(monkeypatch, tmp_path):
+    """A replica stands where Ray was started, not where `ialign serve` was."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("IALIGN_API_KEYS", raising=False)
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
+    deployed = application(serve_settings(data={"models": ["runs/mine", "champion", "org/name"]}), "runs")
+    settings, registry = deployed._bound_deployment.init_args
+    assert settings["models"] == [str(tmp_path / "runs" / "mine"), "champion", "org/name"]
+    assert registry == f"sqlite:///{tmp_path}/runs/mlflow.db"
+
+
+@pytest.mark.parametrize(("host", "url"), [("127.0.0.1", "http://127.0.0.1:8000"), ("::1", "http://[::1]:8000")])
+def test_an_address_is_what_a_client_takes(host, url):
+    assert url_of(host, 8000) == url
+
+
+def test_a_server_that_is_gone_is_one_sentence(registry):
+    port = free_port("127.0.0.1", 0)
+    with pytest.raises(ClusterError, match="/v1/models is not answered .*Connection refused"):
+        list(tried(f"http://127.0.0.1:{port}", [locate("mine/1", registry.uri).card()]))
+
+
+def test_handlers_are_put_back_when_a_trial_fails():
+    before = [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)]
+    with suppress(ClusterError), _stopping():
+        assert signal.getsignal(signal.SIGTERM) != before[1]
+        raise ClusterError("no answer")
+    assert [signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 def test_why_a_deployment_failed_is_found_in_what_the_replica_left():

@@ -1,83 +1,22 @@
-"""Names, versions and memory of what is served, on a real registry with a real engine."""
+"""Names and memory of what is served, on a real registry with a real engine."""
 
 import asyncio
-import logging
 import shutil
-from contextlib import AsyncExitStack, asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack
 
 import pytest
+from libraries import OPENED, ask, expected, kinds, of_base, of_run, serving, text_of
 from runs import BEST, FORGETFUL, GOOD, WEAK, make_run, small_experiment
 
-from ialign_ray.answer import answer, export_model
+from ialign_ray.answer import export_model
 from ialign_ray.config import override
-from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError, ModelError, RegistryError
-from ialign_ray.registry.promotion import promote, register, roll_back
+from ialign_ray.registry.promotion import promote, register
 from ialign_ray.serving import pool
-from ialign_ray.serving.contract import Sampling, UnknownModelError
-from ialign_ray.serving.engine import open_engine
-from ialign_ray.serving.library import ModelLibrary
+from ialign_ray.serving.contract import UnknownModelError
 from ialign_ray.training.trainer import MODEL
 
-QUESTION = "Translate the following text from English to Indonesian."
-TOKENS = 24
 SIZES = (("small", 0.9), ("large", 1.6))
-
-
-OPENED = []
-"""Engines of the running test; each with `loads`, the keys of the adapters in the order in which they were loaded."""
-
-
-@pytest.fixture(autouse=True)
-def _forget_engines():
-    OPENED.clear()
-
-
-def open_noted(*arguments, **limits):
-    engine = open_engine(*arguments, **limits)
-    engine.loads, load = [], engine.load
-
-    async def noted(adapter, folder):
-        await load(adapter, folder)
-        engine.loads.append(adapter)
-
-    engine.load = noted
-    OPENED.append(engine)
-    return engine
-
-
-def settings(*models, **fields):
-    return ServeConfig.model_validate({"models": list(models) or ["champion"], "follow_s": 1000, **fields})
-
-
-@asynccontextmanager
-async def serving(registry, *models, opening=open_noted, **fields):
-    made = ModelLibrary(settings(*models, **fields), registry.uri, opening)
-    try:
-        await made.start()
-        yield made
-    finally:
-        await made.close(1)
-
-
-async def ask(shelf, name=""):
-    """(what answered, its text)"""
-    async with shelf.lease(name) as served:
-        return served.id, await text_of(served)
-
-
-async def text_of(served):
-    prompt = served.encoder.prompt(QUESTION)
-    return "".join([p.text async for p in served.engine.stream(prompt, Sampling(TOKENS), served.adapter)])
-
-
-def kinds(shelf):
-    return {card.name: (card.id, card.kind) for card in shelf.cards()}
-
-
-def expected(library, run):
-    return answer(QUESTION, library / "runs" / "small" / run, None, TOKENS, 0.0)
 
 
 # --- names
@@ -95,7 +34,7 @@ def test_champion_base_and_every_version_can_be_asked(registry, library, tiny_mo
             }
             assert await ask(shelf, "champion") == await ask(shelf) == ("mine/2", expected(library, "good"))
             assert await ask(shelf, "mine/3") == ("mine/3", expected(library, "best"))
-            assert await ask(shelf, "base") == ("base", answer(QUESTION, None, str(tiny_model_folder), TOKENS, 0.0))
+            assert await ask(shelf, "base") == ("base", of_base(tiny_model_folder))
             assert len({(await ask(shelf, n))[1] for n in ("base", "mine/2", "mine/3")}) == 3
         assert len(OPENED) == 1
         assert not OPENED[0]._worker.is_alive()
@@ -163,8 +102,8 @@ def test_an_adapter_that_is_more_than_lora_gets_an_engine_of_its_own(registry, t
         async with serving(registry, str(run)) as shelf:
             assert kinds(shelf) == {"dora": ("dora", "full"), "base": ("base", "base")}
             assert len(OPENED) == 1
-            assert (await ask(shelf, "dora"))[1] == answer(QUESTION, run, None, TOKENS, 0.0)
-            assert (await ask(shelf, "base"))[1] == answer(QUESTION, None, str(tiny_model_folder), TOKENS, 0.0)
+            assert (await ask(shelf, "dora"))[1] == of_run(run)
+            assert (await ask(shelf, "base"))[1] == of_base(tiny_model_folder)
             assert len(OPENED) == 2
 
     asyncio.run(story())
@@ -176,7 +115,7 @@ def test_full_versions_take_turns_and_the_old_one_leaves_the_memory(registry, tm
     for run in runs:
         register(registry, run, "big")
     promote(registry, "big", 1)
-    texts = [answer(QUESTION, run, None, TOKENS, 0.0) for run in runs]
+    texts = [of_run(run) for run in runs]
     assert texts[0] != texts[1]
     monkeypatch.setattr(pool, "IDLE_S", 0.0)
 
@@ -330,202 +269,5 @@ def test_a_run_whose_files_are_gone_is_refused_and_the_others_serve(registry, li
             with pytest.raises(ModelError):
                 await ask(shelf, "best")
             assert (await ask(shelf, "good"))[0] == "good"
-
-    asyncio.run(story())
-
-
-# --- promotion
-
-
-def test_a_moved_alias_is_taken_up_while_requests_keep_what_they_began_with(registry, library):
-    promote(registry, "mine", WEAK)
-    texts = {f"mine/{n}": expected(library, run) for n, run in ((WEAK, "weak"), (BEST, "best"))}
-
-    async def story():
-        async with serving(registry, max_adapters=1) as shelf:
-            async with shelf.lease("champion") as old:
-                promote(registry, "mine", BEST)
-                await shelf.look()
-                assert await ask(shelf, "champion") == ("mine/3", texts["mine/3"])
-                assert (old.id, await text_of(old)) == ("mine/1", texts["mine/1"])
-            assert kinds(shelf)["champion"] == ("mine/3", "adapter")
-            await shelf._pool.trim()
-            assert OPENED[0].loaded() == ("mine/3",)
-            roll_back(registry, "mine")
-            await shelf.look()
-            assert await ask(shelf, "champion") == ("mine/1", texts["mine/1"])
-
-    asyncio.run(story())
-
-
-def test_a_champion_on_another_base_brings_its_base_along(registry, tmp_path, tiny_model_folder, monkeypatch):
-    from safetensors.torch import load_file, save_file
-
-    other = shutil.copytree(tiny_model_folder, tmp_path / "other")
-    weights = load_file(other / "model.safetensors")
-    save_file(
-        {k: w * 1.5 if "mlp" in k else w for k, w in weights.items()}, other / "model.safetensors", {"format": "pt"}
-    )
-    run = make_run(small_experiment(tmp_path, other), "moved", {"eng": 1.0, "ind": 1.6, "jav": 1.6}, 7)
-    number = register(registry, run, "mine")[0].number
-    promote(registry, "mine", GOOD)
-    monkeypatch.setattr(pool, "IDLE_S", 0.0)
-
-    async def story():
-        async with serving(registry) as shelf:
-            before = await ask(shelf, "base")
-            registry.call("set_registered_model_alias", "mine", "champion", str(number))
-            await shelf.look()
-            assert await ask(shelf) == (f"mine/{number}", answer(QUESTION, run, None, TOKENS, 0.0))
-            assert await ask(shelf, "base") == ("base", answer(QUESTION, None, str(other), TOKENS, 0.0))
-            assert before != await ask(shelf, "base")
-            await shelf._pool.trim()
-            assert [e._worker.is_alive() for e in OPENED] == [False, True]
-
-    asyncio.run(story())
-
-
-def test_no_request_fails_or_mixes_versions_while_the_alias_moves(registry, library):
-    promote(registry, "mine", WEAK)
-    texts = {f"mine/{n}": expected(library, run) for n, run in ((WEAK, "weak"), (BEST, "best"))}
-
-    async def story():
-        seen = []
-        async with serving(registry, max_adapters=1, follow_s=0.05) as shelf:
-            ending = asyncio.Event()
-
-            async def client():
-                while not ending.is_set():
-                    seen.append(await ask(shelf))
-
-            clients = [asyncio.create_task(client()) for _ in range(4)]
-            for _ in range(2):
-                await asyncio.to_thread(promote, registry, "mine", BEST)
-                await asyncio.sleep(0.4)
-                await asyncio.to_thread(roll_back, registry, "mine")
-                await asyncio.sleep(0.4)
-            ending.set()
-            await asyncio.gather(*clients)
-        return seen
-
-    seen = asyncio.run(story())
-    assert {version for version, _ in seen} == set(texts)
-    assert [(v, t) for v, t in seen if texts[v] != t] == []
-
-
-def test_a_version_that_does_not_load_is_refused_and_told(registry, library, tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("IALIGN_CACHE", str(tmp_path / "cache"))
-    promote(registry, "mine", GOOD)
-
-    async def story():
-        async with serving(registry) as shelf:
-            registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
-            spoil(monkeypatch)
-            await shelf.look()
-            assert (await ask(shelf, "champion"))[0] == "mine/2"
-            refused = shelf.cards()[0].details["refused"]
-            assert refused.startswith("mine/3: mine/3: model/adapter_model.safetensors is missing or does not match")
-            assert "champion stays at mine/2, mine/3 is refused" in caplog.text
-            caplog.clear()
-            await shelf.look()
-            assert "refused" not in caplog.text  # told once, and tried again after a while only
-            registry.call("set_registered_model_alias", "mine", "champion", str(GOOD))
-            await shelf.look()
-            assert "refused" not in shelf.cards()[0].details
-
-    asyncio.run(story())
-
-
-def spoil(monkeypatch):
-    """What is downloaded of any version from now on lacks a byte."""
-    from ialign_ray.registry.store import Registry
-
-    real = Registry.call
-
-    def call(self, method, *args, **kwargs):
-        found = real(self, method, *args, **kwargs)
-        if method == "download_artifacts":
-            file = next(Path(found).rglob("adapter_model.safetensors"))
-            file.write_bytes(file.read_bytes()[:-1])
-        return found
-
-    monkeypatch.setattr(Registry, "call", call)
-
-
-def test_a_replica_that_starts_after_a_bad_promotion_serves_the_holder_before(registry, library, tmp_path):
-    promote(registry, "mine", GOOD)
-    registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
-
-    def picky(*arguments, **limits):
-        engine = open_noted(*arguments, **limits)
-        load = engine.load
-
-        async def refusing(adapter, folder):
-            if adapter == "mine/3":
-                raise ModelError("adapter mine/3 does not fit the base")
-            await load(adapter, folder)
-
-        engine.load = refusing
-        return engine
-
-    async def story():
-        async with serving(registry, opening=picky) as shelf:
-            assert (await ask(shelf))[0] == "mine/2"
-            assert shelf.cards()[0].details["refused"] == "mine/3: adapter mine/3 does not fit the base"
-
-    asyncio.run(story())
-
-
-def test_where_no_holder_loads_the_first_reason_is_told(registry):
-    promote(registry, "mine", GOOD)
-    registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
-
-    def picky(*arguments, **limits):
-        engine = open_noted(*arguments, **limits)
-
-        async def refusing(adapter, folder):
-            raise ModelError(f"adapter {adapter} does not fit the base")
-
-        engine.load = refusing
-        return engine
-
-    async def story():
-        async with serving(registry, opening=picky):
-            pass
-
-    with pytest.raises(ModelError, match="^mine/3: adapter mine/3 does not fit the base$"):
-        asyncio.run(story())
-
-
-def test_a_registry_out_of_reach_changes_nothing(registry, tmp_path, caplog):
-    promote(registry, "mine", GOOD)
-
-    async def story():
-        async with serving(registry) as shelf:
-            database = tmp_path / "runs" / "mlflow.db"
-            whole = database.read_bytes()
-            database.write_bytes(b"no database at all" * 1000)
-            caplog.set_level(logging.WARNING)
-            await shelf.look()
-            await shelf.look()
-            assert caplog.text.count("registry cannot be read, the present versions go on serving") == 1
-            assert (await ask(shelf))[0] == "mine/2"
-            database.write_bytes(whole)
-            promote(registry, "mine", BEST)
-            await shelf.look()
-            assert (await ask(shelf))[0] == "mine/3"
-
-    asyncio.run(story())
-
-
-def test_an_alias_that_is_gone_leaves_its_last_version(registry):
-    promote(registry, "mine", GOOD)
-
-    async def story():
-        async with serving(registry) as shelf:
-            registry.call("delete_registered_model_alias", "mine", "champion")
-            await shelf.look()
-            assert (await ask(shelf))[0] == "mine/2"
-            assert "gone from the registry" in shelf.cards()[0].details["refused"]
 
     asyncio.run(story())

@@ -101,14 +101,17 @@ def test_the_winner_of_a_search_finds_its_control_and_the_base(spoilable):
     write_json(search / "front.json", [{"trial": "trial-1", "gain": 1.5}])
     write_json(search / "winner.json", {"trial": "trial-1", "why": "it is", "tolerance": 0.2, "budget": 3})
     trial, _ = run.rename(search / "trials" / "trial-1"), control.rename(search / "control-s0")
-    moved = promote_run(experiment, trial)
+    said = []
+    moved = promote_run(experiment, trial, said.append)
+    assert said[:2] == ["small/1: registered", "small/1 is champion: promoted"]
     assert (moved.version.title, moved.event.kind) == ("small/1", "promoted")
     assert [t for t in moved.event.told if "against control" in t]
     assert [t for t in moved.event.told if "against base" in t]
     found = search_of(Registry(str(run.parents[1])).fetch(moved.version))
     assert found["front"] == [{"trial": "trial-1", "gain": 1.5}]
     assert (found["trial"], found["why"], found["tolerance"]) == ("trial-1", "it is", 0.2)
-    assert promote_run(experiment, trial).event is None  # again: it holds the alias
+    assert promote_run(experiment, trial, said.append).event is None
+    assert said[-2:] == ["small/1: registered already, with the same files", "small/1 is champion already"]
 
 
 def test_an_unfinished_run_is_refused(registry, tmp_path):

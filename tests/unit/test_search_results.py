@@ -1,6 +1,8 @@
 import json
 import math
 import re
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -14,8 +16,9 @@ from ialign_ray.search.estimate import Speed, estimate, reaching, tell
 from ialign_ray.search.live import Progress
 from ialign_ray.search.page import render_page, write_page
 from ialign_ray.search.results import trials_table, write_results
-from ialign_ray.search.winner import look
-from ialign_ray.storage import read_json, write_json
+from ialign_ray.search.shared import search_folder
+from ialign_ray.search.winner import look, tune
+from ialign_ray.storage import alone, read_json, write_json
 
 SPACE = {"replay.ratio": Domain(choice=[0, 0.25, 0.5, 0.75]), "tasks.mix": Domain(choice=["pair", {"mt": 1.0}])}
 SETTINGS = SearchConfig(space=SPACE, tolerance=0.1)
@@ -177,3 +180,27 @@ def test_points_are_told_in_json(folder):
     row = table[table["trial"] == "t2"].iloc[0]
     assert json.loads(row["point"]) == {"replay.ratio": 0.75, "tasks.mix": {"mt": 1.0}}
     assert row["tasks.mix"] == '{"mt": 1.0}'
+
+
+HOLD = """
+import sys, pathlib, ialign_ray.storage
+with ialign_ray.storage.alone(pathlib.Path(sys.argv[1]), "search"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_searches_in_one_folder_are_refused_until_the_first_is_gone(experiment_data):
+    experiment = build_experiment(experiment_data | {"search": {"space": {"train.seed": {"choice": [1, 2]}}}}, "test")
+    folder = search_folder(experiment)
+    first = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="another `ialign tune` works in .*/search; wait for it or stop it"):
+            tune(experiment, Console(quiet=True), resume=True)
+        assert not folder.exists()
+    finally:
+        first.kill()
+        first.communicate()
+    with alone(folder, "search"):
+        pass

@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from test_results import GROUPS, classified, translated
 
+from ialign_ray.config import build_experiment
 from ialign_ray.evaluation import measures, results
+from ialign_ray.evaluation.analysis import analyse
 from ialign_ray.evaluation.statistics import Difference
 from ialign_ray.evaluation.verdict import (
     Rules,
@@ -79,6 +81,17 @@ def test_likelihoods_are_turned_so_that_more_is_better():
     lost = said(found, "forgetting")
     assert [s.outcome for s in lost] == ["forgot", "forgot"]
     assert lost[0].text.startswith("Old instructions (chat): arm forgot more than 0.1 against base: -1.")
+
+
+def test_losses_are_judged_by_the_limit_that_the_gate_has(experiment_data, tmp_path):
+    """A report that says "forgot" of what promotion lets pass would have two truths."""
+    suites = [{"kind": "instructions", "name": "chat", "path": str(tmp_path / "old.jsonl")}]
+    data = experiment_data | {"evaluate": {"suites": suites, "resamples": 300}, "promotion": {"loss_tolerance": 2.5}}
+    before, after = ([{"chat": translated(c, suite="chat", names=("dolly",))}] for c in (2.0, 3.0))
+    found = analyse(build_experiment(data, "test"), {"base": before, "arm": after}, {}).statements
+    assert said(found, "forgetting")[0].text.startswith(
+        "Old instructions (chat): arm kept what base could do, within 2.5"
+    )
 
 
 def test_no_control_no_gain():
