@@ -2,6 +2,7 @@
 
 import asyncio
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -43,6 +44,27 @@ def test_an_adapter_answers_scores_and_reads_as_itself(tiny_model, tiny_tokenize
     with torch.no_grad():
         logs = torch.log_softmax(adapted(torch.tensor([prompt])).logits[0], -1)
     assert told[1:] == pytest.approx([float(logs[at, token]) for at, token in enumerate(prompt[1:])], abs=1e-3)
+
+
+def test_another_base_of_the_same_name_has_a_prior_of_its_own(tiny_model, tiny_tokenizer):
+    """`base` stays `base` when the champion moves to a version on another one."""
+    other = copy.deepcopy(tiny_model)
+    with torch.no_grad():
+        for weights in other.parameters():
+            weights.add_(torch.randn(weights.shape, generator=torch.Generator().manual_seed(2)) * 0.05)
+    engine = TransformersEngine(other, tiny_tokenizer, Limits(4, 4096))
+    body = {"model": "base", "texts": [TEXT], "labels": LABELS, "prompt": "{text} So?", "scorer": "calibrated"}
+    with running(tiny_model, tiny_tokenizer) as api:
+        plain = api.library.served["plain"]
+        api.library.served |= {"base": replace(plain, id="base"), "other": replace(plain, id="other", engine=engine)}
+        moved = replace(plain, id="base", engine=engine)
+        expected = api.post("/v1/classify", body | {"model": "other"}).json()["data"]
+        before = api.post("/v1/classify", body).json()["data"]
+        api.library.served["base"] = moved
+        after = api.post("/v1/classify", body).json()["data"]
+    asyncio.run(engine.close(0))
+    assert before != expected
+    assert after == expected
 
 
 @pytest.fixture(scope="module")

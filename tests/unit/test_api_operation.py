@@ -1,5 +1,6 @@
 """Keys, rates, time limits, clients that go away, leases, the access log and the metrics."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -17,7 +18,7 @@ from starlette.routing import Mount
 
 from ialign_ray.config.serve import LimitsConfig, ServeConfig
 from ialign_ray.errors import ConfigError
-from ialign_ray.serving.api import KeyRing, add_key, check_exposure, keys_of, new_key
+from ialign_ray.serving.api import KeyRing, add_key, check_exposure, front, keys_of, new_key
 from ialign_ray.serving.api.errors import ApiError
 from ialign_ray.serving.api.limits import Bucket, Rates
 
@@ -275,6 +276,31 @@ def test_a_model_is_held_until_the_last_event(api):
     api.quiet()
 
 
+@pytest.mark.parametrize("spec", ["2.3", "2.4"])
+def test_a_client_that_does_not_read_is_given_up_and_is_no_bug_of_ours(api, spec, monkeypatch, caplog):
+    monkeypatch.setattr(front, "_SLACK_S", 0.0)
+    monkeypatch.setattr(api.service, "settings", ServeConfig(limits=LimitsConfig(timeout_s=2)))
+    before, body, sent = len(api.log.text), json.dumps(ASK | {"stream": True}).encode(), []
+
+    parts = iter([{"type": "http.request", "body": body}])
+
+    async def receive():
+        return next(parts, None) or await asyncio.Event().wait()
+
+    async def send(message):
+        sent.append(message["type"])
+        if message["type"] == "http.response.body":
+            await asyncio.Event().wait()
+
+    scope = {"type": "http", "asgi": {"spec_version": spec}, "method": "POST", "path": CHAT, "query_string": b""}
+    scope["headers"] = [(b"content-type", b"application/json")]
+    asyncio.run(asyncio.wait_for(api.app(scope, receive, send), 20))
+    assert sent == ["http.response.start", "http.response.body"]
+    [line] = api.log.lines[before:]
+    assert (line["status"], line["error"]) == (200, "client_gone")
+    assert not [r for r in caplog.records if r.name == "ialign_ray.serving"]
+
+
 @pytest.fixture(scope="module")
 def hurried(tiny_model, tiny_tokenizer):
     limits = LimitsConfig(timeout_s=0.3, default_new_tokens=400, prompt_tokens=40)
@@ -329,22 +355,14 @@ def test_of_choices_that_do_not_all_fit_none_goes_on(hurried):
     hurried.quiet()
 
 
-def test_a_server_that_drains_is_not_ready(hurried):
+def test_without_models_nothing_is_ready(hurried):
     assert hurried.get("/readyz").json() == {"status": "ready"}
-    hurried.service.draining = True
+    models, hurried.library.served = hurried.library.served, {}
     try:
         response = hurried.get("/readyz")
         assert error_of(response, 503)["code"] == "not_ready"
         assert response.headers["retry-after"]
         assert hurried.get("/healthz").status_code == 200
-    finally:
-        hurried.service.draining = False
-
-
-def test_without_models_nothing_is_ready(hurried):
-    models, hurried.library.served = hurried.library.served, {}
-    try:
-        error_of(hurried.get("/readyz"), 503)
         error_of(hurried.post(CHAT, ASK), 503)
         assert hurried.get("/v1/models").json()["data"] == []
     finally:

@@ -67,17 +67,23 @@ class ChatChoice(Answer):
     finish_reason: Finish
 
 
-class ChatCompletion(Answer):
-    """Answer of `/v1/chat/completions`."""
+class Generated(Answer):
+    """What every generated answer begins with."""
 
     id: str
-    object: Literal["chat.completion"] = "chat.completion"
+    object: str
     created: int
     """Unix seconds."""
     model: str
     """Name that was asked for."""
     system_fingerprint: str
     """What exactly answered, as in `x-model-version`."""
+
+
+class ChatCompletion(Generated):
+    """Answer of `/v1/chat/completions`."""
+
+    object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
     usage: Usage
 
@@ -102,14 +108,10 @@ class ChatChunkChoice(Answer):
     finish_reason: Finish | None = None
 
 
-class ChatChunk(Answer):
+class ChatChunk(Generated):
     """An event of a streamed chat answer."""
 
-    id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
 
@@ -135,14 +137,10 @@ class Choice(Answer):
     finish_reason: Finish | None = None
 
 
-class Completion(Answer):
+class Completion(Generated):
     """Answer of `/v1/completions`, and the event of its stream."""
 
-    id: str
     object: Literal["text_completion"] = "text_completion"
-    created: int
-    model: str
-    system_fingerprint: str
     choices: list[Choice]
     usage: Usage | None = None
 

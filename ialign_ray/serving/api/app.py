@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import version
+from typing import Any
 
 from fastapi import FastAPI
 from starlette.middleware import Middleware
@@ -30,6 +31,14 @@ from ialign_ray.serving.contract import Library
 _ROUTES = (models, chat, completions, translate, classify, score, health, docs, page)
 
 
+class _Api(FastAPI):
+    """An application whose document tells this server's limits and keys."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The document of `/openapi.json` and `/docs`."""
+        return document(self, self.state.service)
+
+
 def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> FastAPI:
     """The application; `app.state.service` is what its routes share.
 
@@ -38,7 +47,7 @@ def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> 
     """
     service = Service(library, settings, keys)
     # FastAPI's own documentation pages load scripts from other hosts, which a server without network cannot reach.
-    app = FastAPI(
+    app = _Api(
         title="ialign_ray",
         version=version("ialign_ray"),
         docs_url=None,
@@ -50,5 +59,4 @@ def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> 
         app.include_router(part.router)
     errors.install(app)
     access.open_log()
-    app.openapi = lambda: document(app, service)  # type: ignore[method-assign]
     return app

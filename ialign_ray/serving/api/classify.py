@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import ref
 
 import numpy as np
 from fastapi import APIRouter, Request
@@ -112,7 +113,8 @@ async def _sums(served: Served, question: Question, prompts: Sequence[str], serv
 
 
 async def _prior(served: Served, question: Question, service: Service) -> LabelSums:
-    key = (served.id, served.adapter, question)
+    # `base` keeps its id when a promotion brings another base along; the engine is another one then
+    key = (ref(served.engine), served.id, served.adapter, question)
     found = service.priors.get(key)
     if found is None:
         found, _ = await _sums(served, question, question.content_free(), service)

@@ -16,7 +16,6 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
 
 from ialign_ray.errors import IalignError
 from ialign_ray.serving.contract import BusyError, EngineError, UnknownModelError
@@ -185,16 +184,10 @@ async def handle(request: Request, error: Exception) -> JSONResponse:
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the app's routes in OpenAI's shape; unknown exceptions reach the front (`front.py`)."""
+    """Answer every error of the app's routes in OpenAI's shape; all others reach the front (`front.py`)."""
     kinds: tuple[type[Exception], ...] = (HTTPException, RequestValidationError, IalignError)
     for kind in kinds:
         app.add_exception_handler(kind, handle)
-
-    async def gone(_: Request, error: Exception) -> JSONResponse:
-        return JSONResponse(None, GONE)
-
-    app.add_exception_handler(GoneError, gone)
-    app.add_exception_handler(ClientDisconnect, gone)
 
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:

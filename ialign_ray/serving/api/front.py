@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import Final
 
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ialign_ray.serving.api import access
@@ -57,8 +59,8 @@ class Front:
                 self._admit(headers, wire.call)
             wire.check_length(headers)
             await self.app(scope, wire.receive, wire.send)
-        except GoneError:
-            wire.status = wire.status or GONE
+        except (GoneError, ClientDisconnect):
+            await wire.give_up(scope)
         except ApiError as error:
             await wire.refuse(scope, error)
         except asyncio.CancelledError:
@@ -151,6 +153,12 @@ class Wire:
         self.call.failure = error.reason
         if not self.status:
             await response(error)(scope, self.incoming, self.send)
+
+    async def give_up(self, scope: Scope) -> None:
+        """End a request whose client has gone, or does not read; nobody receives what is still sent."""
+        self.call.failure = "client_gone"
+        if not self.status:
+            await JSONResponse(None, GONE)(scope, self.incoming, self.send)
 
     def _noted(self, message: Message) -> Message:
         if message["type"] == "http.disconnect" and not self._sent:

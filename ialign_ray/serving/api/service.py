@@ -32,8 +32,6 @@ class Service:
     rates: Rates = field(default_factory=Rates)
     metrics: Metrics = field(default_factory=Metrics)
     priors: Priors = field(default_factory=lambda: Priors())
-    draining: bool = False
-    """Set it before a shutdown: `/readyz` then answers 503, and requests under way end."""
 
     @property
     def limits(self) -> LimitsConfig:
