@@ -148,7 +148,7 @@ class Alone:
 
     def answer(self, count: int, work: list[Ask]) -> None:
         async def one(number: int, ask: Ask) -> int:
-            stream = self._engine.stream(ask.prompt, Sampling(max_new_tokens=ask.new))
+            stream = self._engine.stream(ask.prompt, Sampling(max_new_tokens=ask.new), whole=True)
             return sum([len(piece.tokens) async for piece in stream])
 
         self._loop.run_until_complete(clients(count, work, one))
