@@ -6,7 +6,7 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
@@ -82,7 +82,8 @@ class ModelLibrary:
     async def look(self) -> None:
         """Look where the aliases stand, and take up what has moved. A registry out of reach changes nothing."""
         silent: list[str] = []
-        for each in (*(partial(self._look_at, model) for model in self._models()), self._list):
+        looks: list[Callable[[], Awaitable[None]]] = [partial(self._look_at, model) for model in self._models()]
+        for each in (*looks, self._list):
             try:
                 await each()
             except Exception as error:  # of the registry, its database or the network: what serves is untouched by it
