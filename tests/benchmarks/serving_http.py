@@ -221,7 +221,7 @@ def main() -> None:
     found: dict[str, Any] = {"load": round(os.getloadavg()[0], 1), "processors": os.cpu_count()}
     for size in options.size:
         found[size] = measured(size, options.rounds)
-    keep("http", found, Path(__file__).parents[2] / "docs" / "results" / "serving")
+    keep("serving_http", found)
 
 
 if __name__ == "__main__":
