@@ -28,7 +28,8 @@ check: setup  ## ruff and strict mypy
 	$(BIN)/mypy
 
 test: setup  ## all tests but the nightly ones; those of the shared data are skipped, visibly, where it is absent
-	$(BIN)/python -m pytest -m "not nightly and not cluster"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not ray and not browser and not nightly and not cluster"
+	$(BIN)/python -m pytest -m "(ray or browser) and not nightly and not cluster"
 
 nightly: setup  ## all tests and the long ones: who dies, when, and how many workers go on
 	$(BIN)/python -m pytest -m "not cluster"

@@ -4,6 +4,7 @@ import sys
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["COLUMNS"] = "200"  # rich takes the width that is set when the command line is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 import pyarrow as pa
@@ -134,8 +135,6 @@ def write_yaml(tmp_path):
 def ialign(monkeypatch, capsys):
     """Runs the command line in this process: (exit code, stdout, stderr)."""
     from ialign_ray import cli
-
-    monkeypatch.setenv("COLUMNS", "200")
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["ialign", *map(str, arguments)])
