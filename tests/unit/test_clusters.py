@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import venv
 from importlib.resources import files
 from pathlib import Path
 
@@ -276,11 +277,10 @@ def test_shellcheck_finds_nothing_in_the_commands(path, tmp_path):
 
 
 def set_up(home: Path, *, source: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess:
-    venv = str(Path(sys.executable).parent.parent)
     defaults = {
         "HOME": str(home),
         "PATH": os.environ["PATH"],
-        "IALIGN_VENV": venv,
+        "IALIGN_VENV": str(Path(sys.executable).parent.parent),
         "IALIGN_SHARED": str(home / "shared"),
     }
     script = [str(CLUSTERS / "setup.sh"), str(source)]
@@ -300,6 +300,49 @@ def test_setting_up_a_host_twice_is_setting_it_up_once(tmp_path):
     said = subprocess.run(shell, capture_output=True, text=True).stdout.split()
     assert said == ["token", str(Path(sys.executable).parent / "ialign")]
     assert list((tmp_path / "shared").iterdir()) == []
+
+
+PIP = """
+import pathlib, sys
+here = pathlib.Path(__file__).parents[1]
+with open(here / "installed", "a") as file:
+    print(*sys.argv[1:], file=file)
+if pathlib.Path(sys.argv[-1], "broken").exists():
+    sys.exit("pip failed")
+for package in ("ialign_ray", "ray"):
+    (here / package).mkdir(exist_ok=True)
+"""
+
+
+def test_a_changed_source_is_installed_again_and_nothing_else(tmp_path):
+    """A venv of its own, whose pip is a stand-in: the real one would need an index."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "pip").mkdir()
+    (packages / "pip" / "__main__.py").write_text(PIP)
+    source = tmp_path / "source"
+    (source / "ialign_ray").mkdir(parents=True)
+    (source / "pyproject.toml").write_text("[project]\n")
+
+    def installed() -> int:
+        done = set_up(tmp_path, source=source, IALIGN_VENV=str(tmp_path / "venv"), PYTHONPATH="")
+        assert (done.returncode == 0) != (source / "broken").exists(), done.stderr
+        lines = (packages / "installed").read_text().splitlines() if (packages / "installed").exists() else []
+        assert set(lines) <= {f"install --quiet {source}"}
+        return len(lines)
+
+    (packages / "ialign_ray").mkdir()
+    (packages / "ray").mkdir()
+    assert installed() == 0  # an image's own, which this script did not install
+    (packages / "ray").rmdir()
+    assert [installed(), installed()] == [1, 1]
+    (source / "pyproject.toml").write_text("[project]\ndependencies = ['ray']\n")
+    assert [installed(), installed()] == [2, 2]
+    (source / "ialign_ray" / "cli.py").write_text("")
+    (source / "broken").touch()
+    assert [installed(), installed()] == [3, 4]  # what failed is tried again
+    (source / "broken").unlink()
+    assert [installed(), installed()] == [5, 5]
 
 
 @pytest.mark.parametrize(
