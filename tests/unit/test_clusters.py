@@ -383,7 +383,7 @@ case "$1" in
 esac
 """
 IALIGN = """#!/bin/bash
-trap 'sleep 0.5; kill $slept; exit 143' TERM
+trap 'sleep 0.5; kill $slept; exit ${CODE:-143}' TERM
 while [ "$(grep -c token "$SAID")" -lt 2 ]; do sleep 0.05; done
 echo "ialign $* at $RAY_ADDRESS" >> "$SAID"
 if [ "$1" = long ]; then sleep 30 & slept=$!; wait $slept; fi
@@ -412,9 +412,9 @@ def slurm(tmp_path):
         "SLURM_GPUS_ON_NODE": "4",
     }
 
-    def start(*arguments: str) -> subprocess.Popen:
+    def start(*arguments: str, **more: str) -> subprocess.Popen:
         command = ["bash", str(CLUSTERS / "slurm.sh"), *arguments]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=environment | more, stderr=subprocess.PIPE, text=True)
 
     return start
 
@@ -431,16 +431,37 @@ def test_slurm_starts_a_head_and_workers_and_ends_with_the_commands_code(slurm, 
     assert not list(tmp_path.glob(".ialign-job-*"))
 
 
-def test_slurms_signal_reaches_the_driver_which_saves_and_ends(slurm, tmp_path):
-    process = slurm("long")
+def slow(tmp_path: Path, command: str) -> str:
+    """What every bash reads at its start: the script waits a second before one of its commands, as on a loaded host."""
+    path = tmp_path / "slow"
+    path.write_text(f"slow() {{ if [ \"$BASH_COMMAND\" = '{command}' ]; then sleep 1; fi; }}\ntrap slow DEBUG\n")
+    return str(path)
+
+
+def test_a_command_that_ends_before_it_is_waited_for_keeps_its_code(slurm, tmp_path):
+    process = slurm("align", BASH_ENV=slow(tmp_path, "driver=$!"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 7, errors
+
+
+def signalled(process: subprocess.Popen, said: Path) -> int:
+    """The code of a script that gets Slurm's signal while its command runs."""
     until = time.monotonic() + 30
-    while "ialign long" not in ((tmp_path / "said").read_text() if (tmp_path / "said").exists() else ""):
+    while "ialign long" not in (said.read_text() if said.exists() else ""):
         assert time.monotonic() < until
         time.sleep(0.05)
     process.terminate()
     process.communicate(timeout=30)
-    assert process.returncode == 143
+    return process.returncode
+
+
+def test_slurms_signal_reaches_the_driver_which_saves_and_ends(slurm, tmp_path):
+    assert signalled(slurm("long"), tmp_path / "said") == 143
     assert not list(tmp_path.glob(".ialign-job-*"))
+
+
+def test_the_drivers_code_counts_where_it_ends_beside_the_signal(slurm, tmp_path):
+    assert signalled(slurm("long", CODE="9", BASH_ENV=slow(tmp_path, "code=$?")), tmp_path / "said") == 9
 
 
 def test_slurm_without_an_environment_or_a_command_says_so(slurm, tmp_path):
