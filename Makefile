@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly test-cluster quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving fuzz clean
+.PHONY: help setup check test test-fast nightly test-cluster quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -69,7 +69,7 @@ miniature-search: setup  ## the search of docs/search.md on real data: dose and 
 schema: setup  ## print the JSON Schema of the experiment file
 	$(BIN)/ialign schema
 
-bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving  ## all benchmarks, as ratios within one run; about ten minutes
+bench: bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale  ## all benchmarks, as ratios within one run; about a quarter of an hour
 
 bench-setup: setup
 	$(BIN)/python -m pip install --quiet -e '.[bench]'
@@ -99,6 +99,11 @@ bench-serving: bench-setup  ## the serving engine against generate and transform
 bench-search: bench-setup  ## tokens until the grid's best setting, and trials an hour against one process a trial
 	$(BIN)/python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv
 	$(BIN)/python tests/benchmarks/trials_per_hour.py 12 18
+
+bench-scale: bench-setup  ## the model of cost and time: its constants, and its parts against 1 to 8 small workers
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/scale_model.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/scale_check.py
+	$(BIN)/python tests/benchmarks/render.py
 
 bench-corpus: bench-setup  ## reading and cleaning a corpus against `datasets` and OpusFilter
 	$(BIN)/python tests/benchmarks/corpus_scale.py

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Makes a host ready for Ray: the package installed, shared storage there, what login shells need in their profile.
-# Every cluster file here runs it on each host, and running it again changes nothing:
+# Every cluster file here runs it on each host; running it again changes nothing, unless the source has changed:
 #
 #   IALIGN_SHARED=/srv/ialign [IALIGN_VENV=~/ialign-venv] [IALIGN_PYTHON=python3.11] setup.sh SOURCE
 #
@@ -28,7 +28,18 @@ if [ -n "${IALIGN_VENV:-}" ]; then
   [ -x "$IALIGN_VENV/bin/python" ] || "$python" -m venv "$IALIGN_VENV"
   python=$IALIGN_VENV/bin/python
 fi
-"$python" -c 'import ialign_ray, ray' 2>/dev/null || "$python" -m pip install --quiet "$source"
+# What this script installed is installed again when the source has changed; what was there without it, an image's or
+# a developer's, is left. A mark of an installation that was killed fits no source.
+home=$("$python" -c 'import os, site, sys; print(sys.prefix if os.access(sys.prefix, os.W_OK) else site.getuserbase())')
+mark=$home/.ialign-source
+present=$(cd "$source" && find pyproject.toml ialign_ray -type f ! -name '*.pyc' -exec sha256sum {} + | sort | sha256sum)
+"$python" -P -c 'import ialign_ray, ray' 2>/dev/null && known=$(cat "$mark" 2>/dev/null || echo "$present") || known=
+if [ "$known" != "$present" ]; then
+  mkdir -p "$home"
+  echo unfinished >"$mark"
+  "$python" -m pip install --quiet "$source"
+  echo "$present" >"$mark"
+fi
 
 # Ray starts everything in login shells; `ray stop` and `ray exec` come without our start commands, so it goes here
 line="export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0${IALIGN_VENV:+ PATH=\"$IALIGN_VENV/bin:\$PATH\"}"

@@ -53,9 +53,13 @@ fi
 
 ialign "$@" &
 driver=$!
-trap 'kill -TERM "$driver"' TERM        # the driver saves, and ends with exit code 143
-code=0
-# a signal ends `wait`, not the driver: wait again until it is gone
-while kill -0 "$driver" 2>/dev/null; do wait "$driver" && code=0 || code=$?; done
+told=
+trap 'told=yes; kill -TERM "$driver" || true' TERM    # the driver saves, and ends with exit code 143
+# A signal ends `wait` with a code of its own: wait again, for the driver's. Bash keeps that, also when it ended before.
+while :; do
+  wait "$driver" && code=0 || code=$?
+  [ -n "$told" ] || break
+  told=
+done
 kill "${steps[@]}" 2>/dev/null || true
 exit "$code"

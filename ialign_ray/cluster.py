@@ -129,15 +129,18 @@ def nodes() -> list[dict[str, float]]:
     return [n["Resources"] for n in ray.nodes() if n["Alive"]]
 
 
-def hosts() -> list[tuple[float, dict[str, float]]]:
-    """(number, resources of one) of the nodes that are there, and of each kind that the autoscaler may start."""
+def startable() -> list[tuple[float, dict[str, float]]]:
+    """(number, resources of one) of each kind of node that the autoscaler may have, those that are there included."""
     from ray._private.state import state
 
     config = state.get_cluster_config()
     kinds = config.node_group_configs if config else ()
-    return [(1.0, node) for node in nodes()] + [
-        (_bound(kind.max_count), {k: _bound(v) for k, v in kind.resources.items()}) for kind in kinds
-    ]
+    return [(_bound(kind.max_count), {k: _bound(v) for k, v in kind.resources.items()}) for kind in kinds]
+
+
+def hosts() -> list[tuple[float, dict[str, float]]]:
+    """(number, resources of one) of the nodes that are there, and of each kind that the autoscaler may start."""
+    return [(1.0, node) for node in nodes()] + startable()
 
 
 def _bound(number: int) -> float:

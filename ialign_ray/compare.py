@@ -23,7 +23,7 @@ from ialign_ray.evaluation.work import Subject
 from ialign_ray.modeling.identity import base_identity, run_identity
 from ialign_ray.modeling.kind import is_encoder_decoder
 from ialign_ray.modeling.load import load_adapted
-from ialign_ray.storage import json_hash
+from ialign_ray.storage import alone, json_hash
 from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.trainer import MODEL, align, run_folder
 
@@ -117,7 +117,17 @@ def named(runs: Sequence[Path], control: Path | None) -> dict[str, Path]:
 def judge(
     experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
 ) -> list[Statement]:
-    """Score models (name -> one a seed) on all suites and tasks; print and write tables and verdict."""
+    """Score models (name -> one a seed) on all suites and tasks; print and write tables and verdict.
+
+    Raises ConfigError where another process writes them into the same folder.
+    """
+    with alone(folder, "`ialign compare` or `ialign evaluate`"):
+        return _judge(experiment, subjects, folder, console)
+
+
+def _judge(
+    experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
+) -> list[Statement]:
     statements: list[Statement] = []
     every = [subject for seeds in subjects.values() for subject in seeds]
     suites, tasks = experiment.evaluate.suites, experiment.evaluate.lm_eval.tasks

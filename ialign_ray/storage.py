@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import tempfile
@@ -128,18 +129,24 @@ def once(target: Path, make: Callable[[Path], None]) -> Path:
 def alone(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder, which need not exist, for one process; `what` works there. Raises ConfigError where another does.
 
-    The lock is the kernel's, in a file beside the folder: it ends with its process, even one that is killed.
+    The lock is the kernel's, in a file beside the folder: it ends with its process, even one that is killed. On a file
+    system that takes none, the work goes on with a warning.
     """
     from filelock import FileLock, Timeout
 
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    # the fallback is a file that a killed process would leave behind
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"), fallback_to_soft=False)
     try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire(blocking=False)
     except Timeout as error:
         raise ConfigError(
             f"another {what} works in {folder}; wait for it or stop it, or give the experiment another name"
         ) from error
+    except OSError as error:  # NFS without lockd, for one; a disk that takes nothing is told by the work itself
+        logging.getLogger("ialign_ray").warning(
+            "%s cannot be locked (%s); see to it that no other %s works there", folder, error.strerror or error, what
+        )
     try:
         yield
     finally:

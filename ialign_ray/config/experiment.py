@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
@@ -56,7 +57,8 @@ class TrackingConfig(Section):
     mlflow: bool = True
     """Log to MLflow."""
     mlflow_uri: str | None = None
-    """Tracking server and model registry; a SQLite file in `storage.runs` when left out."""
+    """Tracking server and model registry; a SQLite file in `storage.runs` when left out. For every command
+    MLFLOW_TRACKING_URI in the environment goes before this field, and `--registry` before both."""
     artifacts: str | None = None
     """Folder or `s3://` address of registered versions; `registry` in `storage.runs`, or the server's own, when left
     out. It is fixed by a model's first registration."""
@@ -108,8 +110,12 @@ class Experiment(Section):
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's tracking server and registry: the one that is named, or the SQLite file in `storage.runs`."""
-        return self.tracking.mlflow_uri or f"sqlite:///{Path(self.storage.runs).absolute()}/mlflow.db"
+        """MLflow's tracking server and registry: of the environment, of the file, or SQLite in `storage.runs`.
+
+        A folder of runs stands for the SQLite file in it, as for `--registry`.
+        """
+        named = os.environ.get("MLFLOW_TRACKING_URI") or self.tracking.mlflow_uri or self.storage.runs
+        return named if "://" in named else f"sqlite:///{Path(named).absolute()}/mlflow.db"
 
     @property
     def served(self) -> ServeConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -12,7 +11,7 @@ from rich.console import Console
 from ialign_ray.config import Experiment
 from ialign_ray.jobs import steps
 from ialign_ray.jobs.pipeline import pipeline
-from ialign_ray.jobs.steps import DEFAULT_RUN, Options
+from ialign_ray.jobs.steps import Options, titled
 
 
 @dataclass(frozen=True)
@@ -54,6 +53,5 @@ ARGUMENTS = {
 
 
 def title_of(name: str, options: Options) -> str:
-    """What a job's record is called: `align`, or `align-first` of another run than the default one."""
-    own = "run" in JOBS[name].takes and options.run != DEFAULT_RUN
-    return f"{name}-{Path(options.run).name}" if own else name
+    """What a job's record is called; a run of its own has one of its own."""
+    return titled(name, options.run) if "run" in JOBS[name].takes else name

@@ -44,7 +44,7 @@ def trained(course: _Course, experiment: Experiment, run: str) -> Options:
     made = Options(run=run)
     if experiment.replay.sources and control != run:
         made = replace(made, control=control)
-        course.take(f"align-{control}", steps.align, steps.control_of(experiment), Options(run=control))
+        course.take("align", steps.align, steps.control_of(experiment), Options(run=control))
     course.take("align", steps.align, experiment, Options(run=run))
     if experiment.evaluate.suites:
         course.take("evaluate", steps.evaluate, experiment, made)
@@ -60,13 +60,13 @@ class _Course:
 
     def take(
         self,
-        title: str,
+        step: str,
         work: Callable[[Experiment, Options, Console], Result],
         experiment: Experiment,
         options: Options,
     ) -> Result:
-        """Do a step, or find that it was done with the same settings."""
-        given = asdict(options)
+        """Do a step, or find that it was done with the same settings; its record is called as the job's of its own."""
+        title, given = steps.titled(step, options.run), asdict(options)
         result = finished_before(experiment, title, given)
         if result is None:
             say(self._console, f"pipeline: {title}")

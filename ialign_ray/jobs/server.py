@@ -21,7 +21,7 @@ from ray.exceptions import AuthenticationError
 
 from ialign_ray.errors import ClusterError, ConfigError, DetachedError, StoppedError
 from ialign_ray.jobs.environment import STOP_SECONDS
-from ialign_ray.jobs.submission import Submission, next_attempt
+from ialign_ray.jobs.submission import NAME, Attempt, Submission, next_attempt
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 OLDEST = Version("2.60")
@@ -48,7 +48,11 @@ class JobServer:
 
     def submit(self, submission: Submission) -> str:
         """Send a job; returns the id of this attempt. Raises ConfigError while an earlier one goes on."""
-        known = {job.submission_id: job.status.is_terminal() for job in self.jobs()}
+        known = {
+            # one that was sent by other means has no name beside its id
+            job.submission_id: Attempt((job.metadata or {}).get(NAME, job.submission_id), job.status.is_terminal())
+            for job in self.jobs()
+        }
         attempt = next_attempt(submission.name, known)
         with tempfile.TemporaryDirectory(prefix="ialign-") as scratch, self._in_sentences():
             archive = Path(scratch) / "working-dir.zip"

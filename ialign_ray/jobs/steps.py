@@ -152,6 +152,11 @@ def control_of(experiment: Experiment) -> Experiment:
     return override(experiment, experiment.compare.arms.get("control", {"replay.ratio": 1.0}))
 
 
+def titled(step: str, run: str) -> str:
+    """What a step's record is called: `align`, or `align-first` of another run than the default one."""
+    return step if run == DEFAULT_RUN else f"{step}-{Path(run).name}"
+
+
 def say(console: Console, text: str) -> None:
     """A line as it is."""
     console.print(text, highlight=False, markup=False, soft_wrap=True)

@@ -7,6 +7,7 @@ import re
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 from ialign_ray.config import Experiment, load_experiment
@@ -17,6 +18,8 @@ from ialign_ray.jobs.environment import job_environment
 from ialign_ray.jobs.package import Package
 from ialign_ray.pocket import POCKET
 
+NAME = "ialign_name"
+"""Where a job's metadata tell its name, which ids do not: `x-2` may be a job, or the second attempt of `x`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -57,12 +60,13 @@ def prepare(
     refuse_unsent(experiment, package)
     words = ["python", "-m", "ialign_ray.jobs", job, inside]
     words += [word for override in overrides for word in ("--set", override)]
+    called = checked(name or default_name(experiment, job, arguments))
     return Submission(
-        name=checked(name or default_name(experiment, job, arguments)),
+        name=called,
         entrypoint=shlex.join([*words, *arguments]),
         package=package,
         environment=job_environment(os.environ, also),
-        metadata={"ialign_job": job, "experiment": experiment.name},
+        metadata={"ialign_job": job, "experiment": experiment.name, NAME: called},
     )
 
 
@@ -79,20 +83,30 @@ def checked(name: str) -> str:
     return name
 
 
-def next_attempt(name: str, known: Mapping[str, bool]) -> str:
-    """The id of the next attempt of a job; `known` says of each id on the cluster whether it has ended.
+@dataclass(frozen=True)
+class Attempt:
+    """What the cluster knows of one attempt of a job."""
 
-    Ray takes no id twice, so later attempts are `name-2`, `name-3` and so on.
+    name: str
+    """Of its job, over all attempts."""
+    ended: bool
+
+
+def next_attempt(name: str, known: Mapping[str, Attempt]) -> str:
+    """The id of the next attempt of a job, from what is known of each id on the cluster.
+
+    Ray takes no id twice, so later attempts are `name-2`, `name-3` and so on, but for those that other jobs have.
     Raises ConfigError while an earlier attempt goes on: two would write the same files.
     """
-    own = {i: ended for i, ended in known.items() if re.fullmatch(rf"{re.escape(name)}(-\d+)?", i)}
-    if going := [i for i, ended in own.items() if not ended]:
+    own = {i: attempt for i, attempt in known.items() if attempt.name == name}
+    if going := [i for i, attempt in own.items() if not attempt.ended]:
         raise ConfigError(
             f"{going[0]} is still going on; follow it with `ialign jobs --follow {going[0]}`, end it with `ialign stop "
             f"{going[0]}`, or send another under its own --name"
         )
     number = 1 + max((int(i[len(name) + 1 :] or 1) for i in own), default=0)
-    return name if number == 1 else f"{name}-{number}"
+    numbered = (name if k == 1 else f"{name}-{k}" for k in count(number))
+    return next(i for i in numbered if i not in known)
 
 
 def path_inside(file: Path, working_dir: Path) -> str:

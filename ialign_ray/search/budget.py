@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ialign_ray.config import Experiment, SearchConfig
 from ialign_ray.errors import ClusterError, ConfigError
+from ialign_ray.search.space import trial_count
 
 
 def budgets(search: SearchConfig, last: int) -> list[int]:
@@ -64,12 +65,17 @@ class Demand:
     gpus: float = 0.0
     """1 at most."""
 
-    def fits(self, resources: Mapping[str, float]) -> int:
+    def fits(self, resources: Mapping[str, float]) -> float:
         """How many trials these resources hold; a trial on part of a GPU never spans two."""
-        by_cpu = math.floor(resources.get("CPU", 0.0) / self.cpus + 1e-9)
+        by_cpu = _whole(resources.get("CPU", 0.0) / self.cpus)
         if not self.gpus:
             return by_cpu
-        return min(by_cpu, math.floor(1 / self.gpus + 1e-9) * math.floor(resources.get("GPU", 0.0)))
+        return min(by_cpu, _whole(1 / self.gpus) * _whole(resources.get("GPU", 0.0)))
+
+
+def _whole(times: float) -> float:
+    """Rounded down, as far as 0.1 + 0.2 allows; without a limit where the autoscaler has none."""
+    return times if math.isinf(times) else math.floor(times + 1e-9)
 
 
 def demand(search: SearchConfig, resources: Mapping[str, float]) -> Demand:
@@ -82,19 +88,27 @@ def demand(search: SearchConfig, resources: Mapping[str, float]) -> Demand:
     return Demand(search.cpus_per_trial, gpus)
 
 
-def concurrency(search: SearchConfig, nodes: Sequence[Mapping[str, float]]) -> int:
+def concurrency(
+    search: SearchConfig,
+    nodes: Sequence[Mapping[str, float]],
+    startable: Sequence[tuple[float, Mapping[str, float]]] = (),
+) -> int:
     """Trials at a time: what the nodes hold (a trial never spans two), and no more than asked for.
 
-    A trial is one actor that reserves all it needs at once and starts nothing that reserves more, so any number up to
-    this one makes progress. Raises ClusterError where not even one fits.
+    Where an autoscaler may start nodes, as `cluster.startable` tells, what those would hold if that is more: trials
+    that wait are what it starts nodes for. A trial is one actor that reserves all it needs at once and starts nothing
+    that reserves more, so any number makes progress. Raises ClusterError where not even one fits.
     """
-    total = {k: sum(n.get(k, 0.0) for n in nodes) for k in ("CPU", "GPU")}
-    need = demand(search, total)
-    room = sum(need.fits(n) for n in nodes)
+    every = [*nodes, *(kind for number, kind in startable if number)]
+    most = {k: max((n.get(k, 0.0) for n in every), default=0.0) for k in ("CPU", "GPU")}
+    need = demand(search, most)
+    # nodes that were started count among their kind: never the sum of both
+    there, coming = sum(need.fits(n) for n in nodes), sum(n * f for n, k in startable if n and (f := need.fits(k)))
+    room = max(there, coming)
     if room < 1:
-        most = {k: max((n.get(k, 0.0) for n in nodes), default=0.0) for k in ("CPU", "GPU")}
         raise ClusterError(
             f"a trial asks for {need.cpus:g} CPUs and {need.gpus:g} GPUs, but no node has more than {most['CPU']:g} "
             f"and {most['GPU']:g}; lower search.cpus_per_trial or search.gpus_per_trial"
         )
+    room = trial_count(search) if math.isinf(room) else int(room)
     return min(room, search.concurrent or room)

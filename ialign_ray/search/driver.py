@@ -14,7 +14,7 @@ import ray
 from ray import tune
 from rich.console import Console
 
-from ialign_ray.cluster import cluster, nodes
+from ialign_ray.cluster import cluster, nodes, startable
 from ialign_ray.config import Experiment, dump_yaml, override
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
 from ialign_ray.search.actor import SearchTrial, train_control
@@ -61,7 +61,7 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
     for name in ("ray.tune.tune", "ray.tune.analysis.experiment_analysis"):  # they miss files that we do not use
         logging.getLogger(name).setLevel(logging.ERROR)
     with cluster(experiment.scaling) as resources:
-        most = concurrency(settings, nodes())
+        most = concurrency(settings, nodes(), startable())
         searcher(settings)  # BOHB may not be installed: told before anything is computed
         shared = assemble(experiment, console, cluster=True)
         need = demand(settings, resources)

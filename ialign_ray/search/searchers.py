@@ -17,7 +17,7 @@ from typing import Any
 from ray import cloudpickle
 from ray.tune.search import Searcher
 
-from ialign_ray.cluster import nodes
+from ialign_ray.cluster import nodes, startable
 from ialign_ray.config import Domain, SearchConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.search.budget import concurrency
@@ -83,7 +83,7 @@ class PointSearcher(Searcher):  # type: ignore[misc]
     def restore(self, checkpoint_path: str) -> None:
         """Read the state; who runs will show, and how many may is for the cluster of now to say."""
         self.__dict__.update(cloudpickle.loads(Path(checkpoint_path).read_bytes()))
-        self.most, self.running = concurrency(self.search, nodes()), set()
+        self.most, self.running = concurrency(self.search, nodes(), startable()), set()
 
     def on_pause(self, trial_id: str) -> None:
         """Called by Ray's HyperBand for BOHB."""

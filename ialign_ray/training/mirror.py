@@ -10,6 +10,7 @@ ledger) is cut by the run that goes on, as after any crash.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -26,7 +27,7 @@ from rich.console import Console
 from ialign_ray.config import Experiment
 from ialign_ray.errors import CheckpointError
 from ialign_ray.storage import file_hash, is_intact
-from ialign_ray.training.checkpoint import Checkpoints
+from ialign_ray.training.checkpoint import CURE, Checkpoints
 
 MODEL = "model"
 LAST = ("checkpoints", MODEL)
@@ -39,6 +40,7 @@ PARTS = (
 KEPT = 2
 """Newest copies on the mirror."""
 LOOK_SECONDS = 2.0
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Mirror:
@@ -72,21 +74,23 @@ class Mirror:
     def pull(self, run: Path, fingerprint: str, tell: Callable[[str], object]) -> str | None:
         """Put the newest whole copy in the place of a run's files; its name, None where there is none.
 
-        Raises CheckpointError for a copy of a run with other settings or data.
+        Raises CheckpointError for a copy of a run with other settings or data, and where the disk here takes no more.
         """
         run.parent.mkdir(parents=True, exist_ok=True)
         for name in self.names():
-            scratch = Path(tempfile.mkdtemp(dir=run.parent, prefix=f".{run.name}."))
+            with room_at(str(run), CURE):
+                scratch = Path(tempfile.mkdtemp(dir=run.parent, prefix=f".{run.name}."))
             try:
-                if (lacking := self._fetch(name, fingerprint, scratch)) is None:
-                    _take_place(scratch, run)
+                if (lacking := self._fetch(name, fingerprint, scratch, run)) is None:
+                    with room_at(str(run), CURE):
+                        _take_place(scratch, run)
                     return name
                 tell(f"warning: copy {name} at {self.address} is torn ({lacking}); taking the one before")
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return None
 
-    def _fetch(self, name: str, fingerprint: str, scratch: Path) -> str | None:
+    def _fetch(self, name: str, fingerprint: str, scratch: Path, run: Path) -> str | None:
         """Bring a copy's files; the first that is missing or differs from its hash, else None."""
         with self._asking():
             listed = self._list(name)
@@ -99,9 +103,10 @@ class Mirror:
                 )
             for path, digest in listed["files"].items():
                 target = scratch / path
-                target.parent.mkdir(parents=True, exist_ok=True)
                 try:
-                    self._system.get_file(self._object(digest), str(target))
+                    with room_at(str(run), CURE):  # else the mirror would be blamed
+                        target.parent.mkdir(parents=True, exist_ok=True)
+                        self._system.get_file(self._object(digest), str(target))
                 except FileNotFoundError:
                     return f"{path} is missing"
                 if file_hash(target) != digest:
@@ -140,7 +145,8 @@ class Mirror:
     @contextmanager
     def _asking(self) -> Iterator[None]:
         try:
-            yield
+            with room_at(f"storage.mirror {self.address}", "free space or lift the quota there"):
+                yield
         except CheckpointError:
             raise
         except Exception as error:  # each remote file system has its own tree of exceptions
@@ -149,6 +155,17 @@ class Mirror:
                 f"storage.mirror {self.address} does not answer ({said}); set credentials in the environment, mend the "
                 "address, or install ialign_ray[s3] or [gs]"
             ) from error
+
+
+@contextmanager
+def room_at(place: str, cure: str) -> Iterator[None]:
+    """Turn the word of a full disk into a CheckpointError that names the place and the cure."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in FULL:
+            raise
+        raise CheckpointError(f"{place} could not be written ({error.strerror}); {cure}") from error
 
 
 @contextmanager

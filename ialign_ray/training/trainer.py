@@ -20,7 +20,7 @@ from ialign_ray import __version__, errors
 from ialign_ray.cluster import check_resources, cluster, hosts, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
-from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
+from ialign_ray.storage import alone, is_intact, read_json, whole_folder, write_json, write_text
 from ialign_ray.streaming import Source
 from ialign_ray.training.card import model_card
 from ialign_ray.training.checkpoint import CURE, Checkpoints, writing
@@ -41,10 +41,16 @@ def run_folder(experiment: Experiment, name: str) -> Path:
 def align(experiment: Experiment, name: str, *, resume: bool = False, console: Console | None = None) -> Path:
     """Train one run and return its folder; `resume` continues from the newest intact checkpoint.
 
-    Raises IalignError with one sentence; checkpoints already written stay whatever happens.
+    Raises IalignError with one sentence, ConfigError where another process trains this run; checkpoints already
+    written stay whatever happens.
     """
-    console = console or Console()
     run = run_folder(experiment, name)
+    with alone(run, "`ialign align`"):
+        _align(experiment, run, name, resume, console or Console())
+    return run
+
+
+def _align(experiment: Experiment, run: Path, name: str, resume: bool, console: Console) -> None:
     prepared = prepare(experiment, console, cluster=True)
     fingerprint = prepared.fingerprint(experiment)
     checkpoints = Checkpoints(run / "checkpoints", fingerprint)
@@ -54,7 +60,7 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     if is_intact(run / MODEL) and resume:
         refuse_other(run, fingerprint)
         console.print(f"{name} is finished already", highlight=False)
-        return run
+        return
     if not resume and (checkpoints.found() or (mirror and mirror.names())):
         raise ConfigError(
             f"{run} or its mirror holds checkpoints; continue them with --resume, or choose another --run name"
@@ -81,7 +87,6 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     write_json(run / RECORD, record | {"wall_seconds": round(time.time() - began, 1)})
     for sentence in told_of_ending(record["ending"]):
         console.print(f"{name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
-    return run
 
 
 def told_of_ending(ending: dict[str, Any]) -> list[str]:

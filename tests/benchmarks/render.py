@@ -71,6 +71,21 @@ def scale_model(found: dict[str, Any]) -> Iterable[str]:
             yield f"| {name} | {gpus} | " + " | ".join(cells) + " |"
 
 
+def scale_check(found: dict[str, Any]) -> Iterable[str]:
+    workers = sorted({r["workers"] for r in found["rows"]})
+    yield (
+        "| predicted, measured (ratio) | " + " | ".join(f"{n} workers" if n > 1 else "1 worker" for n in workers) + " |"
+    )
+    yield "|---" * (len(workers) + 1) + "|"
+    for part in dict.fromkeys(r["part"] for r in found["rows"]):
+        of = {r["workers"]: r for r in found["rows"] if r["part"] == part}
+        cells = [
+            f"{r['predicted']:.3g}, {r['measured']:.3g} {r['unit']}".strip() + f" (x{r['ratio']:.2f})" if r else ""
+            for r in map(of.get, workers)
+        ]
+        yield f"| {part} | " + " | ".join(cells) + " |"
+
+
 def serving_engine(found: dict[str, Any]) -> Iterable[str]:
     ways = ("one at a time", "transformers", "engine", "against transformers", "one adapter", "eight adapters")
     yield "| model, clients | " + " | ".join(ways) + " |"
@@ -102,7 +117,7 @@ def serving_http(found: dict[str, Any]) -> Iterable[str]:
 def main() -> None:
     render(DOCS / "speed.md", training_speed, pipeline, loss_memory, label_scoring)
     render(DOCS / "serving.md", serving_engine, serving_http)
-    render(DOCS / "scale.md", scale_model)
+    render(DOCS / "scale.md", scale_model, scale_check)
 
 
 def render(path: Path, *tables: Callable[[dict[str, Any]], Iterable[str]]) -> None:

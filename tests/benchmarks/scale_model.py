@@ -108,26 +108,49 @@ def checkpointing(folder: str) -> tuple[float, float]:
     return size / weights, size / statistics.median(seconds)
 
 
+MEETINGS = 6
+"""Collective messages of a step that nothing hides: target tokens, gradients, loss, the guard's word, and two of the
+statistics. The wishes travel while the workers compute."""
+
+
+def flops_a_token(run: Run) -> float:
+    """Forward and backward, of weights that are trained and of those that are not."""
+    return FROZEN * (run.weights - run.trained) + TRAINED * run.trained
+
+
+def traffic_of(run: Run, gpus: int, passes: int) -> float:
+    """Bytes that each GPU sends in a step, on a ring."""
+    if run.strategy == "ddp":
+        return 2 * (gpus - 1) / gpus * 4 * run.trained
+    # each pass gathers bf16 weights twice; gradients go back once, in fp32
+    return (gpus - 1) / gpus * (passes * 2 * 2 * run.weights + 4 * run.trained)
+
+
+def sending(traffic: float, gpus: int, told: Hardware) -> float:
+    """Seconds: a ring over all GPUs crosses from host to host once, so the slowest link carries the whole."""
+    return traffic / (told.within if gpus <= told.gpus_a_host else told.between)
+
+
+def meeting(gpus: int, told: Hardware) -> float:
+    """Seconds of a collective message without content."""
+    return told.latency * math.ceil(math.log2(gpus))
+
+
+def data_bytes(run: Run, known: Constants) -> float:
+    """Of encoded examples that a worker maps for a step: those of all workers, since a block of 256 consecutive ones
+    holds some of each worker's."""
+    return run.examples_a_step * known.bytes_an_example
+
+
 def step_of(run: Run, gpus: int, known: Constants, told: Hardware) -> dict[str, float]:
     """Seconds of one step, by part, and what it asks of network, storage and CPUs."""
     tokens = run.examples_a_step * known.tokens_an_example
     used = min(gpus, run.examples_a_step)  # a worker without an example waits
-    flops = (
-        (FROZEN * (run.weights - run.trained) + TRAINED * run.trained)
-        if run.trained < run.weights
-        else (TRAINED * run.weights)
-    )
-    compute = flops * tokens / (used * told.peak * told.utilisation)
-    passes = max(1, math.ceil(tokens / used / 16_384))
-    if run.strategy == "ddp":
-        traffic = 2 * (gpus - 1) / gpus * 4 * run.trained
-    else:  # each pass gathers bf16 weights twice; gradients go back once, in fp32
-        traffic = (gpus - 1) / gpus * (passes * 2 * 2 * run.weights + 4 * run.trained)
-    # a ring over all GPUs crosses from host to host once: the slowest link carries the whole
-    link = told.within if gpus <= told.gpus_a_host else told.between
-    network = traffic / link if gpus > 1 else 0.0
-    meetings = 2 * told.latency * math.ceil(math.log2(gpus))  # the sum of gradients, and wishes
+    compute = flops_a_token(run) * tokens / (used * told.peak * told.utilisation)
+    traffic = traffic_of(run, gpus, max(1, math.ceil(tokens / used / 16_384)))
+    network, meetings = sending(traffic, gpus, told), MEETINGS * meeting(gpus, told)
     seconds = compute + network + meetings
+    hosts = math.ceil(gpus / told.gpus_a_host)
     state = 4 * (run.weights - run.trained) + 16 * run.trained  # docs/operation.md, "Many workers"
     writers = gpus if run.strategy == "fsdp" else 1
     saved = known.checkpoint_bytes * run.trained
@@ -141,7 +164,8 @@ def step_of(run: Run, gpus: int, known: Constants, told: Hardware) -> dict[str, 
         "efficiency": compute * used / gpus / (seconds + checkpoint / run.checkpoint_every),
         "state GB": state / (gpus if run.strategy == "fsdp" else 1) / 1e9,
         "encoding CPUs": tokens / seconds / known.tokens_encoded,
-        "data MB/s": run.examples_a_step * known.bytes_an_example / seconds / 1e6,
+        # the workers of a host share what its page cache holds
+        "data MB/s": hosts * data_bytes(run, known) / seconds / 1e6,
         "gradient GB": traffic / 1e9,
         "checkpoint GB": saved / 1e9,
     }

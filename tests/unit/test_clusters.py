@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import time
+import venv
 from importlib.resources import files
 from pathlib import Path
 
@@ -276,11 +277,10 @@ def test_shellcheck_finds_nothing_in_the_commands(path, tmp_path):
 
 
 def set_up(home: Path, *, source: Path = REPOSITORY, **environment: str) -> subprocess.CompletedProcess:
-    venv = str(Path(sys.executable).parent.parent)
     defaults = {
         "HOME": str(home),
         "PATH": os.environ["PATH"],
-        "IALIGN_VENV": venv,
+        "IALIGN_VENV": str(Path(sys.executable).parent.parent),
         "IALIGN_SHARED": str(home / "shared"),
     }
     script = [str(CLUSTERS / "setup.sh"), str(source)]
@@ -300,6 +300,49 @@ def test_setting_up_a_host_twice_is_setting_it_up_once(tmp_path):
     said = subprocess.run(shell, capture_output=True, text=True).stdout.split()
     assert said == ["token", str(Path(sys.executable).parent / "ialign")]
     assert list((tmp_path / "shared").iterdir()) == []
+
+
+PIP = """
+import pathlib, sys
+here = pathlib.Path(__file__).parents[1]
+with open(here / "installed", "a") as file:
+    print(*sys.argv[1:], file=file)
+if pathlib.Path(sys.argv[-1], "broken").exists():
+    sys.exit("pip failed")
+for package in ("ialign_ray", "ray"):
+    (here / package).mkdir(exist_ok=True)
+"""
+
+
+def test_a_changed_source_is_installed_again_and_nothing_else(tmp_path):
+    """A venv of its own, whose pip is a stand-in: the real one would need an index."""
+    venv.create(tmp_path / "venv", with_pip=False)
+    [packages] = (tmp_path / "venv").glob("lib/python*/site-packages")
+    (packages / "pip").mkdir()
+    (packages / "pip" / "__main__.py").write_text(PIP)
+    source = tmp_path / "source"
+    (source / "ialign_ray").mkdir(parents=True)
+    (source / "pyproject.toml").write_text("[project]\n")
+
+    def installed() -> int:
+        done = set_up(tmp_path, source=source, IALIGN_VENV=str(tmp_path / "venv"), PYTHONPATH="")
+        assert (done.returncode == 0) != (source / "broken").exists(), done.stderr
+        lines = (packages / "installed").read_text().splitlines() if (packages / "installed").exists() else []
+        assert set(lines) <= {f"install --quiet {source}"}
+        return len(lines)
+
+    (packages / "ialign_ray").mkdir()
+    (packages / "ray").mkdir()
+    assert installed() == 0  # an image's own, which this script did not install
+    (packages / "ray").rmdir()
+    assert [installed(), installed()] == [1, 1]
+    (source / "pyproject.toml").write_text("[project]\ndependencies = ['ray']\n")
+    assert [installed(), installed()] == [2, 2]
+    (source / "ialign_ray" / "cli.py").write_text("")
+    (source / "broken").touch()
+    assert [installed(), installed()] == [3, 4]  # what failed is tried again
+    (source / "broken").unlink()
+    assert [installed(), installed()] == [5, 5]
 
 
 @pytest.mark.parametrize(
@@ -340,7 +383,7 @@ case "$1" in
 esac
 """
 IALIGN = """#!/bin/bash
-trap 'sleep 0.5; kill $slept; exit 143' TERM
+trap 'sleep 0.5; kill $slept; exit ${CODE:-143}' TERM
 while [ "$(grep -c token "$SAID")" -lt 2 ]; do sleep 0.05; done
 echo "ialign $* at $RAY_ADDRESS" >> "$SAID"
 if [ "$1" = long ]; then sleep 30 & slept=$!; wait $slept; fi
@@ -369,9 +412,9 @@ def slurm(tmp_path):
         "SLURM_GPUS_ON_NODE": "4",
     }
 
-    def start(*arguments: str) -> subprocess.Popen:
+    def start(*arguments: str, **more: str) -> subprocess.Popen:
         command = ["bash", str(CLUSTERS / "slurm.sh"), *arguments]
-        return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True)
+        return subprocess.Popen(command, env=environment | more, stderr=subprocess.PIPE, text=True)
 
     return start
 
@@ -388,16 +431,37 @@ def test_slurm_starts_a_head_and_workers_and_ends_with_the_commands_code(slurm, 
     assert not list(tmp_path.glob(".ialign-job-*"))
 
 
-def test_slurms_signal_reaches_the_driver_which_saves_and_ends(slurm, tmp_path):
-    process = slurm("long")
+def slow(tmp_path: Path, command: str) -> str:
+    """What every bash reads at its start: the script waits a second before one of its commands, as on a loaded host."""
+    path = tmp_path / "slow"
+    path.write_text(f"slow() {{ if [ \"$BASH_COMMAND\" = '{command}' ]; then sleep 1; fi; }}\ntrap slow DEBUG\n")
+    return str(path)
+
+
+def test_a_command_that_ends_before_it_is_waited_for_keeps_its_code(slurm, tmp_path):
+    process = slurm("align", BASH_ENV=slow(tmp_path, "driver=$!"))
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 7, errors
+
+
+def signalled(process: subprocess.Popen, said: Path) -> int:
+    """The code of a script that gets Slurm's signal while its command runs."""
     until = time.monotonic() + 30
-    while "ialign long" not in ((tmp_path / "said").read_text() if (tmp_path / "said").exists() else ""):
+    while "ialign long" not in (said.read_text() if said.exists() else ""):
         assert time.monotonic() < until
         time.sleep(0.05)
     process.terminate()
     process.communicate(timeout=30)
-    assert process.returncode == 143
+    return process.returncode
+
+
+def test_slurms_signal_reaches_the_driver_which_saves_and_ends(slurm, tmp_path):
+    assert signalled(slurm("long"), tmp_path / "said") == 143
     assert not list(tmp_path.glob(".ialign-job-*"))
+
+
+def test_the_drivers_code_counts_where_it_ends_beside_the_signal(slurm, tmp_path):
+    assert signalled(slurm("long", CODE="9", BASH_ENV=slow(tmp_path, "code=$?")), tmp_path / "said") == 9
 
 
 def test_slurm_without_an_environment_or_a_command_says_so(slurm, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 
 from ialign_ray.config import Experiment, build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.errors import ConfigError
+from ialign_ray.registry.store import registry_uri
 
 
 def refused(data, *parts):
@@ -323,3 +324,15 @@ def test_a_model_folder_is_known_by_its_absolute_path(experiment_data, tmp_path,
     assert build_experiment(experiment_data, "e.yaml").model.id == str(tmp_path / "base")
     experiment_data["model"]["id"] = "owner/base"
     assert build_experiment(experiment_data, "e.yaml").model.id == "owner/base"
+
+
+def test_runs_are_logged_and_registered_where_they_are_served_from(experiment_data, tmp_path, monkeypatch):
+    """The environment before the file, as for `--registry`; a folder of runs stands for the database in it."""
+    experiment_data["storage"]["runs"] = str(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert build_experiment(experiment_data, "x").tracking_uri == f"sqlite:///{tmp_path}/mlflow.db"
+    experiment_data["tracking"] = {"mlflow_uri": "https://of-the-file"}
+    assert build_experiment(experiment_data, "x").tracking_uri == "https://of-the-file"
+    for named in ("https://of-the-environment", str(tmp_path / "elsewhere")):
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", named)
+        assert build_experiment(experiment_data, "x").tracking_uri == registry_uri(named)

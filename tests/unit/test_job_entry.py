@@ -228,5 +228,21 @@ def test_the_pipeline_without_suites_or_replay_only_trains(taken, experiment_dat
     assert [(name, run) for name, run, *_ in done] == [("build_data", "align"), ("align", "first")]
 
 
+def test_a_named_run_of_the_pipeline_leaves_the_records_of_another_alone(taken, experiment_data):
+    done, _ = taken
+    experiment = build_experiment(experiment_data, "test")
+    for run in ("align", "first"):
+        pipeline(experiment, Options(run=run), QUIET)
+    kept = {p.stem: read_json(p)["arguments"]["run"] for p in record_path(experiment, "align").parent.iterdir()}
+    assert kept == {
+        "build_data": "align", "align-control-s0": "control-s0",
+        "align": "align", "evaluate": "align", "promote": "align",
+        "align-first": "first", "evaluate-first": "first", "promote-first": "first",
+    }  # fmt: skip
+    assert len(done) == 8  # corpus and control were there
+    pipeline(experiment, Options(), QUIET)
+    assert len(done) == 8
+
+
 def test_every_job_names_what_it_takes():
     assert set(catalog.ARGUMENTS) == {field for job in JOBS.values() for field in job.takes}

@@ -8,7 +8,7 @@ import yaml
 
 from ialign_ray.errors import ConfigError
 from ialign_ray.jobs.environment import OWN, SUBMITTED_WITH, differing, job_environment
-from ialign_ray.jobs.submission import next_attempt, prepare
+from ialign_ray.jobs.submission import Attempt, next_attempt, prepare
 
 SECRETS = {"AWS_ACCESS_KEY_ID": "AKIA1", "AWS_SECRET_ACCESS_KEY": "hidden-1", "HF_TOKEN": "hidden-2"}
 
@@ -30,7 +30,7 @@ def test_the_command_is_the_experiments_with_its_overrides(file, tmp_path):
         *("--set", "train.steps=5", "--run", "first"),
     ]
     assert made.name == "tiny-align-first"
-    assert made.metadata == {"ialign_job": "align", "experiment": "tiny"}
+    assert made.metadata == {"ialign_job": "align", "experiment": "tiny", "ialign_name": "tiny-align-first"}
     assert "first.csv" in made.package.files
     trial = prepare(file, "evaluate", arguments=["--run", "/shared/runs/tiny/search/trials/t1"])
     assert trial.name == "tiny-evaluate-t1"
@@ -131,11 +131,24 @@ def test_a_job_or_name_that_is_none(file):
         prepare(file, "align", name="a/b")
 
 
+def attempts(**names):
+    """Known ids (with _ for -) by the name of their job; all have ended."""
+    return {i.replace("_", "-"): Attempt(name, True) for i, name in names.items()}
+
+
 def test_attempts_are_numbered_and_one_at_a_time():
     assert next_attempt("tiny-align", {}) == "tiny-align"
-    known = {"tiny-align": True, "tiny-align-first": False, "tiny": False, "raysubmit_x": False}
+    known = attempts(tiny_align="tiny-align", tiny="tiny") | {"tiny-align-first": Attempt("tiny-align-first", False)}
     assert next_attempt("tiny-align", known) == "tiny-align-2"
-    known |= {"tiny-align-2": True, "tiny-align-10": True}
+    known |= attempts(tiny_align_2="tiny-align", tiny_align_10="tiny-align")
     assert next_attempt("tiny-align", known) == "tiny-align-11"
     with pytest.raises(ConfigError, match="tiny-align-11 is still going on; follow it with `ialign jobs --follow"):
-        next_attempt("tiny-align", known | {"tiny-align-11": False})
+        next_attempt("tiny-align", known | {"tiny-align-11": Attempt("tiny-align", False)})
+
+
+def test_a_job_that_is_called_like_an_attempt_of_another_is_another():
+    going = {"x-2": Attempt("x-2", False)}
+    assert next_attempt("x", going) == "x"
+    assert next_attempt("x", going | attempts(x="x")) == "x-3"
+    assert next_attempt("x-2", attempts(x="x", x_2="x", x_3="x")) == "x-2-2"  # the id is taken, the name is not
+    assert next_attempt("x-2", {"x": Attempt("x", True), "x-2": Attempt("x", False)}) == "x-2-2"

@@ -1,8 +1,10 @@
 """A run's copies: whole or not counted, and a run is taken back only where that is further than what is here."""
 
 import json
+import resource
 import shutil
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -192,6 +194,36 @@ def test_a_mirror_out_of_reach_ends_no_run(run, tmp_path):
     assert "storage.mirror file://" in said
     assert "does not answer" in said
     assert "the run goes on" in said
+
+
+@contextmanager
+def disk_that_takes(size):
+    """No file of this process grows beyond so many bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_here_is_not_the_mirrors_fault(run, mirror, tmp_path):
+    checkpoints = advance(run, 1)
+    mirror.push(run, state_of(run, checkpoints), PRINT)
+    back = tmp_path / "elsewhere" / "align"
+    with pytest.raises(CheckpointError) as caught, disk_that_takes(500):
+        mirror.pull(back, PRINT, pytest.fail)
+    assert str(caught.value).startswith(f"{back} could not be written (File too large); free space or lift the quota")
+    assert "--resume" in str(caught.value)
+    assert list(back.parent.iterdir()) == []
+
+
+def test_a_full_mirror_is_told_as_one(run, mirror):
+    checkpoints = advance(run, 1)
+    with pytest.raises(CheckpointError) as caught, disk_that_takes(500):
+        mirror.push(run, state_of(run, checkpoints), PRINT)
+    said = "storage.mirror {} could not be written (File too large); free space or lift the quota there"
+    assert str(caught.value) == said.format(mirror.address)
 
 
 def test_an_address_that_no_file_system_knows():

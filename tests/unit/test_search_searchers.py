@@ -19,6 +19,7 @@ SPACE = {
 @pytest.fixture(autouse=True)
 def cluster_of_two(monkeypatch):
     monkeypatch.setattr(searchers, "nodes", lambda: [{"CPU": 2.0}])
+    monkeypatch.setattr(searchers, "startable", list)
 
 
 def settings(**fields):

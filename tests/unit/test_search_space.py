@@ -1,3 +1,5 @@
+import math
+
 import pytest
 
 from ialign_ray.config import Domain, build_experiment
@@ -149,6 +151,19 @@ def test_two_cpus_run_two_trials(experiment_data):
     assert concurrency(search, [{"CPU": 1.0}]) == 1
     with pytest.raises(ClusterError, match="no node has more than 0.5"):
         concurrency(search, [{"CPU": 0.5}])
+
+
+def test_trials_wait_for_nodes_that_the_autoscaler_may_start(experiment_data):
+    """From nothing: a head without CPUs for work, and GPUs that come when trials ask for them."""
+    search = searching(experiment_data, SPACE).search
+    head, kind = {"CPU": 0.0}, {"CPU": 8.0, "GPU": 2.0}
+    assert concurrency(search, [head], [(4, kind), (0, {"CPU": 999.0})]) == 8
+    assert concurrency(search, [head, *[kind] * 4], [(4, kind)]) == 8  # those started are of those that may be
+    assert concurrency(search, [{"CPU": 8.0}] * 3, [(1, {"CPU": 2.0})]) == 24
+    assert concurrency(search, [head], [(math.inf, kind)]) == trial_count(search)
+    assert concurrency(searching(experiment_data, SPACE, concurrent=3).search, [head], [(4, kind)]) == 3
+    with pytest.raises(ClusterError, match="no node has more than 8 and 2"):
+        concurrency(searching(experiment_data, SPACE, cpus_per_trial=9).search, [head], [(math.inf, kind)])
 
 
 def test_64_gpus_run_a_trial_each_or_four(experiment_data):

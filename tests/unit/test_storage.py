@@ -1,9 +1,29 @@
+import errno
+import fcntl
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from ialign_ray.storage import MANIFEST, is_intact, json_hash, once, read_json, whole_folder, write_json, write_text
+from ialign_ray.compare import judge
+from ialign_ray.config import build_experiment
+from ialign_ray.errors import ConfigError
+from ialign_ray.storage import (
+    MANIFEST,
+    alone,
+    is_intact,
+    json_hash,
+    once,
+    read_json,
+    whole_folder,
+    write_json,
+    write_text,
+)
+from ialign_ray.training.trainer import align
 
 
 def fill(folder, text="first"):
@@ -147,3 +167,58 @@ def test_text_is_replaced_whole(tmp_path, monkeypatch):
 def test_a_hash_is_blind_to_key_order():
     assert json_hash({"a": 1, "b": [2]}) == json_hash(json.loads('{"b": [2], "a": 1}'))
     assert json_hash({"a": 1}) != json_hash({"a": 2})
+
+
+HOLDS = """
+import sys, time
+from pathlib import Path
+from ialign_ray.storage import alone
+with alone(Path(sys.argv[1]), "`ialign align`"):
+    print("held", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def held(tmp_path):
+    """A folder that another process holds, and that process."""
+    folder = tmp_path / "runs" / "tiny" / "align"
+    holder = subprocess.Popen([sys.executable, "-c", HOLDS, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    yield folder, holder
+    holder.kill()
+    holder.wait()
+
+
+def test_a_folder_is_held_by_one_process_until_it_dies(held):
+    folder, holder = held
+    refused = pytest.raises(ConfigError, match=f"another `ialign align` works in {folder}; wait")
+    with refused, alone(folder, "`ialign align`"):
+        pytest.fail("held twice")
+    holder.kill()
+    holder.wait()
+    for _ in range(2):
+        with alone(folder, "`ialign align`"):
+            pass
+
+
+def test_no_second_process_trains_a_run_or_judges_in_its_folder(held, experiment_data):
+    folder, _ = held
+    experiment_data["storage"]["runs"] = str(folder.parents[1])
+    experiment = build_experiment(experiment_data, "x")
+    with pytest.raises(ConfigError, match=f"another `ialign align` works in {folder}; wait"):
+        align(experiment, "align", resume=True)
+    with pytest.raises(ConfigError, match="another `ialign compare` or `ialign evaluate` works in"):
+        judge(experiment, {}, folder, Console(quiet=True))
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])
+def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch, caplog, code):
+    def none(*_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with alone(tmp_path / "run", "`ialign align`"), alone(tmp_path / "run", "`ialign align`"):
+        pass
+    assert f"{tmp_path / 'run'} cannot be locked ({os.strerror(code)}); see to it" in caplog.text
