@@ -296,9 +296,13 @@ def test_setting_up_a_host_twice_is_setting_it_up_once(tmp_path):
         assert done.returncode == 0, done.stderr
         profiles.append((tmp_path / ".bashrc").read_text())
     assert profiles[0] == profiles[1] == (tmp_path / ".profile").read_text()
-    shell = ["bash", "-c", f". {shlex.quote(str(tmp_path / '.bashrc'))}; echo $RAY_AUTH_MODE; which ialign"]
+    shell = [
+        "bash",
+        "-c",
+        f". {shlex.quote(str(tmp_path / '.bashrc'))}; echo $RAY_AUTH_MODE $IALIGN_CACHE; which ialign",
+    ]
     said = subprocess.run(shell, capture_output=True, text=True).stdout.split()
-    assert said == ["token", str(Path(sys.executable).parent / "ialign")]
+    assert said == ["token", str(tmp_path / "shared" / "cache"), str(Path(sys.executable).parent / "ialign")]
     assert list((tmp_path / "shared").iterdir()) == []
 
 
