@@ -176,11 +176,12 @@ def test_the_local_head_runs_autoscaler_v1_whatever_ray_up_says(tmp_path):
     [sent] = with_envs(
         [read(CLUSTERS / "local.yaml")["head_start_ray_commands"][-1]], {"RAY_enable_autoscaler_v2": "1"}
     )
-    (tmp_path / "ray").write_text("#!/bin/bash\necho autoscaler $RAY_enable_autoscaler_v2 $*\n")
+    told = "autoscaler $RAY_enable_autoscaler_v2 waits $AUTOSCALER_NODE_START_WAIT_S"
+    (tmp_path / "ray").write_text(f"#!/bin/bash\necho {told} $*\n")
     (tmp_path / "ray").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     said = subprocess.run(["bash", "-c", sent], capture_output=True, text=True, env=path).stdout
-    assert said.startswith("autoscaler 0 start --head --port=6379")
+    assert said.startswith("autoscaler 0 waits 2592000 start --head --port=6379")
 
 
 @pytest.mark.parametrize("path", RAY_FILES, ids=name)
