@@ -1,4 +1,4 @@
-"""What dies in mid-training, in a search; what it costs: seconds to the next new step, steps done again.
+"""What dies in mid-training, in a search, under load; what it costs: seconds to the next new step, steps done again.
 
 Each run ends with a ledger that equals the plan. What was measured is appended to `runs/cluster-faults.jsonl`, of which
 the table in docs/clusters.md is made.
@@ -6,12 +6,13 @@ the table in docs/clusters.md is made.
 
 from __future__ import annotations
 
+import json
 import time
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from launch import REPOSITORY, Cluster, until
+from launch import REPOSITORY, VENV, Cluster, until
 from measuring import Watch, steps_done, write_down
 from test_hosts import assert_exactly_once
 
@@ -38,9 +39,18 @@ def up(cluster) -> Cluster:
 
 
 def all_there(cluster: Cluster) -> float:
-    """Seconds until every host is in the cluster."""
+    """Seconds until every host is in the cluster.
+
+    Its set-up must have ended too: the autoscaler never tries a host again that dies in it.
+    """
     hosts = sorted([cluster.head.address, *(w.address for w in cluster.workers)])
-    return until(lambda: cluster.alive() == hosts, 300, "all hosts in the cluster", every=1)
+    state = cluster.head.own / "tmp" / "ray" / "cluster-ialign.state"
+
+    def there() -> bool:
+        tags = [host["tags"].get("ray-node-status") for host in json.loads(state.read_text()).values()]
+        return cluster.alive() == hosts and tags == ["up-to-date"] * len(hosts)
+
+    return until(there, 300, "all hosts in the cluster", every=1)
 
 
 def reach(cluster: Cluster, job: str, file: str, run: Path, step: int = FAULT_AT) -> None:
@@ -186,3 +196,40 @@ def test_a_search_survives_the_loss_of_a_host(up, on_the_cluster):
     lost = max(first.cost(fault), second.cost(fault), key=lambda cost: cost["seconds"])
     assert lost["seconds"] > 0
     write_down("a host lost in a search of 6 trials", finished=len(done), to_the_end=seconds, **lost)
+
+
+def test_serving_survives_the_loss_of_a_host(up, on_the_cluster):
+    """Two replicas on two hosts; the one on the lost host is replaced, and every request is answered."""
+    home = up.lan.shared / "serve"
+    serve = {"models": ["/srv/serve/model"], "replicas": [2, 2], "cpus_per_replica": 1.5}
+    file, _ = on_the_cluster("serve", {"serve": serve})
+    up.submit("serve", f"python serve.py {file}")
+
+    def serving() -> list[int]:
+        each = (w.command("pgrep -fc '^ray::ServeReplica:[i]align' || true", check=False) for w in up.workers)
+        return [int((said.split() or ["0"])[0]) for said in each]
+
+    until(lambda: "Ready at" in up.logs("serve"), 300, "the models served", every=1)
+    assert serving() == [1, 1]
+    (home / "clients").mkdir()
+    words = f"PYTHONPATH={REPOSITORY}/tests:{REPOSITORY} {VENV}/bin/python {REPOSITORY}/tests/cluster/clients.py"
+    up.head.command(f"{words} http://127.0.0.1:8000 base 4 /srv/serve/clients > /srv/serve/clients/log 2>&1 &")
+
+    def counted() -> dict:
+        file = home / "clients" / "counts.json"
+        return json.loads(file.read_text()) if file.exists() else {"requests": 0}
+
+    until(lambda: counted()["requests"] > 40, 120, "requests")
+    up.workers[1].lose()
+    fault = time.monotonic()
+    replaced = until(lambda: serving() == [2, 0], 240, "the replica on another host", every=0.5)
+    so_far = counted()["requests"]
+    until(lambda: counted()["requests"] > so_far + 100, 120, "requests after the replica was replaced")
+    (home / "clients" / "stop").touch()
+    until(lambda: (home / "clients" / "ended").exists(), 150, "the clients' end")
+    found = counted()
+    write_down("a host of two lost under load, 4 clients", replaced=round(replaced, 1), **found)
+    assert found["lost"] == 0
+    assert found["texts"] == 1
+    assert time.monotonic() - fault < 600
+    up.laptop.command("RAY_AUTH_MODE=token ray job stop --address http://127.0.0.1:8265 serve", check=False)
