@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 Address = Annotated[
     str | None,
@@ -77,7 +77,9 @@ def jobs(
     server = JobServer(address)
     if follow:
         _follow(server, follow)
-    table = Table("job", "step", "status", "exit code", "started", "took")
+    if not console.is_terminal:
+        console.width = 240  # a pipe has none, and half a name is of no use to the next command
+    table = Table(Column("job", overflow="fold"), "step", "status", "exit code", "started", "took")
     for job in server.jobs():
         table.add_row(*_row(job))
     console.print(table)

@@ -111,7 +111,8 @@ def serve(experiment: Experiment, options: Options, console: Console) -> dict[st
     from ialign_ray.training.pocket import ensure_model
 
     ensure_model(experiment, console)
-    with running(experiment.served, experiment.tracking_uri, experiment.scaling) as url:
+    # what an attempt that was killed left behind makes room for this one
+    with running(experiment.served, experiment.tracking_uri, experiment.scaling, replace=True) as url:
         say(console, f"Ready at {url}, until the job is stopped")
         threading.Event().wait()
     return {"url": url}

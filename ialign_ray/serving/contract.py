@@ -91,8 +91,14 @@ class Engine(Protocol):
     iterator (`aclose`), takes the request out of its batch.
     """
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None) -> AsyncIterator[Piece]:
-        """The answer to a prompt of token ids, piece by piece; the last piece has `finish`."""
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None, *, whole: bool = False
+    ) -> AsyncIterator[Piece]:
+        """The answer to a prompt of token ids, piece by piece; the last piece has `finish`.
+
+        `whole`: nobody reads it before its end, so it comes as an empty piece at the first token and one at the end,
+        which is cheaper.
+        """
 
     async def score_labels(
         self, prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], adapter: str | None = None

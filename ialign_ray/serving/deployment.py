@@ -120,11 +120,13 @@ def options(settings: ServeConfig) -> dict[str, Any]:
 
 
 @contextmanager
-def running(settings: ServeConfig, registry: str, scaling: ScalingConfig, *, show_log: bool = True) -> Iterator[str]:
+def running(
+    settings: ServeConfig, registry: str, scaling: ScalingConfig, *, show_log: bool = True, replace: bool = False
+) -> Iterator[str]:
     """Start (or join) Ray, deploy, wait until the models answer; yields the URL, and takes all down at the end.
 
-    Raises ConfigError where the port is taken, ClusterError where the cluster is too small, ModelError where a model
-    does not load.
+    Raises ConfigError where the port is taken, ClusterError where the cluster is too small or serves models already
+    (`replace`: they make room), ModelError where a model does not load.
     """
     settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
     built = application(settings, registry)
@@ -132,6 +134,8 @@ def running(settings: ServeConfig, registry: str, scaling: ScalingConfig, *, sho
     joins = ray.is_initialized() or scaling.address is not None or "RAY_ADDRESS" in os.environ
     with cluster(scaling, worker_logs=show_log) as resources:
         _check_room(settings, resources)
+        if not replace:
+            _check_alone()
         http = {"host": settings.host, "port": settings.port}
         others = _serving()
         serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
@@ -151,6 +155,15 @@ def _serving() -> bool:
     from ray.serve.context import _get_global_client
 
     return _get_global_client(raise_if_no_controller_running=False) is not None
+
+
+def _check_alone() -> None:
+    if _serving() and APPLICATION in serve.status().applications:
+        host, port = listening()
+        raise ClusterError(
+            f"this cluster serves models already, at {url_of(host, port)}; ask there, or take them down first with "
+            f"`serve delete {APPLICATION}`"
+        )
 
 
 def listening() -> tuple[str, int]:

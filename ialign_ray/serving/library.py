@@ -6,10 +6,10 @@ import asyncio
 import logging
 import re
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import IalignError, ModelError, RegistryError
@@ -47,7 +47,7 @@ class ModelLibrary:
         self._listed: list[Card] = []
         self._cards: list[Card] = []
         self._listed_at = -_LIST_EVERY_S
-        self._silent: str | None = None
+        self._silent: set[str] = set()
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -81,18 +81,16 @@ class ModelLibrary:
 
     async def look(self) -> None:
         """Look where the aliases stand, and take up what has moved. A registry out of reach changes nothing."""
-        try:
-            for model in self._models():
-                aliases = await asyncio.to_thread(self._registry.aliases, model)
-                for named in [n for n in self._chosen if n.model == model and n.alias]:
-                    await self._take_up(named, aliases.get(named.alias or ""))
-            await self._list()
-        except Exception as error:  # of the registry, its database or the network: what serves is untouched by it
-            if self._silent != str(error):
-                log.warning("registry cannot be read, the present versions go on serving: %s", _sentence(error))
-            self._silent = str(error)
-        else:
-            self._silent = None
+        silent: list[str] = []
+        looks: list[Callable[[], Awaitable[None]]] = [partial(self._look_at, model) for model in self._models()]
+        for each in (*looks, self._list):
+            try:
+                await each()
+            except Exception as error:  # of the registry, its database or the network: what serves is untouched by it
+                silent.append(_sentence(error))
+        for message in sorted(set(silent) - self._silent):
+            log.warning("registry cannot be read, the present versions go on serving: %s", message)
+        self._silent = set(silent)
 
     def check(self) -> None:
         """Raise where an engine has died or the registry is no longer followed: the replica must be replaced."""
@@ -129,6 +127,11 @@ class ModelLibrary:
             except IalignError as error:
                 raise ModelError(reason) from error
         return replace(named, refused=reason, retry_at=time.monotonic() + _TRY_AGAIN_S) if reason else named
+
+    async def _look_at(self, model: str) -> None:
+        aliases = await asyncio.to_thread(self._registry.aliases, model)
+        for named in [n for n in self._chosen if n.model == model and n.alias]:
+            await self._take_up(named, aliases.get(named.alias or ""))
 
     async def _take_up(self, named: Named, number: int | None) -> None:
         """Serve the version that an alias points to now, or say why not and go on."""

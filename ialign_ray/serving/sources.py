@@ -193,10 +193,16 @@ def with_own_names(found: Sequence[Named], references: Sequence[str]) -> list[Na
 
 
 def bases(found: Sequence[Named]) -> list[Named]:
-    """The bases of all models, each once: `base` is the first one's, others are called as they are found."""
+    """The bases of all models, each once: `base` is the first one's, others are called as they are found.
+
+    Of two that are called alike the later one has its parent folder's name, or its owner's, before its own.
+    """
     made: list[Named] = []
     for named in found:
-        below = base_of(named.source, BASE if not made else Path(named.source.settings.id).name)
+        parts = Path(named.source.settings.id).parts
+        names = [BASE] if not made else ["-".join(parts[-k:]).strip("/") for k in range(1, len(parts) + 1)]
+        name = next((n for n in names if all(n != other.name for other in made)), names[-1])
+        below = base_of(named.source, name)
         if all(below.weights != other.source.weights for other in made):
             made.append(Named(BASE if not made else below.id, below))
     taken = {named.name for named in found}

@@ -95,11 +95,11 @@ def timed(work: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-def keep(name: str, result: Mapping[str, Any], folder: Path = RESULTS) -> None:
+def keep(name: str, result: Mapping[str, Any]) -> None:
     """Write a benchmark's numbers, with what they were measured on, to docs/results/bench and the terminal."""
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else platform.machine() + " CPU"
     on = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
     text = json.dumps({"on": on, **result}, indent=2) + "\n"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(text, encoding="utf-8")
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(text, encoding="utf-8")
     sys.stdout.write(text)

@@ -84,9 +84,24 @@ def serving_engine(found: dict[str, Any]) -> Iterable[str]:
             yield "| " + " | ".join(map(str, line)) + " |"
 
 
+def serving_http(found: dict[str, Any]) -> Iterable[str]:
+    ways = ("ialign serve", "transformers serve", "transformers serve, continuous batching", "engine", "generate")
+    heads = ("ialign serve", "transformers serve", "with continuous batching", "our engine alone", "one at a time")
+    more = ("against transformers serve", "against its continuous batching", "HTTP adds", "a bare echo")
+    yield "| model, clients | " + " | ".join([*heads, *more]) + " |"
+    yield "|---" * (len(heads) + len(more) + 1) + "|"
+    for size in ("pocket", "100M"):
+        for clients, run in found.get(size, {}).items():
+            speed, ms = run["requests_per_second"], run["ms_a_request"]
+            ours = [run[f"times_transformers_serve{kind}"]["ialign serve"] for kind in ("", "_continuous")]
+            adds = [ms["added by HTTP to the engine"], ms["echo through Ray Serve"]]
+            cells = [*(speed[way] for way in ways), *(f"x{ratio}" for ratio in ours), *(f"{t:.0f} ms" for t in adds)]
+            yield f"| {size}, {clients} | " + " | ".join(map(str, cells)) + " |"
+
+
 def main() -> None:
     render(DOCS / "speed.md", training_speed, pipeline, loss_memory, label_scoring)
-    render(DOCS / "serving.md", serving_engine)
+    render(DOCS / "serving.md", serving_engine, serving_http)
     render(DOCS / "scale.md", scale_model)
 
 

@@ -119,7 +119,7 @@ class Engine:
     def answer(self, count: int, work: list[Ask], adapters: int = 0) -> None:
         async def one(number: int, ask: Ask) -> int:
             adapter = f"a{number % adapters}" if adapters else None
-            stream = self.engine.stream(ask.prompt, Sampling(max_new_tokens=ask.new), adapter)
+            stream = self.engine.stream(ask.prompt, Sampling(max_new_tokens=ask.new), adapter, whole=True)
             return sum([len(piece.tokens) async for piece in stream])
 
         self._loop.run_until_complete(clients(count, work, one))

@@ -148,7 +148,7 @@ class Alone:
 
     def answer(self, count: int, work: list[Ask]) -> None:
         async def one(number: int, ask: Ask) -> int:
-            stream = self._engine.stream(ask.prompt, Sampling(max_new_tokens=ask.new))
+            stream = self._engine.stream(ask.prompt, Sampling(max_new_tokens=ask.new), whole=True)
             return sum([len(piece.tokens) async for piece in stream])
 
         self._loop.run_until_complete(clients(count, work, one))
@@ -221,7 +221,7 @@ def main() -> None:
     found: dict[str, Any] = {"load": round(os.getloadavg()[0], 1), "processors": os.cpu_count()}
     for size in options.size:
         found[size] = measured(size, options.rounds)
-    keep("http", found, Path(__file__).parents[2] / "docs" / "results" / "serving")
+    keep("serving_http", found)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from runs import BEST, WEAK
 
 from ialign_ray.config import ScalingConfig
 from ialign_ray.config.serve import ServeConfig
+from ialign_ray.errors import ClusterError
 from ialign_ray.registry.promotion import promote, roll_back
 from ialign_ray.registry.reference import resolve
 from ialign_ray.serving.examples import requests_of, tried
@@ -192,6 +193,17 @@ def test_a_killed_controller_is_not_noticed_by_clients(champion):
     print(f"controller killed: {len(load.answers)} requests, 0 failed")
 
 
+def test_models_that_are_served_already_are_not_replaced(champion):
+    from ialign_ray.serving.deployment import running
+
+    with (
+        pytest.raises(ClusterError, match=f"serves models already, at {champion.url};.*serve delete ialign"),
+        running(ServeConfig(port=0), champion.registry.uri, ScalingConfig()),
+    ):
+        raise AssertionError
+    assert champion.text_of("champion")
+
+
 def test_requests_under_way_end_when_the_deployment_is_taken_down(champion):
     from ray import serve
 
@@ -213,3 +225,24 @@ def test_requests_under_way_end_when_the_deployment_is_taken_down(champion):
     client.join(60)
     assert "".join(p["delta"].get("content") or "" for p in pieces) == expected
     assert pieces[-1]["finish_reason"] is not None
+
+
+def test_a_second_replica_comes_under_load(deployed):
+    """Autoscaling: the test before took the deployment down, so its place is free."""
+    from ray import serve
+
+    from ialign_ray.serving.deployment import running
+
+    settings = ServeConfig(port=0, replicas=(1, 2), max_batch=1, follow_s=0.5)
+    with running(settings, deployed.registry.uri, ScalingConfig()) as url:
+
+        def replicas():
+            return serve.status().applications["ialign"].deployments["models"].replica_states.get("RUNNING", 0)
+
+        assert replicas() == 1
+        with Load(url, 6, tokens=40) as load:
+            until(lambda: replicas() == 2, 180)
+            before = len(load.answers)
+            until(lambda: len(load.answers) > before + 30)
+        assert load.lost == []
+        print(f"second replica under load: {len(load.answers)} requests, 0 failed")

@@ -54,6 +54,17 @@ async def test_greedy_answers_are_those_of_generate(name):
             assert await arriving(engine, prompts, counts, [None] * len(prompts), seed) == expected
 
 
+@pytest.mark.parametrize("name", ["llama", "mamba", "t5"])
+async def test_a_whole_answer_comes_as_one_piece_after_its_first_token(name):
+    model, [prompt] = build(name), some_prompts([6])
+    for sampling in (greedy(9), greedy(9, top_log_probs=2), greedy(1), Sampling(9, 1.0, seed=3)):
+        async with running(model, Letters()) as engine:
+            expected = await answer(engine, prompt, sampling)
+            pieces = [piece async for piece in engine.stream(prompt, sampling, whole=True)]
+        assert (pieces[-1].text, list(pieces[-1].tokens), pieces[-1].finish) == expected
+        assert [piece.text for piece in pieces[:-1]] == [""] * (len(expected[1]) > 1)
+
+
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom", "mamba", "t5", "bart"])
 async def test_rows_of_different_adapters_share_a_batch(name, tmp_path):
     model, prompts = build(name), some_prompts(LENGTHS)

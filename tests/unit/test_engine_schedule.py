@@ -46,6 +46,15 @@ def test_the_nearest_in_length_begin_together():
     assert admit(waiting, [], Limits(4, 10_000), same_length=True) == [0, 3]
 
 
+def test_prompts_of_other_lengths_wait_rather_than_be_padded():
+    waiting = [Wish(400, 420), Wish(60, 80), Wish(390, 410), Wish(500, 520)]
+    assert admit(waiting, [], Limits(8, 10_000)) == [0, 2, 3]
+    assert admit(waiting, [], Limits(8, 10_000, padding=9.0)) == [0, 2, 3, 1]
+    short = [Wish(2, 10), Wish(30, 40), Wish(15, 30)]
+    assert admit(short, [], Limits(8, 10_000)) == [0, 2, 1]  # so few columns take no longer
+    assert admit(short, [], Limits(8, 10_000, free=60)) == [0, 2]
+
+
 def test_rows_under_way_wait_for_few_prompt_tokens_only():
     waiting = [Wish(100, 120)] * 6
     assert len(admit(waiting, [120], Limits(8, 10_000, busy_prefill=250))) == 2

@@ -36,6 +36,31 @@ def told(ids, stop=(), decode=decode):
     return [*pieces, text.take(last=True)]
 
 
+@given(
+    st.text("ab<é🙂", max_size=12),
+    st.lists(st.text("ab<é🙂", min_size=1, max_size=4), max_size=2),
+    st.integers(0, 40),
+)
+def test_a_whole_answer_is_the_pieces_joined(words, stops, cut):
+    """Also where its length cuts a character, or a stop text is only begun."""
+    ids = (TOKENIZER(words)["input_ids"] if words else [])[:cut]
+    pieces, text = told(ids, stops), AnswerText(decode, stops, whole=True)
+    if not any(text.add(TokenScore(token, None)) for token in ids):
+        text.end()
+    answer, scores = text.take(last=True)
+    assert answer == joined(pieces)
+    assert scores == tuple(score for _, scores in pieces for score in scores)
+
+
+def test_a_whole_answer_is_decoded_once():
+    asked = []
+    text = AnswerText(lambda ids: asked.append(ids) or decode(ids), whole=True)
+    ids = TOKENIZER("abcde")["input_ids"]
+    assert not any(text.add(TokenScore(token, None)) for token in ids)
+    text.end()
+    assert (text.take(last=True)[0], asked) == ("abcde", [ids])
+
+
 def joined(pieces):
     return "".join(text for text, _ in pieces)
 

@@ -155,3 +155,14 @@ def test_a_user_who_stops_looking_hears_how_to_look_again():
         DetachedError, match="tiny-align goes on; follow it again with `ialign jobs --follow tiny-align`"
     ):
         following(Log([KeyboardInterrupt()], ["x"])).follow("tiny-align", pytest.fail)
+
+
+def test_a_pipe_gets_whole_names(ialign, monkeypatch):
+    from ray.job_submission import JobDetails
+
+    name = "indonesian-javanese-sundanese-minangkabau-half-replay-rank-sixteen-align-first"
+    job = JobDetails(type="SUBMISSION", submission_id=name, status="FAILED", entrypoint="x", driver_exit_code=143)
+    monkeypatch.setattr(JobServer, "__init__", lambda *_: None)
+    monkeypatch.setattr(JobServer, "jobs", lambda _: [job])
+    monkeypatch.setenv("COLUMNS", "60")
+    assert name in ialign("jobs")[1]

@@ -9,11 +9,12 @@ from libraries import OPENED, ask, expected, kinds, of_base, of_run, serving, te
 from runs import BEST, FORGETFUL, GOOD, WEAK, make_run, small_experiment
 
 from ialign_ray.answer import export_model
-from ialign_ray.config import override
+from ialign_ray.config import ModelSettings, override
 from ialign_ray.errors import ConfigError, ModelError, RegistryError
 from ialign_ray.registry.promotion import promote, register
 from ialign_ray.serving import pool
 from ialign_ray.serving.contract import UnknownModelError
+from ialign_ray.serving.sources import Named, Source, bases
 from ialign_ray.training.trainer import MODEL
 
 SIZES = (("small", 0.9), ("large", 1.6))
@@ -271,3 +272,12 @@ def test_a_run_whose_files_are_gone_is_refused_and_the_others_serve(registry, li
             assert (await ask(shelf, "good"))[0] == "good"
 
     asyncio.run(story())
+
+
+def test_bases_that_are_called_alike_are_told_apart():
+    ids = ["/models/first/small", "lab/small", "other/small", "lab/small", "/models/second/small"]
+    found = [
+        Named(f"m{k}", Source(f"m{k}", "adapter", ModelSettings(id=name), None, None, 0.0))
+        for k, name in enumerate(ids)
+    ]
+    assert [named.name for named in bases(found)] == ["base", "small", "other-small", "second-small"]

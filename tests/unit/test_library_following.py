@@ -219,3 +219,25 @@ def test_an_alias_that_is_gone_leaves_its_last_version(registry):
             assert "gone from the registry" in shelf.cards()[0].details["refused"]
 
     asyncio.run(story())
+
+
+def test_a_model_that_is_gone_from_the_registry_does_not_keep_others_from_being_followed(registry, library, caplog):
+    register(registry, library / "runs" / "small" / "weak", "also")
+    registry.call("set_registered_model_alias", "also", "champion", "1")
+    promote(registry, "mine", WEAK)
+
+    async def story():
+        async with serving(registry, "also@champion", "mine@champion") as shelf:
+            registry.call("delete_registered_model", "also")
+            promote(registry, "mine", BEST)
+            for _ in range(2):
+                await shelf.look()
+            assert kinds(shelf)["mine@champion"] == ("mine/3", "adapter")
+            assert kinds(shelf)["also@champion"] == ("also/1", "adapter")
+            assert (await ask(shelf, "also@champion"))[0] == "also/1"
+
+    with caplog.at_level(logging.WARNING):
+        asyncio.run(story())
+    told = [r.getMessage() for r in caplog.records if "cannot be read" in r.getMessage()]
+    assert len(told) == len(set(told)) > 0  # once each
+    assert all("also" in message for message in told)

@@ -105,15 +105,15 @@ def sampling(body: Decoding, longest: int, temperature: float, choice: int = 0, 
     )
 
 
-def ask(call: Call, served: Served, asks: Sequence[Ask]) -> AsyncIterator[tuple[int, Piece]]:
+def ask(call: Call, served: Served, asks: Sequence[Ask], *, whole: bool = False) -> AsyncIterator[tuple[int, Piece]]:
     """Start the engine on all answers; pieces come as they are made, until the call's deadline."""
-    return call.in_time(call.hold(_merged(call, served, asks)))
+    return call.in_time(call.hold(_merged(call, served, asks, whole)))
 
 
 async def collect(call: Call, served: Served, asks: Sequence[Ask]) -> list[Whole]:
     """All answers, whole."""
     found = [Whole() for _ in asks]
-    async for index, piece in ask(call, served, asks):
+    async for index, piece in ask(call, served, asks, whole=True):
         found[index].add(piece)
     return found
 
@@ -128,13 +128,13 @@ async def together(work: Iterable[Coroutine[Any, Any, Item]]) -> list[Item]:
             task.cancel()
 
 
-async def _merged(call: Call, served: Served, asks: Sequence[Ask]) -> Pieces:
+async def _merged(call: Call, served: Served, asks: Sequence[Ask], whole: bool) -> Pieces:
     """The pieces of all answers. The first failure ends them all, as does closing the generator."""
     queue: asyncio.Queue[tuple[int, Piece] | BaseException | None] = asyncio.Queue()
 
     async def run(index: int, one: Ask) -> None:
         try:
-            stream: Any = served.engine.stream(one.prompt, one.sampling, served.adapter)
+            stream: Any = served.engine.stream(one.prompt, one.sampling, served.adapter, whole=whole)
             async with aclosing(stream):
                 async for piece in stream:
                     queue.put_nowait((index, piece))

@@ -49,7 +49,7 @@ class Call:
 
     def count(self, piece: Piece) -> None:
         """Note what was generated."""
-        if self.first_token is None and (piece.tokens or piece.finish):
+        if self.first_token is None:
             self.first_token = time.perf_counter() - self.started
         self.tokens_out += len(piece.tokens)
 

@@ -92,7 +92,9 @@ class TransformersEngine:
 
     # --- requests -------------------------------------------------------------------------------------
 
-    def stream(self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None) -> AsyncIterator[Piece]:
+    def stream(
+        self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None, *, whole: bool = False
+    ) -> AsyncIterator[Piece]:
         """See `Engine.stream`; what is refused is refused here, before the first piece is asked for.
 
         The iterator has `aclose`, as a generator has; forgetting it ends the request too.
@@ -103,9 +105,10 @@ class TransformersEngine:
             asyncio.get_running_loop(),
             prompt=list(prompt),
             sampling=sampling,
-            text=AnswerText(self._decode, sampling.stop),
+            text=AnswerText(self._decode, sampling.stop, whole=whole),
             ends=self._ends,
             start=self._start,
+            whole=whole,
             forced=self._forced,
         )
         self._check([row.prompt], [sampling.max_new_tokens])

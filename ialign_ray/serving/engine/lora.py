@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -36,6 +36,28 @@ class Blocks:
         return next(((begin, end) for name, begin, end in self.spans if name == key), None)
 
 
+@dataclass(frozen=True)
+class Part:
+    """What the rows of a pass need of a layer: blocks that follow one another, and which of them each row has."""
+
+    down: Tensor
+    """[in, r], so that a pass need not transpose it."""
+    up: Tensor
+    """[r, out]."""
+    mask: Tensor | None = None
+    """[rows, r]; None where all of it is every row's."""
+
+    def add(self, x: Tensor, out: Tensor) -> None:
+        """Add the updates of rows x [rows, in] to out [rows, out]."""
+        inner = x.to(self.down.dtype) @ self.down
+        if self.mask is not None:
+            inner *= self.mask
+        if out.dtype == self.up.dtype:
+            out.addmm_(inner, self.up)
+        else:
+            out += inner @ self.up
+
+
 @dataclass
 class Plan:
     """Which row of the coming forward passes belongs to which adapter."""
@@ -43,24 +65,23 @@ class Plan:
     keys: tuple[str | None, ...]
     width: int
     """Tokens of each row."""
-    masks: dict[Spans, tuple[int, int, Tensor] | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.known = set(self.keys)
         self._rows_of = {key: [i for i, own in enumerate(self.keys) if own == key] for key in self.known}
         self._index: dict[tuple[str | None, torch.device], Tensor] = {}
+        self._parts: dict[str, Part | None] = {}
+        self._masks: dict[tuple[Spans, torch.device], Tensor] = {}
 
-    def add(self, blocks: Blocks, inputs: Tensor, output: Tensor) -> Tensor:
-        """The layer's output with every row's update added."""
-        if len(self.known) == 1:
-            span = blocks.span(self.keys[0])
-            return output if span is None else output.add_(_update(blocks, inputs, *span))
-        shape = self._rows(inputs)
-        x, out = inputs.reshape(*shape, -1), output.view(*shape, -1)
-        if shape[1] > 1:
-            self._by_adapter(blocks, x, out)
+    def add(self, name: str, blocks: Blocks, inputs: Tensor, output: Tensor) -> Tensor:
+        """The output of the layer `name` with every row's update added."""
+        if len(self.known) == 1 or self._rows(inputs)[1] == 1:
+            if name not in self._parts:
+                self._parts[name] = self._part(blocks)
+            if (part := self._parts[name]) is not None:
+                part.add(_flat(inputs), output.view(-1, output.shape[-1]))
         else:
-            self._masked(blocks, x, out)
+            self._by_adapter(blocks, inputs, output)
         return output
 
     def _rows(self, inputs: Tensor) -> tuple[int, int]:
@@ -72,11 +93,14 @@ class Plan:
             return rows, self.width
         raise ModelError(f"an adapted layer reads {tuple(inputs.shape)} for {rows} rows of {self.width} tokens.")
 
-    def _by_adapter(self, blocks: Blocks, x: Tensor, out: Tensor) -> None:
+    def _by_adapter(self, blocks: Blocks, inputs: Tensor, output: Tensor) -> None:
+        shape = self._rows(inputs)
+        x, out = inputs.reshape(*shape, -1), output.view(*shape, -1)
         for key, begin, end in blocks.spans:
             if key in self.known:
                 rows = self._on(x.device, key)
-                out.index_add_(0, rows, _update(blocks, x[rows], begin, end).to(out.dtype))
+                update = (x[rows].to(blocks.down.dtype) @ blocks.down[begin:end].T) @ blocks.up[begin:end]
+                out.index_add_(0, rows, update.to(out.dtype))
 
     def _on(self, device: torch.device, key: str | None) -> Tensor:
         """The rows of an adapter, brought to a device once and not by every layer."""
@@ -84,28 +108,29 @@ class Plan:
             self._index[key, device] = torch.tensor(self._rows_of[key], device=device)
         return self._index[key, device]
 
-    def _masked(self, blocks: Blocks, x: Tensor, out: Tensor) -> None:
-        if blocks.spans not in self.masks:
-            self.masks[blocks.spans] = self._mask(blocks)
-        masked = self.masks[blocks.spans]
-        if masked is not None:
-            begin, end, mask = masked
-            out.add_(((x.to(mask.dtype) @ blocks.down[begin:end].T) * mask) @ blocks.up[begin:end])
-
-    def _mask(self, blocks: Blocks) -> tuple[int, int, Tensor] | None:
-        """(begin, end, mask [rows, 1, end - begin]) over the blocks that these rows need; None where they need none."""
-        used = [span for span in blocks.spans if span[0] in self.keys]
+    def _part(self, blocks: Blocks) -> Part | None:
+        """The blocks that these rows need, and those between them; None where they need none."""
+        used = tuple(span for span in blocks.spans if span[0] in self.known)
         if not used:
             return None
         begin, end = used[0][1], used[-1][2]
-        mask = blocks.down.new_zeros(len(self.keys), 1, end - begin)
+        down, up = blocks.down[begin:end].T, blocks.up[begin:end]
+        if len(self.known) == 1:
+            return Part(down, up)
+        if (used, up.device) not in self._masks:
+            self._masks[used, up.device] = self._mask(used, up)
+        return Part(down, up, self._masks[used, up.device])
+
+    def _mask(self, used: Spans, up: Tensor) -> Tensor:
+        begin = used[0][1]
+        mask = up.new_zeros(len(self.keys), len(up))
         for key, first, last in used:
-            mask[self._rows_of[key], :, first - begin : last - begin] = 1
-        return begin, end, mask
+            mask[self._rows_of[key], first - begin : last - begin] = 1
+        return mask
 
 
-def _update(blocks: Blocks, x: Tensor, begin: int, end: int) -> Tensor:
-    return (x.to(blocks.down.dtype) @ blocks.down[begin:end].T) @ blocks.up[begin:end]
+def _flat(x: Tensor) -> Tensor:
+    return x.reshape(-1, x.shape[-1])
 
 
 class LoraBank:
@@ -179,7 +204,7 @@ class LoraBank:
 
     def _hook(self, name: str) -> Any:
         def add(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output if self._plan is None else self._plan.add(self._blocks[name], inputs[0], output)
+            return output if self._plan is None else self._plan.add(name, self._blocks[name], inputs[0], output)
 
         return add
 

@@ -46,6 +46,8 @@ class Row(Request):
     ends: frozenset[int]
     start: int | None
     """The id before the answer on the decoder's side of an encoder-decoder."""
+    whole: bool = False
+    """Whether the answer is told in one piece, and its first token by an empty one."""
     forced: tuple[int | None, int | None] = (None, None)
     """The first and the last token that an answer must have, as the folders of some encoder-decoders say."""
     written: list[int] = field(default_factory=list)
@@ -77,6 +79,8 @@ class Row(Request):
             finish = "stop"
         elif len(self.written) == self.sampling.max_new_tokens:
             finish = "length"
+        if finish is None and self.whole:
+            return Piece("") if len(self.written) == 1 else None
         if finish is None:
             text, tokens = self.text.take()
             return Piece(text, tokens) if tokens or text else None

@@ -18,6 +18,10 @@ class Limits:
     """Tokens of prompts that are read between two steps of rows under way: they wait meanwhile."""
     idle_prefill: int = 2048
     """Tokens of prompts that are read at once where no row waits; a few of a burst begin before all are read."""
+    padding: float = 0.25
+    """Padding for each token of the prompts that are read together: it takes as long to read as they do."""
+    free: int = 128
+    """Columns, padding or not, that a pass reads about as fast as one."""
 
     def prefill(self, busy: bool) -> int:
         """Tokens that may be read now."""
@@ -36,7 +40,7 @@ def admit(waiting: Sequence[Wish], running: Sequence[int], limits: Limits, *, sa
     """Indices of the waiting rows, oldest first in `waiting`, that begin now; `running` are the needs of the others.
 
     The oldest goes first and nobody passes it while it does not fit, so none starves. The others follow by nearness
-    to its length, so that little of the batch is padding, or of its very length where the model takes no padding.
+    to its length while little of what is read is padding, or of its very length where the model takes no padding.
     """
     if not waiting or len(running) >= limits.max_batch:
         return []
@@ -45,13 +49,15 @@ def admit(waiting: Sequence[Wish], running: Sequence[int], limits: Limits, *, sa
     if running and (len(running) + 1) * longest > limits.max_batch_tokens:
         return []
     budget = limits.prefill(bool(running))
-    chosen, widest = [0], head.prompt
+    chosen, widest, tokens = [0], head.prompt, head.prompt
     for i in sorted(range(1, len(waiting)), key=lambda i: (abs(waiting[i].prompt - head.prompt), i)):
         wish, rows = waiting[i], len(running) + len(chosen) + 1
         if rows > limits.max_batch or (same_length and wish.prompt != head.prompt):
             break
         wide, long = max(widest, wish.prompt), max(longest, wish.needs)
-        if (len(chosen) + 1) * wide <= budget and rows * long <= limits.max_batch_tokens:
+        columns = (len(chosen) + 1) * wide
+        tight = columns <= max(limits.free, (1 + limits.padding) * (tokens + wish.prompt))
+        if tight and columns <= budget and rows * long <= limits.max_batch_tokens:
             chosen.append(i)
-            widest, longest = wide, long
+            widest, longest, tokens = wide, long, tokens + wish.prompt
     return chosen

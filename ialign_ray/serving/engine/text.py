@@ -18,8 +18,10 @@ class AnswerText:
     that begins a few tokens before it, at constant cost whatever the answer's length.
     """
 
-    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = ()) -> None:
+    def __init__(self, decode: Callable[[list[int]], str], stop: Sequence[str] = (), *, whole: bool = False) -> None:
+        """`whole`: `take` is called at the end alone, so only stop texts ask for the text before."""
         self._decode, self._stop = decode, [text for text in stop if text]
+        self._at_end = whole and not self._stop
         self._ids: list[int] = []
         self._scores: list[tuple[int, TokenScore]] = []
         self._window = self._read = self._sent = 0
@@ -31,6 +33,8 @@ class AnswerText:
         """Append a token; True where it completes a stop text, which ends the answer."""
         self._scores.append((len(self.text), score))
         self._ids.append(score.token)
+        if self._at_end:
+            return False
         window = self._decode(self._ids[self._window :])
         unfinished = window.endswith(UNFINISHED) and len(self._ids) - self._read < LONGEST_CHARACTER
         if not unfinished and len(window) > len(self._before):
