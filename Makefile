@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly test-cluster quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz clean
+.PHONY: help setup check test test-fast nightly test-cluster test-faults host-tools quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -36,11 +36,16 @@ nightly: setup  ## all tests and the long ones: who dies, when, and how many wor
 
 # Hosts of its own, in network namespaces: needs root, and Debian's packages below, which it installs where they lack.
 HOST_TOOLS := openssh-server openssh-client rsync iproute2 curl procps
-test-cluster: export PATH := $(PATH):/usr/sbin:/sbin
-test-cluster: setup  ## for real: ray up over ssh on a head and two workers, a job across them, hosts that die
+test-cluster test-faults host-tools: export PATH := $(PATH):/usr/sbin:/sbin
+test-cluster: setup host-tools  ## for real: ray up over ssh on a head and two workers, a job across them, a host that dies
+	$(BIN)/python -m pytest -m cluster tests/cluster/test_hosts.py
+
+test-faults: setup host-tools  ## the same hosts: the pocket pipeline, and whatever else dies there; half an hour
+	$(BIN)/python -m pytest -m cluster tests/cluster/test_faults.py
+
+host-tools:
 	for tool in sshd rsync ip curl pgrep; do command -v $$tool > /dev/null || lacking=1; done; [ -z "$$lacking" ] \
 		|| { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $(HOST_TOOLS); }
-	$(BIN)/python -m pytest -m cluster tests/cluster/test_hosts.py
 
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow and not cluster"

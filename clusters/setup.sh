@@ -42,7 +42,8 @@ if [ "$known" != "$present" ]; then
 fi
 
 # Ray starts everything in login shells; `ray stop` and `ray exec` come without our start commands, so it goes here
-line="export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0${IALIGN_VENV:+ PATH=\"$IALIGN_VENV/bin:\$PATH\"}"
+# What is made once, such as the pocket base model, must be found by all hosts
+line="export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 IALIGN_CACHE=\"$shared/cache\"${IALIGN_VENV:+ PATH=\"$IALIGN_VENV/bin:\$PATH\"}"
 for profile in ~/.profile ~/.bashrc; do
   grep -qxF "$line" "$profile" 2>/dev/null || echo "$line" >>"$profile"
 done

@@ -33,7 +33,7 @@ def cluster():
 def on_the_cluster(cluster, experiment_data, tmp_path, tiny_model_folder):
     """Puts an experiment of the tiny model on the storage that the hosts share: (path there, run's folder here)."""
 
-    def put(name: str, **train) -> tuple[str, Path]:
+    def put(name: str, sections: dict | None = None, **train) -> tuple[str, Path]:
         home = cluster.lan.shared / name
         shutil.copytree(tmp_path, home)
         shutil.copytree(tiny_model_folder, home / "model")
@@ -44,6 +44,7 @@ def on_the_cluster(cluster, experiment_data, tmp_path, tiny_model_folder):
             # 1.5 of a worker host's 3 CPUs and of none of the head's 1: two would fit on one host, so `spread` counts
             "scaling": {"workers": 2, "cpus_per_worker": 1.5, "placement": "spread", "address": "auto"},
             "storage": {"data": f"{SHARED}/{name}", "runs": f"{SHARED}/{name}/runs"},
+            **(sections or {}),
         }
         (home / "experiment.yaml").write_text(yaml.safe_dump(data, sort_keys=False))
         return f"{SHARED}/{name}/experiment.yaml", home / "runs" / name / "align"

@@ -19,7 +19,7 @@ BOOT = """
 set -e
 mount --make-rprivate /
 mount --bind {shared} /srv
-mount --bind {own}/tmp /tmp
+{disk}
 sed 's#^root:.*#root:x:0:0::{own}/home:/bin/bash#' /etc/passwd > {own}/passwd && mount --bind {own}/passwd /etc/passwd
 mount -t tmpfs -o size=512m tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
@@ -88,9 +88,12 @@ class Host:
         run("ip", "-n", self.namespace, "address", "add", f"{self.address}/24", "dev", "eth0")
         # Ray finds a host's address by asking which one would reach the world
         run("ip", "-n", self.namespace, "route", "add", "default", "via", self.lan.gateway)
+        self.device = device
 
-    def boot(self, *, sshd: bool) -> None:
-        """Start its processes; its home and /tmp are as they were."""
+    def boot(self, *, sshd: bool, disk: str | None = None) -> None:
+        """Start its processes, unless they run; home and /tmp are as they were, or /tmp an empty disk of this size."""
+        if self.process is not None and self.process.poll() is None:
+            return
         for part in ("home/.ssh", "tmp"):
             (self.own / part).mkdir(parents=True, exist_ok=True)
         (self.own / "tmp").chmod(0o1777)
@@ -100,7 +103,8 @@ class Host:
                 run("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", self.own / "host_key")
             (self.own / "sshd_config").write_text(SSHD.format(own=self.own, address=self.address))
             first = f"{shutil.which('sshd')} -D -e -f {self.own}/sshd_config 2>> {self.own}/sshd.log &"
-        script = BOOT.format(shared=self.lan.shared, own=self.own, name=self.name, first=first)
+        mount = f"mount -t tmpfs -o size={disk} tmpfs /tmp" if disk else f"mount --bind {self.own}/tmp /tmp"
+        script = BOOT.format(disk=mount, shared=self.lan.shared, own=self.own, name=self.name, first=first)
         apart = ["unshare", "--pid", "--fork", "--mount-proc", "--mount", "--uts", "--ipc", "--kill-child"]
         self.process = subprocess.Popen(
             ["ip", "netns", "exec", self.namespace, *apart, "bash", "-c", script],
@@ -134,6 +138,19 @@ class Host:
             f"{self.name}: {command}\n{done.stdout[-6000:]}\n{done.stderr[-6000:]}"
         )
         return done.stdout + done.stderr
+
+    def cut(self) -> None:
+        """Pull the cable."""
+        run("ip", "-n", self.lan.switch, "link", "set", self.device, "down")
+
+    def mend(self) -> None:
+        """Put the cable back."""
+        run("ip", "-n", self.lan.switch, "link", "set", self.device, "up")
+
+    def lose(self) -> None:
+        """Pull plug and cable: no other host hears that its connections are closed."""
+        self.cut()
+        self.kill()
 
     def kill(self) -> None:
         """Pull the plug: every process of this host is gone at once."""

@@ -51,10 +51,12 @@ class Cluster:
             config[f"{kind}_start_ray_commands"] = [c + limits if "ray start" in c else c for c in starts]
         (self.lan.shared / "local.yaml").write_text(yaml.safe_dump(config))
 
-    def up(self) -> None:
+    def up(self, options: str = "") -> None:
         """`ray up`, and a tunnel to the dashboard."""
         self.laptop.command("test -f ~/.ray/auth_token || ray get-auth-token --generate")
-        self.laptop.command(f"cd {REPOSITORY} && ray up -y --no-config-cache {SHARED}/local.yaml", timeout=240)
+        self.laptop.command(
+            f"cd {REPOSITORY} && ray up -y --no-config-cache {options} {SHARED}/local.yaml", timeout=240
+        )
         self.open_tunnel()
 
     def open_tunnel(self) -> None:
@@ -84,10 +86,11 @@ class Cluster:
         found = self.ask("/api/v0/nodes").get("data", {}).get("result", {}).get("result", [])
         return sorted(n["node_ip"] for n in found if n["state"] == "ALIVE")
 
-    def submit(self, job: str, command: str) -> None:
-        """`ray job submit`, tried again while the head's agent is not up yet."""
+    def submit(self, job: str, command: str, folder: Path = REPOSITORY / "jobs") -> None:
+        """`ray job submit` from a folder, tried again while the head's agent is not up yet."""
         words = f"RAY_AUTH_MODE=token ray job submit --address {TUNNEL} --submission-id {job} --no-wait"
-        command = f"{words} --working-dir {REPOSITORY}/jobs -- {command}"
+        environment = f"--runtime-env {REPOSITORY}/jobs/runtime-env.yaml"
+        command = f"cd {folder} && {words} --working-dir . {environment} -- {command}"
         until(lambda: "submitted successfully" in self.laptop.command(command, check=False), 90, f"submitting {job}")
 
     def status(self, job: str) -> str:

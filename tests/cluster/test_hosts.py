@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from launch import until
+from measuring import steps_done
 
 from ialign_ray.storage import is_intact
 from ialign_ray.tasks.plan import Plan
@@ -18,15 +19,11 @@ pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mar
 STEPS, BATCH = 100, 6
 
 
-def steps_done(run: Path) -> int:
-    return max((r["step"] for r in records(run)), default=0)
-
-
-def assert_exactly_once(run: Path, steps: int = STEPS) -> None:
+def assert_exactly_once(run: Path, steps: int = STEPS, batch: int = BATCH) -> None:
     """The model is there, and the ledger holds what the plan drew: each (epoch, row) as often, whatever died."""
     assert is_intact(run / MODEL)
     plan = Plan.load(run / "data" / "plan")
-    drawn = Counter((d.epoch, d.row_id) for d in map(plan.draw, range(steps * BATCH)))
+    drawn = Counter((d.epoch, d.row_id) for d in map(plan.draw, range(steps * batch)))
     rows = ledger(run).to_pydict()
     assert Counter(zip(rows["epoch"], rows["row_id"], strict=True)) == drawn
     assert [r["step"] for r in records(run)] == list(range(1, steps + 1))

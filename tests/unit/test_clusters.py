@@ -177,11 +177,12 @@ def test_the_local_head_runs_autoscaler_v1_whatever_ray_up_says(tmp_path):
     [sent] = with_envs(
         [read(CLUSTERS / "local.yaml")["head_start_ray_commands"][-1]], {"RAY_enable_autoscaler_v2": "1"}
     )
-    (tmp_path / "ray").write_text("#!/bin/bash\necho autoscaler $RAY_enable_autoscaler_v2 $*\n")
+    told = "autoscaler $RAY_enable_autoscaler_v2 waits $AUTOSCALER_NODE_START_WAIT_S"
+    (tmp_path / "ray").write_text(f"#!/bin/bash\necho {told} $*\n")
     (tmp_path / "ray").chmod(0o755)
     path = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "HOME": str(tmp_path)}
     said = subprocess.run(["bash", "-c", sent], capture_output=True, text=True, env=path).stdout
-    assert said.startswith("autoscaler 0 start --head --port=6379")
+    assert said.startswith("autoscaler 0 waits 2592000 start --head --port=6379")
 
 
 @pytest.mark.parametrize("path", RAY_FILES, ids=name)
@@ -296,9 +297,13 @@ def test_setting_up_a_host_twice_is_setting_it_up_once(tmp_path):
         assert done.returncode == 0, done.stderr
         profiles.append((tmp_path / ".bashrc").read_text())
     assert profiles[0] == profiles[1] == (tmp_path / ".profile").read_text()
-    shell = ["bash", "-c", f". {shlex.quote(str(tmp_path / '.bashrc'))}; echo $RAY_AUTH_MODE; which ialign"]
+    shell = [
+        "bash",
+        "-c",
+        f". {shlex.quote(str(tmp_path / '.bashrc'))}; echo $RAY_AUTH_MODE $IALIGN_CACHE; which ialign",
+    ]
     said = subprocess.run(shell, capture_output=True, text=True).stdout.split()
-    assert said == ["token", str(Path(sys.executable).parent / "ialign")]
+    assert said == ["token", str(tmp_path / "shared" / "cache"), str(Path(sys.executable).parent / "ialign")]
     assert list((tmp_path / "shared").iterdir()) == []
 
 
