@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 from launch import REPOSITORY, VENV, Cluster, until
 from measuring import Watch, steps_done, write_down
-from test_hosts import assert_exactly_once
+from test_hosts import STEPS, assert_exactly_once
 
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.training.history import records
@@ -233,3 +233,42 @@ def test_serving_survives_the_loss_of_a_host(up, on_the_cluster):
     assert found["texts"] == 1
     assert time.monotonic() - fault < 600
     up.laptop.command("RAY_AUTH_MODE=token ray job stop --address http://127.0.0.1:8265 serve", check=False)
+
+
+def test_the_disk_of_a_host_fills_up(up, on_the_cluster):
+    host = up.workers[1]
+    host.kill()
+    until(lambda: len(up.alive()) == 2, 60, "the host missed", every=1)
+    host.boot(sshd=True, disk="400m")
+    all_there(up)
+    file, run = on_the_cluster("disk")
+    reach(up, "disk", file, run)
+    with Watch(run) as watch:
+        host.command("head -c 1G /dev/zero > /tmp/full", check=False)
+        fault = time.monotonic()
+        assert host.command("df --output=avail /tmp").split()[-1] == "0"
+        assert steps_done(run) < STEPS
+        found = ended(up, "local disk of a worker host full", "disk", run, watch, fault)
+    assert found["steps_repeated"] <= EVERY
+    host.command("rm /tmp/full")
+
+
+def test_a_host_is_added(up, on_the_cluster):
+    """`ray up` with a host more restarts the head, so the job is stopped before; sent again, it has a worker more."""
+    file, run = on_the_cluster("growth")
+    reach(up, "growth", file, run)
+    with Watch(run) as watch:
+        fault = time.monotonic()
+        up.laptop.command("RAY_AUTH_MODE=token ray job stop --address http://127.0.0.1:8265 growth", check=False)
+        until(lambda: up.status("growth") in {"STOPPED", "FAILED"}, 120, "the job stopped")
+        assert steps_done(run) < STEPS
+        up.workers.append(up.lan.add("three"))
+        began = time.monotonic()
+        up.configure()
+        up.up()
+        all_there(up)
+        joined = round(time.monotonic() - began, 1)
+        reach(up, "growth-2", f"{file} --set scaling.workers=3", run, 0)
+        case = "a host added; the job stopped before and submitted again with a third worker"
+        ended(up, case, "growth-2", run, watch, fault, joined=joined)
+    assert {p.name.partition("-of-")[2] for p in (run / LEDGER).rglob("*.parquet")} == {"2.parquet", "3.parquet"}
