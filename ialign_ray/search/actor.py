@@ -30,7 +30,7 @@ def bench_here(shared: Shared) -> Bench:
     return shared.bench(torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu"))
 
 
-class SearchTrial(tune.Trainable):  # type: ignore[misc]
+class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
     """Each `step` is one budget. A run folder remembers what was reported, so nothing is trained twice."""
 
     def setup(self, config: dict[str, Any], shared: Shared) -> None:

@@ -194,7 +194,7 @@ def observed(observer: Observer) -> Iterator[None]:
         _observer.clear()
 
 
-class Callback(tune.Callback):  # type: ignore[misc]
+class Callback(tune.Callback):  # type: ignore[misc]  # ray has no types
     """Tune's way of telling the driver."""
 
     def on_trial_result(

@@ -27,7 +27,7 @@ ASKED = 100
 """Times that a searcher is asked for a point not tried yet, before one is taken at random."""
 
 
-class PointSearcher(Searcher):  # type: ignore[misc]
+class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
     """A Ray Tune searcher of points; its whole state is pickled with the search's."""
 
     def __init__(self, search: SearchConfig, most: int = 1) -> None:

@@ -35,7 +35,7 @@ _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the API 
 class Replica:
     """One process with the models in memory and the HTTP API before them."""
 
-    async def __init__(self, settings: dict[str, Any], registry: str) -> None:  # type: ignore[misc]
+    async def __init__(self, settings: dict[str, Any], registry: str) -> None:  # type: ignore[misc]  # Serve awaits it
         """Load what is named; a failure is told by Serve, and tried again."""
         from ialign_ray.serving.api import check_exposure, keys_of
         from ialign_ray.serving.engine import open_engine
