@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import ray
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
@@ -131,7 +130,6 @@ def running(
     settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
     built = application(settings, registry)
     logging.getLogger("ray.serve").setLevel(logging.WARNING)
-    joins = ray.is_initialized() or scaling.address is not None or "RAY_ADDRESS" in os.environ
     with cluster(scaling, worker_logs=show_log) as resources:
         _check_room(settings, resources)
         if not replace:
@@ -146,7 +144,7 @@ def running(
             yield url
         finally:
             serve.delete(APPLICATION)  # waits for the drain
-            if joins and not others:  # a cluster of our own ends here, with all that runs on it
+            if not others:  # also on a cluster of our own: Serve would take the next one for this, which has ended
                 serve.shutdown()
 
 

@@ -5,6 +5,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import threading
 
 import httpx2 as httpx
@@ -64,6 +65,25 @@ def test_a_model_that_does_not_load_is_one_sentence(ialign, library, tmp_path, m
     assert (code, len(err.splitlines())) == (2, 1), err
     assert "does not fit the base: layer" in err
     assert "Ready" not in out
+
+
+TWICE = """
+import sys
+from ialign_ray.config import ScalingConfig
+from ialign_ray.config.serve import ServeConfig
+from ialign_ray.serving.deployment import running
+
+for _ in range(2):
+    with running(ServeConfig(port=0, models=sys.argv[1:]), "runs", ScalingConfig(), show_log=False) as url:
+        print(url)
+"""
+
+
+def test_a_process_may_serve_twice_each_time_on_a_cluster_of_its_own(tiny_model_folder, tmp_path):
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    command = [sys.executable, "-c", TWICE, str(tiny_model_folder)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=400)
+    assert (done.returncode, done.stdout.count("http://127.0.0.1:")) == (0, 2), done.stderr[-3000:]
 
 
 def test_the_lines_to_try_are_what_a_shell_takes(registry):
