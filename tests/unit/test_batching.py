@@ -2,8 +2,7 @@
 
 import pytest
 import torch
-from test_head import CAUSAL
-from transformers import AutoModelForCausalLM
+from tiny_models import CAUSAL, seeded
 
 from ialign_ray.config import TrainConfig
 from ialign_ray.storage import read_json
@@ -19,8 +18,7 @@ def sample():
 
 
 def model_of(name="llama"):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CAUSAL[name])
+    return seeded(CAUSAL[name])
 
 
 def chosen(run, model=None, sampled=sample, **settings):

@@ -1,48 +1,18 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from tiny_models import CAUSAL, seeded
 from torch import nn
-from transformers import (
-    AutoModelForCausalLM,
-    BloomConfig,
-    Gemma2Config,
-    GPT2Config,
-    GPTNeoXConfig,
-    LlamaConfig,
-    LlamaModel,
-    Qwen2Config,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import LlamaModel, T5Config, T5ForConditionalGeneration
 
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.head import selected_positions, target_logits
 
 torch.set_num_threads(1)
-COMMON = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "initializer_range": 0.3,
-    "eos_token_id": 1,
-    "bos_token_id": 1,
-    "pad_token_id": 0,
-}
-CAUSAL = {
-    "llama": LlamaConfig(**COMMON),
-    "neox": GPTNeoXConfig(**COMMON),
-    "qwen2": Qwen2Config(**COMMON, num_key_value_heads=2),
-    "gemma2": Gemma2Config(**COMMON, num_key_value_heads=2, head_dim=8, final_logit_softcapping=3.0),
-    "bloom": BloomConfig(vocab_size=61, hidden_size=32, n_layer=2, n_head=4, initializer_range=0.3, pad_token_id=0),
-    "gpt2": GPT2Config(vocab_size=61, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, pad_token_id=0),
-}
 
 
 def causal(name):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(CAUSAL[name]).eval()
+    return seeded(CAUSAL[name]).eval()
 
 
 def batch():

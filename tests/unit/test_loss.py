@@ -3,7 +3,8 @@
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from test_head import CAUSAL, COMMON, batch, causal
+from test_head import batch, causal
+from tiny_models import CAUSAL, COMMON, seeded
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, CohereConfig, GraniteConfig, LlamaConfig, T5Config
 
@@ -20,8 +21,7 @@ MODELS = CAUSAL | {
 
 
 def made(name):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(MODELS[name]).double()
+    return seeded(MODELS[name]).double()
 
 
 def with_bias():

@@ -3,7 +3,7 @@
 import pytest
 import torch
 import transformers
-from test_head import CAUSAL, COMMON
+from tiny_models import CAUSAL, COMMON, seeded
 from torch.nn.attention.flex_attention import flex_attention
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, T5Config
 
@@ -42,8 +42,7 @@ def examples():
 
 
 def model_of(family, kernel="sdpa"):
-    torch.manual_seed(0)
-    return AutoModelForCausalLM.from_config(FAMILIES[family], attn_implementation=kernel).double().eval()
+    return seeded(FAMILIES[family], attn_implementation=kernel).double().eval()
 
 
 def result(model, passes):
@@ -101,8 +100,7 @@ def test_flex_attention_keeps_examples_apart(family, monkeypatch):
 
 def test_a_model_that_ignores_restarting_positions_would_be_caught():
     """BLOOM takes no positions: its packed examples see each other, which is why it is not declared."""
-    torch.manual_seed(0)
-    bloom = AutoModelForCausalLM.from_config(CAUSAL["bloom"]).double().eval()
+    bloom = seeded(CAUSAL["bloom"]).double().eval()
     assert not is_packable(bloom)
     [part] = lay_out(examples(), Batching(packed=True, width=64), 4096, 0)
     part.inputs.pop("position_ids")
