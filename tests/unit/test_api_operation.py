@@ -5,6 +5,7 @@ import contextlib
 import http.client
 import json
 import socket
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -335,6 +336,38 @@ def test_a_body_that_does_not_come_is_408(hurried):
 def test_a_prompt_longer_than_the_server_takes_is_refused(hurried):
     error = error_of(hurried.post(CHAT, ASK | {"messages": [{"role": "user", "content": "word " * 30}]}), 400)
     assert (error["param"], error["code"]) == ("prompt", "context_length_exceeded")
+
+
+@pytest.mark.parametrize(
+    ("route", "body"),
+    [
+        (CHAT, {"messages": [{"role": "user", "content": "go on " * 4000}]}),
+        ("/v1/completions", {"prompt": "go on " * 4000}),
+        ("/v1/translate", {"source": "eng", "target": "jav", "texts": ["go on " * 4000]}),
+        ("/v1/classify", {"labels": ["a", "b"], "prompt": "{text}", "texts": ["go on " * 4000]}),
+        ("/v1/score", {"prompt": "go on " * 4000, "continuations": ["a"]}),
+    ],
+)
+def test_a_long_prompt_holds_up_no_other_answer(api, monkeypatch, route, body):
+    """While it is tokenised; the health check stands for the others."""
+    begun, go_on = threading.Event(), threading.Event()
+    call = type(api.library.served["chat"].encoder.tokenizer).__call__
+
+    def slow(self, text, *args, **kwargs):
+        if "go on go on" in str(text):
+            begun.set()
+            assert go_on.wait(20)
+        return call(self, text, *args, **kwargs)
+
+    monkeypatch.setattr(type(api.library.served["chat"].encoder.tokenizer), "__call__", slow)
+    with ThreadPoolExecutor(1) as client:
+        answer = client.submit(api.post, route, json={**body, "model": "trained" if "trans" in route else "chat"})
+        try:
+            assert begun.wait(10)
+            assert httpx.get(f"{api.url}/healthz", timeout=10).status_code == 200
+        finally:
+            go_on.set()
+        assert error_of(answer.result(20), 400)["code"] == "context_length_exceeded"
 
 
 def test_a_full_queue_is_429_and_says_when_to_come_again(hurried):

@@ -35,6 +35,8 @@ class Call:
     """Name that was asked for, once a model has it."""
     version: str | None = None
     """`Served.id` of what answers."""
+    bytes_in: int = 0
+    """Of the body, as far as it has come."""
     tokens_in: int = 0
     tokens_out: int = 0
     first_token: float | None = None

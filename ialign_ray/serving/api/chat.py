@@ -32,7 +32,7 @@ from ialign_ray.serving.api.answers import (
 )
 from ialign_ray.serving.api.call import Call, TheCall, bounded
 from ialign_ray.serving.api.errors import ASKING
-from ialign_ray.serving.api.prompts import chat_prompt
+from ialign_ray.serving.api.prompts import chat_prompt, tokenised
 from ialign_ray.serving.api.schemas import ChatRequest
 from ialign_ray.serving.api.service import TheService
 from ialign_ray.serving.api.tokens import chat_logprobs, pieces_of
@@ -54,7 +54,7 @@ async def chat(body: ChatRequest, request: Request, call: TheCall, service: TheS
     async with bounded(request):
         many(body.n or 1, service.limits, "n")
         served = await service.open(call, body.model)
-        prompt = chat_prompt(served, body.messages)
+        prompt = await tokenised(call, served, lambda: chat_prompt(served, body.messages))
         longest = new_tokens(served, prompt, body.longest, service.limits)
         top = (body.top_logprobs or 0) if body.logprobs else None
         asks = [Ask(prompt, sampling(body, longest, TEMPERATURE, i, top)) for i in range(body.n or 1)]

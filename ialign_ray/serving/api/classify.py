@@ -16,9 +16,9 @@ from ialign_ray.inference.scorers import Scorer, label_values
 from ialign_ray.inference.scoring import LabelScores
 from ialign_ray.serving.api.answering import as_json, fits, many
 from ialign_ray.serving.api.answers import Classification, Classifications, Usage
-from ialign_ray.serving.api.call import TheCall, bounded
+from ialign_ray.serving.api.call import Call, TheCall, bounded
 from ialign_ray.serving.api.errors import ASKING, wrong
-from ialign_ray.serving.api.prompts import language_of
+from ialign_ray.serving.api.prompts import language_of, tokenised
 from ialign_ray.serving.api.schemas import SLOTS, ClassifyRequest
 from ialign_ray.serving.api.service import Service, TheService
 from ialign_ray.serving.contract import LabelSums, Served
@@ -66,8 +66,8 @@ async def classify(body: ClassifyRequest, request: Request, call: TheCall, servi
             raise wrong("labels", f"there are {len(question.labels)} labels; this server takes {service.limits.labels}")
         scorer = body.scorer or (served.experiment.evaluate.scorer if served.experiment else "calibrated")
         prompts = [question.of(text) for text in body.texts]
-        found, call.tokens_in = await _sums(served, question, prompts, service)
-        prior = await _prior(served, question, service) if scorer == "calibrated" else None
+        found, call.tokens_in = await _sums(call, served, question, prompts, service)
+        prior = await _prior(call, served, question, service) if scorer == "calibrated" else None
     data = _told(question, found, scorer, prior)
     usage = Usage.of(call.tokens_in, 0)
     answer = Classifications(model=call.model or "", scorer=scorer, prompt=question.template, data=data, usage=usage)
@@ -100,24 +100,26 @@ def _of_suite(name: str, prompt_language: str | None, served: Served) -> Questio
     return Question(prompts[0].text, tuple(suite.labels), words)
 
 
-async def _sums(served: Served, question: Question, prompts: Sequence[str], service: Service) -> tuple[LabelSums, int]:
+async def _sums(
+    call: Call, served: Served, question: Question, prompts: Sequence[str], service: Service
+) -> tuple[LabelSums, int]:
     """Label scores under each prompt, and the number of tokens that were read."""
     labels = [served.encoder.label(word) for word in question.words]
     if not all(labels):
         raise wrong("labels", "a label has no tokens of this model; give another word")
-    asked = [served.encoder.prompt(prompt) for prompt in prompts]
+    asked = await tokenised(call, served, lambda: [served.encoder.prompt(prompt) for prompt in prompts])
     for prompt in asked:
         fits(served, prompt, max(len(label) for label in labels), service.limits)
     found = await served.engine.score_labels(asked, labels, served.adapter)
     return found, sum(len(prompt) for prompt in asked)
 
 
-async def _prior(served: Served, question: Question, service: Service) -> LabelSums:
+async def _prior(call: Call, served: Served, question: Question, service: Service) -> LabelSums:
     # `base` keeps its id when a promotion brings another base along; the engine is another one then
     key = (ref(served.engine), served.id, served.adapter, question)
     found = service.priors.get(key)
     if found is None:
-        found, _ = await _sums(served, question, question.content_free(), service)
+        found, _ = await _sums(call, served, question, question.content_free(), service)
         service.priors.keep(key, found)
     return found
 

@@ -28,7 +28,7 @@ from ialign_ray.serving.api.answers import Choice, Completion, Logprobs, Usage
 from ialign_ray.serving.api.call import Call, TheCall, bounded
 from ialign_ray.serving.api.chat import EVENTS, TEMPERATURE
 from ialign_ray.serving.api.errors import ASKING, wrong
-from ialign_ray.serving.api.prompts import known_ids, read
+from ialign_ray.serving.api.prompts import known_ids, read, tokenised
 from ialign_ray.serving.api.schemas import CompletionRequest
 from ialign_ray.serving.api.service import Service, TheService
 from ialign_ray.serving.api.tokens import Offsets, logprobs, pieces_of
@@ -51,7 +51,7 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
     """Continue texts."""
     async with bounded(request):
         served = await service.open(call, body.model)
-        prompts = _prompts(served, body)
+        prompts = await tokenised(call, served, lambda: _prompts(served, body))
         many(len(prompts) * (body.n or 1), service.limits, "prompt")
         asks = _asks(served, prompts, body, service)
         call.tokens_in = sum(len(prompt.ids) for prompt in prompts)

@@ -108,7 +108,6 @@ class Wire:
     """Largest body in bytes."""
     status: int = 0
     """0 until a response starts."""
-    _size: int = 0
     _whole: bool = False
     _sent: bool = False
 
@@ -127,8 +126,8 @@ class Wire:
                 message = await self.incoming()
         except TimeoutError as error:
             raise ApiError(408, "the body did not arrive in time", code="timeout") from error
-        self._size += len(message.get("body", b""))
-        if self._size > self.most:
+        self.call.bytes_in += len(message.get("body", b""))
+        if self.call.bytes_in > self.most:
             raise self._too_large()
         self._whole = not message.get("more_body", False)
         return self._noted(message)

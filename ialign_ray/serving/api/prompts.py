@@ -2,19 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
 
 import langcodes
 
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.languages import canonical, display_name
+from ialign_ray.serving.api.call import Call
 from ialign_ray.serving.api.errors import ApiError, printable, wrong
 from ialign_ray.serving.api.schemas import Message
 from ialign_ray.serving.contract import Served
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
+
+Tokens = TypeVar("Tokens")
+_LONG = 16_384  # bytes of a body; as many are tokenised in some 10 ms
+
+
+async def tokenised(call: Call, served: Served, tokenise: Callable[[], Tokens]) -> Tokens:
+    """What the function gives; of a long body in a thread, since it would hold up all other answers.
+
+    Not of an encoder-decoder, whose tokenizer may have modes for source and target and so belongs to one thread.
+    """
+    here = call.bytes_in < _LONG or served.encoder.seq2seq
+    return tokenise() if here else await asyncio.to_thread(tokenise)
 
 
 def chat_prompt(served: Served, messages: Sequence[Message]) -> list[int]:

@@ -9,7 +9,7 @@ from ialign_ray.serving.api.answering import Ask, as_json, collect, many, new_to
 from ialign_ray.serving.api.answers import Translation, Translations, Usage
 from ialign_ray.serving.api.call import TheCall, bounded
 from ialign_ray.serving.api.errors import ASKING
-from ialign_ray.serving.api.prompts import Wording, language_of
+from ialign_ray.serving.api.prompts import Wording, language_of, tokenised
 from ialign_ray.serving.api.schemas import TranslateRequest
 from ialign_ray.serving.api.service import TheService
 
@@ -29,7 +29,8 @@ async def translate(body: TranslateRequest, request: Request, call: TheCall, ser
             for side, name in (("source", body.source), ("target", body.target))
         ]
         wording = Wording(served, body.prompt_language)
-        prompts = [served.encoder.prompt(wording.of(text, *languages)) for text in body.texts]
+        asked = [wording.of(text, *languages) for text in body.texts]
+        prompts = await tokenised(call, served, lambda: [served.encoder.prompt(text) for text in asked])
         lengths = [new_tokens(served, prompt, body.max_tokens, service.limits) for prompt in prompts]
         call.tokens_in = sum(len(prompt) for prompt in prompts)
         asks = [Ask(ids, sampling(body, longest, TEMPERATURE)) for ids, longest in zip(prompts, lengths)]
