@@ -22,6 +22,8 @@ PASSED = (
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
 )
 """What is passed on where it is set; other variables by `--env NAME`."""
+TRACKING = "MLFLOW_TRACKING_URI"
+"""Passed on where it names a server; a file or a database of the sender's is none of the cluster's."""
 
 
 def job_environment(environ: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:
@@ -29,7 +31,8 @@ def job_environment(environ: Mapping[str, str], also: Iterable[str] = ()) -> dic
     wanted = list(also)
     if unset := [name for name in wanted if name not in environ]:
         raise ConfigError(f"--env {unset[0]} is not set here; export it first, or leave it out")
-    passed = {name: environ[name] for name in dict.fromkeys((*PASSED, *wanted)) if name in environ}
+    server = [TRACKING] if environ.get(TRACKING, "").startswith(("http://", "https://")) else []
+    passed = {name: environ[name] for name in dict.fromkeys((*PASSED, *server, *wanted)) if name in environ}
     for name, value in passed.items():
         if re.search(r"\$(\w|\{)", value):
             raise ConfigError(f"{name} holds a $, which Ray would take for a variable; set it on the cluster's nodes")

@@ -67,6 +67,20 @@ def test_variables_that_are_not_there_or_that_ray_would_change():
     assert "${b}" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("uri", "goes"),
+    [
+        ("https://mlflow.example.org", True),
+        ("http://head:5000", True),
+        ("sqlite:///runs/mlflow.db", False),
+        ("", False),
+    ],
+)
+def test_the_tracking_server_goes_along_and_a_file_of_the_sender_does_not(uri, goes):
+    made = job_environment({"MLFLOW_TRACKING_URI": uri})
+    assert made.get("MLFLOW_TRACKING_URI") == (uri if goes else None)
+
+
 def test_another_python_or_ray_is_told():
     here = job_environment({})[SUBMITTED_WITH]
     python, ray = here.split()
