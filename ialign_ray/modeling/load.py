@@ -47,7 +47,19 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
     kernel = attention_kernel(settings)
     extra = _quantized(settings, dtype) | ({} if kernel is None else {"attn_implementation": kernel})
     model = _from_pretrained(loader, settings, location, dtype=dtype, **extra)
+    _keep_gradients(model)
     return model.eval()
+
+
+def _keep_gradients(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights for evaluation where a CPU has AVX512-BF16.
+
+    It never packs them back for training, and the repacked product has no gradient: after the first validation, layers
+    below would be trained on nothing (0.50). It also fails on rows shorter than a block of 64.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
 
 
 def check_quantization(settings: ModelSettings) -> None:

@@ -54,6 +54,28 @@ def test_it_trains_resumes_exports_and_reloads(setting, bits):
     torch.testing.assert_close(logits(merged, tokenizer), over_whole, atol=1e-4, rtol=1e-4)
 
 
+def test_an_evaluation_leaves_the_gradients_as_they_were(setting):
+    """On every CPU: bitsandbytes repacks 4-bit weights on those with AVX512-BF16, after which they have none."""
+    model = setting.model().eval()
+    packed = [m for m in model.modules() if isinstance(m, bitsandbytes.nn.Linear4bit)]
+    assert not any(m.support_avx512bf16_for_cpu for m in packed)
+
+    def gradients():
+        model.zero_grad()
+        model.train()
+        torch.manual_seed(0)
+        model(input_ids=torch.arange(3, 12)[None]).logits.logsumexp(-1).sum().backward()
+        return {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+
+    before = gradients()
+    with torch.no_grad():
+        model.eval()(input_ids=torch.arange(3, 12)[None])
+    after = gradients()
+    assert any(g.any() for g in before.values())
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
 def test_ranks_are_those_of_the_layers_not_of_their_packing(setting):
     settings = setting.experiment.model
     base = load.load_base(settings)
