@@ -59,7 +59,7 @@ def _keep_gradients(model: nn.Module) -> None:
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a flag beside the weights
 
 
 def check_quantization(settings: ModelSettings) -> None:
