@@ -26,6 +26,7 @@ from ialign_ray.streaming import Source, local_stream
 from ialign_ray.tokens.cache import ENCODED
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.flops import FROZEN, PEAKS, TRAINED
+from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.prepare import prepare, save_data
 
 POCKET = Path(__file__).parents[2] / "jobs" / "experiments" / "pocket.yaml"
@@ -79,6 +80,7 @@ class Run:
 def encoding(folder: str, steps: int) -> tuple[float, float, float]:
     """(tokens a second and CPU, bytes and tokens an example) of the pocket experiment's stream."""
     experiment = override(load_experiment(POCKET), {"storage.runs": folder, "train.steps": steps})
+    ensure_model(experiment, Console(quiet=True))
     prepared = prepare(experiment, Console(quiet=True))
     save_data(Path(folder) / "data", prepared.plan, prepared.encoder, prepared.held_out, None)
     source = Source(f"{folder}/data", experiment.train.batch_size, steps)
