@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly test-cluster test-faults host-tools quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz clean
+.PHONY: help setup check test test-fast nightly test-browser test-cluster test-faults host-tools quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -46,6 +46,11 @@ test-faults: setup host-tools  ## the same hosts: the pocket pipeline, and whate
 host-tools:
 	for tool in sshd rsync ip curl pgrep; do command -v $$tool > /dev/null || lacking=1; done; [ -z "$$lacking" ] \
 		|| { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends $(HOST_TOOLS); }
+
+test-browser: setup  ## the pages in a headless Chromium, which is installed (Debian, root) where it lacks; make test skips them there
+	command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
+		|| { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends chromium; }
+	$(BIN)/python -m pytest -m browser tests/browser
 
 test-fast: setup  ## the tests that need neither Ray nor more than seconds
 	$(BIN)/python -m pytest -m "not ray and not slow and not cluster"
