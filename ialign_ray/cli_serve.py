@@ -74,7 +74,9 @@ def run(
     where = registry or (experiment.tracking_uri if experiment else DEFAULT_REGISTRY)
     found = _found(settings, where)
     console.print("Starting Ray and loading the models", highlight=False)
-    with running(settings, where, experiment.scaling if experiment else ScalingConfig()) as url, _stopping() as asked:
+    scaling = experiment.scaling if experiment else ScalingConfig()
+    # beside the few answers of --try the access log would only be in the way
+    with running(settings, where, scaling, show_log=not trial) as url, _stopping() as asked:
         _ready(url, settings, found)
         if trial:
             _try(url, found)
