@@ -81,6 +81,7 @@ def run(
         if trial:
             _try(url, found)
         else:
+            console.print("Stop with Ctrl-C.")
             asked.wait()
         console.print("Stopping: requests under way end, new ones are refused", highlight=False)
 
@@ -131,13 +132,13 @@ def _ready(url: str, settings: ServeConfig, found: list[Named]) -> None:
     names = ", ".join(n.name if n.name == n.source.id else f"{n.name} ({n.source.id})" for n in found)
     lines = [f"Ready at {url}: {names}, base", "", "Try:"]
     lines += curl_lines(url, [named.card() for named in found], keys_of(settings) is not None)
-    console.print("\n".join([*lines, "", "Stop with Ctrl-C."]), soft_wrap=True, highlight=False, markup=False)
+    console.print("\n".join([*lines, ""]), soft_wrap=True, highlight=False, markup=False)
 
 
 def _try(url: str, found: list[Named]) -> None:
     from ialign_ray.serving.examples import tried
 
-    console.print("\nAnswers:")
+    console.print("Answers:")
     for line in tried(url, [named.card() for named in found]):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
