@@ -1,11 +1,10 @@
-import copy
-
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from peft import LoraConfig, get_peft_model
+from tiny_models import COMMON, seeded
 from torch import nn
 from transformers import (
     AutoModelForCausalLM,
@@ -31,25 +30,14 @@ from ialign_ray.inference.scorers import label_values, prior
 from ialign_ray.inference.scoring import LabelScores, score_continuations, score_labels
 
 torch.set_num_threads(1)
-COMMON = {
-    "vocab_size": 61,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "initializer_range": 0.3,
-    "max_position_embeddings": 40,
-    "eos_token_id": 1,
-    "bos_token_id": 1,
-    "pad_token_id": 0,
-}
+SHORT = COMMON | {"max_position_embeddings": 40}
 SMALL = {"vocab_size": 61, "n_layer": 2, "n_head": 4, "initializer_range": 0.3, "pad_token_id": 0}
 CONFIGS = {
-    "llama": LlamaConfig(**COMMON),
-    "neox": GPTNeoXConfig(**COMMON),
-    "qwen2": Qwen2Config(**COMMON, num_key_value_heads=2),
+    "llama": LlamaConfig(**SHORT),
+    "neox": GPTNeoXConfig(**SHORT),
+    "qwen2": Qwen2Config(**SHORT, num_key_value_heads=2),
     # A window shorter than the prompts: the cache forgets their beginning.
-    "gemma2": Gemma2Config(**COMMON, num_key_value_heads=2, head_dim=8, sliding_window=4),
+    "gemma2": Gemma2Config(**SHORT, num_key_value_heads=2, head_dim=8, sliding_window=4),
     "bloom": BloomConfig(hidden_size=32, **SMALL),
     "gpt2": GPT2Config(n_embd=32, n_positions=40, **SMALL),
     "mpt": MptConfig(
@@ -96,7 +84,7 @@ def build(name):
         size = {f"{side}_{k}": v for side in ("encoder", "decoder") for k, v in SIDE.items()}
         config = BartConfig(vocab_size=61, d_model=32, max_position_embeddings=40, init_std=0.3, **size)
         return BartForConditionalGeneration(config).eval()
-    return AutoModelForCausalLM.from_config(copy.deepcopy(CONFIGS[name])).eval()
+    return seeded(CONFIGS[name]).eval()
 
 
 SIDE = {"layers": 2, "attention_heads": 4, "ffn_dim": 48}

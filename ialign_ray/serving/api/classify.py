@@ -104,10 +104,12 @@ async def _sums(
     call: Call, served: Served, question: Question, prompts: Sequence[str], service: Service
 ) -> tuple[LabelSums, int]:
     """Label scores under each prompt, and the number of tokens that were read."""
-    labels = [served.encoder.label(word) for word in question.words]
+    encoder = served.encoder
+    labels, asked = await tokenised(
+        call, served, lambda: ([encoder.label(w) for w in question.words], [encoder.prompt(p) for p in prompts])
+    )
     if not all(labels):
         raise wrong("labels", "a label has no tokens of this model; give another word")
-    asked = await tokenised(call, served, lambda: [served.encoder.prompt(prompt) for prompt in prompts])
     for prompt in asked:
         fits(served, prompt, max(len(label) for label in labels), service.limits)
     found = await served.engine.score_labels(asked, labels, served.adapter)
