@@ -26,12 +26,14 @@ from ialign_ray.corpus.canonical import corpus_chunks
 from ialign_ray.corpus.card import dataset_card
 from ialign_ray.corpus.chunks import Chunk
 from ialign_ray.corpus.cleaning.step import Decision
-from ialign_ray.corpus.jobs import Counts, Job, Piece, Store, code_version, name_of, open_step, run_job
-from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings
+from ialign_ray.corpus.jobs import Counts, Job, Piece, Store, name_of, open_step, run_job, versioned
+from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings, LeakStep
 from ialign_ray.corpus.measures import StoredMeasures
-from ialign_ray.corpus.splits import IdentitySettings, Part, resolve
+from ialign_ray.corpus.splits import IdentitySettings, IdentityStep, Part, resolve
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
+VERSION = 1
+"""Of identities, splits and what is written: raised whenever the same pieces give another finished corpus."""
 COUNTS = "counts.json"
 SHARDS, LEAKS = ".shards", ".leaks"
 """What builds share; no experiment's name begins with a dot."""
@@ -123,9 +125,11 @@ def cut(steps: Sequence[Section]) -> list[tuple[list[Section], Section | None]]:
 
 
 def _version(experiment: Experiment, chunks: Sequence[tuple[CorpusConfig, Chunk]], index: EvaluationIndex) -> str:
-    steps = experiment.cleaning.model_dump(mode="json")
+    steps = [versioned(s) for s in experiment.cleaning.steps]
+    others = [LeakStep.version, IdentityStep.version, VERSION]
     holdout = [c.holdout for c in experiment.corpora]
-    return json_hash([[Job(*c).key for c in chunks], steps, holdout, index.digest, code_version()])[:12]
+    settings = experiment.cleaning.model_dump(mode="json", exclude={"steps"})
+    return json_hash([[Job(*c).key for c in chunks], steps, settings, others, holdout, index.digest])[:12]
 
 
 @dataclass
@@ -184,7 +188,7 @@ class _Build:
 
     def _decide(self, step: Section) -> None:
         """Let a corpus step decide, and make the jobs that apply it."""
-        key = json_hash([step.model_dump(mode="json"), [asdict(p) for _, p in self.pieces], code_version()])[:32]
+        key = json_hash([versioned(step), [asdict(p) for _, p in self.pieces]])[:32]
         if not self.store.has(key):
             measures = self.measures()
             decision = open_step(step).decide(measures) if measures.rows else Decision({})

@@ -1,16 +1,15 @@
 """One piece of a build: read or take a shard, clean it, measure it, write it whole. Runs in any process.
 
 A shard is a folder named by the hash of everything that decides its contents: the files it was read from, the
-settings of the steps and the code of this package. So an unchanged step is never computed twice, a build that died
-goes on where it stopped, and two builds at once share their work.
+settings of the steps and the declared version of each. So an unchanged step is never computed twice, a build that died
+goes on where it stopped, two builds at once share their work, and an edit that changes no output costs nothing.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,12 +22,12 @@ from ialign_ray.config import CorpusConfig, Step
 from ialign_ray.config.section import Section
 from ialign_ray.corpus.canonical import read_rows
 from ialign_ray.corpus.chunks import BadRow, Chunk
-from ialign_ray.corpus.cleaning import make_step
+from ialign_ray.corpus.cleaning import make_step, version_of
 from ialign_ray.corpus.cleaning.step import CorpusStep, Mask, RowStep, Scope
 from ialign_ray.corpus.leaks import LeakSettings, LeakStep
 from ialign_ray.corpus.splits import IdentitySettings, IdentityStep
 from ialign_ray.corpus.table import languages
-from ialign_ray.storage import MANIFEST, file_hash, is_intact, json_hash, read_json, whole_folder
+from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder
 
 PIECE_ROWS = 500_000
 """Rows of one file of a shard, about: what one later job works on."""
@@ -38,20 +37,14 @@ INCOMPLETE, UNREADABLE = "incomplete", "unreadable"
 """What is counted beside the steps: rows left without a pair, and rows that could not be read."""
 WHOLE_ROW = "*"
 KEPT_BAD_ROWS = 100
+VERSION = 1
+"""Of reading and writing shards: raised whenever the same files and settings give other rows. Steps have their own."""
 
 DROPS = pa.schema(
     [(n, pa.string()) for n in ("id", "step", "language", "text", "pivot")]
     + [("file", pa.int32()), ("line", pa.int64())]
 )
 """A dropped text: where it stood, which step dropped it, and the pivot's text beside it."""
-
-
-@lru_cache
-def code_version() -> str:
-    """Hash of this package's source: a changed step makes new shards."""
-    here = Path(__file__).parent
-    files: Sequence[Path] = sorted(here.rglob("*.py"))
-    return json_hash([[str(p.relative_to(here)), file_hash(p)] for p in files])
 
 
 @dataclass(frozen=True)
@@ -79,18 +72,16 @@ class Job:
     """Number of the piece's first row in the decision."""
     measure: Section | None = None
     """Settings of the corpus step that comes next, whose measures are taken."""
-    code: str = field(default_factory=code_version)
-    """Version of the code that the driver runs: it names the shard, whoever makes it."""
 
     @property
     def key(self) -> str:
         """Hash of everything that decides the shard."""
-        steps = [s.model_dump(mode="json") for s in [*self.steps, *([self.measure] if self.measure else [])]]
+        steps = [versioned(s) for s in [*self.steps, *([self.measure] if self.measure else [])]]
         origin = asdict(self.origin)
         if isinstance(self.origin, Chunk):
             origin["source"] = self.origin.source.model_dump(mode="json")
         corpus = self.corpus.model_dump(mode="json", exclude={"holdout", "share"})
-        return json_hash([corpus, origin, steps, self.decided, self.decision, self.offset, self.code])[:32]
+        return json_hash([corpus, origin, steps, self.decided, self.decision, self.offset, VERSION])[:32]
 
 
 @dataclass
@@ -197,6 +188,12 @@ def open_step(settings: Section) -> Any:
     if isinstance(settings, IdentitySettings):
         return IdentityStep(settings)
     return make_step(cast(Step, settings))
+
+
+def versioned(settings: Section) -> list[Any]:
+    """What decides a step's outcome on given rows: its settings and its declared version, as JSON."""
+    special = {LeakSettings: LeakStep, IdentitySettings: IdentityStep}.get(type(settings))
+    return [settings.model_dump(mode="json"), special.version if special else version_of(cast(Step, settings))]
 
 
 def name_of(step: Section) -> str:

@@ -136,6 +136,8 @@ class LeakSettings(Section):
 class LeakStep:
     """Drops a row in every language when one of its texts leaks."""
 
+    version = 1
+
     def __init__(self, settings: LeakSettings) -> None:
         self._index = _open(str(Path(settings.folder, settings.index)))
         self._exact = settings.step == "leaks"

@@ -42,6 +42,8 @@ class IdentitySettings(Section):
 class IdentityStep:
     """Measures what rows have in common."""
 
+    version = 1
+
     def __init__(self, settings: IdentitySettings) -> None:
         self._shares = settings.shares
 

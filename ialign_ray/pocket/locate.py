@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 
 from ialign_ray.errors import DataError
-from ialign_ray.storage import cache_folder, file_hash, json_hash, once
+from ialign_ray.storage import cache_folder, once
 
 POCKET = "pocket:"
+DATA_VERSION = 1
+"""Raised whenever the generator writes other rows."""
+BASE_VERSION = 1
+"""Raised whenever the recipe of the base model or its training gives other weights."""
 _FILES = {
     "parallel": "parallel.parquet",
     "sentiment": "sentiment.parquet",
@@ -30,13 +33,13 @@ def pocket_file(name: str) -> Path:
 
 
 def data_folder() -> Path:
-    """Cache folder of the generated data; its name changes with the generator."""
-    return cache_folder() / f"pocket-data-{_version()[:12]}"
+    """Cache folder of the generated data; its name changes with its version."""
+    return cache_folder() / f"pocket-data-{DATA_VERSION}"
 
 
 def base_folder() -> Path:
-    """Cache folder of the pocket base model; its name changes with the generator."""
-    return cache_folder() / f"pocket-base-{_version()[:12]}"
+    """Cache folder of the pocket base model; its name changes with its version."""
+    return cache_folder() / f"pocket-base-{DATA_VERSION}.{BASE_VERSION}"
 
 
 def _write(folder: Path) -> None:
@@ -45,7 +48,3 @@ def _write(folder: Path) -> None:
     write_pocket(folder)
 
 
-@lru_cache
-def _version() -> str:
-    here = Path(__file__).parent
-    return json_hash([file_hash(p) for p in sorted(here.iterdir()) if p.suffix in (".py", ".yaml")])

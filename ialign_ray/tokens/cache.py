@@ -33,6 +33,9 @@ BLOCK = 256
 OPEN = 512
 """Files that one reader keeps mapped."""
 Places = npt.NDArray[np.int64]
+VERSION = 1
+"""Of what makes tokens of rows (tasks, noise, templates' filling, encoding): raised whenever the same pools, words and
+tokenizer give other tokens, so that blocks written before are not taken for these."""
 _DIGEST = 32
 ENCODED = pa.schema(
     [("row_id", pa.string()), ("epoch", pa.int64())]
@@ -150,7 +153,7 @@ def cache_keys(data: Path, seed: int) -> tuple[str, str]:
     """Keys of the pairs' and of replay's blocks for a saved data folder: hashes of all that decides their tokens."""
     tokenizer = {p.name: file_hash(p) for p in sorted((data / "tokenizer").iterdir())}
     libraries = [version(name) for name in ("pyarrow", "tokenizers", "transformers")]
-    common = [seed, tokenizer, file_hash(data / "encoder.json"), _rendering(), libraries]
+    common = [seed, tokenizer, file_hash(data / "encoder.json"), VERSION, libraries]
     words = data / "plan" / "plan.json"
     pools = (data / "plan" / f"{name}.parquet" for name in ("pairs", "replay"))
     pairs, replay = (file_hash(p) for p in pools)
@@ -159,15 +162,6 @@ def cache_keys(data: Path, seed: int) -> tuple[str, str]:
 
 def _without_dose(path: Path) -> str:
     return json_hash({k: v for k, v in read_json(path).items() if k != "ratio"})
-
-
-@lru_cache(maxsize=1)
-def _rendering() -> str:
-    """The code that makes tokens of rows: another version of it makes other blocks."""
-    package = Path(__file__).parent.parent
-    others = (package / name for name in ("tokens/encode.py", "corpus/identity.py", "randomness.py"))
-    files = [*sorted((package / "tasks").glob("*.py")), *others]
-    return json_hash([file_hash(p) for p in files])
 
 
 @lru_cache(maxsize=4096)

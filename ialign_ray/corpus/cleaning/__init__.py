@@ -5,6 +5,6 @@
 
 from __future__ import annotations
 
-from ialign_ray.corpus.cleaning.steps import make_step
+from ialign_ray.corpus.cleaning.steps import make_step, version_of
 
-__all__ = ["make_step"]
+__all__ = ["make_step", "version_of"]

@@ -44,6 +44,8 @@ _DAMAGE = 0xFFFD
 class Normalise:
     """Step `normalise`: a Unicode normalisation form; runs of any white space as one space, none at the ends."""
 
+    version = 1
+
     def __init__(self, settings: NormaliseStep) -> None:
         self.form = settings.form
 
@@ -74,6 +76,8 @@ class Characters:
     U+200B in those whose words it parts, U+180E in Mongolian, and U+200D between two emoji. U+FFFD says that a decoder
     met bytes it could not read: what stood there is lost.
     """
+
+    version = 1
 
     def __init__(self, settings: CharactersStep) -> None:
         self.settings = settings

@@ -23,6 +23,8 @@ class Duplicates:
     digit have no form to compare and are left to step `empty`.
     """
 
+    version = 1
+
     def __init__(self, settings: DuplicatesStep) -> None:
         self.settings = settings
 

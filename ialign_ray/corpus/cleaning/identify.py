@@ -38,6 +38,8 @@ class Identify:
     member of its macro-language: sound Indonesian was taken for Malay, Arabic for Egyptian, Chinese for Wu.
     """
 
+    version = 1
+
     def __init__(self, settings: LanguageStep) -> None:
         self.settings = settings
 

@@ -39,6 +39,8 @@ _BATCH = 1 << 16
 class NearDuplicates:
     """Of rows that are linked by pairs of Jaccard similarity `threshold` or more, the first is kept."""
 
+    version = 1
+
     def __init__(self, settings: NearDuplicatesStep) -> None:
         self.threshold = settings.threshold
         self.bands, self.width = banding(settings.threshold, settings.permutations)

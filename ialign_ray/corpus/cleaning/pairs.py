@@ -33,6 +33,8 @@ class Numbers:
     side has numbers and the other none, as when it spells them out, the similarity is 0 and the side is dropped.
     """
 
+    version = 1
+
     def __init__(self, settings: NumbersStep) -> None:
         self.minimum = settings.minimum
 
@@ -51,6 +53,8 @@ class Links:
 
     The scheme, `www.`, case, a slash at the end and punctuation behind it do not matter.
     """
+
+    version = 1
 
     def __init__(self, settings: LinksStep) -> None:
         self.settings = settings

@@ -30,6 +30,8 @@ class Ratio:
     sentences of 2,009 in Minangkabau.
     """
 
+    version = 1
+
     def __init__(self, settings: RatioStep) -> None:
         self.settings = settings
 

@@ -26,6 +26,8 @@ class Script:
     Texts without letters pass, and so does a language of which nobody knows the script.
     """
 
+    version = 1
+
     def __init__(self, settings: ScriptStep) -> None:
         self.minimum = settings.minimum
         self.scripts = {code: [s for name in names for s in expand(name)] for code, names in settings.scripts.items()}

@@ -16,6 +16,8 @@ from ialign_ray.corpus.cleaning.writing import has_spaces
 class Empty:
     """Step `empty`: texts without a letter or digit are dropped."""
 
+    version = 1
+
     def __init__(self, settings: EmptyStep) -> None:
         self.settings = settings
 
@@ -29,6 +31,8 @@ class Identical:
 
     Numbers, codes and emoji may well be the same in two languages, and are left.
     """
+
+    version = 1
 
     def __init__(self, settings: IdenticalStep) -> None:
         self.settings = settings
@@ -47,6 +51,8 @@ class Identical:
 
 class Length:
     """Step `length`: texts of too many characters or words, or with too long a word, are dropped."""
+
+    version = 1
 
     def __init__(self, settings: LengthStep) -> None:
         self.settings = settings

@@ -50,6 +50,9 @@ class Outcome:
 class RowStep(Protocol):
     """A step that judges each row on its own."""
 
+    version: int
+    """Raised whenever the same rows and settings give another outcome: it is part of the key of what was built."""
+
     def __call__(self, table: pa.Table, scope: Scope) -> Outcome:
         """Judge a table of the form of `ialign_ray.corpus.table`."""
 
@@ -86,6 +89,9 @@ class Decision:
 
 class CorpusStep(Protocol):
     """A step that measures every table first and then decides about all rows at once."""
+
+    version: int
+    """Raised whenever the same rows and settings give another outcome: it is part of the key of what was built."""
 
     def measure(self, table: pa.Table, scope: Scope) -> pa.Table:
         """Numbers of the table's rows, one row each, few bytes a row."""

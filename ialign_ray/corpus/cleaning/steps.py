@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from ialign_ray.config import cleaning
@@ -16,7 +15,7 @@ from ialign_ray.corpus.cleaning.script import Script
 from ialign_ray.corpus.cleaning.shape import Empty, Identical, Length
 from ialign_ray.corpus.cleaning.step import CorpusStep, RowStep
 
-_STEPS: dict[type[Any], Callable[[Any], RowStep | CorpusStep]] = {
+_STEPS: dict[type[Any], type[Any]] = {
     cleaning.NormaliseStep: Normalise,
     cleaning.CharactersStep: Characters,
     cleaning.EmptyStep: Empty,
@@ -34,4 +33,11 @@ _STEPS: dict[type[Any], Callable[[Any], RowStep | CorpusStep]] = {
 
 def make_step(settings: cleaning.Step) -> RowStep | CorpusStep:
     """The step that these settings describe. Raises ConfigError where they name something unknown."""
-    return _STEPS[type(settings)](settings)
+    step: RowStep | CorpusStep = _STEPS[type(settings)](settings)
+    return step
+
+
+def version_of(settings: cleaning.Step) -> int:
+    """The declared version of the step that these settings describe; makes no step, which may load a model."""
+    version: int = _STEPS[type(settings)].version
+    return version
