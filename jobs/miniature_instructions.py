@@ -17,8 +17,8 @@ import pandas as pd
 
 from ialign_ray.config import load_experiment
 from ialign_ray.corpus.identity import share_of
-from ialign_ray.curation import evaluation_index
 from ialign_ray.storage import write_text
+from ialign_ray.streaming.curate import evaluation_index
 from ialign_ray.tasks.replay import leaking
 
 SENTIMENT = {

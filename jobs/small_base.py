@@ -13,11 +13,11 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import Progress
 
-from ialign_ray.config import Source, TrainConfig
+from ialign_ray.config import DataSource, TrainConfig
 from ialign_ray.corpus.readers import read_table
 from ialign_ray.storage import once
 from ialign_ray.tasks.replay import instruction_pool
-from ialign_ray.training.scratch import train_small
+from ialign_ray.training.pocket import train_small
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     parser.add_argument("--learning-rate", type=float, default=3e-3)
     parser.add_argument("--vocabulary", type=int, default=4096)
     given = parser.parse_args()
-    source = Source(path=str(given.instructions.absolute()))
+    source = DataSource(path=str(given.instructions.absolute()))
     if "split" in read_table(source).column_names:
         source = source.model_copy(update={"where": {"split": "train"}})
     pool = instruction_pool(source, ".")

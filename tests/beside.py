@@ -3,7 +3,7 @@
 import multiprocessing
 
 from ialign_ray.errors import ClusterError
-from ialign_ray.training.remote import validate_checkpoint
+from ialign_ray.training.async_validation import validate_checkpoint
 
 processes = multiprocessing.get_context("spawn")
 

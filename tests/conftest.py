@@ -134,13 +134,13 @@ def write_yaml(tmp_path):
 @pytest.fixture
 def ialign(monkeypatch, capsys):
     """Runs the command line in this process: (exit code, stdout, stderr)."""
-    from ialign_ray import cli
+    from ialign_ray.cli.main import main
 
     def run(*arguments):
         monkeypatch.setattr(sys, "argv", ["ialign", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
-            cli.main()
+            main.main()
         out, err = capsys.readouterr()
         return caught.value.code or 0, out, err
 

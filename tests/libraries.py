@@ -2,11 +2,11 @@
 
 from contextlib import asynccontextmanager
 
-from ialign_ray.answer import answer
 from ialign_ray.config.serve import ServeConfig
-from ialign_ray.serving.contract import Sampling
 from ialign_ray.serving.engine import open_engine
-from ialign_ray.serving.library import ModelLibrary
+from ialign_ray.serving.model_library import ModelLibrary
+from ialign_ray.serving.protocol import Sampling
+from ialign_ray.workflows.export import answer
 
 QUESTION = "Translate the following text from English to Indonesian."
 TOKENS = 24

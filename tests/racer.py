@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 from ialign_ray.errors import RegistryError
-from ialign_ray.registry.history import REFUSED, Event, append, head
+from ialign_ray.registry.decisions import REFUSED, Event, append, head
 from ialign_ray.registry.store import Registry
 
 

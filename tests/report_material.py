@@ -7,8 +7,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 
 from ialign_ray.config import build_experiment
-from ialign_ray.evaluation.material import Material
-from ialign_ray.evaluation.suites import classification_rows
+from ialign_ray.evaluation.report.inputs import ReportInputs
+from ialign_ray.evaluation.suites.load import classification_rows
 
 EVIL = '<script>window.broken = 1</script><img src="http://evil.example/x.png" onerror="window.broken = 1">'
 
@@ -33,7 +33,7 @@ def material(data, tmp_path):
         (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records) + '{"torn', "utf-8")
         (folder / "warnings.txt").write_text(f"beware {EVIL}\n", "utf-8")
         (folder / "record.json").write_text(json.dumps({"data": {"corpora": {"c": {"read": 9, "leaked": 2}}}}), "utf-8")
-    return Material(experiment, runs, folders)
+    return ReportInputs(experiment, runs, folders)
 
 
 def _predicted(test: pd.DataFrame, strength: float, seed: int) -> pd.DataFrame:

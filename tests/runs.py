@@ -6,15 +6,15 @@ import pyarrow.parquet as pq
 import torch
 from tiny_corpus import sentences
 
-from ialign_ray.compare import base_subject, run_subject
 from ialign_ray.config import build_experiment, override
-from ialign_ray.evaluation.store import row_keys
-from ialign_ray.evaluation.units import suite_units
-from ialign_ray.evaluation.work import store_of
+from ialign_ray.evaluation.scoring.predictions import row_keys
+from ialign_ray.evaluation.scoring.prompted_suites import suite_units
+from ialign_ray.evaluation.scoring.worker import store_of
+from ialign_ray.evaluation.subjects import base_subject, run_subject
 from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
 from ialign_ray.storage import write_json
-from ialign_ray.training.journal import ENDING
-from ialign_ray.training.trainer import MODEL, RECORD, run_folder, save_run
+from ialign_ray.training.run_log import ENDING
+from ialign_ray.training.runs import MODEL, RECORD, run_folder, save_run
 
 SENTENCES = 240
 STRENGTHS = {

@@ -17,9 +17,9 @@ import uvicorn
 from ialign_ray.config import build_experiment
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.serving.api import build_app
-from ialign_ray.serving.contract import Card, Served, UnknownModelError
 from ialign_ray.serving.engine.engine import TransformersEngine
 from ialign_ray.serving.engine.schedule import Limits
+from ialign_ray.serving.protocol import Card, Served, UnknownModelError
 from ialign_ray.tokens.encode import Encoder
 
 

@@ -6,9 +6,9 @@ from contextlib import asynccontextmanager
 import torch
 from peft import LoraConfig, get_peft_model
 
-from ialign_ray.serving.contract import Sampling
 from ialign_ray.serving.engine.engine import TransformersEngine
 from ialign_ray.serving.engine.schedule import Limits
+from ialign_ray.serving.protocol import Sampling
 
 
 @asynccontextmanager

@@ -21,12 +21,12 @@ from ialign_ray.config.model import LoraSettings
 from ialign_ray.errors import IalignError
 from ialign_ray.modeling.head import target_logits
 from ialign_ray.modeling.load import add_adapter, load_base, save_model
-from ialign_ray.streaming import Source, local_stream
+from ialign_ray.streaming.examples import ExampleSource, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
-from ialign_ray.training.journal import Journal
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
+from ialign_ray.training.run_log import Journal
 from ialign_ray.training.sharding import place, trained, whole_weights
-from ialign_ray.training.signals import Wish, on_sigterm
+from ialign_ray.training.stop_requests import StopRequest, on_sigterm
 from ialign_ray.training.validation import load_held_out
 
 torch.set_num_threads(1)
@@ -91,13 +91,13 @@ def train(job: Job, validator: Beside | None) -> None:
     if job.experiment.model.tuning == "lora":
         model = add_adapter(model, job.experiment.model.lora, settings.seed)
     place(model, job.experiment, torch.device("cpu"))
-    source = Source(str(job.data), settings.batch_size, settings.steps)
-    wishes = [Wish.GO_ON]
+    source = ExampleSource(str(job.data), settings.batch_size, settings.steps)
+    wishes = [StopRequest.GO_ON]
 
     def on_step(step: int) -> None:
         fill_disk(job, step)
         if step == job.stop_after:
-            wishes.append(Wish.STOP)
+            wishes.append(StopRequest.STOP)
 
     loop = Loop(
         settings=settings,
@@ -111,7 +111,7 @@ def train(job: Job, validator: Beside | None) -> None:
         on_step=on_step,
         wish=lambda: wishes[-1],
     )
-    with on_sigterm(lambda: wishes.append(Wish.STOP)):
+    with on_sigterm(lambda: wishes.append(StopRequest.STOP)):
         start = run_loop(model, loop)
     whole = whole_weights(model)
     if job.rank == 0:

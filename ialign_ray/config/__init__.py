@@ -1,13 +1,12 @@
 """The experiment file: one pydantic model a section, read by `load_experiment`."""
 
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig, ProtectedSet, Step
-from ialign_ray.config.data import CorpusConfig, LongLayout, ReplayConfig, Source, TasksConfig
+from ialign_ray.config.data import CorpusConfig, DataSource, LongLayout, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig, HarnessConfig
-from ialign_ray.config.experiment import Experiment, StorageConfig, TrackingConfig
+from ialign_ray.config.experiment import Experiment, PromotionConfig, StorageConfig, TrackingConfig
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
-from ialign_ray.config.promotion import PromotionConfig
 from ialign_ray.config.search import Domain, SearchConfig
 from ialign_ray.config.suites import (
     ClassificationSuite,
@@ -19,14 +18,14 @@ from ialign_ray.config.suites import (
     SuiteSource,
     TranslationSuite,
 )
-from ialign_ray.config.train import ScalingConfig, TrainConfig
-from ialign_ray.config.watch import StopRule, ValidationConfig
+from ialign_ray.config.train import ScalingConfig, StopRule, TrainConfig, ValidationConfig
 
 __all__ = [
     "ClassificationSuite",
     "CleaningConfig",
     "CompareConfig",
     "CorpusConfig",
+    "DataSource",
     "DecontaminationConfig",
     "Domain",
     "EvaluateConfig",
@@ -45,7 +44,6 @@ __all__ = [
     "RetrievalSuite",
     "ScalingConfig",
     "SearchConfig",
-    "Source",
     "Step",
     "StopRule",
     "StorageConfig",

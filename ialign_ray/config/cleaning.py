@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field
 
-from ialign_ray.config.data import Source
+from ialign_ray.config.base import Section
+from ialign_ray.config.data import DataSource
 from ialign_ray.config.languages import ByLanguage
-from ialign_ray.config.section import Section
 
 
 class NormaliseStep(Section):
@@ -172,7 +172,7 @@ class CleaningConfig(Section):
     near_duplicates."""
 
 
-class ProtectedSet(Source):
+class ProtectedSet(DataSource):
     """A test set that is not scored here but must not be trained on either."""
 
     name: str

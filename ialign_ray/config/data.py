@@ -6,9 +6,9 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
+from ialign_ray.config.base import Section
 from ialign_ray.config.languages import ByLanguage, LanguageList
-from ialign_ray.config.mix import resolve_mix
-from ialign_ray.config.section import Section
+from ialign_ray.config.tasks import resolve_mix
 
 Scalar = str | int | float | bool
 
@@ -16,7 +16,7 @@ Scalar = str | int | float | bool
 Format = Literal["auto", "parquet", "jsonl", "csv", "tsv", "lines", "articles", "tmx", "xliff", "po", "sheet", "disk"]
 
 
-class Source(Section):
+class DataSource(Section):
     """Rows of files in any of the known formats, of a `pocket:` set, or of a hub data set."""
 
     path: str | None = None
@@ -64,7 +64,7 @@ class LongLayout(Section):
     each row is a pair with the corpus' `columns`."""
 
 
-class CorpusConfig(Source):
+class CorpusConfig(DataSource):
     """A parallel corpus: one row a sentence, one column a language."""
 
     name: str = Field(pattern=r"^[^:/]+$")
@@ -101,7 +101,7 @@ class CorpusConfig(Source):
 class ReplayConfig(Section):
     """Old instructions, replayed so that they are not forgotten."""
 
-    sources: list[Source] = Field(default_factory=list)
+    sources: list[DataSource] = Field(default_factory=list)
     """Instruction files: `inputs`/`targets`, `prompt`/`completion` or `messages`."""
     ratio: float = Field(0.5, ge=0, le=1)
     """The dose: share of training examples that are replay, from 0 to 1; 1 is the replay-only control."""

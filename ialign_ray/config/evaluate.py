@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from ialign_ray.config.base import Section
 from ialign_ray.config.bundled import expand_suites
-from ialign_ray.config.section import Section
 from ialign_ray.config.suites import Suite
 
 

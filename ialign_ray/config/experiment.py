@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from ialign_ray.config.ablate import AblateConfig
+from ialign_ray.config.base import Section
 from ialign_ray.config.bundled import expand_suites, grouped
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig
 from ialign_ray.config.data import CorpusConfig, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.model import ModelSettings
-from ialign_ray.config.promotion import PromotionConfig
 from ialign_ray.config.search import SearchConfig
-from ialign_ray.config.section import Section
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 from ialign_ray.errors import ConfigError
@@ -64,6 +62,44 @@ class TrackingConfig(Section):
     out. It is fixed by a model's first registration."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run."""
+
+
+VARIED = ("tasks.", "replay.", "corpora.", "train.", "model.lora.", "model.tuning", "model.vocabulary")
+"""What decides a run's weights; all runs are scored alike, from one base model."""
+
+
+class AblateConfig(Section):
+    """Lists of settings that `ialign ablate` trains and puts into one table."""
+
+    axes: dict[str, list[Any]] = Field(default_factory=dict)
+    """Field -> its values, e.g. `{replay.ratio: [0, 0.5], tasks.mix: [tlm, mt], "corpora.*.share": [0.1]}`."""
+    one_at_a_time: bool = True
+    """Vary one field and keep the file's own values for the others; false trains every combination."""
+    seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
+    """Every setting runs once with each."""
+
+    @field_validator("axes")
+    @classmethod
+    def _decides_weights(cls, axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        for field, values in axes.items():
+            if not field.startswith(VARIED) or field == "train.seed":
+                raise ValueError(f"{field!r} cannot be an axis; use fields of {', '.join(VARIED)} and `seeds`")
+            if not values:
+                raise ValueError(f"{field!r} has no values; list some or leave it out")
+        return axes
+
+
+class PromotionConfig(Section):
+    """Limits of the gate, declared before the scores are known, beside `evaluate.scorer` and `evaluate.tolerance`."""
+
+    better_on: Annotated[list[str], Field(min_length=1)] | None = None
+    """Suites on each of which the new languages (L2) must be better; when left out, all classification suites that
+    hold one, or all translation suites where there is none. On the other suites they must not be shown worse."""
+    loss_tolerance: float = Field(0.1, ge=0)
+    """Largest acceptable rise of loss on old work: nats/token of old instructions, bits/byte of old translations. The
+    verdict of an evaluation speaks of the same limit."""
+    min_rows: int = Field(30, ge=2)
+    """Fewer sentences in common than this decide nothing."""
 
 
 class Experiment(Section):
@@ -145,6 +181,24 @@ class Experiment(Section):
         }.items():
             if twice := [n for n in names if names.count(n) > 1]:
                 raise ValueError(f"{field}: the name {twice[0]!r} is used twice; give each its own")
+        return self
+
+    @model_validator(mode="after")
+    def _languages_grouped(self) -> Self:
+        """Every language of a corpus is old or new; an unseen one must not get parallel text."""
+        groups = self.languages.groups()
+        for corpus in self.corpora:
+            for code in corpus.languages:
+                if code not in groups:
+                    raise ValueError(
+                        f"corpora.{corpus.name}: language {code!r} is in no group; add it to languages.l1 or "
+                        "languages.l2"
+                    )
+                if groups[code] == "L3":
+                    raise ValueError(
+                        f"corpora.{corpus.name}: language {code!r} is unseen (languages.l3) but has a column here; "
+                        "remove the column or move the language to languages.l2"
+                    )
         return self
 
     @model_validator(mode="after")

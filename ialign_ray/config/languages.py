@@ -7,7 +7,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from ialign_ray.config.section import Section
+from ialign_ray.config.base import Section
 
 Value = TypeVar("Value")
 

@@ -7,7 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ialign_ray.config.section import Section
+from ialign_ray.config.base import Section
 
 
 class LoraSettings(Section):

@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ialign_ray.config.section import Section
+from ialign_ray.config.base import Section
 
 SEARCHED = (
     "replay.ratio",

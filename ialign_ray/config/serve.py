@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ialign_ray.config.section import Section
+from ialign_ray.config.base import Section
 
 
 class LimitsConfig(Section):

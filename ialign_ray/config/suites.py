@@ -8,9 +8,9 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from ialign_ray.config.data import Scalar, Source
+from ialign_ray.config.base import Section
+from ialign_ray.config.data import DataSource, Scalar
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
-from ialign_ray.config.section import Section
 
 SLOT = re.compile(r"\{([a-z_]+)\}")
 TEXT = "text"
@@ -50,7 +50,7 @@ class LongSuite(Section):
     """Column whose equal values are the same sentence in several languages; they are then resampled together."""
 
 
-class SuiteSource(Source):
+class SuiteSource(DataSource):
     """What every suite of texts in languages has."""
 
     name: str
@@ -278,7 +278,7 @@ class RetrievalSuite(_Directed):
     sentences with it."""
 
 
-class InstructionSuite(Source):
+class InstructionSuite(DataSource):
     """Loss on held-out instructions: what the model still remembers of its old work."""
 
     kind: Literal["instructions"] = "instructions"

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from ialign_ray.config import CorpusConfig
 from ialign_ray.corpus.cleaning.step import Mask, Scope
-from ialign_ray.corpus.jobs import BATCH_ROWS, DROPS, drop_table
-from ialign_ray.corpus.table import languages, schema
+from ialign_ray.corpus.schema import languages, schema
+from ialign_ray.corpus.shards import BATCH_ROWS, DROPS, drop_table
 
 TRAIN, HELD_OUT = "train", "heldout"
 IDENTITY = "identity"

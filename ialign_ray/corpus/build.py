@@ -20,16 +20,25 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ialign_ray.config import CorpusConfig, Experiment, dump_yaml
-from ialign_ray.config.section import Section
+from ialign_ray.config.base import Section
 from ialign_ray.corpus.assemble import IDENTITY, TRAIN, Assembly, assemble
-from ialign_ray.corpus.canonical import corpus_chunks
 from ialign_ray.corpus.card import dataset_card
 from ialign_ray.corpus.chunks import Chunk
-from ialign_ray.corpus.cleaning.step import Decision
-from ialign_ray.corpus.jobs import Counts, Job, Piece, Store, name_of, open_step, run_job, versioned
+from ialign_ray.corpus.cleaning.step import StepDecision
 from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings, LeakStep
-from ialign_ray.corpus.measures import StoredMeasures
-from ialign_ray.corpus.splits import IdentitySettings, IdentityStep, Part, resolve
+from ialign_ray.corpus.rows import corpus_chunks
+from ialign_ray.corpus.shards import (
+    ShardCounts,
+    ShardFile,
+    ShardJob,
+    ShardStore,
+    name_of,
+    open_step,
+    run_job,
+    versioned,
+)
+from ialign_ray.corpus.splits import CorpusRows, IdentitySettings, IdentityStep, resolve
+from ialign_ray.corpus.statistics import StoredMeasures
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
 VERSION = 1
@@ -64,7 +73,7 @@ class Built:
         return counts
 
     def read(self, corpus: str, split: str = TRAIN) -> pa.Table:
-        """All rows of a corpus' split, in the form of `ialign_ray.corpus.table`."""
+        """All rows of a corpus' split, in the form of `ialign_ray.corpus.schema`."""
         files = sorted((self.folder / "data" / f"corpus={corpus}" / f"split={split}").glob("*.parquet"))
         return pa.concat_tables([pq.ParquetFile(p).read() for p in files])
 
@@ -103,7 +112,7 @@ def build_corpus(
     version = _version(experiment, chunks, index)
     folder = root / experiment.name / version
     if not is_intact(folder):
-        build = _Build(experiment, Store(root / SHARDS), runner, watch)
+        build = _Build(experiment, ShardStore(root / SHARDS), runner, watch)
         saved = {"index": index.save(root / LEAKS), "folder": str(root / LEAKS)}
         build.clean(chunks, [LeakSettings(step="leaks", **saved), LeakSettings(step="overlaps", **saved)])
         build.write(folder, version)
@@ -129,7 +138,7 @@ def _version(experiment: Experiment, chunks: Sequence[tuple[CorpusConfig, Chunk]
     others = [LeakStep.version, IdentityStep.version, VERSION]
     holdout = [c.holdout for c in experiment.corpora]
     settings = experiment.cleaning.model_dump(mode="json", exclude={"steps"})
-    return json_hash([[Job(*c).key for c in chunks], steps, settings, others, holdout, index.digest])[:12]
+    return json_hash([[ShardJob(*c).key for c in chunks], steps, settings, others, holdout, index.digest])[:12]
 
 
 @dataclass
@@ -137,13 +146,13 @@ class _Build:
     """The state of one build."""
 
     experiment: Experiment
-    store: Store
+    store: ShardStore
     runner: Runner
     watch: Watch
-    jobs: list[Job] = field(default_factory=list)
-    pieces: list[tuple[CorpusConfig, Piece]] = field(default_factory=list)
+    jobs: list[ShardJob] = field(default_factory=list)
+    pieces: list[tuple[CorpusConfig, ShardFile]] = field(default_factory=list)
     """What the last stage left, in order."""
-    counts: dict[str, Counts] = field(default_factory=dict)
+    counts: dict[str, ShardCounts] = field(default_factory=dict)
     """Per corpus."""
     learned: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
@@ -154,12 +163,12 @@ class _Build:
 
     def clean(self, chunks: Sequence[tuple[CorpusConfig, Chunk]], leaks: Sequence[Section]) -> None:
         """Send every chunk through all steps."""
-        self.counts = {c.name: Counts() for c in self.experiment.corpora}
+        self.counts = {c.name: ShardCounts() for c in self.experiment.corpora}
         for corpus, chunk in chunks:
             self.files.setdefault(corpus.name, [])
             if chunk.file > len(self.files[corpus.name]):
                 self.files[corpus.name].append(", ".join(chunk.files))
-        self.jobs = [Job(corpus, chunk) for corpus, chunk in chunks]
+        self.jobs = [ShardJob(corpus, chunk) for corpus, chunk in chunks]
         identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
         for steps, corpus_step in cut(self.experiment.cleaning.steps):
             final = [] if corpus_step else leaks
@@ -183,7 +192,7 @@ class _Build:
                 result |= {"rows_in": 0, "cells_in": {}}
             self.counts[job.corpus.name].add(result)
             self.shards.append((job.corpus.name, job.key))
-            self.pieces += [(job.corpus, Piece(job.key, k, rows)) for k, rows in enumerate(result["pieces"])]
+            self.pieces += [(job.corpus, ShardFile(job.key, k, rows)) for k, rows in enumerate(result["pieces"])]
             self.watch(name, number, len(jobs))
 
     def _decide(self, step: Section) -> None:
@@ -191,7 +200,7 @@ class _Build:
         key = json_hash([versioned(step), [asdict(p) for _, p in self.pieces]])[:32]
         if not self.store.has(key):
             measures = self.measures()
-            decision = open_step(step).decide(measures) if measures.rows else Decision({})
+            decision = open_step(step).decide(measures) if measures.rows else StepDecision({})
             with whole_folder(
                 self.store.path(key), {"learned": decision.learned, "warnings": decision.warnings}
             ) as folder:
@@ -202,7 +211,7 @@ class _Build:
         self.warnings += meta["warnings"]
         self.jobs, offset = [], 0
         for corpus, piece in self.pieces:
-            self.jobs.append(Job(corpus, piece, decided=name_of(step), decision=key, offset=offset))
+            self.jobs.append(ShardJob(corpus, piece, decided=name_of(step), decision=key, offset=offset))
             offset += piece.rows
 
     def measures(self) -> StoredMeasures:
@@ -234,13 +243,13 @@ class _Build:
             write_text(scratch / "experiment.yaml", dump_yaml(self.experiment))
             write_text(scratch / "README.md", dataset_card(self.experiment, report))
 
-    def _parts(self, offsets: Sequence[int]) -> list[Part]:
-        parts: list[Part] = []
+    def _parts(self, offsets: Sequence[int]) -> list[CorpusRows]:
+        parts: list[CorpusRows] = []
         for (corpus, piece), start in zip(self.pieces, offsets, strict=False):
             if parts and parts[-1].corpus is corpus:
                 parts[-1] = replace(parts[-1], stop=start + piece.rows)
             else:
-                parts.append(Part(corpus, start, start + piece.rows))
+                parts.append(CorpusRows(corpus, start, start + piece.rows))
         return parts
 
     def _count_written(self, corpus: CorpusConfig, result: dict[str, Any]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
-from ialign_ray.config import Source
+from ialign_ray.config import DataSource
 from ialign_ray.errors import DataError
 
 LINE = "__line"
@@ -27,7 +27,7 @@ WHOLE: Span = (0, -1, 1)
 class Chunk:
     """A part of a source that is read on its own; small and picklable."""
 
-    source: Source
+    source: DataSource
     """What it is a part of."""
     files: tuple[str, ...]
     """Absolute paths or URLs: one, or one a language for aligned text files; all files where one chunk is all."""
@@ -55,10 +55,10 @@ class BadRow:
 
 
 @dataclass(frozen=True)
-class Request:
+class ReadRequest:
     """What a reader is asked to plan."""
 
-    source: Source
+    source: DataSource
     columns: tuple[str, ...]
     """Columns that must be there."""
     project: bool
@@ -78,7 +78,7 @@ class Request:
 class Rejects:
     """What becomes of bad rows: the first one stops the reading, or all are dropped and listed."""
 
-    source: Source
+    source: DataSource
     bad: list[BadRow] = field(default_factory=list)
 
     def __call__(self, path: str, line: int, reason: str) -> None:
@@ -89,7 +89,7 @@ class Rejects:
 
 
 def chunks_of(
-    request: Request, files: Sequence[str], file: int, spans: Sequence[Span], names: Sequence[str], stamp: Stamp
+    request: ReadRequest, files: Sequence[str], file: int, spans: Sequence[Span], names: Sequence[str], stamp: Stamp
 ) -> list[Chunk]:
     """One chunk a span of a single file."""
     return [

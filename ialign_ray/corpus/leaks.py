@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ialign_ray.config.section import Section
+from ialign_ray.config.base import Section
 from ialign_ray.corpus.cleaning.step import Mask, Outcome, Scope
 from ialign_ray.corpus.cleaning.words import ngram_hashes, normalised_words, text_hashes
 from ialign_ray.storage import json_hash, once, read_json, write_json

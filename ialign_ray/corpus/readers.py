@@ -8,10 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ialign_ray.config import Source
+from ialign_ray.config import DataSource
 from ialign_ray.config.data import Scalar
 from ialign_ray.corpus import formats
-from ialign_ray.corpus.chunks import LINE, ROWS, BadRow, Chunk, Rejects, Request, joined, parts
+from ialign_ray.corpus.chunks import LINE, ROWS, BadRow, Chunk, ReadRequest, Rejects, joined, parts
 from ialign_ray.corpus.formats.files import resolve, stamp
 from ialign_ray.errors import DataError
 from ialign_ray.randomness import rng
@@ -22,7 +22,7 @@ CHUNK = 32 << 20
 
 
 def plan_chunks(
-    source: Source, base: str, columns: Sequence[str] = (), size: int = CHUNK, whole: bool = False
+    source: DataSource, base: str, columns: Sequence[str] = (), size: int = CHUNK, whole: bool = False
 ) -> list[Chunk]:
     """Chunks of about `size` bytes that workers can read apart; one over everything if `whole` or with a `limit`.
 
@@ -32,10 +32,10 @@ def plan_chunks(
     return _plan(source, base, columns, size, project=bool(columns), whole=whole or source.limit is not None)
 
 
-def _plan(source: Source, base: str, columns: Sequence[str], size: int, project: bool, whole: bool) -> list[Chunk]:
+def _plan(source: DataSource, base: str, columns: Sequence[str], size: int, project: bool, whole: bool) -> list[Chunk]:
     wanted = tuple(dict.fromkeys([*columns, *source.where]))
     path = f"hub:{source.hub}" if source.hub else resolve(str(source.path), base)
-    planned = formats.plan(path, Request(source, wanted, project, size, whole))
+    planned = formats.plan(path, ReadRequest(source, wanted, project, size, whole))
     chunks = [chunk for of_file in planned for chunk in of_file]
     return joined(chunks) if whole else chunks
 
@@ -67,7 +67,7 @@ def _unchanged(part: Chunk) -> None:
             raise DataError(f"{path} has changed while it was read; start again when it is whole")
 
 
-def read_table(source: Source, base: str = ".", needed: Sequence[str] = ()) -> pa.Table:
+def read_table(source: DataSource, base: str = ".", needed: Sequence[str] = ()) -> pa.Table:
     """Rows of a source after `where` and `limit`, with all columns.
 
     Raises DataError when the source is missing, empty or malformed, or lacks a needed column.
@@ -86,7 +86,7 @@ def read_table(source: Source, base: str = ".", needed: Sequence[str] = ()) -> p
     return sample(table.combine_chunks(), source.limit)
 
 
-def chosen(table: pa.Table, source: Source, origin: str) -> pa.Table:
+def chosen(table: pa.Table, source: DataSource, origin: str) -> pa.Table:
     """The rows of a table that `where` asks for."""
     for column, wanted in source.where.items():
         if column not in table.column_names:  # an object of JSON lines may lack it

@@ -18,8 +18,8 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ialign_ray.config import CorpusConfig
-from ialign_ray.config.section import Section
-from ialign_ray.corpus.cleaning.step import Decision, Mask, Measures, Scope
+from ialign_ray.config.base import Section
+from ialign_ray.corpus.cleaning.step import Mask, Measures, Scope, StepDecision
 from ialign_ray.corpus.cleaning.words import normalised_words, text_hashes
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.leaks import NO_WORDS
@@ -61,13 +61,13 @@ class IdentityStep:
             columns["share"] = pa.array([share_of(i) for i in ids], pa.float64())
         return pa.table(columns)
 
-    def decide(self, measures: Measures) -> Decision:
+    def decide(self, measures: Measures) -> StepDecision:
         """Not used: identities are decided by `resolve`, which knows the corpora."""
         raise TypeError("identities are decided by `resolve`")
 
 
 @dataclass(frozen=True)
-class Part:
+class CorpusRows:
     """The rows of one corpus: numbers start .. stop of the measures."""
 
     corpus: CorpusConfig
@@ -88,7 +88,7 @@ class Identities:
     translations."""
 
 
-def resolve(measures: Measures, parts: Sequence[Part]) -> Identities:
+def resolve(measures: Measures, parts: Sequence[CorpusRows]) -> Identities:
     """Check ids and draw the split.
 
     Raises DataError when a corpus with an id column has two different texts under one id.
@@ -107,7 +107,7 @@ def resolve(measures: Measures, parts: Sequence[Part]) -> Identities:
     return Identities(held_out, conflicting, _ordinals(ids))
 
 
-def _conflicts(measures: Measures, part: Part, ids: npt.NDArray[np.uint64]) -> Mask:
+def _conflicts(measures: Measures, part: CorpusRows, ids: npt.NDArray[np.uint64]) -> Mask:
     """Rows whose id stood before with another text of the same language."""
     found = np.zeros(len(ids), bool)
     _, group = np.unique(ids, return_inverse=True)
@@ -126,7 +126,7 @@ def _conflicts(measures: Measures, part: Part, ids: npt.NDArray[np.uint64]) -> M
     return found
 
 
-def _conflict_sentence(measures: Measures, part: Part, before: int, row: int) -> str:
+def _conflict_sentence(measures: Measures, part: CorpusRows, before: int, row: int) -> str:
     rows = measures.texts(np.array([part.start + before, part.start + row], np.int64)).to_pylist()
     name = rows[0]["id"].partition(":")[2]
     places = " and ".join(f"file {r['file']} line {r['line']}" for r in rows)
@@ -147,7 +147,7 @@ def _ordinals(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     return ordinal
 
 
-def _held_out(measures: Measures, parts: Sequence[Part], ids: npt.NDArray[np.uint64]) -> Mask:
+def _held_out(measures: Measures, parts: Sequence[CorpusRows], ids: npt.NDArray[np.uint64]) -> Mask:
     """Each group of one sentence is held out when the place of its first id lies below its largest `holdout`."""
     labels = _components(measures, ids)
     share = measures.column("share")

@@ -18,7 +18,7 @@ from ialign_ray.corpus.build import Built
 from ialign_ray.corpus.cleaning.step import Mask
 from ialign_ray.corpus.cleaning.words import normalised_words, text_hashes
 from ialign_ray.corpus.identity import share_of
-from ialign_ray.corpus.parallel import PAIR_SCHEMA, Parallel, directed_pairs
+from ialign_ray.corpus.pairs import PAIR_SCHEMA, Parallel, directed_pairs
 from ialign_ray.corpus.splits import LINKING_WORDS
 
 TENTH = 10

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from ialign_ray.errors import DataError, ModelError
+from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.head import base_model
-from ialign_ray.modeling.kind import is_encoder_decoder
 
 Tokens = Sequence[int]
 

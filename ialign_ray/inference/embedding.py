@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from ialign_ray.errors import ConfigError
 from ialign_ray.inference.batching import Tokens, check_prompts, device_of, padded, read_only, token_batches
+from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.head import base_model
-from ialign_ray.modeling.kind import is_encoder_decoder
 
 Layer = Literal["middle", "last"] | int
 

@@ -21,11 +21,11 @@ from ialign_ray.inference.batching import (
     takes_left_padding,
     token_batches,
 )
+from ialign_ray.modeling.architecture import decoder_start
 from ialign_ray.modeling.head import base_model
-from ialign_ray.modeling.kind import decoder_start
 
 
-class Decoder(Protocol):
+class TextDecoder(Protocol):
     """What generation asks of a tokenizer."""
 
     eos_token_id: int | None
@@ -36,7 +36,7 @@ class Decoder(Protocol):
 
 
 @dataclass(frozen=True)
-class Answer:
+class Generation:
     """What was generated after one prompt."""
 
     text: str
@@ -48,7 +48,7 @@ class Answer:
 
 def generate(
     model: nn.Module,
-    tokenizer: Decoder,
+    tokenizer: TextDecoder,
     prompts_ids: Sequence[Tokens],
     *,
     max_new_tokens: int = 128,
@@ -57,7 +57,7 @@ def generate(
     seed: int | None = None,
     max_batch_tokens: int = 8192,
     progress: Callable[[int], None] | None = None,
-) -> list[Answer]:
+) -> list[Generation]:
     """The model's answer to each prompt, without the prompt, in the order of `prompts_ids`.
 
     Greedy by default, and then the same text whatever the batch size (fp32). Sampling depends on the seed,
@@ -92,7 +92,7 @@ def generate(
     # Where padding on the left would shift positions, rows of equal length share a batch without padding.
     alone = not seq2seq and not takes_left_padding(model)
     lengths = [len(prompt) + max_new_tokens for prompt in prompts_ids]
-    found = [Answer("", 0, False)] * len(prompts_ids)
+    found = [Generation("", 0, False)] * len(prompts_ids)
     done = 0
     with _seeded(seed, device), read_only(model):
         for rows in token_batches(lengths, max_batch_tokens, same_length=alone):
@@ -102,14 +102,14 @@ def generate(
             for i, answer in zip(rows, new):
                 kept = _until(answer, config.eos_token_id)
                 text = tokenizer.decode(kept, skip_special_tokens=True)
-                found[i] = Answer(text, len(kept), len(kept) < max_new_tokens)
+                found[i] = Generation(text, len(kept), len(kept) < max_new_tokens)
             done += len(rows)
             if progress:
                 progress(done)
     return found
 
 
-def end_tokens(inner: Any, tokenizer: Decoder) -> set[int]:
+def end_tokens(inner: Any, tokenizer: TextDecoder) -> set[int]:
     """What ends an answer: the end-of-sequence tokens of the model's folder and the tokenizer's."""
     own = inner.generation_config.eos_token_id
     every = {*(own if isinstance(own, list | tuple) else [own]), tokenizer.eos_token_id}
@@ -118,7 +118,7 @@ def end_tokens(inner: Any, tokenizer: Decoder) -> set[int]:
 
 def _config(
     inner: Any,
-    tokenizer: Decoder,
+    tokenizer: TextDecoder,
     start: int | None,
     max_new_tokens: int,
     temperature: float,

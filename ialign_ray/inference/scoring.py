@@ -39,8 +39,8 @@ from ialign_ray.inference.batching import (
     takes_left_padding,
     token_batches,
 )
+from ialign_ray.modeling.architecture import decoder_start, is_encoder_decoder
 from ialign_ray.modeling.head import base_model, target_logits
-from ialign_ray.modeling.kind import decoder_start, is_encoder_decoder
 
 Progress = Callable[[int], None]
 LabelSet = Sequence[Tokens]
@@ -51,7 +51,7 @@ CACHED_TOKENS = 4
 
 
 @dataclass(frozen=True)
-class Scores:
+class ContinuationScores:
     """One score per row: summed log-probabilities in nats, float64 [n], and token counts, int64 [n]."""
 
     log_prob: Floats
@@ -73,7 +73,7 @@ def score_continuations(
     *,
     max_batch_tokens: int = 4096,
     progress: Progress | None = None,
-) -> Scores:
+) -> ContinuationScores:
     """Summed log-probability of each continuation given its prompt, in the order of `prompts`.
 
     Divide by ln 2 and by the continuation's bytes for bits per byte. An encoder-decoder reads the prompt
@@ -94,7 +94,7 @@ def score_continuations(
     if is_encoder_decoder(model):
         sets = [[continuation] for continuation in continuations]
         each = score_labels(model, prompts, sets, max_batch_tokens=max_batch_tokens, progress=progress)
-        return Scores(each.log_prob.reshape(-1), each.tokens.reshape(-1))
+        return ContinuationScores(each.log_prob.reshape(-1), each.tokens.reshape(-1))
     _refuse_empty([[continuation] for continuation in continuations])
     check_prompts(model, prompts, [len(continuation) - 1 for continuation in continuations])
     sums = np.zeros(len(prompts))
@@ -106,7 +106,7 @@ def score_continuations(
             done += len(rows)
             if progress:
                 progress(done)
-    return Scores(sums, np.array([len(c) for c in continuations], dtype=np.int64))
+    return ContinuationScores(sums, np.array([len(c) for c in continuations], dtype=np.int64))
 
 
 def score_labels(

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ialign_ray.inspection import terminal
-from ialign_ray.inspection.dirt import MEASURES
 from ialign_ray.inspection.lengths import LONGEST, Histogram, bar_width
+from ialign_ray.inspection.quality import MEASURES
 from ialign_ray.inspection.report import Report
 from ialign_ray.inspection.rows import visible
 from ialign_ray.pages import house

@@ -16,18 +16,17 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ialign_ray.config import CorpusConfig, Experiment
-from ialign_ray.config.mix import resolve_mix
+from ialign_ray.config.tasks import resolve_mix
 from ialign_ray.corpus.assemble import TRAIN
 from ialign_ray.corpus.build import Built
 from ialign_ray.corpus.cleaning.step import Scope
-from ialign_ray.corpus.parallel import PAIR_SCHEMA, ways
+from ialign_ray.corpus.pairs import PAIR_SCHEMA, ways
 from ialign_ray.inspection.rows import Lowest, batches, parts
+from ialign_ray.inspection.tokenizer_fit import SAMPLE, Fitness, fitness, warnings
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Example, Pair
-from ialign_ray.tasks.templating import load_templates
+from ialign_ray.tasks.templating import language_names, load_templates
 from ialign_ray.tokens.encode import Encoder
-from ialign_ray.tokens.fitness import SAMPLE, Fitness, fitness, warnings
-from ialign_ray.training.prepare import check_languages, language_names
 
 RENDERED, FEWEST, TOGETHER = 100, 10, 5_000
 """Pairs rendered a direction and task: at most, at least, and prompts of all of them together, about."""
@@ -113,7 +112,6 @@ class Samples:
 
 def tokens(experiment: Experiment, built: Built, encoder: Encoder, seed: int = 0) -> Tokens:
     """Measure the experiment's tokenizer and limits on samples of its training texts."""
-    check_languages(experiment)
     samples = Samples.draw(built, experiment.corpora, seed)
     texts = {code: [row["text"] for row in lowest.rows()] for code, lowest in samples.texts.items() if len(lowest)}
     measured = fitness(encoder.tokenizer, texts)

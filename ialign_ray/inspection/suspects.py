@@ -12,8 +12,8 @@ import pyarrow.compute as pc
 
 from ialign_ray.corpus.build import Built
 from ialign_ray.corpus.cleaning.step import Scope
-from ialign_ray.inspection.dirt import MEASURES, Scripts, dirt
 from ialign_ray.inspection.lengths import Usual
+from ialign_ray.inspection.quality import MEASURES, Scripts, dirt
 from ialign_ray.inspection.rows import Lowest, batches, parts
 
 SUSPECTS = 15

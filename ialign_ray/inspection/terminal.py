@@ -15,7 +15,7 @@ from ialign_ray.inspection.prompts import Rendered, Tokens
 from ialign_ray.inspection.report import CorpusLook, Report, StepTable
 from ialign_ray.inspection.rows import visible
 from ialign_ray.inspection.suspects import Dropped, Suspect
-from ialign_ray.tokens.fitness import Fitness
+from ialign_ray.inspection.tokenizer_fit import Fitness
 
 _BARS = " ▁▂▃▄▅▆▇█"
 SHOWN = 600

@@ -5,22 +5,25 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import signal
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from rich.console import Console
 
 from ialign_ray.config import Experiment, load_experiment, override
-from ialign_ray.errors import ConfigError, IalignError
+from ialign_ray.errors import ConfigError, IalignError, StoppedError
 from ialign_ray.jobs.catalog import ARGUMENTS, JOBS, title_of
 from ialign_ray.jobs.environment import SUBMITTED_WITH, differing
 from ialign_ray.jobs.record import exit_code_of, record_path, recorded
 from ialign_ray.jobs.steps import Options, say
-from ialign_ray.jobs.stopping import stoppable
 from ialign_ray.process import prepare_process
 
 WIDTH = 140
@@ -116,3 +119,20 @@ def refuse_lost_runs(experiment: Experiment) -> None:
             f"storage.runs is {runs!r}, which a job would write into its own copy of the working directory, and lose; "
             "give the absolute path of a folder that all nodes share, e.g. --set storage.runs=/shared/runs"
         )
+
+
+@contextmanager
+def stoppable() -> Iterator[None]:
+    """Raise StoppedError at SIGTERM while the body runs in the main thread; in others this changes nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(_: int, __: FrameType | None) -> None:
+        raise StoppedError("stopped by SIGTERM; what is finished is kept, submit the job again to go on")
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

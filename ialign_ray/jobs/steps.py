@@ -30,7 +30,7 @@ class Options:
 
 def build_data(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
     """Read, clean, clear and split every corpus."""
-    from ialign_ray.curation import build
+    from ialign_ray.workflows.build import build
 
     built = build(experiment, console)
     return {"corpus": str(built.folder), "warnings": built.counts["warnings"], "outputs": [str(built.folder)]}
@@ -40,7 +40,7 @@ def align(experiment: Experiment, options: Options, console: Console) -> dict[st
     """Train one run."""
     from ialign_ray.storage import read_json
     from ialign_ray.training.pocket import ensure_model
-    from ialign_ray.training.trainer import MODEL, RECORD
+    from ialign_ray.training.runs import MODEL, RECORD
     from ialign_ray.training.trainer import align as train
 
     ensure_model(experiment, console)
@@ -52,8 +52,8 @@ def align(experiment: Experiment, options: Options, console: Console) -> dict[st
 def tune(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
     """Search, choose, judge the winner."""
     from ialign_ray.search.results import WINNER
-    from ialign_ray.search.shared import control_of_trial, search_folder
-    from ialign_ray.search.winner import tune as search
+    from ialign_ray.search.trial_context import control_of_trial, search_folder
+    from ialign_ray.search.tune import tune as search
     from ialign_ray.storage import read_json
     from ialign_ray.training.pocket import ensure_model
 
@@ -66,7 +66,7 @@ def tune(experiment: Experiment, options: Options, console: Console) -> dict[str
 
 def evaluate(experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
     """Score a finished run beside base and control."""
-    from ialign_ray.compare import evaluate as score
+    from ialign_ray.evaluation.evaluate import evaluate as score
     from ialign_ray.training.pocket import ensure_model
 
     ensure_model(experiment, console)
@@ -121,7 +121,7 @@ def serve(experiment: Experiment, options: Options, console: Console) -> dict[st
 def finished_run(experiment: Experiment, name: str) -> Path:
     """The folder of a finished run. Raises ModelError where it is not."""
     from ialign_ray.storage import is_intact
-    from ialign_ray.training.trainer import MODEL, run_folder
+    from ialign_ray.training.runs import MODEL, run_folder
 
     run = run_folder(experiment, name)
     if not is_intact(run / MODEL):
@@ -132,7 +132,7 @@ def finished_run(experiment: Experiment, name: str) -> Path:
 def control_run(experiment: Experiment, options: Options) -> Path | None:
     """The replay-only run: the one named, or the one that `compare` and the pipeline leave, if it is finished."""
     from ialign_ray.storage import is_intact
-    from ialign_ray.training.trainer import MODEL, run_folder
+    from ialign_ray.training.runs import MODEL, run_folder
 
     if options.control:
         return finished_run(experiment, options.control)
@@ -142,7 +142,7 @@ def control_run(experiment: Experiment, options: Options) -> Path | None:
 
 def control_name(experiment: Experiment) -> str:
     """What `compare` calls the control of the experiment's seed."""
-    from ialign_ray.compare import run_name
+    from ialign_ray.evaluation.subjects import run_name
 
     return run_name("control", experiment.train.seed)
 

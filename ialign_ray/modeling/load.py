@@ -15,8 +15,8 @@ from torch import nn
 
 from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError
+from ialign_ray.modeling.architecture import auto_class, is_encoder_decoder
 from ialign_ray.modeling.attention import attention_kernel
-from ialign_ray.modeling.kind import auto_class, is_encoder_decoder
 from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
 from ialign_ray.pocket import POCKET, pocket_file
 

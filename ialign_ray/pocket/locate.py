@@ -46,5 +46,3 @@ def _write(folder: Path) -> None:
     from ialign_ray.pocket.corpus import write_pocket
 
     write_pocket(folder)
-
-

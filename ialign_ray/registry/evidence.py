@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment, Source, Suite, TranslationSuite
+from ialign_ray.config import ClassificationSuite, DataSource, Experiment, Suite, TranslationSuite
 from ialign_ray.errors import RegistryError
-from ialign_ray.evaluation.kinds import KINDS
-from ialign_ray.evaluation.measures import Measured, Plan, measure
-from ialign_ray.evaluation.results import compare
-from ialign_ray.registry.gate import NEW, OLD, Decision, Rules, judge
+from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.results.cells import Measured, ResamplingPlan, measure
+from ialign_ray.evaluation.results.summary import compare
+from ialign_ray.registry.gate import NEW, OLD, GateDecision, Rules, judge
 
 _FACTS = ("label", "chars", "bytes", "candidates")  # of the test sentence alone, so equal in every run
 
@@ -32,7 +32,7 @@ class Evidence:
         """Every metric drawn, for intervals and paired differences."""
         evaluate = self.experiment.evaluate
         kinds = {s.name: s.kind for s in evaluate.suites}
-        plan = Plan(self.experiment.languages.groups(), kinds, resamples=evaluate.resamples)
+        plan = ResamplingPlan(self.experiment.languages.groups(), kinds, resamples=evaluate.resamples)
         return measure(list(self.frames.values()), plan)
 
 
@@ -59,15 +59,15 @@ def _default_suites(experiment: Experiment) -> list[str]:
     return labelled or translated
 
 
-def over_champion(candidate: Evidence, champion: Evidence) -> Decision:
+def over_champion(candidate: Evidence, champion: Evidence) -> GateDecision:
     """Judge a candidate against the present champion. Raises RegistryError when they were evaluated differently."""
     refuse_incomparable(candidate, champion)
     measured = candidate.measured(), champion.measured()
     pairs = compare(candidate.name, measured[0], champion.name, measured[1])
-    return Decision(tuple(judge(pairs, rules_of(candidate.experiment))))
+    return GateDecision(tuple(judge(pairs, rules_of(candidate.experiment))))
 
 
-def over_references(candidate: Evidence, base: Evidence, control: Evidence | None) -> Decision:
+def over_references(candidate: Evidence, base: Evidence, control: Evidence | None) -> GateDecision:
     """Judge the first champion: better on the new languages than base and control, the old ones kept as in the base.
 
     The control is the compute-matched run on old instructions only: any training can lift an undertrained base.
@@ -76,7 +76,7 @@ def over_references(candidate: Evidence, base: Evidence, control: Evidence | Non
     checks = judge(compare(candidate.name, measured, base.name, base.measured()), rules)
     if control is not None:
         checks += judge(compare(candidate.name, measured, control.name, control.measured()), rules, (NEW,))
-    return Decision(tuple(sorted(checks, key=lambda c: c.side == OLD)))
+    return GateDecision(tuple(sorted(checks, key=lambda c: c.side == OLD)))
 
 
 def refuse_incomparable(first: Evidence, second: Evidence) -> None:
@@ -111,7 +111,7 @@ def _differences(first: Evidence, second: Evidence) -> Iterator[str]:
 
 def _asked(suite: Suite) -> dict[str, object]:
     """A suite without where its rows lie: the rows themselves are compared."""
-    return suite.model_dump(mode="json", exclude={*Source.model_fields, "columns"})
+    return suite.model_dump(mode="json", exclude={*DataSource.model_fields, "columns"})
 
 
 def _other_rows(first: pd.DataFrame, second: pd.DataFrame, among: Sequence[str] = _FACTS) -> str | None:

@@ -23,9 +23,9 @@ from typing import Any, Final, Literal
 import numpy as np
 import pandas as pd
 
-from ialign_ray.evaluation.kinds import KINDS, Kind
-from ialign_ray.evaluation.metrics import LOWER_IS_BETTER
-from ialign_ray.evaluation.statistics import Difference
+from ialign_ray.evaluation.metrics.bootstrap import Difference
+from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
+from ialign_ray.evaluation.metrics.registry import KINDS, Kind
 
 Side = Literal["new", "old"]
 NEW: Final[Side] = "new"
@@ -57,7 +57,7 @@ class Check:
 
 
 @dataclass(frozen=True)
-class Decision:
+class GateDecision:
     """All checks of a candidate; accepted when there are some on both sides and every one passes."""
 
     checks: tuple[Check, ...]

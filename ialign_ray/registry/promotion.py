@@ -8,13 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from ialign_ray.compare import BASE
 from ialign_ray.config import Experiment
 from ialign_ray.errors import IalignError, RegistryError
+from ialign_ray.evaluation.subjects import BASE
+from ialign_ray.registry.decisions import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Event, Head, append, head
 from ialign_ray.registry.evidence import over_champion, over_references
-from ialign_ray.registry.folder import CONTROL, VERSION, evidence, facts, gather, headline, write_version
-from ialign_ray.registry.gate import Decision
-from ialign_ray.registry.history import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Event, Head, append, head
+from ialign_ray.registry.gate import GateDecision
+from ialign_ray.registry.run_evidence import CONTROL, VERSION, evidence, facts, gather, headline, write_version
 from ialign_ray.registry.store import Registry, Version
 
 CHAMPION = "champion"
@@ -155,7 +155,7 @@ def _same_model(registry: Registry, version: Version, champion: int | None) -> V
     return holder if holder is not None and holder.tags.get("model") == version.tags["model"] else None
 
 
-def _decide(registry: Registry, version: Version, folder: Path, champion: int | None) -> Decision:
+def _decide(registry: Registry, version: Version, folder: Path, champion: int | None) -> GateDecision:
     own = evidence(folder, version.title)
     if champion is None:
         return over_references(own[VERSION], own[BASE], own.get(CONTROL))

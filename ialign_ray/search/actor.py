@@ -12,10 +12,10 @@ from ray import tune
 from ialign_ray.errors import CheckpointError, IalignError
 from ialign_ray.search.objective import FAILED_SCORE, References, flat, worth
 from ialign_ray.search.results import FAILED, OUTCOMES, POINT, STOPPED, TRIALS
-from ialign_ray.search.shared import Shared, control_folder, control_point, search_folder
-from ialign_ray.search.shelf import Shelf, family
 from ialign_ray.search.space import point_name, search_of, variant
 from ialign_ray.search.trial import Bench, TrialRun
+from ialign_ray.search.trial_cache import Shelf, family
+from ialign_ray.search.trial_context import Shared, control_folder, control_point, search_folder
 from ialign_ray.storage import read_json, write_json
 
 KEPT_SHELVES = 2

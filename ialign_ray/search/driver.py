@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -15,20 +15,20 @@ from ray import tune
 from rich.console import Console
 
 from ialign_ray.cluster import cluster, nodes, startable
-from ialign_ray.config import Experiment, dump_yaml, override
+from ialign_ray.config import Experiment, SearchConfig, dump_yaml, override
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
 from ialign_ray.search.actor import SearchTrial, train_control
 from ialign_ray.search.budget import Demand, budgets, concurrency, demand, whole_budget
-from ialign_ray.search.live import NestedRuns, Progress, shown
 from ialign_ray.search.objective import References
+from ialign_ray.search.progress import NestedRuns, Progress, shown
 from ialign_ray.search.results import STOPPED, TRIALS, write_results
-from ialign_ray.search.schedulers import scheduler
 from ialign_ray.search.searchers import searcher
-from ialign_ray.search.shared import Shared, assemble, control_folder, search_folder, seeds
 from ialign_ray.search.space import check_space, point_name, search_of, trial_count
 from ialign_ray.search.trial import read_losses
+from ialign_ray.search.trial_context import Shared, assemble, control_folder, search_folder, seeds
 from ialign_ray.storage import is_intact, json_hash, read_json, write_json, write_text
-from ialign_ray.training.trainer import MODEL, in_background
+from ialign_ray.training.runs import MODEL
+from ialign_ray.training.trainer import in_background
 
 STATE, SETTINGS = "tune", "search.json"
 DECIDE = ("languages", "model", "corpora", "cleaning", "decontamination", "replay", "tasks", "train", "search")
@@ -208,3 +208,19 @@ class Callback(tune.Callback):  # type: ignore[misc]  # ray has no types
         """Pass it on."""
         for observer in _observer:
             observer.complete(trial.config, trial.last_result or {})
+
+
+def scheduler(search: SearchConfig, ends: Sequence[int]) -> Any:
+    """The scheduler for these budgets; `training_iteration` restarts when a search is resumed, a budget does not."""
+    from ray.tune import schedulers
+
+    common: dict[str, Any] = {"metric": "score", "mode": "max", "reduction_factor": search.reduction}
+    if search.scheduler == "asha":
+        return schedulers.AsyncHyperBandScheduler(
+            time_attr="budget", grace_period=ends[0], max_t=ends[-1], stop_last_trials=False, **common
+        )
+    if search.scheduler == "hyperband":
+        # counted in first budgets, so that its own powers of the reduction are our budgets; BOHB's kind for every
+        # searcher, since it alone says which trials are paused
+        return schedulers.HyperBandForBOHB(time_attr="units", max_t=max(1, ends[-1] // ends[0]), **common)
+    return schedulers.FIFOScheduler()

@@ -15,9 +15,9 @@ from rich.table import Table
 
 from ialign_ray.config import Experiment, SearchConfig
 from ialign_ray.search.budget import budgets, concurrency, whole_budget
-from ialign_ray.search.shared import Shared, assemble, seeds
 from ialign_ray.search.space import check_space, search_of, size, trial_count
 from ialign_ray.search.trial import TrialRun
+from ialign_ray.search.trial_context import Shared, assemble, seeds
 from ialign_ray.training.trainer import cores
 
 MEASURED = [1, 3, 4]
@@ -39,7 +39,7 @@ class Speed:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class SearchEstimate:
     """A search's cost."""
 
     reach: list[int]
@@ -65,7 +65,7 @@ def reaching(search: SearchConfig, ends: Sequence[int]) -> list[int]:
 
 def estimate(
     search: SearchConfig, ends: Sequence[int], per_unit: float, controls: int, speed: Speed | None, at_a_time: int
-) -> Estimate:
+) -> SearchEstimate:
     """The cost of a search whose budgets hold `per_unit` tokens a unit."""
     reach = reaching(search, ends)
     parts = [b - a for a, b in zip([0, *ends], ends, strict=False)]
@@ -76,7 +76,7 @@ def estimate(
         looks = sum(reach) + controls * (len(ends) + 1)
         work = trained * per_unit * speed.token + looks * speed.validation + (reach[0] + controls) * speed.start
         seconds = work / max(1, min(at_a_time, reach[0]))
-    return Estimate(reach, trained * per_unit, most * per_unit, seconds)
+    return SearchEstimate(reach, trained * per_unit, most * per_unit, seconds)
 
 
 def measure(shared: Shared) -> Speed:
@@ -102,7 +102,7 @@ def tokens_a_step(shared: Shared, steps: int = 20) -> float:
     return sum(len(e) for step in islice(stream, steps) for e in step) / steps
 
 
-def tell(experiment: Experiment, console: Console) -> Estimate:
+def tell(experiment: Experiment, console: Console) -> SearchEstimate:
     """Check everything, and print trials, tokens and time; no cluster is started."""
     check_space(experiment)
     search = search_of(experiment)
@@ -118,7 +118,7 @@ def tell(experiment: Experiment, console: Console) -> Estimate:
 
 
 def show(
-    found: Estimate, search: SearchConfig, ends: Sequence[int], at_a_time: int, held_out: int, console: Console
+    found: SearchEstimate, search: SearchConfig, ends: Sequence[int], at_a_time: int, held_out: int, console: Console
 ) -> None:
     """Print an estimate."""
     every = size(search.space)

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from ialign_ray.config import SearchConfig
-from ialign_ray.training.validation import INSTRUCTIONS, PAIRS, Estimate, Loss, estimate
+from ialign_ray.training.validation import INSTRUCTIONS, PAIRS, Loss, LossEstimate, estimate
 
 Array = npt.NDArray[np.float64]
 FAILED_SCORE = -1e9
@@ -57,7 +57,7 @@ def _sorted(units: Mapping[str, tuple[float, float]]) -> Array:
     return np.array([units[k] for k in sorted(units)], float).reshape(-1, 2)
 
 
-def difference(a: Array, b: Array) -> Estimate:
+def difference(a: Array, b: Array) -> LossEstimate:
     """Nats per token by which `a` exceeds `b` over the same sentences, with a paired 95 % interval."""
     return estimate([(float(x - y), int(tokens)) for (x, tokens), (y, _) in zip(a, b, strict=True)])
 
@@ -83,9 +83,9 @@ class References:
 class Worth:
     """A trial at one budget."""
 
-    gain: Estimate
+    gain: LossEstimate
     """Nats per token of new-language text saved against the control."""
-    forgetting: Estimate
+    forgetting: LossEstimate
     """Nats per token by which the loss on old instructions rose; below 0 it fell."""
     tolerance: float
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ from markupsafe import Markup
 
 from ialign_ray.config import SearchConfig
 from ialign_ray.pages import house
-from ialign_ray.search.charts import curves_chart, front_chart, importance_chart
-from ialign_ray.search.live import interval, settings
-from ialign_ray.search.results import TABLE, ends, front, winner
+from ialign_ray.search.progress import interval, settings
+from ialign_ray.search.results import TABLE, ends, finished, front, winner
+from ialign_ray.search.searchers import distributions, ordered
 from ialign_ray.storage import write_text
 
 
@@ -60,3 +61,115 @@ def line(row: dict[str, Any], best: set[str]) -> dict[str, Any]:
         "feasible": "yes" if row["feasible"] is True else "no",
         "front": "front" if row["trial"] in best else "",
     }
+
+
+FEWEST = 6
+"""Finished trials below which no importance is told."""
+INK, SOFT, ACCENT, WARN = "#30363d", "#8a929b", "#1f6f8b", "#b4552d"
+
+
+def front_chart(table: pd.DataFrame, search: SearchConfig) -> str:
+    """Gain over forgetting of every trial's last validation, with intervals and the tolerance."""
+    import altair as alt
+
+    rows = _last(table)
+    best = {r["trial"] for r in front(table)}
+    rows["kind"] = [_kind(*r, best) for r in zip(rows["trial"], rows["last"], strict=True)]
+    across, up = f"forgetting, nats/token above the {search.against}", "gain over the control, nats/token"
+    x, y = alt.X("forgetting:Q", title=across), alt.Y("gain:Q", title=up)
+    color = alt.Color(
+        "kind:N", title=None, scale=alt.Scale(domain=["front", "finished", "stopped early"], range=[ACCENT, INK, SOFT])
+    )
+    base = alt.Chart(rows)
+    bars = base.mark_rule(opacity=0.35).encode(x=x, y=alt.Y("gain_low:Q", title=up), y2="gain_high:Q", color=color)
+    flat = base.mark_rule(opacity=0.35).encode(
+        x=alt.X("forgetting_low:Q", title=across), x2="forgetting_high:Q", y=y, color=color
+    )
+    points = base.mark_point(filled=True, size=55).encode(x=x, y=y, color=color)
+    limit = alt.Chart(pd.DataFrame({"x": [search.tolerance]})).mark_rule(strokeDash=[5, 4], color=WARN).encode(x="x:Q")
+    return _svg(
+        bars + flat + points + limit, "Each trial's last validation; right of the dashed line too much is forgotten"
+    )
+
+
+def curves_chart(table: pd.DataFrame, search: SearchConfig) -> str:
+    """Gain and forgetting at each budget, one line a trial."""
+    import altair as alt
+
+    rows = table[table["failed"].fillna("") == ""]
+    best = {r["trial"] for r in front(table)}
+    rows = rows.assign(kind=["front" if t in best else "other" for t in rows["trial"]])
+    color = alt.Color("kind:N", title=None, scale=alt.Scale(domain=["front", "other"], range=[ACCENT, SOFT]))
+    charts = [
+        alt.Chart(rows).mark_line(point=True, opacity=0.7).encode(
+            x=alt.X("budget:Q", title=f"budget, {search.unit}"), y=alt.Y(f"{name}:Q", title=f"{name}, nats/token"),
+            detail="trial:N", color=color,
+        ).properties(width=300, height=220)
+        for name in ("gain", "forgetting")
+    ]  # fmt: skip
+    return _svg(alt.hconcat(*charts), "Validation at each budget")
+
+
+def importance_chart(table: pd.DataFrame, search: SearchConfig) -> str | None:
+    """How much of the spread of gain and of forgetting each field explains; None with too few finished trials."""
+    import altair as alt
+
+    rows = [
+        {"field": field, "share": share, "of": target}
+        for target in ("gain", "forgetting")
+        for field, share in importances(table, search, target).items()
+    ]
+    if not rows:
+        return None
+    chart = alt.Chart(pd.DataFrame(rows)).mark_bar(color=ACCENT).encode(
+        x=alt.X("share:Q", title="share", axis=alt.Axis(format="%")), y=alt.Y("field:N", title=None, sort="-x"),
+        column=alt.Column("of:N", title=None),
+    ).properties(width=260)  # fmt: skip
+    return _svg(chart, "What explains the differences between finished trials")
+
+
+def importances(table: pd.DataFrame, search: SearchConfig, target: str) -> dict[str, float]:
+    """Optuna's importances (fANOVA, Hutter et al. 2014) over finished trials; empty with too few of them."""
+    import optuna
+
+    rows = finished(table)
+    space = {k: d for k, d in search.space.items() if d.bounds or len(d.values or []) > 1}
+    if len(rows) < FEWEST or not space or len({r[target] for r in rows}) < 2:
+        return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    study = optuna.create_study()
+    known = distributions(space)
+    for row in rows:
+        point = json.loads(row["point"])
+        drawn = {k: _drawn(point[k], ordered(space[k]), known[k]) for k in space}
+        study.add_trial(optuna.trial.create_trial(params=drawn, distributions=known, value=row[target]))
+    evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
+    found = optuna.importance.get_param_importances(study, evaluator=evaluator)
+    return {k: float(v) for k, v in found.items() if math.isfinite(v)}
+
+
+def _drawn(value: Any, known: list[Any] | None, distribution: Any) -> Any:
+    """What Optuna drew for a value of a point."""
+    if known is None:
+        return min(max(value, distribution.low), distribution.high)
+    return json.dumps(value) if hasattr(distribution, "choices") else known.index(value)
+
+
+def _last(table: pd.DataFrame) -> pd.DataFrame:
+    rows = table[table["failed"].fillna("") == ""].groupby("trial").tail(1).copy()
+    rows["settings"] = [settings(json.loads(p)) for p in rows["point"]]
+    return rows
+
+
+def _kind(trial: str, last: object, best: set[str]) -> str:
+    if trial in best:
+        return "front"
+    return "finished" if last is True else "stopped early"
+
+
+def _svg(chart: Any, title: str) -> str:
+    """One SVG, drawn without a browser; it scales with the page and shows on dark paper."""
+    import vl_convert
+
+    drawn = chart.properties(title=title).configure(background="white", font="sans-serif")
+    return str(vl_convert.vegalite_to_svg(drawn.to_json()))

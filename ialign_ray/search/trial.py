@@ -23,16 +23,14 @@ from ialign_ray.errors import CheckpointError, StoppedError
 from ialign_ray.modeling.load import add_adapter
 from ialign_ray.search.budget import steps_of
 from ialign_ray.search.objective import Losses
-from ialign_ray.search.shelf import Shelf
-from ialign_ray.search.weights import fresh
+from ialign_ray.search.trial_cache import Shelf, fresh
 from ialign_ray.storage import is_intact, json_hash, read_json, write_bytes, write_json, write_text
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import Checkpoints
-from ialign_ray.training.history import records
-from ialign_ray.training.journal import Journal
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
-from ialign_ray.training.signals import Wish
-from ialign_ray.training.trainer import MODEL, RECORD, save_run
+from ialign_ray.training.run_log import Journal, records
+from ialign_ray.training.runs import MODEL, RECORD, save_run
+from ialign_ray.training.stop_requests import StopRequest
 from ialign_ray.training.validation import losses
 
 REPORTS, HELD_OUT = "reports.json", "held-out"
@@ -160,7 +158,7 @@ class TrialRun:
             device=self._bench.device,
             autocast=self.experiment.model.precision == "bf16",
             on_step=on_step,
-            wish=lambda: Wish.STOP if at[0] + 1 == end else Wish.GO_ON,
+            wish=lambda: StopRequest.STOP if at[0] + 1 == end else StopRequest.GO_ON,
         )
         newest = loop.checkpoints.newest()
         if newest == loop.checkpoints.of(end) and end < self.settings.steps:

@@ -38,7 +38,7 @@ class Replica:
         """Load what is named; a failure is told by Serve, and tried again."""
         from ialign_ray.serving.api import check_exposure, keys_of
         from ialign_ray.serving.engine import open_engine
-        from ialign_ray.serving.library import ModelLibrary
+        from ialign_ray.serving.model_library import ModelLibrary
 
         _open_log()
         self._settings = ServeConfig.model_validate(settings)

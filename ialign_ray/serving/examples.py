@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ialign_ray.errors import ClusterError
-from ialign_ray.serving.contract import Card
+from ialign_ray.serving.protocol import Card
 
 TIMEOUT, SHOWN = 120.0, 300
 

@@ -13,7 +13,7 @@ from typing import Any
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.serving.api import keys_of
-from ialign_ray.serving.sources import Named, bases, locate_all
+from ialign_ray.serving.model_sources import Named, bases, locate_all
 
 
 def vllm_application(settings: ServeConfig, registry: str) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ialign_ray.corpus.parallel import PAIR_SCHEMA
+from ialign_ray.corpus.pairs import PAIR_SCHEMA
 from ialign_ray.randomness import rng
 from ialign_ray.storage import read_json, whole_folder, write_json
 from ialign_ray.tasks.mixture import Draw, Mixture

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from ialign_ray.config import Experiment, Source
+from ialign_ray.config import DataSource, Experiment
 from ialign_ray.corpus.cleaning.step import Mask
 from ialign_ray.corpus.identity import lines_of, share_of, text_key
 from ialign_ray.corpus.leaks import EvaluationIndex
@@ -48,7 +48,7 @@ class ReplayCounts:
     """Rows kept from the pool by `train.validation`, with those of the same request."""
 
 
-def instructions(source: Source, base: str) -> list[Row]:
+def instructions(source: DataSource, base: str) -> list[Row]:
     """(row id, source name, inputs, targets) of every instruction in a file of any of the three forms."""
     table = read_table(source, base)
     read = _form(table.column_names, source.origin)
@@ -62,7 +62,7 @@ def instructions(source: Source, base: str) -> list[Row]:
     return rows
 
 
-def instruction_pool(source: Source, base: str) -> pa.Table:
+def instruction_pool(source: DataSource, base: str) -> pa.Table:
     """Every instruction of a source as a pool of REPLAY_SCHEMA."""
     return _table(instructions(source, base))
 

@@ -10,7 +10,9 @@ from typing import Any, Self
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from ialign_ray.config import Experiment
 from ialign_ray.errors import ConfigError
+from ialign_ray.languages import display_name
 
 TEXT_SLOTS = {"mlm": ("source",), "tlm": ("source", "context"), "mt": ("source",), "xss": ("first", "second")}
 """Slots that a task's templates must have: they hold sentences, which may be shortened."""
@@ -125,3 +127,10 @@ def fill(text: str, sentences: Mapping[str, str], names: Mapping[str, str]) -> t
             add(names[slot[1]])
     add(text[at:])
     return "".join(parts), tuple(spans)
+
+
+def language_names(experiment: Experiment, templates: list[TemplateSet]) -> dict[str, dict[str, str]]:
+    """Template language -> code -> name; raises ConfigError for a code without a name."""
+    codes = {c for corpus in experiment.corpora for c in corpus.languages}
+    overrides = experiment.languages.names
+    return {t.language: {c: display_name(c, t.language, overrides) for c in sorted(codes)} for t in templates}

@@ -184,7 +184,7 @@ def _write_parts(target: Path, meta: dict[str, Any], model: nn.Module, optimizer
     with writing(target), ExitStack() as stack:
         folder = _folder_of_first(lambda: stack.enter_context(whole_folder(target, meta)))
         try:
-            state_dict_saver.save(state, storage_writer=_Writer(folder, target))
+            state_dict_saver.save(state, storage_writer=_CheckpointWriter(folder, target))
         except CheckpointException as error:  # on all workers, of whichever
             raise next(iter(error.failures.values()))[0] from None
 
@@ -227,7 +227,7 @@ def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
     return (p for group in optimizer.param_groups for p in group["params"])
 
 
-class _Writer(FileSystemWriter):
+class _CheckpointWriter(FileSystemWriter):
     """Names what the disk said before it is sent to the other workers: an error that is sent loses its cause."""
 
     def __init__(self, folder: Path, target: Path) -> None:

@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.head import base_model, output_head
-from ialign_ray.modeling.kind import is_encoder_decoder
 from ialign_ray.tokens.batch import Encoded
 
 TRAINED, FROZEN, ATTENTION = 6, 4, 12

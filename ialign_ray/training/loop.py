@@ -13,18 +13,17 @@ from torch import nn
 
 from ialign_ray.config import TrainConfig
 from ialign_ray.errors import CheckpointError, StoppedError
-from ialign_ray.modeling.kind import decoder_start
+from ialign_ray.modeling.architecture import decoder_start
 from ialign_ray.tokens.batch import BUCKETED, Batching, Encoded
-from ialign_ray.training.asynchronous import Validator
 from ialign_ray.training.checkpoint import CURE, Checkpoints, first_says, first_worker
-from ialign_ray.training.collate import Pass, lay_out
-from ialign_ray.training.course import Course
+from ialign_ray.training.collate import Pass, ahead, lay_out
 from ialign_ray.training.flops import peak_of, training_cost
-from ialign_ray.training.guard import Guard
-from ialign_ray.training.journal import Journal
-from ialign_ray.training.prefetch import ahead
-from ialign_ray.training.signals import Wish
+from ialign_ray.training.progress import Course
+from ialign_ray.training.run_log import Journal
+from ialign_ray.training.spikes import Guard
 from ialign_ray.training.step import train_step
+from ialign_ray.training.stop_requests import StopRequest
+from ialign_ray.training.validation import Validator
 
 Stream = Callable[[int], Iterator[list[Encoded]]]
 """From a first step to an endless stream of this worker's share of each step's examples."""
@@ -50,7 +49,7 @@ class Loop:
     """Called after every step with the number of steps done."""
     validator: Validator | None = None
     """Validates checkpoints elsewhere, if `train.validation` is asynchronous."""
-    wish: Callable[[], Wish] = lambda: Wish.GO_ON
+    wish: Callable[[], StopRequest] = lambda: StopRequest.GO_ON
     """Asked before every step what this worker wishes to happen after it."""
 
     def lay_out(self, model: nn.Module) -> Callable[[list[Encoded]], list[Pass]]:
@@ -114,11 +113,11 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
         reason = look(loop, course, model, done)
         last, elsewhere = done == settings.steps or reason is not None, course.elsewhere(done)
         if last or wish or elsewhere or done % settings.checkpoint_every == 0 or done in course.best()[:1]:
-            saved = save(loop, course, model, optimizer, done, must=last or wish is Wish.STOP)
-            if elsewhere and saved and not last and wish is not Wish.STOP:
+            saved = save(loop, course, model, optimizer, done, must=last or wish is StopRequest.STOP)
+            if elsewhere and saved and not last and wish is not StopRequest.STOP:
                 course.ask(done)
         loop.on_step(done)
-        if wish is Wish.STOP and not last:
+        if wish is StopRequest.STOP and not last:
             raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; go on with --resume")
     stream.close()
     finish(loop, course, model, optimizer, step=done, reason=reason, device=vars(peak))
@@ -197,7 +196,7 @@ class _Strongest:
     """The strongest wish of all workers, and whether one has heard of a validation, found while they compute: 1.3 ms
     between two busy CPUs, were it waited for."""
 
-    def __init__(self, wish: Wish, arrived: bool, device: torch.device) -> None:
+    def __init__(self, wish: StopRequest, arrived: bool, device: torch.device) -> None:
         self._own = wish, arrived
         if dist.is_initialized() and dist.get_world_size() > 1:
             self._shared = torch.tensor([int(wish), int(arrived)], device=device)
@@ -205,12 +204,12 @@ class _Strongest:
         else:
             self._work = None
 
-    def wait(self) -> tuple[Wish, bool]:
+    def wait(self) -> tuple[StopRequest, bool]:
         if self._work is None:
             return self._own
         self._work.wait()
         wish, arrived = self._shared.tolist()
-        return Wish(wish), bool(arrived)
+        return StopRequest(wish), bool(arrived)
 
 
 def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.AdamW:

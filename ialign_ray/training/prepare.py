@@ -13,19 +13,18 @@ import pyarrow.compute as pc
 from rich.console import Console
 
 from ialign_ray.config import Experiment, ValidationConfig
-from ialign_ray.config.mix import resolve_mix
-from ialign_ray.corpus.parallel import Parallel, drop_long, load_parallel
+from ialign_ray.config.tasks import resolve_mix
+from ialign_ray.corpus.pairs import Parallel, drop_long, load_parallel
 from ialign_ray.corpus.validation import hold_out_pairs
-from ialign_ray.curation import curate
 from ialign_ray.errors import ConfigError, ModelError
-from ialign_ray.languages import display_name
 from ialign_ray.modeling.load import check_quantization, load_tokenizer, names_encoder_decoder
 from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import json_hash, whole_folder, write_json
-from ialign_ray.streaming import save_cache
+from ialign_ray.streaming.curate import curate
+from ialign_ray.streaming.examples import save_cache
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.replay import ReplayCounts, split_replay
-from ialign_ray.tasks.templating import TemplateSet, load_templates
+from ialign_ray.tasks.templating import language_names, load_templates
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.stopping import PREFIX
@@ -86,7 +85,6 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
 
     Raises DataError, ConfigError or ModelError with one sentence.
     """
-    check_languages(experiment)
     templates = [load_templates(t) for t in experiment.tasks.templates]
     names = language_names(experiment, templates)
     built, index = curate(experiment, console, cluster=cluster)
@@ -148,26 +146,3 @@ def new_texts(pairs: pa.Table, new: list[str]) -> Iterator[str]:
     for side in ("source", "target"):
         chosen = pairs.filter(pc.is_in(pairs[f"{side}_language"], pa.array(new, pa.string())))
         yield from chosen[side].unique().to_pylist()
-
-
-def check_languages(experiment: Experiment) -> None:
-    """Every language of a corpus must be old or new; an unseen one must not get parallel text."""
-    groups = experiment.languages.groups()
-    for corpus in experiment.corpora:
-        for code in corpus.languages:
-            if code not in groups:
-                raise ConfigError(
-                    f"corpora.{corpus.name}: language {code!r} is in no group; add it to languages.l1 or languages.l2"
-                )
-            if groups[code] == "L3":
-                raise ConfigError(
-                    f"corpora.{corpus.name}: language {code!r} is unseen (languages.l3) but has a column here; "
-                    "remove the column or move the language to languages.l2"
-                )
-
-
-def language_names(experiment: Experiment, templates: list[TemplateSet]) -> dict[str, dict[str, str]]:
-    """Template language -> code -> name; raises ConfigError for a code without a name."""
-    codes = {c for corpus in experiment.corpora for c in corpus.languages}
-    overrides = experiment.languages.names
-    return {t.language: {c: display_name(c, t.language, overrides) for c in sorted(codes)} for t in templates}

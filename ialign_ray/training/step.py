@@ -10,13 +10,13 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-from ialign_ray.modeling.kind import decoder_start
+from ialign_ray.modeling.architecture import decoder_start
 from ialign_ray.tokens.batch import BUCKETED, Encoded
 from ialign_ray.training.collate import CPU, Pass, collate, lay_out
 from ialign_ray.training.flops import peak_memory
-from ialign_ray.training.guard import Guard
 from ialign_ray.training.loss import target_nats
-from ialign_ray.training.parallel import FILLER, reduce_and_clip, rounds, sum_over_workers
+from ialign_ray.training.sharding import FILLER, reduce_and_clip, rounds, sum_over_workers
+from ialign_ray.training.spikes import Guard
 
 
 @dataclass

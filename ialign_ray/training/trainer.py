@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import platform
 import re
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import Future
 from contextlib import suppress
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from ialign_ray import __version__, errors
+from ialign_ray import errors
 from ialign_ray.cluster import check_resources, cluster, hosts, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
-from ialign_ray.storage import alone, is_intact, read_json, whole_folder, write_json, write_text
-from ialign_ray.streaming import Source
-from ialign_ray.training.card import model_card
+from ialign_ray.storage import alone, is_intact, read_json, write_json, write_text
+from ialign_ray.streaming.examples import ExampleSource
 from ialign_ray.training.checkpoint import CURE, Checkpoints, writing
-from ialign_ray.training.journal import ENDING, ledger
+from ialign_ray.training.display import watching
 from ialign_ray.training.mirror import bring_back, mirror_of, mirrored
-from ialign_ray.training.prepare import Prepared, prepare, save_data
-from ialign_ray.training.signals import STOP, on_sigterm
-from ialign_ray.training.watch import watching
-
-MODEL, RECORD, FAILURE = "model", "record.json", "failure.json"
-
-
-def run_folder(experiment: Experiment, name: str) -> Path:
-    """Where a run of this experiment lies."""
-    return Path(experiment.storage.runs).absolute() / experiment.name / name
+from ialign_ray.training.prepare import prepare, save_data
+from ialign_ray.training.runs import FAILURE, MODEL, RECORD, run_folder, save_run, start_record, untrained_model
+from ialign_ray.training.stop_requests import STOP, on_sigterm
 
 
 def align(experiment: Experiment, name: str, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -130,7 +119,7 @@ def fit(
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from ialign_ray.training.outside import Config
+    from ialign_ray.training.ray_stop_requests import Config
 
     trainer = TorchTrainer(
         worker,
@@ -212,12 +201,12 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
     import torch
     from ray.train.torch import get_device
 
-    from ialign_ray.streaming import local_stream, ray_stream
-    from ialign_ray.training.batching import choose_batching
-    from ialign_ray.training.journal import Journal
+    from ialign_ray.streaming.examples import local_stream, ray_stream
+    from ialign_ray.training.async_validation import RemoteValidator
+    from ialign_ray.training.batch_size import choose_batching
     from ialign_ray.training.loop import Loop, run_loop
-    from ialign_ray.training.outside import Outside
-    from ialign_ray.training.remote import RemoteValidator
+    from ialign_ray.training.ray_stop_requests import Outside
+    from ialign_ray.training.run_log import Journal
     from ialign_ray.training.sharding import place, whole_weights
     from ialign_ray.training.validation import load_held_out
 
@@ -232,7 +221,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
         )
     model, tokenizer = untrained_model(experiment, run)
     place(model, experiment, device)
-    source = Source(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
+    source = ExampleSource(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
     settings, outside = experiment.train, Outside(run, rank)
     half = experiment.model.precision == "bf16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
@@ -260,73 +249,8 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
     ray.train.report({"step": settings.steps})
 
 
-def untrained_model(experiment: Experiment, run: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) of a run before its first step: new pieces have their rows, and the adapter is on."""
-    from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
-    from ialign_ray.modeling.vocabulary import extend_embeddings
-
-    tokenizer = load_tokenizer(experiment.model, str(run / "data" / "tokenizer"))
-    model = load_base(experiment.model)
-    extended = experiment.model.vocabulary is not None
-    rows = extend_embeddings(model, load_tokenizer(experiment.model), tokenizer) if extended else []
-    if experiment.model.tuning == "lora":
-        model = add_adapter(model, experiment.model.lora, experiment.train.seed, rows)
-    return model, tokenizer
-
-
 def cores() -> int:
     """CPUs that this process may use."""
     import os
 
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
-
-
-def save_run(
-    experiment: Experiment, run: Path, model: Any, tokenizer: Any, weights: dict[str, Any] | None = None
-) -> None:
-    """Write adapter (or full model), tokenizer, settings, record and card as one whole folder.
-
-    `weights` are those of a sharded model, put together. Raises CheckpointError when the disk takes no more.
-    """
-    from ialign_ray.modeling.kind import is_encoder_decoder
-    from ialign_ray.modeling.load import save_model
-
-    ended = {"ending": read_json(run / ENDING), "drawn": drawn_summary(run), "finished": _now()}
-    record = read_json(run / RECORD) | ended
-    with writing(run / MODEL, CURE), whole_folder(run / MODEL) as scratch:
-        save_model(model, scratch, weights)
-        tokenizer.save_pretrained(scratch)
-        write_text(scratch / "experiment.yaml", dump_yaml(experiment))
-        write_json(scratch / RECORD, record)
-        write_text(scratch / "README.md", model_card(experiment, record, seq2seq=is_encoder_decoder(model)))
-
-
-def start_record(experiment: Experiment, name: str, prepared: Prepared, fingerprint: str) -> dict[str, Any]:
-    """What is known before the first step: data counts, fingerprint, versions."""
-    known = {"python": platform.python_version(), "ialign_ray": __version__}
-    return {
-        "run": name,
-        "experiment": experiment.name,
-        "started": _now(),
-        "fingerprint": fingerprint,
-        "data": prepared.counts(),
-        "versions": known | {p: version(p) for p in ("torch", "transformers", "peft", "ray")},
-    }
-
-
-def drawn_summary(run: Path) -> dict[str, Any]:
-    """What the ledger says was drawn: examples by source, distinct replay rows, epochs, tokens."""
-    rows = ledger(run).to_pydict()
-    replay = {r for r, task in zip(rows["row_id"], rows["task"], strict=True) if task == "replay"}
-    return {
-        "examples": len(rows["row_id"]),
-        "tokens": sum(rows["tokens"]),
-        "by_source": dict(sorted(Counter(rows["source"]).items())),
-        "replay_share": round(rows["task"].count("replay") / max(1, len(rows["task"])), 4),
-        "distinct_replay": len(replay),
-        "epochs": max(rows["epoch"], default=-1) + 1,
-    }
-
-
-def _now() -> str:
-    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

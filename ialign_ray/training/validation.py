@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Protocol
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -19,7 +20,7 @@ import torch.distributed as dist
 from torch import nn
 
 from ialign_ray.inference.batching import read_only
-from ialign_ray.modeling.kind import decoder_start
+from ialign_ray.modeling.architecture import decoder_start
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Pair
 from ialign_ray.tokens.batch import Encoded, micro_batches
@@ -34,7 +35,7 @@ _Z = 1.959964  # normal quantile of a 95 % interval
 
 
 @dataclass(frozen=True)
-class Estimate:
+class LossEstimate:
     """Nats per target token of one source, with a 95 % interval over sentences."""
 
     value: float
@@ -91,7 +92,7 @@ Loss = tuple[str, str, int, float]
 
 def validate(
     model: nn.Module, examples: Sequence[Encoded], *, pad: int, device: torch.device, micro_batch_tokens: int
-) -> dict[str, Estimate]:
+) -> dict[str, LossEstimate]:
     """Loss of each metric, the same on every worker; each worker computes its share of the batches."""
     return summary(losses(model, examples, pad=pad, device=device, micro_batch_tokens=micro_batch_tokens))
 
@@ -133,7 +134,7 @@ def _from_all(own: list[tuple[Encoded, float]]) -> list[Loss]:
     return sorted(rows, key=lambda row: row[:2])
 
 
-def summary(rows: Iterable[Loss]) -> dict[str, Estimate]:
+def summary(rows: Iterable[Loss]) -> dict[str, LossEstimate]:
     """Each metric's estimate from (source, row id, target tokens, nats) of every example."""
     by_metric: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
     for source, row_id, tokens, nats in rows:
@@ -144,7 +145,7 @@ def summary(rows: Iterable[Loss]) -> dict[str, Estimate]:
     return {metric: estimate(list(units.values())) for metric, units in sorted(by_metric.items())}
 
 
-def estimate(units: Sequence[tuple[float, int]]) -> Estimate:
+def estimate(units: Sequence[tuple[float, int]]) -> LossEstimate:
     """Ratio of summed nats to summed tokens over sentences, with the normal interval of a ratio estimator.
 
     Its variance is that of the residuals (Cochran, Sampling Techniques, 1977, section 6.4); a sentence is one unit
@@ -153,7 +154,30 @@ def estimate(units: Sequence[tuple[float, int]]) -> Estimate:
     n, tokens = len(units), sum(t for _, t in units)
     value = math.fsum(nats for nats, _ in units) / tokens
     if n < 2:
-        return Estimate(value, math.nan, math.nan, n)
+        return LossEstimate(value, math.nan, math.nan, n)
     squares = math.fsum((nats - value * t) ** 2 for nats, t in units)
     half = _Z * math.sqrt(n / (n - 1) * squares) / tokens
-    return Estimate(value, value - half, value + half, n)
+    return LossEstimate(value, value - half, value + half, n)
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a validation found."""
+
+    losses: Mapping[str, LossEstimate]
+    """Metric, without `validation/`, -> nats per target token."""
+    seconds: float
+    """It took, with the loading of the model if it was loaded for this."""
+
+
+class Validator(Protocol):
+    """Validates checkpoints, one at a time; the first worker alone asks it."""
+
+    def start(self, step: int, checkpoint: Path) -> None:
+        """Begin; the checkpoint stays until `result` was asked for."""
+
+    def ready(self) -> bool:
+        """Whether `result` would not wait; costs well under a millisecond, it is asked at every step."""
+
+    def result(self) -> Found:
+        """What was found, or an IalignError that says why nothing was."""

@@ -95,7 +95,7 @@ def ialign(folder: Path, pairs: int) -> int:
         "storage": {"data": str(folder), "runs": str(folder / "runs")},
     }
     (folder / "experiment.yaml").write_text(json.dumps(experiment), encoding="utf-8")
-    command = "from ialign_ray.cli import main; main()"
+    command = "from ialign_ray.cli.main import main; main()"
     subprocess.run(
         [sys.executable, "-c", command, "data", "build", str(folder / "experiment.yaml")],
         check=True,

@@ -13,7 +13,7 @@ import time
 import torch
 import torch.distributed as dist
 
-from ialign_ray.training.parallel import sum_over_workers
+from ialign_ray.training.sharding import sum_over_workers
 
 SMALL = 1 << 20
 

@@ -24,12 +24,12 @@ from rich.console import Console
 from ialign_ray.config import Experiment, load_experiment, override
 from ialign_ray.modeling.load import load_base
 from ialign_ray.storage import read_json
-from ialign_ray.streaming import Source, local_stream
+from ialign_ray.streaming.examples import ExampleSource, local_stream
 from ialign_ray.tokens.batch import Batching
 from ialign_ray.training.collate import lay_out
-from ialign_ray.training.history import records
 from ialign_ray.training.loop import make_optimizer
 from ialign_ray.training.pocket import ensure_model
+from ialign_ray.training.run_log import records
 from ialign_ray.training.step import train_step
 from ialign_ray.training.trainer import align
 
@@ -54,7 +54,7 @@ def bare(experiment: Experiment, run: Path) -> float:
     model = load_base(experiment.model).train()
     pad, optimizer = model.config.pad_token_id, make_optimizer(model, settings)
     batching = Batching(**read_json(run / "batching.json"))
-    source = Source(str(run / "data"), settings.batch_size, settings.steps)
+    source = ExampleSource(str(run / "data"), settings.batch_size, settings.steps)
     ready = [(b, lay_out(b, batching, settings.micro_batch_tokens, pad)) for b in local_stream(source, 0)]
     tokens, seconds = 0, 0.0
     for step, (batch, passes) in enumerate(ready):

@@ -30,12 +30,13 @@ from scale_model import Constants, Hardware, Run, data_bytes, flops_a_token, mee
 
 from ialign_ray.cluster import SETTINGS
 from ialign_ray.config import Experiment, load_experiment, override
-from ialign_ray.streaming import Source, cached_stream, fill_block, open_cache
+from ialign_ray.streaming.examples import ExampleSource, cached_stream, fill_block, open_cache
 from ialign_ray.tokens import cache as blocks
-from ialign_ray.training.history import records
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.prepare import prepare, save_data
-from ialign_ray.training.trainer import align, cores, untrained_model
+from ialign_ray.training.run_log import records
+from ialign_ray.training.runs import untrained_model
+from ialign_ray.training.trainer import align, cores
 
 WORKERS = (1, 2, 4, 8)
 SIZES = (4, 1 << 20, 16 << 20, 64 << 20)
@@ -111,7 +112,7 @@ def reading(folder: str, known: Constants, steps: int = 160) -> Rows:
     prepared = prepare(experiment, QUIET)
     data = Path(folder) / "reading"
     save_data(data, prepared.plan, prepared.encoder, prepared.held_out, Path(folder) / "encoded")
-    source = Source(str(data), BATCH, steps)
+    source = ExampleSource(str(data), BATCH, steps)
     cache = open_cache(str(data))
     assert cache is not None
     for block in cache.needed(0, BATCH * steps):

@@ -22,7 +22,7 @@ from measuring import keep, random_model
 from rich.console import Console
 
 from ialign_ray.config import load_experiment, override
-from ialign_ray.streaming import Source, local_stream
+from ialign_ray.streaming.examples import ExampleSource, local_stream
 from ialign_ray.tokens.cache import ENCODED
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.flops import FROZEN, PEAKS, TRAINED
@@ -83,7 +83,7 @@ def encoding(folder: str, steps: int) -> tuple[float, float, float]:
     ensure_model(experiment, Console(quiet=True))
     prepared = prepare(experiment, Console(quiet=True))
     save_data(Path(folder) / "data", prepared.plan, prepared.encoder, prepared.held_out, None)
-    source = Source(f"{folder}/data", experiment.train.batch_size, steps)
+    source = ExampleSource(f"{folder}/data", experiment.train.batch_size, steps)
     stream = local_stream(source, 0)
     next(stream)  # the first reads plan and tokenizer
     began = time.process_time()  # whatever else the machine does meanwhile

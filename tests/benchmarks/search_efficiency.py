@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.config import Domain, SearchConfig
-from ialign_ray.search.schedulers import scheduler
+from ialign_ray.search.driver import scheduler
 from ialign_ray.search.searchers import searcher
 
 FIELDS = ["replay.ratio", "model.lora.rank", "train.learning_rate"]

@@ -19,8 +19,8 @@ from ialign_ray.config import load_experiment
 from ialign_ray.search.actor import outcomes_of
 from ialign_ray.search.driver import references
 from ialign_ray.search.results import OUTCOMES, POINT, TRIALS, trials_table
-from ialign_ray.search.shared import Shared, assemble, control_folder, control_point, search_folder
 from ialign_ray.search.space import check_space, grid_points, point_name
+from ialign_ray.search.trial_context import Shared, assemble, control_folder, control_point, search_folder
 from ialign_ray.storage import write_json, write_text
 from ialign_ray.training.pocket import ensure_model
 

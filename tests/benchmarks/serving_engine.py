@@ -28,9 +28,9 @@ from peft import LoraConfig, get_peft_model
 from transformers import AutoModelForCausalLM, ContinuousBatchingConfig, GenerationConfig, LlamaConfig
 
 from ialign_ray.inference.generation import generate
-from ialign_ray.serving.contract import Sampling
 from ialign_ray.serving.engine.engine import TransformersEngine
 from ialign_ray.serving.engine.schedule import Limits
+from ialign_ray.serving.protocol import Sampling
 
 ADAPTERS = 8
 SIZES = {

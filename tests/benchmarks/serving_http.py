@@ -37,9 +37,9 @@ from transformers import PreTrainedTokenizerFast
 
 from ialign_ray.config import ModelSettings, ScalingConfig
 from ialign_ray.config.serve import ServeConfig
-from ialign_ray.serving.contract import Sampling
 from ialign_ray.serving.deployment import free_port, running
 from ialign_ray.serving.engine import open_engine
+from ialign_ray.serving.protocol import Sampling
 
 EOS = 1
 LOOPBACK = "127.0.0.1"

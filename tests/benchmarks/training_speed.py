@@ -33,10 +33,9 @@ from trl import SFTConfig, SFTTrainer
 
 from ialign_ray.config import TrainConfig
 from ialign_ray.tokens.batch import Encoded
-from ialign_ray.training.batching import measure
-from ialign_ray.training.collate import lay_out
+from ialign_ray.training.batch_size import measure
+from ialign_ray.training.collate import ahead, lay_out
 from ialign_ray.training.loop import make_optimizer
-from ialign_ray.training.prefetch import ahead
 from ialign_ray.training.step import train_step
 
 CPU = torch.device("cpu")

@@ -20,7 +20,7 @@ from ialign_ray.registry.promotion import promote_run
 from ialign_ray.serving.api import build_app
 from ialign_ray.serving.api.auth import KeyRing, new_key
 from ialign_ray.serving.engine import open_engine
-from ialign_ray.serving.library import ModelLibrary
+from ialign_ray.serving.model_library import ModelLibrary
 from ialign_ray.storage import write_json
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -6,7 +6,7 @@ import pytest
 from report_material import material
 from rich.console import Console
 
-from ialign_ray.evaluation.report import report
+from ialign_ray.evaluation.report.write import report
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")

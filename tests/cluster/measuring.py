@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch import REPOSITORY
 
-from ialign_ray.training.history import records
+from ialign_ray.training.run_log import records
 
 LOG = REPOSITORY / "runs" / "cluster-faults.jsonl"
 PAUSE = 2.0

@@ -17,8 +17,7 @@ from measuring import Watch, steps_done, write_down
 from test_hosts import STEPS, assert_exactly_once
 
 from ialign_ray.storage import is_intact, read_json
-from ialign_ray.training.history import records
-from ialign_ray.training.journal import LEDGER, ledger
+from ialign_ray.training.run_log import LEDGER, ledger, records
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 EVERY, FAULT_AT = 5, 12

@@ -11,9 +11,8 @@ from measuring import steps_done
 
 from ialign_ray.storage import is_intact
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.training.history import records
-from ialign_ray.training.journal import ledger
-from ialign_ray.training.trainer import MODEL
+from ialign_ray.training.run_log import ledger, records
+from ialign_ray.training.runs import MODEL
 
 pytestmark = [pytest.mark.cluster, pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
 STEPS, BATCH = 100, 6

@@ -65,7 +65,7 @@ def main() -> None:
     import atheris
 
     with atheris.instrument_imports(include=["ialign_ray.corpus"]):
-        from ialign_ray.config import Source
+        from ialign_ray.config import DataSource
         from ialign_ray.corpus.readers import plan_chunks, read_chunk
         from ialign_ray.errors import DataError
 
@@ -73,7 +73,7 @@ def main() -> None:
     (scratch / "seeds").mkdir()
     write_seeds(scratch / "seeds")
 
-    def rows(source: Source, size: int) -> list[dict[str, object]] | None:
+    def rows(source: DataSource, size: int) -> list[dict[str, object]] | None:
         try:
             chunks = plan_chunks(source, ".", ["en", "jv", "tuid"], size)
             return [row for chunk in chunks for table in read_chunk(chunk, []) for row in table.to_pylist()]
@@ -85,7 +85,7 @@ def main() -> None:
         flags = data[0] if data else 0
         path = scratch / ("a.tmx.gz" if flags & 8 else "a.tmx")
         path.write_bytes(data[1:])
-        source = Source(path=str(path), bad_rows="drop" if flags & 1 else "refuse")
+        source = DataSource(path=str(path), bad_rows="drop" if flags & 1 else "refuse")
         whole = rows(source, 1 << 20)
         if flags & 2 and not flags & 1 and whole is not None:
             assert rows(source, 1) == whole, "chunks give other rows than the whole file"

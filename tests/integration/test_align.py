@@ -23,9 +23,9 @@ from ialign_ray.config import build_experiment, dump_yaml, override
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, ModelError
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.training.history import records, validations
-from ialign_ray.training.journal import ledger
-from ialign_ray.training.trainer import MODEL, align
+from ialign_ray.training.run_log import ledger, records, validations
+from ialign_ray.training.runs import MODEL
+from ialign_ray.training.trainer import align
 from ialign_ray.training.validation import load_held_out
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -245,8 +245,8 @@ def test_more_workers_than_cpus_is_refused(ray_cluster, experiment):
 def test_evaluation_and_export_of_a_run(ray_cluster, experiment):
     from transformers import AutoModelForCausalLM
 
-    from ialign_ray.answer import answer, export_model
-    from ialign_ray.compare import compare
+    from ialign_ray.workflows.compare import compare
+    from ialign_ray.workflows.export import answer, export_model
 
     small = override(
         experiment,
@@ -277,7 +277,7 @@ def test_evaluation_and_export_of_a_run(ray_cluster, experiment):
     assert isinstance(answer("hello", run, None, 4, 0.0), str)
     merged = export_model(run, None, merged=True)
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
-    from ialign_ray.answer import open_model
+    from ialign_ray.workflows.export import open_model
 
     adapted, tokenizer, _ = open_model(run, None)
     ids = tokenizer("a b c d", return_tensors="pt")
@@ -306,7 +306,7 @@ def test_interrupt_leaves_checkpoints_and_one_sentence(experiment, tmp_path):
     file = tmp_path / "long.yaml"
     file.write_text(dump_yaml(long))
     run = Path(long.storage.runs) / long.name / "align"
-    command = [sys.executable, "-c", "from ialign_ray.cli import main; main()", "align", str(file)]
+    command = [sys.executable, "-c", "from ialign_ray.cli.main import main; main()", "align", str(file)]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     process = subprocess.Popen(
         command,
@@ -334,7 +334,7 @@ def test_new_pieces_are_learned_trained_and_saved(ray_cluster, experiment):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ialign_ray.answer import answer
+    from ialign_ray.workflows.export import answer
 
     strange = Path(experiment.storage.data) / "second.jsonl"
     strange.write_text(strange.read_text().replace("omah", "qwxzqwxz"))

@@ -11,8 +11,8 @@ from tiny_corpus import sentences
 from ialign_ray.config import CorpusConfig, ScalingConfig, build_experiment
 from ialign_ray.corpus import build as build_module
 from ialign_ray.corpus.build import build_corpus
-from ialign_ray.corpus.canonical import corpus_chunks
 from ialign_ray.corpus.leaks import EvaluationIndex
+from ialign_ray.corpus.rows import corpus_chunks
 from ialign_ray.errors import DataError
 from ialign_ray.storage import file_hash
 
@@ -24,7 +24,7 @@ ROWS = 3000
 def experiment(tmp_path, monkeypatch):
     lines = [json.dumps(row) + "\n" for row in sentences(ROWS)]
     (tmp_path / "big.jsonl").write_text("".join(lines), encoding="utf-8")
-    monkeypatch.setattr("ialign_ray.datasource.SMALL", 0)
+    monkeypatch.setattr("ialign_ray.streaming.chunks.SMALL", 0)
     monkeypatch.setattr(build_module, "corpus_chunks", lambda c, base: corpus_chunks(c, base, size=40_000))
     return build_experiment(
         {
@@ -41,7 +41,7 @@ def experiment(tmp_path, monkeypatch):
 
 
 def test_a_build_on_the_cluster_equals_one_in_this_process(ray_cluster, experiment, tmp_path):
-    from ialign_ray.datasource import ClusterRunner
+    from ialign_ray.streaming.chunks import ClusterRunner
 
     index = EvaluationIndex.build([sentences(1, first=77)[0]["jav"]], threshold=None)
     stages = []
@@ -67,7 +67,7 @@ def test_a_build_on_the_cluster_equals_one_in_this_process(ray_cluster, experime
 
 
 def test_a_users_error_in_a_task_is_one_sentence(ray_cluster, experiment, tmp_path):
-    from ialign_ray.datasource import ClusterRunner
+    from ialign_ray.streaming.chunks import ClusterRunner
 
     path = tmp_path / "big.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
@@ -79,7 +79,7 @@ def test_a_users_error_in_a_task_is_one_sentence(ray_cluster, experiment, tmp_pa
 
 
 def test_a_corpus_is_a_ray_dataset(ray_cluster, experiment, tmp_path):
-    from ialign_ray.datasource import read_corpus
+    from ialign_ray.streaming.chunks import read_corpus
 
     corpus: CorpusConfig = experiment.corpora[0]
     dataset = read_corpus(corpus, str(tmp_path))

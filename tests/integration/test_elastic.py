@@ -19,9 +19,9 @@ from test_align import consumed_rows, expected_rows, worker_pids
 from ialign_ray.config import build_experiment, dump_yaml, override
 from ialign_ray.errors import ClusterError
 from ialign_ray.storage import is_intact
-from ialign_ray.training.history import records
-from ialign_ray.training.journal import LEDGER
-from ialign_ray.training.trainer import MODEL, align
+from ialign_ray.training.run_log import LEDGER, records
+from ialign_ray.training.runs import MODEL
+from ialign_ray.training.trainer import align
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nightly]
 QUIET = Console(quiet=True)
@@ -127,7 +127,7 @@ def test_a_driver_told_to_stop_saves_and_says_how_to_go_on(ray_cluster, experime
     file = tmp_path / "long.yaml"
     file.write_text(dump_yaml(experiment))
     run = whole.parent / "align"
-    command = [sys.executable, "-c", "from ialign_ray.cli import main; main()", "align", str(file)]
+    command = [sys.executable, "-c", "from ialign_ray.cli.main import main; main()", "align", str(file)]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
     when_at(run, 3, lambda: process.send_signal(signal.SIGTERM)).join()

@@ -19,8 +19,7 @@ from object_store import object_store
 from ialign_ray.cluster import SETTINGS
 from ialign_ray.config import build_experiment
 from ialign_ray.storage import is_intact, read_json
-from ialign_ray.training.history import records
-from ialign_ray.training.journal import ledger
+from ialign_ray.training.run_log import ledger, records
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 STEPS = 800  # some seconds beyond the signal

@@ -11,11 +11,11 @@ import time
 import pytest
 from rich.console import Console
 
-from ialign_ray.compare import open_scorer
 from ialign_ray.config import build_experiment
 from ialign_ray.errors import ClusterError, ModelError
-from ialign_ray.evaluation.predict import predict_models
-from ialign_ray.evaluation.work import Subject
+from ialign_ray.evaluation.scoring.predict import predict_models
+from ialign_ray.evaluation.scoring.worker import Subject
+from ialign_ray.evaluation.subjects import open_scorer
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 QUIET = Console(quiet=True)
@@ -81,10 +81,10 @@ EVALUATION = """
 import sys, time
 from pathlib import Path
 from rich.console import Console
-from ialign_ray.compare import base_subject
+from ialign_ray.workflows.compare import base_subject
 from ialign_ray.config import load_experiment
-from ialign_ray.evaluation.predict import predict_models
-from ialign_ray.evaluation.scorer import Scorer
+from ialign_ray.evaluation.scoring.predict import predict_models
+from ialign_ray.evaluation.scoring.scorer import Scorer
 
 real, log = Scorer.labels, Path(sys.argv[2])
 def labels(self, prompts, words):

@@ -19,7 +19,7 @@ from ialign_ray.errors import ClusterError
 from ialign_ray.registry.promotion import promote, roll_back
 from ialign_ray.registry.reference import resolve
 from ialign_ray.serving.examples import requests_of, tried
-from ialign_ray.serving.sources import locate
+from ialign_ray.serving.model_sources import locate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 QUEUE = 24

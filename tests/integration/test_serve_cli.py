@@ -36,7 +36,7 @@ def test_serving_until_a_signal(ialign, registry, tmp_path, monkeypatch, ray_clu
     seen = []
 
     def user():
-        until(lambda: getattr(signal.getsignal(stop), "__module__", None) == "ialign_ray.cli_serve", 120)
+        until(lambda: getattr(signal.getsignal(stop), "__module__", None) == "ialign_ray.cli.serve", 120)
         seen.append(httpx.get(f"http://127.0.0.1:{port}/v1/models", timeout=10).status_code)
         os.kill(os.getpid(), stop)
 
@@ -88,7 +88,7 @@ def test_a_process_may_serve_twice_each_time_on_a_cluster_of_its_own(tiny_model_
 
 def test_the_lines_to_try_are_what_a_shell_takes(registry):
     from ialign_ray.serving.examples import curl_lines
-    from ialign_ray.serving.sources import locate
+    from ialign_ray.serving.model_sources import locate
 
     promote(registry, "mine", WEAK)
     for line in curl_lines("http://127.0.0.1:8000", [locate("champion", registry.uri).card()], keyed=True):

@@ -14,10 +14,9 @@ import pytest
 from rich.console import Console
 
 from ialign_ray.config import build_experiment, dump_yaml
-from ialign_ray.search.winner import tune
+from ialign_ray.search.tune import tune
 from ialign_ray.storage import is_intact, read_json
-from ialign_ray.training.history import records
-from ialign_ray.training.journal import ledger
+from ialign_ray.training.run_log import ledger, records
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 QUIET = Console(quiet=True)
@@ -94,7 +93,7 @@ def test_a_killed_driver_goes_on_where_it_was(experiment_data, tmp_path):
     file = tmp_path / "search.yaml"
     file.write_text(dump_yaml(experiment))
     folder = Path(experiment.storage.runs) / experiment.name / "search"
-    command = [sys.executable, "-c", "from ialign_ray.cli import main; main()", "tune", str(file)]
+    command = [sys.executable, "-c", "from ialign_ray.cli.main import main; main()", "tune", str(file)]
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
     process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
     deadline = time.monotonic() + 400

@@ -14,7 +14,7 @@ from ray.core.generated import autoscaler_pb2
 from ialign_ray.cluster import awaited, check_resources, cluster, grown, hosts, own_sigterm, reachable, refusal
 from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError, StoppedError
-from ialign_ray.jobs.stopping import stoppable
+from ialign_ray.jobs.entry import stoppable
 
 
 def test_workers_that_the_autoscaler_may_start_are_waited_for():

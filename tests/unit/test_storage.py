@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from ialign_ray.compare import judge
 from ialign_ray.config import build_experiment
 from ialign_ray.errors import ConfigError
+from ialign_ray.evaluation.evaluate import judge
 from ialign_ray.storage import (
     MANIFEST,
     alone,

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from ialign_ray.config.cleaning import DuplicatesStep
 from ialign_ray.corpus.cleaning import hashing
-from ialign_ray.corpus.cleaning.step import Decision, Measures, Scope
+from ialign_ray.corpus.cleaning.step import Measures, Scope, StepDecision
 from ialign_ray.corpus.cleaning.words import text_hashes
 
 _LANES = ("high", "low")
@@ -34,7 +34,7 @@ class Duplicates:
         rows = reduce(np.add, texts, np.zeros((len(_LANES), len(table)), np.uint64))
         return pa.table(dict(zip(_LANES, (pa.array(lane, pa.uint64()) for lane in rows))))
 
-    def decide(self, measures: Measures) -> Decision:
+    def decide(self, measures: Measures) -> StepDecision:
         """Drop all rows of a hash but the first. learned: `groups` of repeated rows, and rows `dropped`."""
         high, low = (measures.column(lane) for lane in _LANES)
         order = np.lexsort((low, high))  # stable: rows of one hash stay in order
@@ -44,7 +44,7 @@ class Duplicates:
         dropped = np.zeros(measures.rows, bool)
         dropped[order[repeats]] = True
         groups = int((repeats[1:] & ~repeats[:-1]).sum())
-        return Decision({"*": dropped}, {"groups": groups, "dropped": int(dropped.sum())})
+        return StepDecision({"*": dropped}, {"groups": groups, "dropped": int(dropped.sum())})
 
 
 def _of_language(hashes: npt.NDArray[np.uint64], code: str) -> npt.NDArray[np.uint64]:

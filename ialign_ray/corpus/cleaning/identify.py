@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 
 from ialign_ray.config.cleaning import LanguageStep
 from ialign_ray.corpus.cleaning.codepoints import blocks
-from ialign_ray.corpus.cleaning.step import Decision, Mask, Measures, Scope
+from ialign_ray.corpus.cleaning.step import Mask, Measures, Scope, StepDecision
 from ialign_ray.errors import ConfigError
 from ialign_ray.languages import macrolanguage, normalise
 
@@ -54,12 +54,12 @@ class Identify:
             )
         return pa.table(columns)
 
-    def decide(self, measures: Measures) -> Decision:
+    def decide(self, measures: Measures) -> StepDecision:
         """Drop what is taken for another language, in the languages that are recognised.
 
         learned: language -> `n` judged, share `recognised`, and whether the check was `used`.
         """
-        decision, dropped = Decision({}), {}
+        decision, dropped = StepDecision({}), {}
         for name in measures.columns:
             kind, _, code = name.partition(":")
             if kind != "label":

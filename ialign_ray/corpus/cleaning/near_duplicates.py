@@ -22,9 +22,9 @@ from ialign_ray.config.cleaning import NearDuplicatesStep
 from ialign_ray.corpus.cleaning import hashing
 from ialign_ray.corpus.cleaning.codepoints import Offsets, blocks
 from ialign_ray.corpus.cleaning.hashing import Hashes
-from ialign_ray.corpus.cleaning.step import Decision, Mask, Measures, Scope
+from ialign_ray.corpus.cleaning.step import Mask, Measures, Scope, StepDecision
 from ialign_ray.corpus.cleaning.words import ngram_hashes, normalised_words
-from ialign_ray.corpus.table import languages
+from ialign_ray.corpus.schema import languages
 
 Rows = npt.NDArray[np.int64]
 
@@ -63,7 +63,7 @@ class NearDuplicates:
         }
         return pa.table(keys)
 
-    def decide(self, measures: Measures) -> Decision:
+    def decide(self, measures: Measures) -> StepDecision:
         """Compare candidates band by band, each band's column in turn.
 
         learned: `candidates` (pairs compared), `verified` (those similar enough), rows `dropped`.
@@ -74,7 +74,7 @@ class NearDuplicates:
             links.join()
         dropped = links.first != np.arange(measures.rows)
         learned = {"candidates": links.compared, "verified": links.verified, "dropped": int(dropped.sum())}
-        return Decision({"*": dropped}, learned)
+        return StepDecision({"*": dropped}, learned)
 
     def _compare(self, measures: Measures, groups: Rows, rows: Rows, links: _Links) -> None:
         """Compare every group's first row with its others; those not alike are a group again."""

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ialign_ray.config.cleaning import RatioStep
-from ialign_ray.corpus.cleaning.step import Decision, Mask, Measures, Scope
+from ialign_ray.corpus.cleaning.step import Mask, Measures, Scope, StepDecision
 
 _NORMAL = 1.4826  # MAD -> standard deviation of a normal distribution
 _LEAST_DEVIATION = 0.1
@@ -42,14 +42,14 @@ class Ratio:
         columns = {f"{name}{pivot}|{other}": logs[other] - logs[pivot] for pivot, other in scope.pairs()}
         return pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
 
-    def decide(self, measures: Measures) -> Decision:
+    def decide(self, measures: Measures) -> StepDecision:
         """Drop the other side where its ratio lies too far from the pair's median.
 
         learned: corpus and pair (`flores eng-jav`) -> `n`, `used`, and where it was `median`, `low` and `high` (ratios
         of characters) and `deviation` (of the log ratio). Too few pairs to learn from are no reason to warn: small
         corpora are usual.
         """
-        decision = Decision({})
+        decision = StepDecision({})
         dropped: dict[str, Mask] = {}
         for name in measures.columns:
             ratios = measures.column(name)

@@ -54,7 +54,7 @@ class RowStep(Protocol):
     """Raised whenever the same rows and settings give another outcome: it is part of the key of what was built."""
 
     def __call__(self, table: pa.Table, scope: Scope) -> Outcome:
-        """Judge a table of the form of `ialign_ray.corpus.table`."""
+        """Judge a table of the form of `ialign_ray.corpus.schema`."""
 
 
 class Measures(Protocol):
@@ -76,7 +76,7 @@ class Measures(Protocol):
 
 
 @dataclass
-class Decision:
+class StepDecision:
     """What a `CorpusStep` decided."""
 
     dropped: Mapping[str, Mask]
@@ -96,5 +96,5 @@ class CorpusStep(Protocol):
     def measure(self, table: pa.Table, scope: Scope) -> pa.Table:
         """Numbers of the table's rows, one row each, few bytes a row."""
 
-    def decide(self, measures: Measures) -> Decision:
+    def decide(self, measures: Measures) -> StepDecision:
         """Which cells or rows are dropped."""

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pyarrow as pa
 
-from ialign_ray.corpus.chunks import Chunk, Rejects, Request
+from ialign_ray.corpus.chunks import Chunk, ReadRequest, Rejects
 from ialign_ray.corpus.formats import aligned, bilingual, columnar, delimited, jsonl, spreadsheet, tmx
 from ialign_ray.corpus.formats.files import exists, is_folder, is_folder_error, matches, suffix
 from ialign_ray.errors import DataError
@@ -31,7 +31,7 @@ _MARKS = {"csv": b",", "tsv": b"\t"}
 ALIGNED = {"lines", "articles"}
 
 
-def format_of(path: str, request: Request) -> str:
+def format_of(path: str, request: ReadRequest) -> str:
     """Which reader a path is for: what the source says, or what its name or folder shows."""
     if path.startswith("hub:"):
         return "disk"
@@ -58,7 +58,7 @@ def format_of(path: str, request: Request) -> str:
     )
 
 
-def plan(path: str, request: Request) -> list[list[Chunk]]:
+def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
     """Chunks of each file, or aligned set of files, of a path; the format stands in the source of each chunk."""
     kind = format_of(path, request)
     request = replace(request, source=request.source.model_copy(update={"format": kind}))
@@ -70,10 +70,10 @@ def plan(path: str, request: Request) -> list[list[Chunk]]:
     return [_plan_file(kind, request, name, k) for k, name in enumerate(files, start=1)]
 
 
-def _plan_file(kind: str, request: Request, path: str, file: int) -> list[Chunk]:
+def _plan_file(kind: str, request: ReadRequest, path: str, file: int) -> list[Chunk]:
     if kind in _MARKS:
         return delimited.plan(request, path, file, _MARKS[kind])
-    planners: dict[str, Callable[[Request, str, int], list[Chunk]]] = {
+    planners: dict[str, Callable[[ReadRequest, str, int], list[Chunk]]] = {
         "parquet": columnar.plan_parquet,
         "disk": columnar.plan_saved,
         "jsonl": jsonl.plan,

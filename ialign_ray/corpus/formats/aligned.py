@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ialign_ray.corpus.chunks import LINE, LONGEST, ROWS, WHOLE, Chunk, Rejects, Request, parts
+from ialign_ray.corpus.chunks import LINE, LONGEST, ROWS, WHOLE, Chunk, ReadRequest, Rejects, parts
 from ialign_ray.corpus.formats.files import exists, is_folder, listing, matches, stamp, stored
 from ialign_ray.corpus.formats.text import (
     Longs,
-    Records,
     Reject,
+    TextRecords,
     chunk_records,
     is_utf8,
     splittable,
@@ -85,7 +85,7 @@ def _wild(path: str, code: str, name: str) -> tuple[str, ...]:
     return found.groups() if found else (name,)
 
 
-def plan_lines(request: Request, files: tuple[str, ...], file: int) -> list[Chunk]:
+def plan_lines(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """Chunks over the same lines of all files. Raises DataError when their numbers of lines differ."""
     marks = tuple(stamp(f) for f in files)
     cuts = [((0,) * len(files), 1)]
@@ -98,7 +98,7 @@ def plan_lines(request: Request, files: tuple[str, ...], file: int) -> list[Chun
     ]
 
 
-def _cuts(request: Request, files: tuple[str, ...]) -> list[tuple[tuple[int, ...], int]]:
+def _cuts(request: ReadRequest, files: tuple[str, ...]) -> list[tuple[tuple[int, ...], int]]:
     step = max(1, min(_FINEST, request.size >> 10))
     scans = [_offsets(f, request, step) for f in files]
     _same_length(files, [count for _, count in scans], "lines")
@@ -112,7 +112,7 @@ def _cuts(request: Request, files: tuple[str, ...]) -> list[tuple[tuple[int, ...
     return cuts
 
 
-def _offsets(path: str, request: Request, step: int) -> tuple[Longs, int]:
+def _offsets(path: str, request: ReadRequest, step: int) -> tuple[Longs, int]:
     """(where every `step`-th line ends, number of lines) of a file."""
     found, count, at, last = [np.zeros(0, np.int64)], 0, 0, b"\n"
     for block in stored(path):
@@ -184,7 +184,7 @@ def _gapless(array: pa.Array, lines: Longs, due: int) -> pa.Array:
     return array.take(pa.array(places, mask=places < 0))
 
 
-def _array(records: Records, chunk: Chunk, reject: Reject) -> pa.Array:
+def _array(records: TextRecords, chunk: Chunk, reject: Reject) -> pa.Array:
     """One string a record, without its line end; null where it is bad."""
     if not len(records):
         return pa.array([], pa.string())
@@ -196,14 +196,14 @@ def _array(records: Records, chunk: Chunk, reject: Reject) -> pa.Array:
     return pc.utf8_rtrim(pa.StringArray.from_buffers(len(records), pa.py_buffer(offsets), data), characters="\r\n")
 
 
-def _text(records: Records, k: int, chunk: Chunk, reject: Reject) -> str | None:
+def _text(records: TextRecords, k: int, chunk: Chunk, reject: Reject) -> str | None:
     if reason := why_bad(records[k], chunk.source):
         reject(int(records.lines[k]), reason)
         return None
     return records[k].rstrip(b"\r").decode()
 
 
-def plan_articles(request: Request, files: tuple[str, ...], file: int) -> list[Chunk]:
+def plan_articles(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """One chunk: where article k begins, no scan of lines can tell."""
     many = len(files)
     marks = tuple(stamp(f) for f in files)

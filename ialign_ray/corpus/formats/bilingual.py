@@ -11,7 +11,7 @@ from functools import partial
 import polib
 import pyarrow as pa
 
-from ialign_ray.corpus.chunks import LINE, LONGEST, WHOLE, Chunk, Rejects, Request, chunks_of
+from ialign_ray.corpus.chunks import LINE, LONGEST, WHOLE, Chunk, ReadRequest, Rejects, chunks_of
 from ialign_ray.corpus.formats.files import first_line, stamp
 from ialign_ray.corpus.formats.markup import Gathered, tables
 from ialign_ray.corpus.formats.text import Reject, texts, why_bad
@@ -22,7 +22,7 @@ _CODES = frozenset({"bpt", "ept", "ph", "it", "sub", "x", "bx", "ex", "sc", "ec"
 _UNITS = ("trans-unit", "unit")
 
 
-def plan(request: Request, path: str, file: int) -> list[Chunk]:
+def plan(request: ReadRequest, path: str, file: int) -> list[Chunk]:
     """One chunk: these files are small."""
     for column in request.columns:
         if column not in COLUMNS:

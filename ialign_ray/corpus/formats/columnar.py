@@ -11,8 +11,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ialign_ray.config import Source
-from ialign_ray.corpus.chunks import LINE, ROWS, Chunk, Request, Span, chunks_of
+from ialign_ray.config import DataSource
+from ialign_ray.corpus.chunks import LINE, ROWS, Chunk, ReadRequest, Span, chunks_of
 from ialign_ray.corpus.formats.files import first_line, raw, stamp
 from ialign_ray.errors import DataError
 
@@ -45,7 +45,7 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
             raise DataError(f"{path} is {state}: {first_line(error)}; write or fetch it again") from error
 
 
-def plan_parquet(request: Request, path: str, file: int) -> list[Chunk]:
+def plan_parquet(request: ReadRequest, path: str, file: int) -> list[Chunk]:
     """Chunks of whole row groups, small ones together."""
     with _parquet(path) as opened:
         _check(path, opened.schema_arrow.names, request.columns)
@@ -77,7 +77,7 @@ def read_parquet(chunk: Chunk) -> Iterator[pa.Table]:
                 line += batch.num_rows
 
 
-def plan_saved(request: Request, path: str, file: int) -> list[Chunk]:
+def plan_saved(request: ReadRequest, path: str, file: int) -> list[Chunk]:
     """Chunks of rows of a hub data set (`hub:` and its id) or of a saved folder."""
     data = _saved(path, request.source.split, _age(path))
     _check(path, data.column_names, request.columns)
@@ -123,6 +123,6 @@ def _saved(path: str, split: str, age: int) -> Any:
     return loaded
 
 
-def hub_files(source: Source) -> list[str]:
+def hub_files(source: DataSource) -> list[str]:
     """What stands for a hub data set among files."""
     return [f"hub:{source.hub}"]

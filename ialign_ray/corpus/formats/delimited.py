@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 
-from ialign_ray.config import Source
-from ialign_ray.corpus.chunks import LINE, WHOLE, Chunk, Rejects, Request, Span, chunks_of
+from ialign_ray.config import DataSource
+from ialign_ray.corpus.chunks import LINE, WHOLE, Chunk, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import stamp
 from ialign_ray.corpus.formats.text import (
     Longs,
-    Records,
     Reject,
+    TextRecords,
     chunk_records,
     records_of,
     scanned,
@@ -32,7 +32,7 @@ _QUOTED = {mark: re.compile(rb'(?<![^%b\n\r])"[^"]*(?:""[^"]*)*(?:"|\Z)' % mark)
 """A quoted field: as in pyarrow, a quote opens only at a field's start and anywhere else is a character."""
 
 
-def plan(request: Request, path: str, file: int, mark: bytes) -> list[Chunk]:
+def plan(request: ReadRequest, path: str, file: int, mark: bytes) -> list[Chunk]:
     """Chunks of a CSV (mark b",") or TSV (mark tab) file, cut between rows."""
     known = header(path, request.source, mark)
     for column in request.columns:
@@ -58,7 +58,7 @@ def read(chunk: Chunk, rejects: Rejects, mark: bytes) -> Iterator[pa.Table]:
             yield _table(kept, path, names, mark, reject)
 
 
-def header(path: str, source: Source, mark: bytes) -> list[str]:
+def header(path: str, source: DataSource, mark: bytes) -> list[str]:
     """Column names in a file's first row. Raises DataError when there is none, or a name occurs twice."""
 
     def refuse(line: int, reason: str) -> None:
@@ -110,7 +110,7 @@ def _inside(positions: Longs, data: bytes, mark: bytes) -> np.ndarray[tuple[int]
     return inside
 
 
-def _filled(records: Records) -> Records:
+def _filled(records: TextRecords) -> TextRecords:
     """Records without blank lines, which pyarrow skips."""
     size = records.ends - records.starts
     view = np.frombuffer(records.data, np.uint8)
@@ -118,7 +118,7 @@ def _filled(records: Records) -> Records:
     return records.keep(~blank) if blank.any() else records
 
 
-def _table(records: Records, path: str, names: list[str], mark: bytes, reject: Reject) -> pa.Table:
+def _table(records: TextRecords, path: str, names: list[str], mark: bytes, reject: Reject) -> pa.Table:
     table = _parsed(records, names, mark)
     if table is None:
         records = _even(records, len(names), mark, reject)
@@ -130,7 +130,7 @@ def _table(records: Records, path: str, names: list[str], mark: bytes, reject: R
     return table.select(kept).append_column(LINE, pa.array(records.lines, pa.int64()))
 
 
-def _parsed(records: Records, names: list[str], mark: bytes) -> pa.Table | None:
+def _parsed(records: TextRecords, names: list[str], mark: bytes) -> pa.Table | None:
     """What pyarrow reads; None where it does not see the rows that are there."""
     if not len(records):
         return pa.table({n: pa.array([], pa.string()) for n in names})
@@ -151,7 +151,7 @@ def _parsed(records: Records, names: list[str], mark: bytes) -> pa.Table | None:
     return table if table.num_rows == len(records) else None
 
 
-def _even(records: Records, width: int, mark: bytes, reject: Reject) -> Records:
+def _even(records: TextRecords, width: int, mark: bytes, reject: Reject) -> TextRecords:
     """Records that have as many fields as the header, and no line end but their own."""
     view = np.frombuffer(records.data, np.uint8)
     fields = 1 + _count(np.flatnonzero(view == mark[0]), records, mark)
@@ -169,7 +169,7 @@ def _even(records: Records, width: int, mark: bytes, reject: Reject) -> Records:
     return records.keep((fields == width) & (alone == 0))
 
 
-def _count(positions: Longs, records: Records, mark: bytes) -> Longs:
+def _count(positions: Longs, records: TextRecords, mark: bytes) -> Longs:
     """How many of these positions, outside quotes, each record has."""
     free = positions[~_inside(positions, records.data, mark)]
     counts: Longs = np.bincount(np.searchsorted(records.ends, free), minlength=len(records))[: len(records)]

@@ -10,15 +10,15 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, Rejects, Request, Span, chunks_of
+from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import stamp
-from ialign_ray.corpus.formats.text import Records, Reject, chunk_records, scanned, splittable, why_bad
+from ialign_ray.corpus.formats.text import Reject, TextRecords, chunk_records, scanned, splittable, why_bad
 from ialign_ray.errors import DataError
 
 _TAIL = 1 << 10  # a column's name may lie across two blocks
 
 
-def plan(request: Request, path: str, file: int) -> list[Chunk]:
+def plan(request: ReadRequest, path: str, file: int) -> list[Chunk]:
     """Chunks of a file, cut at line feeds; a column that occurs nowhere is refused."""
     mark = stamp(path)
     if request.whole or not splittable(path, request.source):
@@ -63,7 +63,7 @@ def read(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
                 raise _no_column(path, column, list(seen))
 
 
-def _objects(records: Records, chunk: Chunk, reject: Reject) -> tuple[list[int], list[dict[str, Any]]]:
+def _objects(records: TextRecords, chunk: Chunk, reject: Reject) -> tuple[list[int], list[dict[str, Any]]]:
     lines, rows = [], []
     for k, line in enumerate(records.data.split(b"\n")[:-1]):
         try:

@@ -9,14 +9,14 @@ from typing import Any
 import pyarrow as pa
 import python_calamine as calamine
 
-from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, Request, chunks_of
+from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, ReadRequest, chunks_of
 from ialign_ray.corpus.formats.files import first_line, raw, stamp
 from ialign_ray.errors import DataError
 
 _BROKEN = (calamine.CalamineError, calamine.XmlError, calamine.ZipError, calamine.PasswordError, OSError, ValueError)
 
 
-def plan(request: Request, path: str, file: int) -> list[Chunk]:
+def plan(request: ReadRequest, path: str, file: int) -> list[Chunk]:
     """One chunk: a sheet holds a million rows at most, and its file cannot be cut."""
     known = _header(path, _sheet(path).to_python(nrows=1, skip_empty_area=False))
     for column in request.columns:

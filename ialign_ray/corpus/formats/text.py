@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from ialign_ray.config import Source
+from ialign_ray.config import DataSource
 from ialign_ray.corpus.chunks import LONGEST, Chunk, Span
 from ialign_ray.corpus.formats.files import compression, stored
 from ialign_ray.errors import DataError
@@ -43,7 +43,7 @@ codecs.register_error("ialign.mark", _mark)
 
 
 @dataclass(frozen=True)
-class Records:
+class TextRecords:
     """Whole records of a block."""
 
     data: bytes
@@ -58,15 +58,15 @@ class Records:
     def __getitem__(self, k: int | np.integer[Any]) -> bytes:
         return self.data[self.starts[k] : self.ends[k]]
 
-    def keep(self, wanted: NDArray[np.bool_]) -> Records:
+    def keep(self, wanted: NDArray[np.bool_]) -> TextRecords:
         """The wanted records, with the others' bytes cut out."""
         chosen = np.flatnonzero(wanted)
         data = b"".join(self[k] + b"\n" for k in chosen)
         ends = np.cumsum(self.ends[chosen] - self.starts[chosen] + 1) - 1
-        return Records(data, np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends, self.lines[chosen])
+        return TextRecords(data, np.concatenate([[0], ends[:-1] + 1])[: len(ends)], ends, self.lines[chosen])
 
 
-def codec(source: Source) -> str:
+def codec(source: DataSource) -> str:
     """Python's name of the source's encoding. Raises DataError when it is none of a text."""
     try:
         known = codecs.lookup(source.encoding)
@@ -79,12 +79,12 @@ def codec(source: Source) -> str:
     return "utf-8" if known.name == "utf-8-sig" else known.name
 
 
-def splittable(path: str, source: Source) -> bool:
+def splittable(path: str, source: DataSource) -> bool:
     """Whether reading can begin in the middle of a file."""
     return compression(path) is None and codec(source) == "utf-8"
 
 
-def texts(path: str, source: Source, start: int = 0, end: int = -1, block: int | None = None) -> Iterator[bytes]:
+def texts(path: str, source: DataSource, start: int = 0, end: int = -1, block: int | None = None) -> Iterator[bytes]:
     """Blocks of a text file as UTF-8 without byte order mark; bytes that are not UTF-8 stay what they are."""
     name, blocks = codec(source), stored(path, start, end, block)
     if name != "utf-8":
@@ -123,7 +123,7 @@ def is_utf8(data: bytes) -> bool:
     return True
 
 
-def why_bad(data: bytes, source: Source) -> str | None:
+def why_bad(data: bytes, source: DataSource) -> str | None:
     """What is wrong with the bytes of a text; None when nothing is."""
     if b"\0" in data:
         return f"holds a NUL byte (byte {data.index(0) + 1}); remove it, or set `encoding` if the file is UTF-16"
@@ -136,7 +136,7 @@ def why_bad(data: bytes, source: Source) -> str | None:
     return None
 
 
-def sound(records: Records, source: Source, reject: Reject) -> Records:
+def sound(records: TextRecords, source: DataSource, reject: Reject) -> TextRecords:
     """Records without those that hold a NUL byte or are not UTF-8."""
     if b"\0" not in records.data and is_utf8(records.data):
         return records
@@ -157,7 +157,7 @@ def every_line(data: bytes, feeds: Longs) -> Longs:
     return np.arange(len(feeds))
 
 
-def records_of(blocks: Iterable[bytes], line: int, closed: Closed, reject: Reject) -> Iterator[Records]:
+def records_of(blocks: Iterable[bytes], line: int, closed: Closed, reject: Reject) -> Iterator[TextRecords]:
     """Records of the blocks of a text that begins in `line`; one that is too long or never closed is rejected."""
     rest, skipping = b"", False
     for block in blocks:
@@ -180,7 +180,7 @@ def records_of(blocks: Iterable[bytes], line: int, closed: Closed, reject: Rejec
     yield from _last(rest, line, closed, reject)
 
 
-def _short(records: Records, reject: Reject) -> Records:
+def _short(records: TextRecords, reject: Reject) -> TextRecords:
     long = records.ends - records.starts > LONGEST
     if not long.any():
         return records
@@ -189,7 +189,7 @@ def _short(records: Records, reject: Reject) -> Records:
     return records.keep(~long)
 
 
-def _last(rest: bytes, line: int, closed: Closed, reject: Reject) -> Iterator[Records]:
+def _last(rest: bytes, line: int, closed: Closed, reject: Reject) -> Iterator[TextRecords]:
     while rest:
         records, left, after = _cut(rest + b"\n", line, closed)
         if records:
@@ -200,7 +200,7 @@ def _last(rest: bytes, line: int, closed: Closed, reject: Reject) -> Iterator[Re
         rest, line = left[:-1].partition(b"\n")[2], after + 1
 
 
-def _cut(data: bytes, line: int, closed: Closed) -> tuple[Records | None, bytes, int]:
+def _cut(data: bytes, line: int, closed: Closed) -> tuple[TextRecords | None, bytes, int]:
     """(whole records, the bytes after them, the line these begin in)."""
     feeds = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
     last = closed(data, feeds)
@@ -210,7 +210,7 @@ def _cut(data: bytes, line: int, closed: Closed) -> tuple[Records | None, bytes,
     stop = int(ends[-1]) + 1
     starts = np.concatenate([[0], ends[:-1] + 1])
     lines = line + np.concatenate([[0], last[:-1] + 1])
-    return Records(data[:stop], starts, ends, lines), data[stop:], line + int(last[-1]) + 1
+    return TextRecords(data[:stop], starts, ends, lines), data[stop:], line + int(last[-1]) + 1
 
 
 def scanned(path: str, size: int, closed: Closed = every_line) -> Iterator[tuple[bytes, list[Span]]]:
@@ -234,7 +234,7 @@ def scanned(path: str, size: int, closed: Closed = every_line) -> Iterator[tuple
     yield b"", [(start, -1, line)]
 
 
-def _picked(records: Records | None, at: int, after: int, start: int, size: int) -> Iterator[tuple[int, int]]:
+def _picked(records: TextRecords | None, at: int, after: int, start: int, size: int) -> Iterator[tuple[int, int]]:
     if records is None:
         return
     ends = records.ends + 1 + at
@@ -243,7 +243,7 @@ def _picked(records: Records | None, at: int, after: int, start: int, size: int)
         yield start, int(records.lines[k + 1]) if k + 1 < len(records) else after
 
 
-def chunk_records(chunk: Chunk, reject: Reject, closed: Closed = every_line, k: int = 0) -> Iterator[Records]:
+def chunk_records(chunk: Chunk, reject: Reject, closed: Closed = every_line, k: int = 0) -> Iterator[TextRecords]:
     """Records of a chunk's k-th file."""
     blocks = texts(chunk.files[k], chunk.source, chunk.start[k], chunk.end[k])
     return records_of(blocks, chunk.line, closed, reject)

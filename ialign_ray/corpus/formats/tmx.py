@@ -13,7 +13,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from ialign_ray.corpus.chunks import LONGEST, WHOLE, Chunk, Rejects, Request, Span, chunks_of
+from ialign_ray.corpus.chunks import LONGEST, WHOLE, Chunk, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import stamp, stored
 from ialign_ray.corpus.formats.markup import Gathered, tables
 from ialign_ray.corpus.formats.text import Reject, splittable
@@ -30,7 +30,7 @@ _BEFORE = b"<tmx><body>"
 _AFTER = b"</body></tmx>"
 
 
-def plan(request: Request, path: str, file: int) -> list[Chunk]:
+def plan(request: ReadRequest, path: str, file: int) -> list[Chunk]:
     """Chunks of a file, each from the start of a unit to that of another."""
     if not [c for c in request.columns if c != ID]:
         raise DataError(f"{path} is a translation memory; name the languages to read in `columns`")

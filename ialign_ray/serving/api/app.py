@@ -9,26 +9,14 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from ialign_ray.config.serve import ServeConfig
-from ialign_ray.serving.api import (
-    access,
-    chat,
-    classify,
-    completions,
-    docs,
-    errors,
-    health,
-    models,
-    page,
-    score,
-    translate,
-)
+from ialign_ray.serving.api import chat, classify, completions, errors, middleware, models, pages, translate
 from ialign_ray.serving.api.auth import KeyRing
-from ialign_ray.serving.api.front import Front
+from ialign_ray.serving.api.middleware import Front
 from ialign_ray.serving.api.openapi import document
-from ialign_ray.serving.api.service import Service
-from ialign_ray.serving.contract import Library
+from ialign_ray.serving.api.state import Service
+from ialign_ray.serving.protocol import Library
 
-_ROUTES = (models, chat, completions, translate, classify, score, health, docs, page)
+_ROUTES = (models, chat, completions, translate, classify, pages)
 
 
 class _Api(FastAPI):
@@ -58,5 +46,5 @@ def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> 
     for part in _ROUTES:
         app.include_router(part.router)
     errors.install(app)
-    access.open_log()
+    middleware.open_log()
     return app

@@ -19,7 +19,7 @@ from typing import Any, Final, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ialign_ray.config.section import Section
+from ialign_ray.config.base import Section
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.storage import write_text

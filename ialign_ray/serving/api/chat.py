@@ -8,7 +8,10 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from ialign_ray.serving.api.answering import (
+from ialign_ray.serving.api.errors import ASKING
+from ialign_ray.serving.api.prompts import chat_prompt, tokenised
+from ialign_ray.serving.api.request import Call, TheCall, bounded
+from ialign_ray.serving.api.respond import (
     Ask,
     about,
     as_events,
@@ -20,7 +23,7 @@ from ialign_ray.serving.api.answering import (
     new_tokens,
     sampling,
 )
-from ialign_ray.serving.api.answers import (
+from ialign_ray.serving.api.responses import (
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
@@ -30,13 +33,10 @@ from ialign_ray.serving.api.answers import (
     Delta,
     Usage,
 )
-from ialign_ray.serving.api.call import Call, TheCall, bounded
-from ialign_ray.serving.api.errors import ASKING
-from ialign_ray.serving.api.prompts import chat_prompt, tokenised
 from ialign_ray.serving.api.schemas import ChatRequest
-from ialign_ray.serving.api.service import TheService
+from ialign_ray.serving.api.state import TheService
 from ialign_ray.serving.api.tokens import chat_logprobs, pieces_of
-from ialign_ray.serving.contract import Piece, Served, TokenScore
+from ialign_ray.serving.protocol import Served, TextDelta, TokenScore
 
 router = APIRouter(tags=["OpenAI"])
 TEMPERATURE = 1.0
@@ -77,7 +77,7 @@ async def chat(body: ChatRequest, request: Request, call: TheCall, service: TheS
 
 
 async def _chunks(
-    call: Call, served: Served, pieces: AsyncIterator[tuple[int, Piece]], body: ChatRequest
+    call: Call, served: Served, pieces: AsyncIterator[tuple[int, TextDelta]], body: ChatRequest
 ) -> AsyncIterator[ChatChunk]:
     head = about(call, served, "chatcmpl")
 

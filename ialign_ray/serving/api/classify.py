@@ -1,4 +1,4 @@
-"""`/v1/classify`: labels by the likelihood of their words, exactly as suites are scored."""
+"""`/v1/classify`: labels by the likelihood of their words, exactly as suites are scored; `/v1/score`: continuations."""
 
 from __future__ import annotations
 
@@ -11,17 +11,16 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 from scipy.special import softmax
 
-from ialign_ray.evaluation.scorer import CONTENT_FREE
-from ialign_ray.inference.scorers import Scorer, label_values
+from ialign_ray.inference.calibration import CONTENT_FREE, Scorer, label_values
 from ialign_ray.inference.scoring import LabelScores
-from ialign_ray.serving.api.answering import as_json, fits, many
-from ialign_ray.serving.api.answers import Classification, Classifications, Usage
-from ialign_ray.serving.api.call import Call, TheCall, bounded
 from ialign_ray.serving.api.errors import ASKING, wrong
-from ialign_ray.serving.api.prompts import language_of, tokenised
-from ialign_ray.serving.api.schemas import SLOTS, ClassifyRequest
-from ialign_ray.serving.api.service import Service, TheService
-from ialign_ray.serving.contract import LabelSums, Served
+from ialign_ray.serving.api.prompts import language_of, read, tokenised
+from ialign_ray.serving.api.request import Call, TheCall, bounded
+from ialign_ray.serving.api.respond import as_json, fits, many
+from ialign_ray.serving.api.responses import Classification, Classifications, Score, Scores, Usage
+from ialign_ray.serving.api.schemas import SLOTS, ClassifyRequest, ScoreRequest
+from ialign_ray.serving.api.state import Service, TheService
+from ialign_ray.serving.protocol import LabelSums, Served
 from ialign_ray.tasks.templating import fill
 
 router = APIRouter(tags=["ialign"])
@@ -141,3 +140,26 @@ def _told(question: Question, sums: LabelSums, scorer: Scorer, prior: LabelSums 
 
 def _array(sums: LabelSums) -> LabelScores:
     return LabelScores(np.array(sums.log_prob, np.float64), np.array(sums.tokens, np.int64))
+
+
+@router.post("/v1/score", response_model=Scores, responses=ASKING)
+async def score(body: ScoreRequest, request: Request, call: TheCall, service: TheService) -> Response:
+    """Tell the log-probability of each continuation."""
+    async with bounded(request):
+        many(len(body.continuations), service.limits, "continuations")
+        served = await service.open(call, body.model)
+        prompt, texts = await tokenised(call, served, lambda: _tokens(served, body))
+        if not all(texts):
+            raise wrong("continuations", "a continuation has no tokens of this model; give another text")
+        fits(served, prompt, max(len(text) for text in texts), service.limits)
+        call.tokens_in = len(prompt) + sum(len(text) for text in texts)
+        found = await served.engine.score_labels([prompt], texts, served.adapter)
+    pairs = zip(found.log_prob[0], found.tokens[0])
+    data = [Score(index=index, log_prob=value, tokens=count) for index, (value, count) in enumerate(pairs)]
+    return as_json(Scores(model=call.model or "", data=data, usage=Usage.of(call.tokens_in, 0)))
+
+
+def _tokens(served: Served, body: ScoreRequest) -> tuple[list[int], list[list[int]]]:
+    """Of the prompt, and of each continuation."""
+    prompt = read(served, body.prompt) if body.raw else served.encoder.prompt(body.prompt)
+    return prompt, [served.encoder.label(text) for text in body.continuations]

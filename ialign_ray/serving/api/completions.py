@@ -9,7 +9,11 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from ialign_ray.serving.api.answering import (
+from ialign_ray.serving.api.chat import EVENTS, TEMPERATURE
+from ialign_ray.serving.api.errors import ASKING, wrong
+from ialign_ray.serving.api.prompts import known_ids, read, tokenised
+from ialign_ray.serving.api.request import Call, TheCall, bounded
+from ialign_ray.serving.api.respond import (
     Ask,
     Whole,
     about,
@@ -24,15 +28,11 @@ from ialign_ray.serving.api.answering import (
     sampling,
     together,
 )
-from ialign_ray.serving.api.answers import Choice, Completion, Logprobs, Usage
-from ialign_ray.serving.api.call import Call, TheCall, bounded
-from ialign_ray.serving.api.chat import EVENTS, TEMPERATURE
-from ialign_ray.serving.api.errors import ASKING, wrong
-from ialign_ray.serving.api.prompts import known_ids, read, tokenised
+from ialign_ray.serving.api.responses import Choice, Completion, Logprobs, Usage
 from ialign_ray.serving.api.schemas import CompletionRequest
-from ialign_ray.serving.api.service import Service, TheService
+from ialign_ray.serving.api.state import Service, TheService
 from ialign_ray.serving.api.tokens import Offsets, logprobs, pieces_of
-from ialign_ray.serving.contract import Piece, Served, TokenScore
+from ialign_ray.serving.protocol import Served, TextDelta, TokenScore
 
 router = APIRouter(tags=["OpenAI"])
 
@@ -57,7 +57,7 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
         call.tokens_in = sum(len(prompt.ids) for prompt in prompts)
         if body.echo and body.logprobs is not None:
             prompts = await together(_scored(served, prompt, body.logprobs) for prompt in prompts)
-        writer = _Writer(served, body, prompts)
+        writer = _CompletionWriter(served, body, prompts)
         if body.stream:
             pieces = await begun(ask(call, served, asks)) if asks else None
             return as_events(call, _chunks(call, served, writer, pieces, body))
@@ -117,7 +117,7 @@ async def _end(served: Served, prompt: Prompted, answer: Whole, body: Completion
     answer.scores.append((await served.engine.read(ids, body.logprobs or 0, served.adapter))[-1])
 
 
-class _Writer:
+class _CompletionWriter:
     """Choices of one request: they begin with the prompt where it is echoed, and count offsets on from it."""
 
     def __init__(self, served: Served, body: CompletionRequest, prompts: list[Prompted]) -> None:
@@ -145,7 +145,7 @@ class _Writer:
         prompt = self._prompts[index // self._n]
         return Choice(index=index, text=prompt.text, logprobs=self._told(index, prompt.scores))
 
-    def piece(self, index: int, piece: Piece) -> Choice:
+    def piece(self, index: int, piece: TextDelta) -> Choice:
         """The next part of a choice."""
         told = self._told(index, piece.tokens)
         return Choice(index=index, text=piece.text, logprobs=told, finish_reason=piece.finish)
@@ -161,8 +161,8 @@ def _joined(first: Logprobs, second: Logprobs) -> Logprobs:
 async def _chunks(
     call: Call,
     served: Served,
-    writer: _Writer,
-    pieces: AsyncIterator[tuple[int, Piece]] | None,
+    writer: _CompletionWriter,
+    pieces: AsyncIterator[tuple[int, TextDelta]] | None,
     body: CompletionRequest,
 ) -> AsyncIterator[Completion]:
     head = about(call, served, "cmpl")

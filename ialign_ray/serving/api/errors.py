@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from ialign_ray.errors import IalignError
-from ialign_ray.serving.contract import BusyError, EngineError, UnknownModelError
+from ialign_ray.serving.protocol import BusyError, EngineError, UnknownModelError
 
 log = logging.getLogger("ialign_ray.serving")
 

@@ -11,8 +11,8 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
-from ialign_ray.serving.api.call import Call
-from ialign_ray.serving.contract import Engine
+from ialign_ray.serving.api.request import Call
+from ialign_ray.serving.protocol import Engine
 
 _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120)
 

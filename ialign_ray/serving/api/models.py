@@ -1,27 +1,32 @@
-"""`/v1/models`: what can be asked for."""
+"""`/v1/models`, and for those who operate the server `/healthz`, `/readyz` and `/metrics`."""
 
 from __future__ import annotations
 
+from typing import Any
+
 from fastapi import APIRouter
 from fastapi.responses import Response
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from ialign_ray.serving.api.answering import as_json
-from ialign_ray.serving.api.answers import ModelCard, ModelList
-from ialign_ray.serving.api.call import TheCall
-from ialign_ray.serving.api.errors import documented
-from ialign_ray.serving.api.service import TheService, unknown
-from ialign_ray.serving.contract import Card
+from ialign_ray.serving.api.errors import documented, not_ready
+from ialign_ray.serving.api.request import TheCall
+from ialign_ray.serving.api.respond import as_json
+from ialign_ray.serving.api.responses import Health, ModelCard, ModelList
+from ialign_ray.serving.api.state import TheService, unknown
+from ialign_ray.serving.protocol import Card
 
-router = APIRouter(tags=["OpenAI"])
+router = APIRouter()
 
 
-@router.get("/v1/models", response_model=ModelList, responses=documented(401, 429, 500))
+@router.get("/v1/models", tags=["OpenAI"], response_model=ModelList, responses=documented(401, 429, 500))
 async def models(call: TheCall, service: TheService) -> Response:
     """All models that this key may use; the first answers requests that name none."""
     return as_json(ModelList(data=[_card(card) for card in service.cards(call.key)]))
 
 
-@router.get("/v1/models/{name:path}", response_model=ModelCard, responses=documented(401, 404, 429, 500))
+@router.get(
+    "/v1/models/{name:path}", tags=["OpenAI"], response_model=ModelCard, responses=documented(401, 404, 429, 500)
+)
 async def model(name: str, call: TheCall, service: TheService) -> Response:
     """One model; names may hold a slash (`NAME/3`)."""
     for card in service.cards(call.key):
@@ -32,3 +37,28 @@ async def model(name: str, call: TheCall, service: TheService) -> Response:
 
 def _card(card: Card) -> ModelCard:
     return ModelCard(id=card.name, created=card.created, version=card.id, kind=card.kind, details=card.details)
+
+
+@router.get("/healthz", tags=["operation"], responses=documented(500))
+async def healthz() -> Health:
+    """The process answers."""
+    return Health(status="ok")
+
+
+@router.get("/readyz", tags=["operation"], responses=documented(500, 503))
+async def readyz(service: TheService) -> Health:
+    """There are models."""
+    if not service.library.cards():
+        raise not_ready("no model is there yet")
+    return Health(status="ready")
+
+
+_PAGE: dict[int | str, dict[str, Any]] = {
+    200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "All metrics."}
+}
+
+
+@router.get("/metrics", tags=["operation"], response_class=Response, responses=_PAGE | documented(401, 429, 500))
+async def metrics(service: TheService) -> Response:
+    """Prometheus' text format."""
+    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from ialign_ray.config.serve import LimitsConfig
-from ialign_ray.serving.api.front import PROTECTED
-from ialign_ray.serving.api.service import Service
+from ialign_ray.serving.api.middleware import PROTECTED
+from ialign_ray.serving.api.state import Service
 
 
 def document(app: FastAPI, service: Service) -> dict[str, Any]:

@@ -12,10 +12,10 @@ import langcodes
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.languages import canonical, display_name
-from ialign_ray.serving.api.call import Call
 from ialign_ray.serving.api.errors import ApiError, printable, wrong
+from ialign_ray.serving.api.request import Call
 from ialign_ray.serving.api.schemas import Message
-from ialign_ray.serving.contract import Served
+from ialign_ray.serving.protocol import Served
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
 
 Tokens = TypeVar("Tokens")

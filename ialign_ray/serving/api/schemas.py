@@ -11,7 +11,7 @@ from pydantic import ValidationError as Failed
 from pydantic.functional_validators import AfterValidator, WrapValidator
 from pydantic_core import PydanticCustomError
 
-from ialign_ray.inference.scorers import Scorer
+from ialign_ray.inference.calibration import Scorer
 
 
 def _one_sentence(message: LiteralString) -> WrapValidator:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from typing import Any, Final
 
-from ialign_ray.serving.api.answers import Alternative, ChatLogprobs, Logprobs, TokenLogprob
-from ialign_ray.serving.contract import TokenScore
+from ialign_ray.serving.api.responses import Alternative, ChatLogprobs, Logprobs, TokenLogprob
+from ialign_ray.serving.protocol import TokenScore
 
 _PART: Final = "\ufffd"
 """What decoding puts for a part of a character."""

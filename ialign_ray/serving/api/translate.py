@@ -5,13 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from ialign_ray.serving.api.answering import Ask, as_json, collect, many, new_tokens, sampling
-from ialign_ray.serving.api.answers import Translation, Translations, Usage
-from ialign_ray.serving.api.call import TheCall, bounded
 from ialign_ray.serving.api.errors import ASKING
 from ialign_ray.serving.api.prompts import Wording, language_of, tokenised
+from ialign_ray.serving.api.request import TheCall, bounded
+from ialign_ray.serving.api.respond import Ask, as_json, collect, many, new_tokens, sampling
+from ialign_ray.serving.api.responses import Translation, Translations, Usage
 from ialign_ray.serving.api.schemas import TranslateRequest
-from ialign_ray.serving.api.service import TheService
+from ialign_ray.serving.api.state import TheService
 
 router = APIRouter(tags=["ialign"])
 TEMPERATURE = 0.0

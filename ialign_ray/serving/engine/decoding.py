@@ -18,11 +18,11 @@ from transformers import DynamicCache, EncoderDecoderCache
 from transformers.modeling_outputs import BaseModelOutput
 
 from ialign_ray.inference.batching import cache_argument, device_of, padded, takes_left_padding
+from ialign_ray.modeling.architecture import decoder_start, is_encoder_decoder
 from ialign_ray.modeling.head import base_model, target_logits
-from ialign_ray.modeling.kind import decoder_start, is_encoder_decoder
+from ialign_ray.serving.engine.kv_cache import SlotCache
 from ialign_ray.serving.engine.lora import LoraBank
-from ialign_ray.serving.engine.requests import Row
-from ialign_ray.serving.engine.slots import SlotCache
+from ialign_ray.serving.engine.requests import GenerationRow
 
 STATES = ("cache", "past_key_values", "cache_params")
 """What architectures call what they keep of the tokens read."""
@@ -44,7 +44,7 @@ class Continued:
 class Prefill:
     """Prompts on their way into a cache, some columns at a time, so that rows under way need not wait for long ones."""
 
-    def __init__(self, model: nn.Module, bank: LoraBank, continued: Continued, rows: Sequence[Row]) -> None:
+    def __init__(self, model: nn.Module, bank: LoraBank, continued: Continued, rows: Sequence[GenerationRow]) -> None:
         self._model, self._bank, self.continued = model, bank, continued
         self.rows = list(rows)
         self.cache = DynamicCache()
@@ -69,7 +69,7 @@ class Group(ABC):
 
     def __init__(self, model: nn.Module, bank: LoraBank) -> None:
         self.model, self.bank = model, bank
-        self.rows: list[Row] = []
+        self.rows: list[GenerationRow] = []
         self.broken = False
         """Whether what is kept of the rows is half written, after a failure."""
 
@@ -78,7 +78,7 @@ class Group(ABC):
         """Logits [rows, V] after each row's last written token."""
 
     @abstractmethod
-    def drop(self, gone: Collection[Row]) -> None:
+    def drop(self, gone: Collection[GenerationRow]) -> None:
         """Take rows out."""
 
     def last(self) -> Tensor:
@@ -99,7 +99,7 @@ class Slots(Group):
         self._lengths: list[int] = []
         self._continued = continued
 
-    def join(self, rows: Sequence[Row], cache: DynamicCache) -> None:
+    def join(self, rows: Sequence[GenerationRow], cache: DynamicCache) -> None:
         """Let rows whose prompts were read step with the others."""
         self.broken = True
         self.cache.join(cache)
@@ -119,7 +119,7 @@ class Slots(Group):
         self._lengths = [length + 1 for length in self._lengths]
         return cast("Tensor", out.logits[:, -1])
 
-    def drop(self, gone: Collection[Row]) -> None:
+    def drop(self, gone: Collection[GenerationRow]) -> None:
         """See `Group.drop`."""
         for row in gone:
             at = self.rows.index(row)
@@ -134,7 +134,7 @@ class Slots(Group):
 class Cohort(Group):
     """Causal rows of one prompt length, from first to last token together: no padding, no positions of our own."""
 
-    def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[Row]) -> None:
+    def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[GenerationRow]) -> None:
         super().__init__(model, bank)
         self.rows = list(rows)
         self._state: dict[str, Any] = {}
@@ -154,7 +154,7 @@ class Cohort(Group):
         self._state = {} if name is None else {name: out[name]}
         return cast("Tensor", out.logits[:, -1])
 
-    def drop(self, gone: Collection[Row]) -> None:
+    def drop(self, gone: Collection[GenerationRow]) -> None:
         """See `Group.drop`."""
         kept = [i for i, row in enumerate(self.rows) if row not in gone]
         self.rows = [self.rows[i] for i in kept]
@@ -164,10 +164,10 @@ class Cohort(Group):
             state.reorder_cache(torch.tensor(kept, device=device_of(self.model)))
 
 
-class Decoder(Group):
+class EncoderDecoderGroup(Group):
     """Rows of an encoder-decoder: the encoder reads once, then the decoder steps."""
 
-    def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[Row]) -> None:
+    def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[GenerationRow]) -> None:
         super().__init__(model, bank)
         self.rows = list(rows)
         self._start = cast("int", decoder_start(model))
@@ -196,7 +196,7 @@ class Decoder(Group):
             )
         return cast("Tensor", out.logits[:, -1])
 
-    def drop(self, gone: Collection[Row]) -> None:
+    def drop(self, gone: Collection[GenerationRow]) -> None:
         """See `Group.drop`."""
         kept = torch.tensor([i for i, row in enumerate(self.rows) if row not in gone], device=device_of(self.model))
         self.rows = [row for row in self.rows if row not in gone]
@@ -205,7 +205,7 @@ class Decoder(Group):
             self._states, self._mask = self._states[kept], self._mask[kept]
 
 
-class Decoding:
+class DecodingBatch:
     """All rows under way of one model."""
 
     def __init__(self, model: nn.Module, bank: LoraBank) -> None:
@@ -217,7 +217,7 @@ class Decoding:
         self.prefill: Prefill | None = None
         self.fresh: Group | None = None
 
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[GenerationRow]:
         """All of them."""
         return [row for group in self.groups for row in group.rows]
 
@@ -225,15 +225,15 @@ class Decoding:
         """Places for keys and values that are held; known of models whose rows share one buffer."""
         return sum(group.cache.column_count() for group in self.groups if isinstance(group, Slots))
 
-    def begin(self, rows: Sequence[Row]) -> None:
+    def begin(self, rows: Sequence[GenerationRow]) -> None:
         """Take rows whose prompts `advance` will read."""
         if self._continued is not None:
             self.prefill = Prefill(self._model, self._bank, self._continued, rows)
         else:
-            kind = Decoder if is_encoder_decoder(self._model) else Cohort
+            kind = EncoderDecoderGroup if is_encoder_decoder(self._model) else Cohort
             self.fresh = kind(self._model, self._bank, rows)
 
-    def advance(self, tokens: int) -> tuple[list[Row], Tensor] | None:
+    def advance(self, tokens: int) -> tuple[list[GenerationRow], Tensor] | None:
         """Read about `tokens` of the prompts taken; once all are read, their rows and the logits after them.
 
         The rows are in a group then. Where rows do not join, prompts are read at once.
@@ -251,7 +251,7 @@ class Decoding:
         cast("Slots", self.groups[0]).join(prefill.rows, prefill.cache)
         return prefill.rows, after
 
-    def beginning(self) -> list[Row]:
+    def beginning(self) -> list[GenerationRow]:
         """Rows whose prompts are being read."""
         return list(self.prefill.rows) if self.prefill else list(self.fresh.rows) if self.fresh else []
 
@@ -259,7 +259,7 @@ class Decoding:
         """Forget the rows whose prompts are being read."""
         self.prefill = self.fresh = None
 
-    def drop(self, gone: Collection[Row]) -> None:
+    def drop(self, gone: Collection[GenerationRow]) -> None:
         """Take rows out of their groups; one whose prompt is being read leaves once it is."""
         for group in self.groups:
             own = [row for row in group.rows if row in gone]

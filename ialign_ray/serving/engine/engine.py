@@ -17,25 +17,25 @@ from ialign_ray.config import ModelSettings
 from ialign_ray.errors import DataError, ModelError
 from ialign_ray.inference.batching import check_prompts
 from ialign_ray.inference.generation import end_tokens
+from ialign_ray.modeling.architecture import decoder_start, is_encoder_decoder
 from ialign_ray.modeling.head import base_model
-from ialign_ray.modeling.kind import decoder_start, is_encoder_decoder
 from ialign_ray.modeling.load import load_adapted, merge
-from ialign_ray.serving.contract import (
+from ialign_ray.serving.engine.adapter_files import read_adapter
+from ialign_ray.serving.engine.detokenize import AnswerText
+from ialign_ray.serving.engine.lora import LoraBank
+from ialign_ray.serving.engine.requests import EngineRequest, GenerationRow, Labels, Order, Reading, Text
+from ialign_ray.serving.engine.sampling import check_sampling
+from ialign_ray.serving.engine.schedule import Limits
+from ialign_ray.serving.engine.worker import Worker
+from ialign_ray.serving.protocol import (
     BusyError,
     EngineError,
     LabelSums,
-    Piece,
     Sampling,
+    TextDelta,
     TokenScore,
     UnknownModelError,
 )
-from ialign_ray.serving.engine.adapter_files import read_adapter
-from ialign_ray.serving.engine.lora import LoraBank
-from ialign_ray.serving.engine.requests import Labels, Order, Reading, Request, Row, Text
-from ialign_ray.serving.engine.sampling import check_sampling
-from ialign_ray.serving.engine.schedule import Limits
-from ialign_ray.serving.engine.text import AnswerText
-from ialign_ray.serving.engine.worker import Worker
 
 
 def open_engine(
@@ -60,7 +60,7 @@ def open_engine(
 
 
 class TransformersEngine:
-    """`ialign_ray.serving.contract.Engine` with transformers, torch and a thread of its own.
+    """`ialign_ray.serving.protocol.Engine` with transformers, torch and a thread of its own.
 
     Args:
         model: a causal or encoder-decoder model of transformers, without an adapter.
@@ -94,13 +94,13 @@ class TransformersEngine:
 
     def stream(
         self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None, *, whole: bool = False
-    ) -> AsyncIterator[Piece]:
+    ) -> AsyncIterator[TextDelta]:
         """See `Engine.stream`; what is refused is refused here, before the first piece is asked for.
 
         The iterator has `aclose`, as a generator has; forgetting it ends the request too.
         """
         check_sampling(sampling)
-        row = Row(
+        row = GenerationRow(
             adapter,
             asyncio.get_running_loop(),
             prompt=list(prompt),
@@ -113,7 +113,7 @@ class TransformersEngine:
         )
         self._check([row.prompt], [sampling.max_new_tokens])
         self._submit(row)
-        return Answer(row)
+        return AnswerStream(row)
 
     async def score_labels(
         self, prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], adapter: str | None = None
@@ -209,7 +209,7 @@ class TransformersEngine:
                 "(serve.max_batch_tokens); shorten the text or ask for fewer tokens."
             )
 
-    def _submit(self, request: Row | Reading) -> None:
+    def _submit(self, request: GenerationRow | Reading) -> None:
         if request.adapter is not None and not self._known.get(request.adapter):
             raise UnknownModelError(f"no adapter {request.adapter!r} is loaded.")
         if self._worker.dead:
@@ -259,7 +259,7 @@ class TransformersEngine:
         self._worker.post(Order(work, loop, done, after))
         await done
 
-    def _ended(self, request: Request) -> None:
+    def _ended(self, request: EngineRequest) -> None:
         """Called by the model thread."""
         with self._lock:
             self._open -= 1
@@ -272,13 +272,13 @@ def _forced(config: Any) -> tuple[int | None, int | None]:
     return config.forced_bos_token_id, last[0] if isinstance(last, list) else last
 
 
-class Answer(AsyncIterator[Piece]):
+class AnswerStream(AsyncIterator[TextDelta]):
     """Pieces of one answer; the request ends with the last, with `aclose`, or when nobody holds this any more."""
 
-    def __init__(self, row: Row) -> None:
+    def __init__(self, row: GenerationRow) -> None:
         self._row, self._over = row, False
 
-    async def __anext__(self) -> Piece:
+    async def __anext__(self) -> TextDelta:
         if self._over:
             raise StopAsyncIteration
         try:
@@ -290,7 +290,7 @@ class Answer(AsyncIterator[Piece]):
             self._over = True
             raise piece
         self._over = piece.finish is not None
-        answer: Piece = piece
+        answer: TextDelta = piece
         return answer
 
     async def aclose(self) -> None:

@@ -24,7 +24,7 @@ Spans = tuple[tuple[str, int, int], ...]
 
 
 @dataclass(frozen=True)
-class Blocks:
+class LayerAdapters:
     """All adapters of one layer: `down` [R, in] and `up` [R, out], and the rows (key, begin, end) that each has."""
 
     down: Tensor
@@ -37,7 +37,7 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerSlice:
     """What the rows of a pass need of a layer: blocks that follow one another, and which of them each row has."""
 
     down: Tensor
@@ -59,7 +59,7 @@ class Part:
 
 
 @dataclass
-class Plan:
+class AdapterRows:
     """Which row of the coming forward passes belongs to which adapter."""
 
     keys: tuple[str | None, ...]
@@ -70,10 +70,10 @@ class Plan:
         self.known = set(self.keys)
         self._rows_of = {key: [i for i, own in enumerate(self.keys) if own == key] for key in self.known}
         self._index: dict[tuple[str | None, torch.device], Tensor] = {}
-        self._parts: dict[str, Part | None] = {}
+        self._parts: dict[str, LayerSlice | None] = {}
         self._masks: dict[tuple[Spans, torch.device], Tensor] = {}
 
-    def add(self, name: str, blocks: Blocks, inputs: Tensor, output: Tensor) -> Tensor:
+    def add(self, name: str, blocks: LayerAdapters, inputs: Tensor, output: Tensor) -> Tensor:
         """The output of the layer `name` with every row's update added."""
         if len(self.known) == 1 or self._rows(inputs)[1] == 1:
             if name not in self._parts:
@@ -93,7 +93,7 @@ class Plan:
             return rows, self.width
         raise ModelError(f"an adapted layer reads {tuple(inputs.shape)} for {rows} rows of {self.width} tokens.")
 
-    def _by_adapter(self, blocks: Blocks, inputs: Tensor, output: Tensor) -> None:
+    def _by_adapter(self, blocks: LayerAdapters, inputs: Tensor, output: Tensor) -> None:
         shape = self._rows(inputs)
         x, out = inputs.reshape(*shape, -1), output.view(*shape, -1)
         for key, begin, end in blocks.spans:
@@ -108,7 +108,7 @@ class Plan:
             self._index[key, device] = torch.tensor(self._rows_of[key], device=device)
         return self._index[key, device]
 
-    def _part(self, blocks: Blocks) -> Part | None:
+    def _part(self, blocks: LayerAdapters) -> LayerSlice | None:
         """The blocks that these rows need, and those between them; None where they need none."""
         used = tuple(span for span in blocks.spans if span[0] in self.known)
         if not used:
@@ -116,10 +116,10 @@ class Plan:
         begin, end = used[0][1], used[-1][2]
         down, up = blocks.down[begin:end].T, blocks.up[begin:end]
         if len(self.known) == 1:
-            return Part(down, up)
+            return LayerSlice(down, up)
         if (used, up.device) not in self._masks:
             self._masks[used, up.device] = self._mask(used, up)
-        return Part(down, up, self._masks[used, up.device])
+        return LayerSlice(down, up, self._masks[used, up.device])
 
     def _mask(self, used: Spans, up: Tensor) -> Tensor:
         begin = used[0][1]
@@ -141,11 +141,11 @@ class LoraBank:
 
     def __init__(self, model: nn.Module) -> None:
         self._layers = {name: module for name, module in model.named_modules() if is_matrix(module)}
-        self._blocks: dict[str, Blocks] = {}
+        self._blocks: dict[str, LayerAdapters] = {}
         self._hooks: dict[str, RemovableHandle] = {}
         self._keys: dict[str, int] = {}
-        self._plan: Plan | None = None
-        self._last: Plan | None = None
+        self._plan: AdapterRows | None = None
+        self._last: AdapterRows | None = None
 
     def shapes(self) -> dict[str, tuple[int, int]]:
         """(in, out) of every layer that an adapter may be on."""
@@ -175,23 +175,23 @@ class LoraBank:
         """Forward passes inside see rows of these adapters, `width` tokens each; one key may stand for all rows."""
         wanted = (tuple(keys), width)
         if self._last is None or (self._last.keys, self._last.width) != wanted:
-            self._last = Plan(*wanted)
+            self._last = AdapterRows(*wanted)
         self._plan = self._last if any(key is not None for key in keys) else None
         try:
             yield
         finally:
             self._plan = None
 
-    def _appended(self, name: str, key: str, update: LowRank) -> Blocks:
+    def _appended(self, name: str, key: str, update: LowRank) -> LayerAdapters:
         device = next(self._layers[name].parameters()).device
         old, down, up = self._blocks.get(name), update.down.to(device), update.up.to(device)
         if old is None:
-            return Blocks(down, up, ((key, 0, len(down)),))
+            return LayerAdapters(down, up, ((key, 0, len(down)),))
         begin = len(old.down)
         spans = (*old.spans, (key, begin, begin + len(down)))
-        return Blocks(torch.cat([old.down, down]), torch.cat([old.up, up]), spans)
+        return LayerAdapters(torch.cat([old.down, down]), torch.cat([old.up, up]), spans)
 
-    def _replace(self, changed: Mapping[str, Blocks | None]) -> None:
+    def _replace(self, changed: Mapping[str, LayerAdapters | None]) -> None:
         self._last = None
         for name, blocks in changed.items():
             if blocks is None:
@@ -209,7 +209,7 @@ class LoraBank:
         return add
 
 
-def _without(blocks: Blocks, key: str) -> Blocks | None:
+def _without(blocks: LayerAdapters, key: str) -> LayerAdapters | None:
     kept = [(name, begin, end) for name, begin, end in blocks.spans if name != key]
     if not kept:
         return None
@@ -218,7 +218,7 @@ def _without(blocks: Blocks, key: str) -> Blocks | None:
     for name, begin, end in kept:
         start = spans[-1][2] if spans else 0
         spans.append((name, start, start + end - begin))
-    return Blocks(blocks.down[rows], blocks.up[rows], tuple(spans))
+    return LayerAdapters(blocks.down[rows], blocks.up[rows], tuple(spans))
 
 
 def _shape(module: Any) -> tuple[int, int]:

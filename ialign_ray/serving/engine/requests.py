@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ialign_ray.serving.contract import Finish, LabelSums, Piece, Sampling, TokenScore
+from ialign_ray.serving.engine.detokenize import AnswerText
 from ialign_ray.serving.engine.sampling import row_generator
-from ialign_ray.serving.engine.text import AnswerText
+from ialign_ray.serving.protocol import Finish, LabelSums, Sampling, TextDelta, TokenScore
 
 Ids = Sequence[int]
 
 
 @dataclass(eq=False)
-class Request(ABC):
+class EngineRequest(ABC):
     """One call of the engine's, on its way through the model thread and back to its event loop."""
 
     adapter: str | None
@@ -37,7 +37,7 @@ class Request(ABC):
 
 
 @dataclass(eq=False, kw_only=True)
-class Row(Request):
+class GenerationRow(EngineRequest):
     """A prompt and what was written after it so far."""
 
     prompt: Ids
@@ -71,7 +71,7 @@ class Row(Request):
             return first
         return last if len(self.written) == self.sampling.max_new_tokens - 1 else None
 
-    def accept(self, score: TokenScore) -> Piece | None:
+    def accept(self, score: TokenScore) -> TextDelta | None:
         """Take the next token; a piece where there is something to tell. `complete` says whether it was the last."""
         finish: Finish | None = None
         self.written.append(score.token)
@@ -80,18 +80,18 @@ class Row(Request):
         elif len(self.written) == self.sampling.max_new_tokens:
             finish = "length"
         if finish is None and self.whole:
-            return Piece("") if len(self.written) == 1 else None
+            return TextDelta("") if len(self.written) == 1 else None
         if finish is None:
             text, tokens = self.text.take()
-            return Piece(text, tokens) if tokens or text else None
+            return TextDelta(text, tokens) if tokens or text else None
         self.complete = True
         self.text.end()
         text, tokens = self.text.take(last=True)
-        return Piece(text, tokens, "stop" if self.text.stopped else finish)
+        return TextDelta(text, tokens, "stop" if self.text.stopped else finish)
 
 
 @dataclass(eq=False, kw_only=True)
-class Labels(Request):
+class Labels(EngineRequest):
     """Prompts that all score the same number of labels."""
 
     prompts: Sequence[Ids]
@@ -116,7 +116,7 @@ class Labels(Request):
 
 
 @dataclass(eq=False, kw_only=True)
-class Text(Request):
+class Text(EngineRequest):
     """A text whose tokens are scored."""
 
     ids: Ids
@@ -147,7 +147,7 @@ class Outbox:
     def __init__(self) -> None:
         self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[Any], Any]]] = defaultdict(list)
 
-    def put(self, request: Request, item: object) -> None:
+    def put(self, request: EngineRequest, item: object) -> None:
         """Keep an answer until `send`."""
         self._waiting[request.loop].append((request.answers, item))
 

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ialign_ray.errors import ConfigError
-from ialign_ray.serving.contract import Sampling, TokenScore
+from ialign_ray.serving.protocol import Sampling, TokenScore
 
 LIKELIEST = 256
 """Tokens among which a nucleus is looked for before the whole vocabulary is sorted."""
 
 
-class Sampled(Protocol):
+class SampledRow(Protocol):
     """What choosing asks of a row."""
 
     sampling: Sampling
@@ -56,7 +56,7 @@ def row_generator(sampling: Sampling) -> torch.Generator | None:
     return generator
 
 
-def choose(logits: Tensor, rows: Sequence[Sampled]) -> list[TokenScore]:
+def choose(logits: Tensor, rows: Sequence[SampledRow]) -> list[TokenScore]:
     """The next token of each row from its logits [B, V], with log-probabilities where a row asks for them.
 
     Log-probabilities are the model's own: before penalty, temperature and nucleus.
@@ -72,7 +72,7 @@ def choose(logits: Tensor, rows: Sequence[Sampled]) -> list[TokenScore]:
     return [_with_log_prob(logits[i], token, row) for i, (token, row) in enumerate(zip(chosen, rows))]
 
 
-def _with_log_prob(logits: Tensor, token: int, row: Sampled) -> TokenScore:
+def _with_log_prob(logits: Tensor, token: int, row: SampledRow) -> TokenScore:
     top = row.sampling.top_log_probs
     return TokenScore(token, None) if top is None else tell(logits[None].log_softmax(-1), [token], top)[0]
 
@@ -123,7 +123,7 @@ def _nucleus(scaled: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
     return best[:count], index[:count]
 
 
-def _penalised(logits: Tensor, rows: Sequence[Sampled]) -> Tensor:
+def _penalised(logits: Tensor, rows: Sequence[SampledRow]) -> Tensor:
     """Logits with each row's repetition penalty (Keskar et al. 2019, arXiv 1909.05858) on what it holds already."""
     if all(row.sampling.repetition_penalty == 1 for row in rows):
         return logits

@@ -29,14 +29,16 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Wish:
+class WaitingRow:
     """A waiting row: its prompt's tokens, and those of prompt and longest answer."""
 
     prompt: int
     needs: int
 
 
-def admit(waiting: Sequence[Wish], running: Sequence[int], limits: Limits, *, same_length: bool = False) -> list[int]:
+def admit(
+    waiting: Sequence[WaitingRow], running: Sequence[int], limits: Limits, *, same_length: bool = False
+) -> list[int]:
     """Indices of the waiting rows, oldest first in `waiting`, that begin now; `running` are the needs of the others.
 
     The oldest goes first and nobody passes it while it does not fit, so none starves. The others follow by nearness

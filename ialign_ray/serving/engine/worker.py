@@ -14,13 +14,13 @@ import torch
 from torch import nn
 
 from ialign_ray.errors import IalignError
-from ialign_ray.serving.contract import EngineError
-from ialign_ray.serving.engine.decoding import Decoding, Group
+from ialign_ray.serving.engine.decoding import DecodingBatch, Group
 from ialign_ray.serving.engine.lora import LoraBank
-from ialign_ray.serving.engine.reading import Reader
-from ialign_ray.serving.engine.requests import Order, Outbox, Reading, Request, Row, in_loop
+from ialign_ray.serving.engine.prompt_scoring import Reader
+from ialign_ray.serving.engine.requests import EngineRequest, GenerationRow, Order, Outbox, Reading, in_loop
 from ialign_ray.serving.engine.sampling import choose
-from ialign_ray.serving.engine.schedule import Limits, Wish, admit
+from ialign_ray.serving.engine.schedule import Limits, WaitingRow, admit
+from ialign_ray.serving.protocol import EngineError
 
 LOG = logging.getLogger(__name__)
 FAULTS = 3
@@ -33,12 +33,14 @@ class Worker(threading.Thread):
     A failure in a step ends the requests of that step and no others.
     """
 
-    def __init__(self, model: nn.Module, bank: LoraBank, limits: Limits, ended: Callable[[Request], None]) -> None:
+    def __init__(
+        self, model: nn.Module, bank: LoraBank, limits: Limits, ended: Callable[[EngineRequest], None]
+    ) -> None:
         super().__init__(name="ialign-engine", daemon=True)
         self._limits, self._ended = limits, ended
-        self._inbox: queue.SimpleQueue[Row | Reading | Order | None] = queue.SimpleQueue()
-        self._decoding, self._reader = Decoding(model, bank), Reader(model, bank)
-        self._rows: list[Row] = []
+        self._inbox: queue.SimpleQueue[GenerationRow | Reading | Order | None] = queue.SimpleQueue()
+        self._decoding, self._reader = DecodingBatch(model, bank), Reader(model, bank)
+        self._rows: list[GenerationRow] = []
         self._readings: list[Reading] = []
         self._orders: list[Order] = []
         self._outbox = Outbox()
@@ -49,7 +51,7 @@ class Worker(threading.Thread):
         self._batch = self._cached = 0
         self._door, self._shut = threading.Lock(), False
 
-    def post(self, item: Row | Reading | Order | None) -> None:
+    def post(self, item: GenerationRow | Reading | Order | None) -> None:
         """Hand over a request or an order; None stops the thread after its current step.
 
         Raises EngineError once the thread has stopped.
@@ -113,12 +115,12 @@ class Worker(threading.Thread):
         while not self._inbox.empty():
             self._take(self._inbox.get_nowait())
 
-    def _take(self, item: Row | Reading | Order | None) -> None:
+    def _take(self, item: GenerationRow | Reading | Order | None) -> None:
         if item is None:
             self._stopping = True
         elif isinstance(item, Order):
             self._orders.append(item)
-        elif isinstance(item, Row):
+        elif isinstance(item, GenerationRow):
             self._rows.append(item)
         else:
             self._readings.append(item)
@@ -134,7 +136,7 @@ class Worker(threading.Thread):
             else:
                 in_loop(order.loop, _settle, order.done, None)
 
-    def _all(self) -> list[Request]:
+    def _all(self) -> list[EngineRequest]:
         return [*self._rows, *self._readings, *self._decoding.beginning(), *self._decoding.rows()]
 
     def _forget_cancelled(self) -> None:
@@ -147,7 +149,7 @@ class Worker(threading.Thread):
                 self._decoding.stop_beginning()
             self._rows = [row for row in self._rows if row not in gone]
             self._readings = [reading for reading in self._readings if reading not in gone]
-            self._decoding.drop({row for row in gone if isinstance(row, Row)})
+            self._decoding.drop({row for row in gone if isinstance(row, GenerationRow)})
             self._end(gone, "cancelled")
 
     # --- one step -------------------------------------------------------------------------------------
@@ -158,14 +160,14 @@ class Worker(threading.Thread):
             self._guarded(rows, self._advance)
             return
         running = [row.positions() for row in self._decoding.rows()]
-        wishes = [Wish(len(row.prompt), row.positions()) for row in self._rows]
+        wishes = [WaitingRow(len(row.prompt), row.positions()) for row in self._rows]
         at = admit(wishes, running, self._limits, same_length=self._decoding.same_length)
         begun = [self._rows[i] for i in at]
         self._rows = [row for i, row in enumerate(self._rows) if i not in set(at)]
         if begun:
             self._guarded(begun, partial(self._begin, begun))
 
-    def _begin(self, rows: Sequence[Row]) -> None:
+    def _begin(self, rows: Sequence[GenerationRow]) -> None:
         self._decoding.begin(rows)
         self._advance()
 
@@ -184,7 +186,7 @@ class Worker(threading.Thread):
         self._write(list(group.rows), group.step())
         self.counts["steps"] += 1
 
-    def _write(self, rows: Sequence[Row], logits: torch.Tensor) -> None:
+    def _write(self, rows: Sequence[GenerationRow], logits: torch.Tensor) -> None:
         for row, score in zip(rows, choose(logits, rows), strict=True):
             piece = row.accept(score)
             if piece is not None:
@@ -212,13 +214,13 @@ class Worker(threading.Thread):
 
     # --- ends -----------------------------------------------------------------------------------------
 
-    def _end(self, requests: Iterable[Request], how: str) -> None:
+    def _end(self, requests: Iterable[EngineRequest], how: str) -> None:
         for request in requests:
             request.ended = True
             self.counts[how] += 1
             self._ended(request)
 
-    def _guarded(self, requests: Sequence[Request], work: Callable[[], None], group: Group | None = None) -> None:
+    def _guarded(self, requests: Sequence[EngineRequest], work: Callable[[], None], group: Group | None = None) -> None:
         own = list(requests)
         try:
             work()
@@ -235,7 +237,7 @@ class Worker(threading.Thread):
         else:
             self._faults = 0
 
-    def _forget(self, requests: Sequence[Request], group: Group | None) -> None:
+    def _forget(self, requests: Sequence[EngineRequest], group: Group | None) -> None:
         """Drop failed requests without touching what they computed: it may be half written."""
         self._readings = [reading for reading in self._readings if reading not in requests]
         if any(row in requests for row in self._decoding.beginning()):
@@ -247,7 +249,7 @@ class Worker(threading.Thread):
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _fail(self, requests: Iterable[Request], error: IalignError) -> None:
+    def _fail(self, requests: Iterable[EngineRequest], error: IalignError) -> None:
         failed = [request for request in requests if not request.ended]
         for request in failed:
             self._outbox.put(request, error)

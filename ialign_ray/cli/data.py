@@ -1,0 +1,171 @@
+"""`ialign data`: build a corpus, look at it, and draw samples of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from ialign_ray.errors import ConfigError, ModelError
+
+if TYPE_CHECKING:
+    from ialign_ray.config import Experiment
+    from ialign_ray.corpus.build import Built
+    from ialign_ray.tokens.encode import Encoder
+
+data = typer.Typer(
+    name="data",
+    help="Build parallel corpora, look at them, and draw samples.",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+)
+
+ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", "-s", help="Override a field, e.g. `--set cleaning.steps=[]`. May be repeated."),
+]
+
+console = Console()
+
+
+@data.command()
+def build(file: ExperimentFile, overrides: Overrides = None) -> None:
+    """Read, clean, clear of evaluation sentences and split every corpus; parts that are built already are kept.
+
+    Example: `ialign data build experiment.yaml --set corpora.0.holdout=0.05`
+    """
+    from ialign_ray.config import load_experiment
+    from ialign_ray.workflows.build import build as build_all
+
+    built = build_all(load_experiment(file, overrides or []), console)
+    card = built.folder / "README.md"
+    _say(f"Corpus:     {built.folder}", f"Its card:   {card}", f"Look at it: ialign data inspect {file}")
+
+
+@data.command()
+def inspect(
+    file: ExperimentFile,
+    overrides: Overrides = None,
+    page: Annotated[Path | None, typer.Option(help="HTML page; beside the built corpus when left out.")] = None,
+    tokens: Annotated[bool, typer.Option("--tokens/--no-tokens", help="Measure the model's tokenizer too.")] = True,
+) -> None:
+    """Show counts, lengths, the dirtiest texts, tokens and truncation; on the terminal and as an HTML page.
+
+    Example: `ialign data inspect experiment.yaml --page corpus.html`
+    """
+    from ialign_ray.config import load_experiment
+    from ialign_ray.inspection.page import write_page
+    from ialign_ray.inspection.report import inspect as look
+    from ialign_ray.inspection.terminal import show_report
+    from ialign_ray.streaming.curate import curate
+
+    experiment = load_experiment(file, overrides or [])
+    encoder = _encoder(experiment) if tokens else None
+    built, _ = curate(experiment, console, cluster=True)
+    if encoder and experiment.model.vocabulary:
+        encoder = _extended(experiment, built)
+    report = look(experiment, built, encoder)
+    show_report(console, report)
+    _say(f"Page: {write_page(report, page or built.folder.with_name(f'{built.folder.name}.html'))}")
+
+
+@data.command()
+def sample(
+    file: ExperimentFile,
+    overrides: Overrides = None,
+    n: Annotated[int, typer.Option("-n", min=1, help="How many rows or texts.")] = 5,
+    corpus: Annotated[str | None, typer.Option(help="One corpus; all when left out.")] = None,
+    language: Annotated[str | None, typer.Option(help="Rows that hold this language.")] = None,
+    dropped: Annotated[str | None, typer.Option(help="Texts that this step dropped, instead of rows.")] = None,
+    split: Annotated[str, typer.Option(help="`train` or `heldout`.")] = "train",
+    rendered: Annotated[bool, typer.Option("--rendered", help="Prompts and targets made of the rows.")] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Another seed draws others.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+) -> None:
+    """Print random rows, texts that a step dropped, or the prompts that training makes of rows.
+
+    Example: `ialign data sample experiment.yaml -n 3 --language jav --rendered`
+    """
+    from ialign_ray.config import load_experiment
+    from ialign_ray.inspection.sample import Wanted, rendered_rows, sampled_drops, sampled_rows
+    from ialign_ray.streaming.curate import curate
+
+    if dropped and rendered:
+        raise ConfigError("--dropped and --rendered exclude each other: a dropped text makes no prompt")
+    experiment = load_experiment(file, overrides or [])
+    built, _ = curate(experiment, Console(stderr=True), cluster=True)
+    wanted = Wanted(n, corpus, _canonical(language), split, dropped, seed)
+    wanted.check(experiment, built)
+    draw = sampled_drops if dropped else rendered_rows if rendered else sampled_rows
+    _print(draw(experiment, built, wanted), as_json)
+
+
+def _encoder(experiment: Experiment) -> Encoder:
+    """The tokenizer, before the corpus is built: a model that is not there should not cost a build to find out."""
+    from ialign_ray.training.pocket import ensure_model
+    from ialign_ray.training.prepare import make_encoder
+
+    try:
+        ensure_model(experiment, console)
+        return make_encoder(experiment)
+    except ModelError as error:
+        raise ModelError(f"{error} (or look at the texts alone, with --no-tokens)") from error
+
+
+def _extended(experiment: Experiment, built: Built) -> Encoder:
+    """The tokenizer that training would use: with the pieces that `model.vocabulary` learns from the corpus."""
+    from ialign_ray.corpus.pairs import load_parallel
+    from ialign_ray.training.prepare import make_encoder, new_texts
+
+    return make_encoder(experiment, new_texts(load_parallel(experiment, built).pairs, experiment.languages.l2))
+
+
+def _canonical(language: str | None) -> str | None:
+    """`jv` -> `jav`; what is no code stays, and is refused beside the codes that there are."""
+    from ialign_ray.languages import canonical
+
+    try:
+        return canonical(language) if language else None
+    except ConfigError:
+        return language
+
+
+def _print(records: Iterable[dict[str, Any]], as_json: bool) -> None:
+    records = list(records)
+    if as_json:
+        sys.stdout.writelines(json.dumps(r, ensure_ascii=False) + "\n" for r in records)
+        return
+    for record in records:
+        console.print(_panel(record))
+    if not records:
+        console.print("There is nothing that fits.")
+
+
+def _panel(record: dict[str, Any]) -> Panel:
+    """A row, a dropped text or a prompt, whichever it is: long texts cut, all control characters made visible."""
+    from ialign_ray.inspection.terminal import clipped
+
+    if "prompt" in record:
+        title = f"{record['task']} {record['source_language']} → {record['target_language']} ({record['template']})"
+        body = f"{clipped(record['prompt'])}\n\n→ {clipped(record['target'])}"
+    elif "step" in record:
+        title = f"dropped by {record['step']}"
+        pivot = f"\npivot: {clipped(record['pivot'])}" if record["pivot"] is not None else ""
+        body = f"{record['language']}: {clipped(record['text'])}{pivot}"
+    else:
+        title = record["corpus"]
+        body = "\n".join(f"{code}: {clipped(text)}" for code, text in record["texts"].items())
+    place = Text(clipped(f"{record['id'][:120]}  {record['file']}:{record['line']}"))
+    return Panel(Text(body), title=Text(title), subtitle=place, title_align="left", subtitle_align="left")
+
+
+def _say(*lines: str) -> None:
+    console.print("", *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,162 @@
+"""`ialign serve`: the models over HTTP on this machine, and `ialign serve keys`, which makes API keys."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+from rich.console import Console
+
+from ialign_ray.cli.registry import DEFAULT_REGISTRY, RegistryOption
+
+if TYPE_CHECKING:
+    from ialign_ray.config.serve import ServeConfig
+    from ialign_ray.serving.model_sources import Named
+
+
+class ServeCommands(typer.core.TyperGroup):
+    """`ialign serve [EXPERIMENT]` runs, unless the first word is another command's."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """What follows `ialign serve`."""
+        return super().parse_args(ctx, args if args[:1] and args[0] in self.commands else ["run", *args])
+
+
+serve = typer.Typer(name="serve", cls=ServeCommands, help="Serve models over HTTP, or make API keys.")
+console = Console()
+
+
+@serve.command()
+def run(
+    file: Annotated[
+        Path | None, typer.Argument(help="Experiment YAML with a `serve` section.", show_default=False)
+    ] = None,
+    model: Annotated[
+        list[str] | None,
+        typer.Option("--model", "-m", help="`champion`, `mine@champion`, `mine/3`, a run, folder or hub id; several."),
+    ] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 when left out.")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port; 8000 when left out, 0 picks a free one.")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Option("--set", "-s", help="Override a field, e.g. `--set serve.max_adapters=4`.")
+    ] = None,
+    registry: RegistryOption = None,
+    trial: Annotated[
+        bool, typer.Option("--try", help="Send one request of each kind, print the answers, and stop.")
+    ] = False,
+) -> None:
+    """Serve models over HTTP until Ctrl-C or SIGTERM: OpenAI's routes, translation, classification.
+
+    `ialign serve keys NAME` makes an API key.
+
+    Example: `ialign serve --model champion`
+
+    Example: `ialign serve experiment.yaml --model champion --model runs/mine/align --port 9000`
+    """
+    from ialign_ray.config import ScalingConfig, load_experiment
+    from ialign_ray.config.load import serve_settings
+    from ialign_ray.serving.deployment import running
+
+    given = {"serve.models": model or None, "serve.host": host, "serve.port": port}
+    changes = [
+        *(overrides or []),
+        *(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in given.items() if v is not None),
+    ]
+    experiment = load_experiment(file, changes) if file else None
+    settings = experiment.served if experiment else serve_settings(changes)
+    where = registry or (experiment.tracking_uri if experiment else DEFAULT_REGISTRY)
+    found = _found(settings, where)
+    console.print("Starting Ray and loading the models", highlight=False)
+    scaling = experiment.scaling if experiment else ScalingConfig()
+    # beside the few answers of --try the access log would only be in the way
+    with running(settings, where, scaling, show_log=not trial) as url, _stopping() as asked:
+        _ready(url, settings, found)
+        if trial:
+            _try(url, found)
+        else:
+            console.print("Stop with Ctrl-C.")
+            asked.wait()
+        console.print("Stopping: requests under way end, new ones are refused", highlight=False)
+
+
+@serve.command()
+def keys(
+    name: Annotated[str, typer.Argument(help="Who gets it; stands in the access log.", show_default=False)],
+    file: Annotated[Path, typer.Option(help="Key file, for `serve.keys`; made where there is none.")] = Path(
+        "keys.yaml"
+    ),
+    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Only these models; several.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+) -> None:
+    """Make an API key, shown once; the file keeps its hash alone.
+
+    Example: `ialign serve keys alice --requests-per-minute 60`
+    """
+    from ialign_ray.serving.api import add_key, new_key
+
+    secret, entry = new_key(
+        name, models=model or None, requests_per_minute=requests_per_minute, tokens_per_minute=tokens_per_minute
+    )
+    add_key(file, entry)
+    console.print(
+        f"{secret}\nThis is shown once; {file} keeps its hash. Serve with it:  ialign serve --set serve.keys={file}",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
+
+
+def _found(settings: ServeConfig, registry: str) -> list[Named]:
+    """What the references stand for, before anything is started; a base that is made on first use is made."""
+    from ialign_ray.serving.model_sources import locate_all
+    from ialign_ray.training.pocket import ensure_base
+
+    found = locate_all(settings.models, registry)
+    for named in found:
+        ensure_base(named.source.settings.id, console)
+    return found
+
+
+def _ready(url: str, settings: ServeConfig, found: list[Named]) -> None:
+    from ialign_ray.serving.api import keys_of
+    from ialign_ray.serving.examples import curl_lines
+
+    names = ", ".join(n.name if n.name == n.source.id else f"{n.name} ({n.source.id})" for n in found)
+    lines = [f"Ready at {url}: {names}, base", "", "Try:"]
+    lines += curl_lines(url, [named.card() for named in found], keys_of(settings) is not None)
+    console.print("\n".join([*lines, ""]), soft_wrap=True, highlight=False, markup=False)
+
+
+def _try(url: str, found: list[Named]) -> None:
+    from ialign_ray.serving.examples import tried
+
+    console.print("Answers:")
+    for line in tried(url, [named.card() for named in found]):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def _stopping() -> Iterator[threading.Event]:
+    """An event that is set by Ctrl-C or SIGTERM; a second one stops at once."""
+    asked = threading.Event()
+    before: dict[int, Any] = {}
+
+    def ask(*_: Any) -> None:
+        asked.set()
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before |= {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

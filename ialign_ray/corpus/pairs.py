@@ -1,0 +1,147 @@
+"""A built corpus as directed pairs: what the alignment tasks are made of."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from ialign_ray.config import CorpusConfig, Experiment
+from ialign_ray.corpus.assemble import HELD_OUT, TRAIN
+from ialign_ray.corpus.build import Built
+from ialign_ray.corpus.identity import share_of
+from ialign_ray.corpus.shards import INCOMPLETE
+from ialign_ray.errors import DataError
+
+_SHARE_SEED = 4
+"""Of `share`; the split of `holdout`, replay, suites and validation have others."""
+PAIR_SCHEMA = pa.schema(
+    [(n, pa.string()) for n in ("row_id", "source_language", "target_language", "source", "target")]
+)
+
+
+@dataclass
+class PairCounts:
+    """What became of the rows of one corpus."""
+
+    read: int = 0
+    """Rows in the files after `where` and `limit`."""
+    incomplete: int = 0
+    """Rows without a pivot or without another language."""
+    cleaned: int = 0
+    """Rows that cleaning left without a pair."""
+    leaked: int = 0
+    """Rows with a sentence, in any language, of an evaluation set."""
+    held_out: int = 0
+    """Rows kept from training by `holdout`."""
+    kept: int = 0
+    """Rows of the training split."""
+    pairs: int = 0
+    """Directed pairs made of them."""
+    too_long: int = 0
+    """Pairs whose target exceeds `train.max_target_tokens`."""
+    validation: int = 0
+    """Pairs kept from training by `train.validation`."""
+
+
+@dataclass
+class Parallel:
+    """All directed training pairs and where they came from."""
+
+    pairs: pa.Table
+    """One row a directed pair: row_id, source_language, target_language, source, target."""
+    counts: dict[str, PairCounts] = field(default_factory=dict)
+    """Per corpus."""
+
+
+def load_parallel(experiment: Experiment, built: Built) -> Parallel:
+    """Pair pivots with new languages over the training split of every corpus.
+
+    Raises DataError when a corpus has no pair left.
+    """
+    counts = {c.name: _counts(built, c) for c in experiment.corpora}
+    tables: list[pa.Table] = []
+    for corpus in experiment.corpora:
+        made = directed_pairs(built, corpus, experiment.tasks.directions) if counts[corpus.name].kept else None
+        if made is None or not made.num_rows:
+            raise DataError(
+                f"corpus {corpus.name!r} ({corpus.origin}) has no pair left to train on: {counts[corpus.name]}; "
+                "check its columns, its pivots, `cleaning` and its overlap with evaluate.suites"
+            )
+        counts[corpus.name].pairs = made.num_rows
+        tables.append(made)
+    return Parallel(pa.concat_tables(tables), counts)
+
+
+def _counts(built: Built, corpus: CorpusConfig) -> PairCounts:
+    counted = built.counts["corpora"][corpus.name]
+    lost, splits = counted["dropped_rows"], counted["splits"]
+    rows = {split: splits.get(split, {}).get("rows", 0) for split in (TRAIN, HELD_OUT)}
+    incomplete, leaked = lost.get(INCOMPLETE, 0), sum(lost.get(step, 0) for step in ("leaks", "overlaps"))
+    return PairCounts(
+        read=counted["rows_in"],
+        incomplete=incomplete,
+        cleaned=sum(lost.values()) - incomplete - leaked,
+        leaked=leaked,
+        held_out=rows[HELD_OUT],
+        kept=rows[TRAIN],
+    )
+
+
+def directed_pairs(built: Built, corpus: CorpusConfig, directions: str, split: str = TRAIN) -> pa.Table:
+    """Directed pairs of a corpus' split, one row an id; of the training split, of the corpus' `share` of it."""
+    rows = built.read(corpus.name, split)
+    if split == TRAIN and corpus.share < 1:
+        kept = [share_of(i, seed=_SHARE_SEED) < corpus.share for i in rows["id"].to_pylist()]
+        rows = rows.filter(pa.array(kept, pa.bool_()))
+    found = [PAIR_SCHEMA.empty_table()]
+    for pivot in corpus.pivots:
+        for language in (code for code in corpus.languages if code not in corpus.pivots):
+            both = rows.filter(pc.and_(rows[pivot].is_valid(), rows[language].is_valid()))
+            found += [_directed(both, source, target) for source, target in ways(pivot, language, directions)]
+    return _distinct(pa.concat_tables(found))
+
+
+def ways(pivot: str, language: str, directions: str) -> Sequence[tuple[str, str]]:
+    """(source, target) of a pivot and another language, by `tasks.directions`."""
+    both = [(pivot, language), (language, pivot)]
+    return {"both": both, "from-pivot": both[:1], "to-pivot": both[1:]}[directions]
+
+
+def _directed(rows: pa.Table, source: str, target: str) -> pa.Table:
+    n = rows.num_rows
+    ids = pc.binary_join_element_wise(rows["id"], pa.scalar(f"{source}-{target}"), ":")
+    languages = [pa.array([code] * n, pa.string()) for code in (source, target)]
+    return pa.table([ids, *languages, rows[source], rows[target]], schema=PAIR_SCHEMA)
+
+
+def _distinct(pairs: pa.Table) -> pa.Table:
+    """One row an id: files whose rows hold one language each may give a pair twice."""
+    first = pairs.append_column("place", pa.array(range(pairs.num_rows), pa.int64()))
+    places = first.group_by("row_id").aggregate([("place", "min")])["place_min"]
+    return pairs if len(places) == pairs.num_rows else pairs.take(places.sort())
+
+
+def drop_long(parallel: Parallel, fits: Callable[[list[str]], list[bool]]) -> Parallel:
+    """Drop, and count, pairs of which a side cannot be a target (every side is one in some task)."""
+    pairs = parallel.pairs
+    keep = pc.and_(_each(pairs["source"], fits), _each(pairs["target"], fits))
+    if not pc.any(keep).as_py():
+        raise DataError("no parallel pair fits train.max_target_tokens; raise it")
+    for name, counts in parallel.counts.items():
+        own = pc.starts_with(pairs["row_id"], f"{name}:")
+        counts.too_long += pc.sum(pc.and_(own, pc.invert(keep))).as_py() or 0
+    return Parallel(pairs.filter(keep), parallel.counts)
+
+
+def _each(column: pa.ChunkedArray, fits: Callable[[list[str]], list[bool]]) -> pa.ChunkedArray:
+    """`fits` of every text, asked once for each distinct one."""
+    coded = column.combine_chunks().dictionary_encode()
+    known = [ok for part in _parts(coded.dictionary.to_pylist()) for ok in fits(part)]
+    return pa.chunked_array([pa.array(known, pa.bool_()).take(coded.indices)])
+
+
+def _parts(texts: list[str], size: int = 10_000) -> Iterator[list[str]]:
+    return (texts[start : start + size] for start in range(0, len(texts), size))

@@ -1,0 +1,342 @@
+"""One piece of a build: read or take a shard, clean it, measure it, write it whole. Runs in any process.
+
+A shard is a folder named by the hash of everything that decides its contents: the files it was read from, the
+settings of the steps and the declared version of each. So an unchanged step is never computed twice, a build that died
+goes on where it stopped, two builds at once share their work, and an edit that changes no output costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from ialign_ray.config import CorpusConfig, Step
+from ialign_ray.config.base import Section
+from ialign_ray.corpus.chunks import BadRow, Chunk
+from ialign_ray.corpus.cleaning import make_step, version_of
+from ialign_ray.corpus.cleaning.step import CorpusStep, Mask, RowStep, Scope
+from ialign_ray.corpus.leaks import LeakSettings, LeakStep
+from ialign_ray.corpus.rows import read_rows
+from ialign_ray.corpus.schema import languages
+from ialign_ray.corpus.splits import IdentitySettings, IdentityStep
+from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder
+
+PIECE_ROWS = 500_000
+"""Rows of one file of a shard, about: what one later job works on."""
+BATCH_ROWS = 50_000
+"""Rows in memory at once."""
+INCOMPLETE, UNREADABLE = "incomplete", "unreadable"
+"""What is counted beside the steps: rows left without a pair, and rows that could not be read."""
+WHOLE_ROW = "*"
+KEPT_BAD_ROWS = 100
+VERSION = 1
+"""Of reading and writing shards: raised whenever the same files and settings give other rows. Steps have their own."""
+
+DROPS = pa.schema(
+    [(n, pa.string()) for n in ("id", "step", "language", "text", "pivot")]
+    + [("file", pa.int32()), ("line", pa.int64())]
+)
+"""A dropped text: where it stood, which step dropped it, and the pivot's text beside it."""
+
+
+@dataclass(frozen=True)
+class ShardFile:
+    """One file of a shard."""
+
+    key: str
+    number: int
+    rows: int
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """What a shard is made of."""
+
+    corpus: CorpusConfig
+    origin: Chunk | ShardFile
+    steps: tuple[Section, ...] = ()
+    """Settings of row steps, in order."""
+    decided: str = ""
+    """Name of the corpus step whose decision is applied first."""
+    decision: str = ""
+    """Key of that decision."""
+    offset: int = 0
+    """Number of the piece's first row in the decision."""
+    measure: Section | None = None
+    """Settings of the corpus step that comes next, whose measures are taken."""
+
+    @property
+    def key(self) -> str:
+        """Hash of everything that decides the shard."""
+        steps = [versioned(s) for s in [*self.steps, *([self.measure] if self.measure else [])]]
+        origin = asdict(self.origin)
+        if isinstance(self.origin, Chunk):
+            origin["source"] = self.origin.source.model_dump(mode="json")
+        corpus = self.corpus.model_dump(mode="json", exclude={"holdout", "share"})
+        return json_hash([corpus, origin, steps, self.decided, self.decision, self.offset, VERSION])[:32]
+
+
+@dataclass
+class ShardCounts:
+    """What happened to the texts of one job; the sum over jobs is the report."""
+
+    rows_in: int = 0
+    rows_out: int = 0
+    cells_in: Counter[str] = field(default_factory=Counter)
+    """Language -> texts."""
+    cells_out: Counter[str] = field(default_factory=Counter)
+    """Language -> texts."""
+    dropped: dict[str, Counter[str]] = field(default_factory=dict)
+    """Step -> language -> texts."""
+    dropped_rows: Counter[str] = field(default_factory=Counter)
+    """Step -> rows that it left without a pair."""
+    changed: dict[str, Counter[str]] = field(default_factory=dict)
+    """Step -> language -> texts."""
+    unreadable: int = 0
+    """Rows that could not be read."""
+    bad: list[dict[str, Any]] = field(default_factory=list)
+    """The first hundred of them: path, line, reason."""
+    pieces: list[int] = field(default_factory=list)
+    """Rows of each piece written."""
+    splits: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Split -> rows and, per language, texts of the finished corpus."""
+
+    def plain(self) -> dict[str, Any]:
+        """The counts as JSON (`asdict` would count the items of a Counter)."""
+        nested = {"dropped", "changed"}
+        return {
+            name: {k: dict(v) for k, v in value.items()}
+            if name in nested
+            else dict(value)
+            if isinstance(value, Counter)
+            else value
+            for name, value in vars(self).items()
+        }
+
+    def add(self, other: Mapping[str, Any]) -> None:
+        """Add the counts of a job as `plain` gives them."""
+        for name in ("rows_in", "rows_out", "unreadable"):
+            setattr(self, name, getattr(self, name) + other[name])
+        for name in ("cells_in", "cells_out", "dropped_rows"):
+            getattr(self, name).update(other[name])
+        for name in ("dropped", "changed"):
+            for step, cells in other[name].items():
+                getattr(self, name).setdefault(step, Counter()).update(cells)
+        self.bad = (self.bad + list(other["bad"]))[:KEPT_BAD_ROWS]
+
+
+@dataclass(frozen=True)
+class ShardStore:
+    """The folder of all shards and decisions."""
+
+    folder: Path
+
+    def path(self, key: str) -> Path:
+        """Folder of a shard or decision."""
+        return self.folder / key[:2] / key
+
+    def has(self, key: str) -> bool:
+        """Whether it is there, whole."""
+        return is_intact(self.path(key))
+
+    def meta(self, key: str) -> dict[str, Any]:
+        """What was recorded with it."""
+        meta: dict[str, Any] = read_json(self.path(key) / MANIFEST)["meta"]
+        return meta
+
+    def pieces(self, key: str) -> list[ShardFile]:
+        """The pieces of a shard."""
+        return [ShardFile(key, number, rows) for number, rows in enumerate(self.meta(key)["pieces"])]
+
+    def file(self, piece: ShardFile, part: str = "rows") -> Path:
+        """Parquet file of a piece: `rows` or `measures`."""
+        return self.path(piece.key) / f"{part}-{piece.number:05d}.parquet"
+
+    def drops(self, key: str) -> Path:
+        """Parquet file of what a shard's steps dropped."""
+        return self.path(key) / "drops.parquet"
+
+    def mask(self, decision: str, name: str) -> Path:
+        """File of a decision's mask for a language, or for whole rows."""
+        return self.path(decision) / f"{'row' if name == WHOLE_ROW else 'lang-' + name}.npy"
+
+
+def run_job(job: ShardJob, store: ShardStore) -> dict[str, Any]:
+    """Make a job's shard unless it is there; returns its counts. Raises DataError."""
+    key = job.key
+    if not store.has(key):
+        counts = ShardCounts()
+        meta: dict[str, Any] = {}
+        with whole_folder(store.path(key), meta) as folder:
+            _fill(job, store, folder, counts)
+            meta.update(counts.plain())
+    return store.meta(key)
+
+
+def open_step(settings: Section) -> Any:
+    """The step of its settings: one of `cleaning.steps`, the leak search, or the check of identities."""
+    if isinstance(settings, LeakSettings):
+        return LeakStep(settings)
+    if isinstance(settings, IdentitySettings):
+        return IdentityStep(settings)
+    return make_step(cast(Step, settings))
+
+
+def versioned(settings: Section) -> list[Any]:
+    """What decides a step's outcome on given rows: its settings and its declared version, as JSON."""
+    if isinstance(settings, LeakSettings):
+        version = LeakStep.version
+    elif isinstance(settings, IdentitySettings):
+        version = IdentityStep.version
+    else:
+        version = version_of(cast(Step, settings))
+    return [settings.model_dump(mode="json"), version]
+
+
+def name_of(step: Section) -> str:
+    """The step's name, under which it is counted."""
+    return str(getattr(step, "step"))  # noqa: B009 - Section itself has no such field
+
+
+def _fill(job: ShardJob, store: ShardStore, folder: Path, counts: ShardCounts) -> None:
+    steps: list[tuple[str, RowStep]] = [(name_of(s), open_step(s)) for s in job.steps]
+    measure: CorpusStep | None = open_step(job.measure) if job.measure else None
+    scope = Scope(job.corpus.languages, job.corpus.pivots, job.corpus.name)
+    pieces = _Pieces(folder, counts)
+    bad: list[BadRow] = []
+    with pq.ParquetWriter(folder / "drops.parquet", DROPS, compression="zstd") as drops:
+        for table, masks in _tables(job, store, bad):
+            counts.rows_in += table.num_rows
+            counts.cells_in.update(_cells(table))
+            table = _settle(table, masks, job.decided or INCOMPLETE, scope, counts, drops)
+            for name, step in steps:
+                outcome = step(table, scope)
+                counts.changed.setdefault(name, Counter()).update(outcome.changed)
+                table = _settle(outcome.table, outcome.dropped, name, scope, counts, drops)
+            counts.rows_out += table.num_rows
+            counts.cells_out.update(_cells(table))
+            pieces.write(table, measure.measure(table, scope) if measure else None)
+    pieces.close()
+    counts.unreadable = len(bad)
+    counts.bad = [asdict(b) for b in bad[:KEPT_BAD_ROWS]]
+
+
+def _tables(job: ShardJob, store: ShardStore, bad: list[BadRow]) -> Iterator[tuple[pa.Table, dict[str, Mask]]]:
+    """The job's rows in tables of bounded size, each with what the decision drops of it."""
+    if isinstance(job.origin, Chunk):
+        for table in read_rows(job.corpus, job.origin, bad):
+            for start in range(0, table.num_rows, BATCH_ROWS):
+                yield table.slice(start, BATCH_ROWS), {}
+        return
+    names = [WHOLE_ROW, *job.corpus.languages]
+    found = {n: store.mask(job.decision, n) for n in names} if job.decision else {}
+    masks = {n: np.load(path, mmap_mode="r") for n, path in found.items() if path.exists()}
+    start = job.offset
+    with pq.ParquetFile(store.file(job.origin)) as file:
+        for batch in file.iter_batches(batch_size=BATCH_ROWS):
+            table = pa.Table.from_batches([batch])
+            yield table, {n: np.asarray(m[start : start + table.num_rows]) for n, m in masks.items()}
+            start += table.num_rows
+
+
+def _settle(
+    table: pa.Table, dropped: Mapping[str, Mask], step: str, scope: Scope, counts: ShardCounts, drops: pq.ParquetWriter
+) -> pa.Table:
+    """Take dropped cells out, then rows without a pair, and record both."""
+    present = {c: np.asarray(table[c].is_valid()) for c in scope.languages}
+    gone = {c: present[c] & _mask(dropped, c, table.num_rows) for c in scope.languages}
+    left = {c: present[c] & ~gone[c] for c in scope.languages}
+    paired = paired_rows(left, scope, table.num_rows)
+    for code in scope.languages:
+        if gone[code].any():
+            counts.dropped.setdefault(step, Counter())[code] += int(gone[code].sum())
+            drops.write_table(drop_table(table, gone[code], code, step, scope))
+        if (stranded := left[code] & ~paired).any():
+            # the text itself is sound, but nothing is left beside it
+            counts.dropped.setdefault(INCOMPLETE, Counter())[code] += int(stranded.sum())
+            drops.write_table(drop_table(table, stranded, code, INCOMPLETE, scope))
+    counts.dropped_rows[step] += int((~paired).sum())
+    for code in scope.languages:
+        if gone[code].any():
+            position = table.column_names.index(code)
+            table = table.set_column(position, code, _without(table[code], gone[code]))
+    return table if paired.all() else table.filter(pa.array(paired))
+
+
+def paired_rows(present: Mapping[str, Mask], scope: Scope, rows: int) -> Mask:
+    """Rows that hold a pivot and another language."""
+    pivot, other = np.zeros(rows, bool), np.zeros(rows, bool)
+    for code, mask in present.items():
+        if code in scope.pivots:
+            pivot |= mask
+        else:
+            other |= mask
+    return pivot & other
+
+
+def _mask(dropped: Mapping[str, Mask], code: str, rows: int) -> Mask:
+    mask = np.zeros(rows, bool)
+    for name in (code, WHOLE_ROW):
+        if name in dropped:
+            mask = mask | dropped[name]
+    return mask
+
+
+def _without(column: pa.ChunkedArray, gone: Mask) -> pa.ChunkedArray:
+    return pc.if_else(pa.array(~gone), column, pa.scalar(None, pa.string()))
+
+
+def drop_table(table: pa.Table, gone: Mask, code: str, step: str, scope: Scope) -> pa.Table:
+    """The texts of a language in the rows that are `gone`, as DROPS."""
+    rows = table.filter(pa.array(gone))
+    pivot = next((p for p in scope.pivots if p != code), None)
+    none = pa.nulls(rows.num_rows, pa.string())
+    columns = {
+        "id": rows["id"],
+        "step": pa.array([step] * rows.num_rows, pa.string()),
+        "language": pa.array([code] * rows.num_rows, pa.string()),
+        "text": rows[code],
+        "pivot": rows[pivot] if pivot else none,
+        "file": rows["file"],
+        "line": rows["line"],
+    }
+    return pa.table(columns, schema=DROPS)
+
+
+def _cells(table: pa.Table) -> dict[str, int]:
+    return {c: table.num_rows - table[c].null_count for c in languages(table)}
+
+
+class _Pieces:
+    """Writes rows and measures into files of some half a million rows."""
+
+    def __init__(self, folder: Path, counts: ShardCounts) -> None:
+        self._folder, self._counts = folder, counts
+        self._open: dict[str, pq.ParquetWriter] = {}
+
+    def write(self, table: pa.Table, measures: pa.Table | None) -> None:
+        parts = {"rows": table} | ({"measures": measures} if measures is not None else {})
+        if self._open and self._counts.pieces[-1] >= PIECE_ROWS:
+            self.close()
+        if not self._open:
+            number = len(self._counts.pieces)
+            for part, first in parts.items():
+                path = self._folder / f"{part}-{number:05d}.parquet"
+                self._open[part] = pq.ParquetWriter(path, first.schema, compression="zstd")
+            self._counts.pieces.append(0)
+        for part, piece in parts.items():
+            self._open[part].write_table(piece)
+        self._counts.pieces[-1] += table.num_rows
+
+    def close(self) -> None:
+        for writer in self._open.values():
+            writer.close()
+        self._open = {}

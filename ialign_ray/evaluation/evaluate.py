@@ -1,0 +1,75 @@
+"""`ialign evaluate`: finished runs beside base and control, scored and judged."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ialign_ray.config import Experiment
+from ialign_ray.errors import ConfigError, IalignError
+from ialign_ray.evaluation.metrics.baselines import BASELINES
+from ialign_ray.evaluation.report.write import report
+from ialign_ray.evaluation.results.verdict import Statement
+from ialign_ray.evaluation.scoring.harness import report_tasks, run_tasks
+from ialign_ray.evaluation.scoring.predict import predict_models
+from ialign_ray.evaluation.scoring.worker import Subject
+from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
+from ialign_ray.storage import alone
+
+
+def evaluate(experiment: Experiment, runs: Sequence[Path], control: Path | None, console: Console) -> list[Statement]:
+    """Score finished runs beside the base and, when given, the replay-only control."""
+    subjects = {BASE: [base_subject(experiment)]}
+    for name, run in named(runs, control).items():
+        subjects[name] = [replace(run_subject(experiment, run), name=name)]
+    return judge(experiment, subjects, runs[0] / "evaluation", console)
+
+
+def named(runs: Sequence[Path], control: Path | None) -> dict[str, Path]:
+    """Name in tables -> run: its folder's name, after its experiment's where that is taken, as all call one `align`.
+
+    Raises ConfigError where two runs would still share a name.
+    """
+    found = {"control": control} if control else {}
+    for run in dict.fromkeys(runs):
+        name = run.name if run.name not in (BASE, *BASELINES, *found) else f"{run.parent.name}:{run.name}"
+        if name in found:
+            raise ConfigError(f"{found[name]} and {run} are both called {name!r}; rename one folder")
+        found[name] = run
+    return found
+
+
+def judge(
+    experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
+) -> list[Statement]:
+    """Score models (name -> one a seed) on all suites and tasks; print and write tables and verdict.
+
+    Raises ConfigError where another process writes them into the same folder.
+    """
+    with alone(folder, "`ialign compare` or `ialign evaluate`"):
+        return _judge(experiment, subjects, folder, console)
+
+
+def _judge(
+    experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
+) -> list[Statement]:
+    statements: list[Statement] = []
+    every = [subject for seeds in subjects.values() for subject in seeds]
+    suites, tasks = experiment.evaluate.suites, experiment.evaluate.lm_eval.tasks
+    found = iter(predict_models(experiment, every, console) if suites else [])
+    failed: IalignError | None = None
+    if tasks:
+        try:  # before the report, which shows them too, and is made even if a task's data is not there
+            report_tasks(run_tasks(experiment, every, console), folder, console)
+        except IalignError as error:
+            failed = error
+    if suites:
+        predictions = {name: [next(found) for _ in seeds] for name, seeds in subjects.items()}
+        folders = {name: [subject.folder.parent for subject in seeds] for name, seeds in subjects.items()}
+        statements = report(experiment, predictions, folder, console, folders)
+    if failed:
+        raise failed
+    return statements

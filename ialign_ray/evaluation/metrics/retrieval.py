@@ -1,0 +1,88 @@
+"""Metrics of cross-lingual retrieval: which candidate is nearest to a sentence in the model's hidden space.
+
+For each sentence of one language all sentences of another are candidates, of which one is its translation (Artetxe
+and Schwenk 2019, arXiv 1812.10464, on Tatoeba). Related languages share words, so the same search by character n-grams
+stands beside it: alignment is what the hidden states find beyond that. Resampling draws the sentences that are looked
+up; the candidates stay as they are, and accuracy falls with their number.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import ArrayLike
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from ialign_ray.errors import DataError
+from ialign_ray.evaluation.metrics.bootstrap import likelihood_draws
+from ialign_ray.evaluation.metrics.classification import Floats, Ints
+
+
+def ranks(queries: Floats, candidates: Floats) -> Ints:
+    """How many candidates [n, H] are at least as near (cosine) to query i of [n, H] as candidate i; 0 is right.
+
+    A tie counts against the model, so states that are all alike find nothing. Raises `DataError` for arrays of unequal
+    shape, fewer than two rows, or a vector that is not finite.
+    """
+    if queries.shape != candidates.shape or queries.ndim != 2 or len(queries) < 2:
+        raise DataError(
+            f"retrieval: vectors of shapes {queries.shape} and {candidates.shape}; give two sentences or more, each "
+            "with its translation"
+        )
+    if not (np.isfinite(queries).all() and np.isfinite(candidates).all()):
+        raise DataError("retrieval: a hidden state is NaN or infinite; run the model in fp32")
+    near = _unit(queries) @ _unit(candidates).T
+    own = np.diag(near)[:, None]
+    # a difference below rounding is a tie, so that the batch in which a state was computed does not decide
+    found: Ints = np.count_nonzero(near >= own - 1e-6, axis=1).astype(np.int64) - 1
+    return found
+
+
+def surface_ranks(queries: list[str], candidates: list[str]) -> Ints:
+    """`ranks` by character n-grams (2 to 4, inside words, TF-IDF) of the texts alone: what spelling shares."""
+    vectors = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 4), sublinear_tf=True)
+    try:
+        vectors.fit([*queries, *candidates])
+    except ValueError:  # no text holds a character
+        return np.full(len(queries), len(candidates) - 1, dtype=np.int64)
+    near = np.asarray((vectors.transform(queries) @ vectors.transform(candidates).T).todense())
+    found: Ints = np.count_nonzero(near >= np.diag(near)[:, None] - 1e-12, axis=1).astype(np.int64) - 1
+    return found
+
+
+def retrieval_metrics(rank: ArrayLike, surface_rank: ArrayLike, candidates: ArrayLike) -> dict[str, float]:
+    """Every metric of one direction, a row a sentence; see `retrieval_draws`."""
+    rows = len(np.asarray(rank))
+    drawn = retrieval_draws(np.ones((rows, 1)), np.arange(rows), rank, surface_rank, candidates)
+    return {name: float(draws[0]) for name, draws in drawn.items()}
+
+
+def retrieval_draws(
+    weights: Floats, unit: Ints, rank: ArrayLike, surface_rank: ArrayLike, candidates: ArrayLike
+) -> dict[str, Floats]:
+    """Metrics of one direction as draw vectors (draws,); `unit` and the three columns of a frame are (rows,).
+
+    retrieval_accuracy (share of rank 0), retrieval_mrr (mean of 1 / (1 + rank)), retrieval_chance (1 / candidates),
+    retrieval_surface (accuracy by character n-grams), retrieval_over_surface (accuracy minus that). Raises
+    `DataError` without a row.
+    """
+    found, surface = np.asarray(rank, dtype=np.float64), np.asarray(surface_rank, dtype=np.float64)
+    if not len(found):
+        raise DataError("retrieval: there is no row; give two sentences at least")
+
+    def mean(values: Floats) -> Floats:
+        return likelihood_draws(weights, unit, values, np.ones(len(values)))
+
+    accuracy, by_surface = mean((found == 0).astype(np.float64)), mean((surface == 0).astype(np.float64))
+    return {
+        "retrieval_accuracy": accuracy,
+        "retrieval_mrr": mean(1 / (1 + found)),
+        "retrieval_chance": mean(1 / np.asarray(candidates, dtype=np.float64)),
+        "retrieval_surface": by_surface,
+        "retrieval_over_surface": accuracy - by_surface,
+    }
+
+
+def _unit(vectors: Floats) -> Floats:
+    lengths = np.linalg.norm(vectors, axis=1, keepdims=True)
+    scaled: Floats = vectors / np.where(lengths > 0, lengths, 1)
+    return scaled

@@ -1,0 +1,123 @@
+"""The ablation table: a row a setting, with intervals, what each gains on its own control, and label shares."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from rich.console import Console
+
+from ialign_ray.config import Experiment
+from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
+from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.report.inputs import gather
+from ialign_ray.evaluation.report.tables import Column, table
+from ialign_ray.evaluation.report.write import write_page
+from ialign_ray.evaluation.results.analysis import CONTROL, RunFrames, analyse
+from ialign_ray.evaluation.results.cells import Measured
+from ialign_ray.evaluation.results.summary import compare
+from ialign_ray.storage import write_text
+
+PAGES = "ablation"
+"""Folder of the page and its material, beside those of `ialign compare`."""
+
+
+@dataclass(frozen=True)
+class AblationRow:
+    """A setting with the predictions of its seeds."""
+
+    name: str
+    control: str | None
+    """The row it is measured against."""
+    seeds: Sequence[RunFrames]
+    folders: Sequence[Path] = ()
+    """Of its training seeds."""
+
+
+def write_ablation(experiment: Experiment, rows: Sequence[AblationRow], folder: Path, console: Console) -> Path:
+    """Print the tables; write ABLATION.md, ablation.csv and ablation_differences.csv; returns the first.
+
+    Where all settings share one control, `folder`/ablation holds the report of all of them as well.
+    """
+    made = folder / PAGES
+    material = gather(
+        experiment, {row.name: row.seeds for row in rows}, made, {row.name: row.folders for row in rows if row.folders}
+    )
+    analysis = analyse(experiment, material.runs, material.baselines)
+    results, differences = analysis.results, against_controls(rows, analysis.measured)
+    parts = [f"# {experiment.name}: ablation\n", _about(experiment, rows)]
+    for suite in experiment.evaluate.suites:
+        of_suite = results[results["suite"] == suite.name]
+        for title, chosen in _tables(experiment, suite.name, suite.kind, of_suite):
+            text, printed = table(of_suite, chosen)
+            if title == "scores":  # shares are too many columns for a terminal
+                console.print(printed)
+            parts.append(f"## {suite.name}: {title}\n\n{text}")
+            if title == "scores" and len(differences):
+                parts.append(f"Against the control of equal steps and seeds:\n\n{_gains(differences, chosen)}")
+    write_text(folder / "ABLATION.md", "\n".join(parts))
+    write_text(folder / "ablation.csv", results.to_csv(index=False))
+    write_text(folder / "ablation_differences.csv", differences.to_csv(index=False))
+    if {row.control for row in rows} == {None, CONTROL}:  # a page measures every arm against one control
+        write_page(material, analysis, made, console, pd.DataFrame())
+    return folder / "ABLATION.md"
+
+
+def against_controls(rows: Sequence[AblationRow], measured: Mapping[str, Measured]) -> pd.DataFrame:
+    """Paired differences of each setting with its own control, columns of `results.compare`."""
+    pairs = [(row.name, row.control) for row in rows if row.control in measured]
+    frames = [compare(name, measured[name], str(control), measured[str(control)]) for name, control in pairs]
+    return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
+
+
+def _tables(experiment: Experiment, suite: str, kind: str, results: pd.DataFrame) -> list[tuple[str, list[Column]]]:
+    """Title and columns of the tables of one suite: the scores its kind shows, and the shares of predicted labels."""
+    scopes = sorted({scope for scope in results["scope"] if scope.startswith("group:")}) or ["all"]
+    scorer = KINDS[kind].scored(experiment.evaluate.scorer)
+    shown = [
+        Column(f"{title} {scope.removeprefix('group:')}", suite, scope, metric, scorer)
+        for metric, title in KINDS[kind].shown
+        for scope in scopes
+    ]
+    labels = next((list(s.labels) for s in experiment.evaluate.suites if s.name == suite and hasattr(s, "labels")), [])
+    shares = [
+        Column(f"{label} {scope.removeprefix('group:')}", suite, scope, f"share_{number}", scorer)
+        for scope in scopes
+        for number, label in enumerate(labels)
+    ]
+    known = set(results["metric"])
+    tables = [("scores", shown), ("shares of predicted labels", shares)]
+    return [(title, kept) for title, of in tables if (kept := [column for column in of if column.metric in known])]
+
+
+def _gains(differences: pd.DataFrame, columns: Sequence[Column]) -> str:
+    lines = [["setting", "control", *(c.title for c in columns)], ["---", "---"] + ["---:"] * len(columns)]
+    for (run, against), part in differences.groupby(["run", "against"], sort=False):
+        lines.append([str(run), str(against), *(_gain(part, column) for column in columns)])
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def _gain(part: pd.DataFrame, column: Column) -> str:
+    found = part[(part["prompt"] == "all") & (part["suite"] == column.suite) & (part["scope"] == column.scope)]
+    found = found[(found["metric"] == column.metric) & (found["scorer"] == column.scorer)]
+    if found.empty:
+        return "–"
+    value, low, high = (float(found[name].iloc[0]) for name in ("value", "low", "high"))
+    text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
+    better = high < 0 if column.metric in LOWER_IS_BETTER else low > 0
+    return f"**{text}**" if better and not np.isnan(low) else text
+
+
+def _about(experiment: Experiment, rows: Sequence[AblationRow]) -> str:
+    axes = "; ".join(f"`{field}`" for field in experiment.ablate.axes)
+    varied = "one at a time" if experiment.ablate.one_at_a_time else "in every combination"
+    seeds = max(len(row.seeds) for row in rows)
+    return (
+        f"Varied {varied}: {axes}; `reference` is the experiment as it stands. {seeds} training seed"
+        f"{'s' if seeds > 1 else ', so intervals leave out the luck of training'}, {experiment.train.steps} steps of "
+        f"{experiment.train.batch_size}. Values with 95 % bootstrap intervals over sentences, seeds pooled; label "
+        f"scores: {experiment.evaluate.scorer}. Bold: better than the control beyond the interval.\n"
+    )

@@ -1,0 +1,239 @@
+"""The report's page: verdict first, then what it rests on. One file, no network, whatever the texts hold."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import math
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from ialign_ray.config import ClassificationSuite, Experiment, dump_yaml
+from ialign_ray.evaluation.metrics.baselines import BASELINES
+from ialign_ray.evaluation.metrics.registry import KINDS, NAMES
+from ialign_ray.evaluation.report import page_charts, page_history
+from ialign_ray.evaluation.report.inputs import ReportInputs
+from ialign_ray.evaluation.report.page_examples import suite_texts, worst_examples
+from ialign_ray.evaluation.report.tables import row_order
+from ialign_ray.evaluation.results.analysis import BASE, Analysis
+from ialign_ray.pages import house
+
+_DRAW = """
+for (const e of document.querySelectorAll('[data-chart]')) {
+  const spec = JSON.parse(document.getElementById(e.dataset.chart).textContent);
+  vegaEmbed(e, spec, {renderer: 'svg', actions: false});
+}
+"""
+
+
+def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame) -> str:
+    """The page as HTML. Scripts run by their hash alone: none that came with a text can run.
+
+    `tasks` as from `harness.run_tasks`, or empty.
+    """
+    experiment, folders = material.experiment, material.folders
+    texts, untold = suite_texts(experiment)
+    before = material.runs.get(analysis.reference, [])
+    examples = {arm: worst_examples(experiment, material.runs[arm], before, texts) for arm in analysis.arms}
+    script = bundle()
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    environment = house("ialign_ray.evaluation.report")
+    environment.filters |= {"signed": signed, "plain": plain, "p": p_text}
+    return environment.get_template("page.html.j2").render(
+        experiment=experiment,
+        a=analysis,
+        seeds={run: len(seeds) for run, seeds in material.runs.items()},
+        names=NAMES,
+        groups=experiment.languages.groups(),
+        heat=heat_maps(experiment, analysis.languages),
+        scores=group_scores(experiment, analysis.results),
+        prompts=prompt_rows(experiment, analysis.results),
+        charts=_charts(experiment, analysis, folders),
+        data=page_history.data_counts(folders),
+        drops=page_history.cleaning_drops(folders),
+        differing=page_history.differences(folders),
+        tasks=tasks.to_dict("records"),
+        told=page_history.warnings(folders),
+        examples={arm: found for arm, found in examples.items() if found},
+        notes=[*material.notes, *analysis.notes, *untold],
+        configuration=dump_yaml(experiment),
+        script=Markup(script),
+        digest=digest,
+    )
+
+
+@cache
+def bundle() -> str:
+    """Vega, Vega-Lite and vega-embed with the lines that draw our charts: 0.9 MB, two seconds to make."""
+    import vl_convert
+
+    return str(vl_convert.javascript_bundle(_DRAW)).replace("</script", "<\\/script")
+
+
+def heat_maps(experiment: Experiment, languages: pd.DataFrame) -> list[dict[str, Any]]:
+    """One for each suite."""
+    groups = experiment.languages.groups()
+    return [heat_map(suite, part, groups) for suite, part in languages.groupby("suite", sort=False)]
+
+
+def heat_map(suite: object, part: pd.DataFrame, groups: Mapping[str, str]) -> dict[str, Any]:
+    """A language a row, a run a column: change over base, its strength of colour, and whether it stays after Holm."""
+    strongest = max(float(part["value"].abs().max()), 1e-9)
+    runs = row_order(part["run"].unique())
+    cells = {(row["language"], row["run"]): _heat_cell(row, strongest) for row in part.to_dict("records")}
+    metric = str(part["metric"].iloc[0])
+    return {"suite": str(suite), "metric": NAMES.get(metric, metric), "runs": runs, "cells": cells} | {
+        "languages": sorted(part["language"].unique(), key=lambda code: (groups.get(code, ""), code)),
+        "n": int(part["n"].max()),
+    }
+
+
+def _heat_cell(row: Mapping[Any, Any], strongest: float) -> dict[str, Any]:
+    return {
+        "value": row["value"],
+        "tone": "gain" if row["value"] > 0 else "loss",
+        "strength": round(70 * min(1.0, abs(row["value"]) / strongest)),
+        "sure": bool(row["p_holm"] < 0.05),
+        "said": f"{row['language']}, {row['run']}: {signed(row['value'])} [{signed(row['low'])}, "
+        f"{signed(row['high'])}], n = {row['n']}, p after Holm {p_text(row['p_holm'])}",
+    }
+
+
+def group_scores(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any]]:
+    """For each suite the scores of its chief metric: a run a row, a group a column."""
+    found = []
+    for suite in experiment.evaluate.suites:
+        kind = KINDS[suite.kind]
+        part = _chief(results, suite.name, kind.metric, kind.scored(experiment.evaluate.scorer))
+        scopes = sorted(s for s in part["scope"].unique() if s.startswith("group:")) or ["all"]
+        cells = {(row["run"], row["scope"]): row for row in part.to_dict("records")}
+        if cells:
+            runs = row_order(part["run"].unique())
+            of = {"suite": suite.name, "title": kind.shown[0][1], "runs": runs, "scopes": scopes, "cells": cells}
+            found.append(of | {"baselines": BASELINES})
+    return found
+
+
+def prompt_rows(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any]]:
+    """Mean over prompts with the spread, by suite, group and run, where there are several prompts."""
+    rows: list[dict[str, Any]] = []
+    for suite in experiment.evaluate.suites:
+        kind = KINDS[suite.kind]
+        part = _chief(results, suite.name, kind.metric, kind.scored(experiment.evaluate.scorer))
+        if "prompts" in part.columns:
+            several = part[(part["prompts"] > 1) & part["scope"].str.startswith("group:")]
+            rows += [{str(k): v for k, v in row.items()} for row in several.sort_values("scope").to_dict("records")]
+    return rows
+
+
+def _chief(results: pd.DataFrame, suite: str, metric: str, scorer: str) -> pd.DataFrame:
+    chosen = (results["suite"] == suite) & (results["prompt"] == "all")
+    return results[chosen & (results["metric"] == metric) & (results["scorer"] == scorer)]
+
+
+def _charts(
+    experiment: Experiment, analysis: Analysis, folders: page_history.Folders
+) -> dict[str, list[dict[str, Any]]]:
+    """Section -> its charts: title, n, spec."""
+    losses, validated = page_history.loss_curves(folders), page_history.validation_curves(folders)
+    trained = _trained(analysis)
+    made = {
+        "tradeoff": _tradeoffs(analysis),
+        "transfer": _transfers(analysis),
+        "loss": [{"title": "", "spec": page_charts.curves(losses, "nats a token", trained)}] if len(losses) else [],
+        "validation": [{"title": "", "spec": page_charts.curves(validated, "nats a token", trained)}]
+        if len(validated)
+        else [],
+        "shares": _shares(experiment, analysis.results),
+    }
+    for section, found in made.items():
+        for number, chart in enumerate(found):
+            chart["id"] = f"chart-{section}-{number}"
+    return made
+
+
+def _trained(analysis: Analysis) -> list[str]:
+    """Runs in the order of their colours."""
+    runs = row_order(analysis.results["run"].unique())
+    return [run for run in runs if run not in (*BASELINES, BASE)]
+
+
+def _tradeoffs(analysis: Analysis) -> list[dict[str, Any]]:
+    kept = {r.run: r for r in analysis.retention}
+    found = []
+    for suite, part in analysis.groups[analysis.groups["of"] != "L1"].groupby("suite", sort=False):
+        rows = [_point(row, kept[row["run"]].change) for row in part.to_dict("records") if row["run"] in kept]
+        if rows:
+            metric = str(part["metric"].iloc[0])
+            first = next(iter(kept.values()))
+            gain = f"{NAMES.get(metric, metric)} over {analysis.reference}"
+            spec = page_charts.gain_against_forgetting(
+                pd.DataFrame(rows), first.tolerance, gain, "change over base", _trained(analysis)
+            )
+            found.append({"title": str(suite), "n": int(part["n"].max()), "kept": first.what, "spec": spec})
+    return found
+
+
+def _point(row: Mapping[Any, Any], kept: Any) -> dict[str, Any]:
+    said = (
+        f"{row['run']}, {row['of']}: gain {signed(row['value'])} [{signed(row['low'])}, {signed(row['high'])}], "
+        f"old work {signed(kept.value)} [{signed(kept.low)}, {signed(kept.high)}], n = {row['n']}"
+    )
+    of_y = {"y": row["value"], "y_low": row["low"], "y_high": row["high"]}
+    of_x = {"x": kept.value, "x_low": kept.low, "x_high": kept.high}
+    return {"run": row["run"], "group": row["of"], "said": said} | of_x | of_y
+
+
+def _transfers(analysis: Analysis) -> list[dict[str, Any]]:
+    found = []
+    for suite, correlation in analysis.correlations.items():
+        wide = analysis.gains[analysis.gains["suite"] == suite].pivot_table(
+            index=["run", "seed"], columns="group", values="gain"
+        )
+        spec = page_charts.transfer(wide[["L2", "L3"]].dropna().reset_index(), _trained(analysis))
+        found.append({"title": suite, "said": str(correlation), "spec": spec})
+    return found
+
+
+def _shares(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any]]:
+    found = []
+    for suite in experiment.evaluate.suites:
+        if not isinstance(suite, ClassificationSuite):
+            continue
+        part = results[
+            (results["suite"] == suite.name)
+            & (results["prompt"] == "all")
+            & (results["scorer"] == experiment.evaluate.scorer)
+            & results["metric"].str.startswith("share_")
+            & results["scope"].str.startswith("language:")
+            & ~results["run"].isin(BASELINES)
+        ]
+        labels = list(suite.labels)
+        rows = [
+            {"run": r["run"], "language": r["scope"].partition(":")[2], "share": r["value"]}
+            | {"label": labels[int(r["metric"].removeprefix("share_"))]}
+            for r in part.to_dict("records")
+        ]
+        if rows:
+            spec = page_charts.label_shares(pd.DataFrame(rows), labels, row_order(part["run"].unique()))
+            found.append({"title": suite.name, "n": int(part["n"].max()), "spec": spec})
+    return found
+
+
+def signed(value: float) -> str:
+    """A change with its sign; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:+.3f}"
+
+
+def plain(value: float) -> str:
+    """A score; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def p_text(value: float) -> str:
+    """A p of two figures; a dash where there is none."""
+    return "–" if value is None or math.isnan(value) else f"{value:.2g}"

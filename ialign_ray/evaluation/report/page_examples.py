@@ -1,0 +1,134 @@
+"""The sentences on which a run got worst against another, with their texts read again from the suite's source."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from ialign_ray.config import (
+    ClassificationSuite,
+    Experiment,
+    InstructionSuite,
+    PerplexitySuite,
+    Suite,
+    TranslationSuite,
+)
+from ialign_ray.errors import IalignError
+from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.results.analysis import RunFrames
+from ialign_ray.evaluation.suites.load import (
+    classification_rows,
+    instruction_rows,
+    perplexity_rows,
+    translation_rows,
+)
+
+SHOWN = 5
+_KEYS = ["language", "id"]
+
+
+@dataclass(frozen=True)
+class ScoredSentence:
+    """One sentence, and what became of it."""
+
+    language: str
+    id: str
+    before: float
+    after: float
+    what: str
+    texts: dict[str, str]
+    """What the text is -> text; of what both models generated, too."""
+
+
+def worst_examples(
+    experiment: Experiment, run: Sequence[RunFrames], against: Sequence[RunFrames], texts: Mapping[str, pd.DataFrame]
+) -> dict[str, list[ScoredSentence]]:
+    """Suite -> the examples whose cost rose most (mean over prompts and seeds), worst first.
+
+    `texts` as from `suite_texts`; a suite without texts shows no example.
+    """
+    found = {}
+    for suite in experiment.evaluate.suites:
+        kind = KINDS[suite.kind]
+        frames = [[seed[suite.name] for seed in seeds if suite.name in seed] for seeds in (run, against)]
+        if kind.cost is None or suite.name not in texts or not all(frames):
+            continue
+        costs = [_costs(part, suite.kind, experiment.evaluate.scorer) for part in frames]
+        both = pd.concat(costs, axis=1, keys=["after", "before"]).dropna()
+        rise = (both["after"] - both["before"]).sort_values(ascending=False, kind="stable")
+        worse = rise[rise > 0].index[:SHOWN]
+        found[suite.name] = [
+            ScoredSentence(
+                str(key[0]),
+                str(key[1]),
+                float(both.loc[key, "before"]),
+                float(both.loc[key, "after"]),
+                kind.cost_name,
+                _texts(texts[suite.name], key) | _answers(frames, key, suite, experiment.evaluate.scorer),
+            )
+            for key in worse
+        ]
+    return {suite: examples for suite, examples in found.items() if examples}
+
+
+def suite_texts(experiment: Experiment) -> tuple[dict[str, pd.DataFrame], list[str]]:
+    """Suite -> its rows with their texts, indexed by language and id; and why some suites have none, in words."""
+    texts: dict[str, pd.DataFrame] = {}
+    notes = []
+    for suite in experiment.evaluate.suites:
+        if KINDS[suite.kind].cost is None:
+            continue
+        try:
+            rows = _rows(suite, experiment)
+        except (IalignError, OSError) as error:
+            notes.append(f"No examples of {suite.name} are shown, since its source cannot be read: {error}")
+            continue
+        texts[suite.name] = rows.assign(id=rows["id"].astype(str)).drop_duplicates(_KEYS).set_index(_KEYS)
+    return texts, notes
+
+
+def _rows(suite: Suite, experiment: Experiment) -> pd.DataFrame:
+    base = experiment.storage.data
+    if isinstance(suite, ClassificationSuite):
+        return classification_rows(suite, base).test
+    if isinstance(suite, TranslationSuite):
+        return translation_rows(suite, experiment, suite.asked[0])
+    if isinstance(suite, InstructionSuite):
+        return instruction_rows(suite, base)
+    assert isinstance(suite, PerplexitySuite)  # retrieval has no cost
+    return perplexity_rows(suite, base)
+
+
+def _costs(frames: Sequence[pd.DataFrame], kind: str, scorer: str) -> pd.Series:
+    cost = KINDS[kind].cost
+    assert cost is not None
+    rows = [frame[_KEYS].assign(id=frame["id"].astype(str), cost=cost(frame, scorer)) for frame in frames]
+    return pd.concat(rows).groupby(_KEYS)["cost"].mean()
+
+
+def _texts(rows: pd.DataFrame, key: tuple[str, str]) -> dict[str, str]:
+    if key not in rows.index:
+        return {}
+    row: Any = rows.loc[key]
+    names = [c for c in rows.columns if c in ("text", "prompt", "source", "target") or str(c).startswith("text:")]
+    return {str(name).removeprefix("text:"): str(row[name]) for name in names if isinstance(row[name], str)}
+
+
+def _answers(
+    frames: Sequence[Sequence[pd.DataFrame]], key: tuple[str, str], suite: Suite, scorer: str
+) -> dict[str, str]:
+    """The right label, and what the first seed of either run answered (labels: the mean over prompts)."""
+    made: dict[str, str] = {}
+    for who, parts in zip(("before", "after"), (frames[1], frames[0])):
+        of = parts[0][(parts[0]["language"] == key[0]) & (parts[0]["id"].astype(str) == key[1])]
+        if isinstance(suite, ClassificationSuite):
+            labels = list(suite.labels)
+            made["right"] = labels[int(of["label"].iloc[0])]
+            made[who] = labels[int(np.mean(np.stack(of[scorer].tolist()), axis=0).argmax())]
+        elif "hypothesis" in of.columns:
+            made[who] = str(of["hypothesis"].iloc[0])
+    return made

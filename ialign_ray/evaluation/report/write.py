@@ -1,0 +1,135 @@
+"""Tables, verdict and page of an experiment: printed, and written beside its runs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from rich.console import Console
+
+from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
+from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
+from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
+from ialign_ray.evaluation.results.analysis import Analysis, Runs, analyse
+from ialign_ray.evaluation.results.fitted_baselines import fit_baselines
+from ialign_ray.evaluation.results.verdict import Statement
+from ialign_ray.evaluation.scoring.harness import read_tasks
+from ialign_ray.storage import write_bytes, write_text
+
+PAGE = "report.html"
+
+
+def report(
+    experiment: Experiment,
+    runs: Runs,
+    folder: Path,
+    console: Console,
+    folders: Mapping[str, Sequence[Path]] | None = None,
+) -> list[Statement]:
+    """Print table and verdict, and write them, every number and the page into `folder`.
+
+    `folders`: run -> the folders of its training seeds, for curves and records.
+    """
+    return write_report(gather(experiment, runs, folder, folders), folder, console)
+
+
+def report_again(given: Sequence[Path], to: Path | None, console: Console) -> Path:
+    """Make the report of one or several finished comparisons again; returns the page's path."""
+    found = {str(path): find_material(path) for path in given}
+    loaded = {name: load_material(folder) for name, folder in found.items()}
+    folder = to or next(iter(found.values()))
+    material = joined(loaded)
+    baselines, notes = fit_baselines(material.experiment, material.baselines, again=True)
+    tasks = pd.concat([read_tasks(path) for path in found.values()], ignore_index=True).drop_duplicates()
+    write_report(replace(material, baselines=baselines, notes=notes), folder, console, tasks)
+    return folder / PAGE
+
+
+def write_report(
+    material: ReportInputs, folder: Path, console: Console, tasks: pd.DataFrame | None = None
+) -> list[Statement]:
+    """Analyse, print and write RESULTS.md, the CSV and parquet tables and the page, which shows `tasks` of the harness
+    too (left out: those in `folder`)."""
+    analysis = analyse(material.experiment, material.runs, material.baselines)
+    text, printed = _tables(material.experiment, material.runs, analysis.results)
+    for shown in printed:
+        console.print(shown)
+    for statement in analysis.statements:
+        console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
+    write_text(folder / "RESULTS.md", _markdown(material, analysis, text))
+    write_page(material, analysis, folder, console, read_tasks(folder) if tasks is None else tasks)
+    return analysis.statements
+
+
+def write_page(material: ReportInputs, analysis: Analysis, folder: Path, console: Console, tasks: pd.DataFrame) -> None:
+    """Write the CSV and parquet tables and the page; `tasks` as from `harness.run_tasks`, or empty."""
+    from ialign_ray.evaluation.report.page import render_page  # altair and vl-convert: seconds of imports
+
+    for name, frame in numbers(analysis).items():
+        write_text(folder / f"{name}.csv", frame.to_csv(index=False))
+        write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False))
+    write_text(folder / PAGE, render_page(material, analysis, tasks))
+    console.print(f"Report: {folder / PAGE}", soft_wrap=True, highlight=False)
+
+
+def numbers(analysis: Analysis) -> dict[str, pd.DataFrame]:
+    """File name -> tidy table, for papers."""
+    retention = pd.DataFrame(
+        [
+            {"run": r.run, "what": r.what, "value": r.change.value, "low": r.change.low, "high": r.change.high}
+            | {"n": r.change.n, "tasks": r.tasks, "tolerance": r.tolerance, "outcome": outcome}
+            for found in (analysis.backward, analysis.retention)
+            for r in found
+            for outcome in [r.outcome if found is analysis.retention else ""]
+        ]
+    )
+    tables = {
+        "results": analysis.results,
+        "comparisons": analysis.comparisons,
+        "languages": analysis.languages,
+        "forgetting": analysis.old,
+        "retention": retention,
+        "transfer": analysis.gains,
+        "mcnemar": analysis.mcnemar,
+    }
+    always = ("results", "comparisons")
+    return {name: frame for name, frame in tables.items() if name in always or not frame.empty}
+
+
+def _tables(experiment: Experiment, runs: Runs, results: pd.DataFrame) -> tuple[str, list[object]]:
+    markdown, printed = [], []
+    for suite in experiment.evaluate.suites:
+        shown = suite_columns(suite, results, experiment.evaluate.scorer)
+        part = results[results["suite"] == suite.name]
+        if part.empty or not shown:
+            continue
+        text, rich_table = table(part, shown)
+        printed.append(rich_table)
+        notes = "".join(f"\n{line}\n" for line in generation_notes(suite, runs))
+        bias = f"\n{bias_table(suite, results)}" if isinstance(suite, ClassificationSuite) else ""
+        markdown.append(f"## {suite.name}\n\n{text}{bias}{notes}")
+    return "\n".join(markdown), list(printed)
+
+
+def _markdown(material: ReportInputs, analysis: Analysis, tables: str) -> str:
+    experiment = material.experiment
+    scored = f"Scorer: {experiment.evaluate.scorer}; value [95 % bootstrap interval over sentences]."
+    said = "\n".join(f"- {s.text}" for s in analysis.statements)
+    notes = "".join(f"- {note}\n" for note in (*material.notes, *analysis.notes))
+    backward = "".join(f"- {r.run}: {r.numbers}\n" for r in analysis.backward)
+    transfer = "".join(f"- {suite}: L2 and L3 gains over runs: {c}\n" for suite, c in analysis.correlations.items())
+    parts = {"Verdict": said + "\n", "Backward transfer": backward, "Transfer": transfer, "Notes": notes}
+    body = "".join(f"\n## {title}\n\n{lines}" for title, lines in parts.items() if lines)
+    return f"# {experiment.name}\n\n{scored}\n\n{tables}{body}"
+
+
+def generation_notes(suite: Suite, runs: Runs) -> list[str]:
+    """sacrebleu's signatures and what could not be measured, of a suite that generates translations."""
+    if not isinstance(suite, TranslationSuite) or not suite.generate:
+        return []
+    from ialign_ray.evaluation.metrics.translation import described
+
+    frame = next(iter(runs.values()))[0][suite.name]  # references and directions are the same for every run
+    return described(frame)

@@ -1,0 +1,58 @@
+"""Baselines of an experiment's suites of classes: fitted once, kept with the report by the content of their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ialign_ray.config import ClassificationSuite, Experiment
+from ialign_ray.errors import DataError
+from ialign_ray.evaluation.metrics.baselines import VERSION, baseline_predictions
+from ialign_ray.evaluation.scoring.predictions import row_keys
+from ialign_ray.evaluation.suites.load import ClassificationRows, classification_rows
+from ialign_ray.storage import json_hash
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """The baselines of one suite."""
+
+    key: str
+    """Hash of all that decides them: training and test rows, labels and the baselines' version."""
+    predictions: Mapping[str, pd.DataFrame]
+    """Baseline -> predictions."""
+
+
+def fit_baselines(
+    experiment: Experiment, stored: Mapping[str, Fitted], *, again: bool = False
+) -> tuple[dict[str, Fitted], list[str]]:
+    """Suite -> its baselines, and in words what could not be fitted.
+
+    Of those `stored` only the ones whose rows have changed are fitted. With `again` (a report of predictions
+    that are there already) they are taken as they are, unread: they belong to those predictions, as the rows did.
+    """
+    found: dict[str, Fitted] = {}
+    notes = []
+    for suite in experiment.evaluate.suites:
+        if not isinstance(suite, ClassificationSuite):
+            continue
+        kept = stored.get(suite.name)
+        try:
+            found[suite.name] = kept if kept and again else _fitted(suite, experiment.storage.data, kept)
+        except DataError as error:  # the report is made again after the data has gone
+            notes.append(f"No baselines of {suite.name}: {error}")
+    return found, notes
+
+
+def _fitted(suite: ClassificationSuite, base: str, kept: Fitted | None) -> Fitted:
+    rows = classification_rows(suite, base)
+    key = _key(rows)
+    if kept and kept.key == key:
+        return kept
+    return Fitted(key, baseline_predictions(rows.train, rows.test, {suite.name: len(rows.labels)}))
+
+
+def _key(rows: ClassificationRows) -> str:
+    return json_hash([VERSION, rows.labels, row_keys(rows.train), row_keys(rows.test)])

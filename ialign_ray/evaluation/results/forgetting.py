@@ -1,0 +1,151 @@
+"""What became of old work: every old task against base, backward transfer, and one declared retention number.
+
+Changes are turned so that + is better. *Backward transfer* is the mean over old tasks of the score after training less
+the score before (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, with one later task); an old task is an L1 language of
+a suite that is scored right or wrong. *Retention* is the same of what `evaluate.retention` declares, judged by its
+tolerance: `retained` if the whole interval lies above -tolerance, `lost` if it lies below, else `not shown`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pandas as pd
+
+from ialign_ray.config import EvaluateConfig
+from ialign_ray.errors import ConfigError
+from ialign_ray.evaluation.metrics.bootstrap import Difference, difference, mean_draws
+from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER, Floats
+from ialign_ray.evaluation.metrics.registry import KINDS, NAMES
+from ialign_ray.evaluation.results.cells import Key, Measured
+from ialign_ray.evaluation.results.significance import detectable, to_show
+from ialign_ray.evaluation.results.summary import on_common_ids
+
+RETAINED, LOST, NOT_SHOWN = "retained", "lost", "not shown"
+OLD: Final = "L1"
+
+
+@dataclass(frozen=True)
+class Retention:
+    """The declared number of one run: its change against base, and what that shows."""
+
+    run: str
+    what: str
+    """Suites, group and metric, for the reader."""
+    change: Difference
+    tolerance: float
+    detectable: float
+    tasks: int
+
+    @property
+    def outcome(self) -> str:
+        """`retained`, `lost` or `not shown`."""
+        if self.change.low > -self.tolerance:
+            return RETAINED
+        return LOST if self.change.high < -self.tolerance else NOT_SHOWN
+
+    @property
+    def text(self) -> str:
+        """One sentence."""
+        within = f"within {self.tolerance:g}"
+        said = {
+            RETAINED: f"{self.run} retained its old work, {within}",
+            LOST: f"{self.run} lost more than {self.tolerance:g} of its old work",
+            NOT_SHOWN: f"it is not shown whether {self.run} retained its old work, {within}",
+        }
+        return f"Retention: {said[self.outcome]}: {self.numbers}{self._more()}."
+
+    @property
+    def numbers(self) -> str:
+        """The change with its interval and n."""
+        c = self.change
+        return f"{c.value:+.3f} [{c.low:+.3f}, {c.high:+.3f}] {self.what} against base (n = {c.n})"
+
+    def _more(self) -> str:
+        if self.outcome != NOT_SHOWN or self.change.high < 0:
+            return ""
+        return to_show(self.change.n, self.detectable, self.tolerance)
+
+
+def old_tasks(comparisons: pd.DataFrame, groups: dict[str, str], scorer: str, base: str = "base") -> pd.DataFrame:
+    """A row for each run and old task: its change against base, + is better.
+
+    Columns: run, suite, kind, language (of L1, or a source of instructions), metric, value, low, high, n, p, p_holm,
+    detectable.
+    """
+    if comparisons.empty:
+        return pd.DataFrame()
+    of_base = comparisons[(comparisons["against"] == base) & (comparisons["prompt"] == "all")]
+    rows = []
+    for row in of_base.to_dict("records"):
+        kind, language = KINDS[row["kind"]], str(row["scope"]).removeprefix("language:")
+        old = str(row["scope"]).startswith("language:") and (kind.by_source or _is_old(language, groups))
+        if old and kind.old and (row["metric"], row["scorer"]) == (kind.metric, kind.scored(scorer)):
+            rows.append(row | {"language": language} | _turned(row))
+    names = ["run", "suite", "kind", "language", "metric", "value", "low", "high", "n", "p", "p_holm", "detectable"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def backward_transfer(run: str, after: Measured, base: Measured, scorer: str) -> Retention | None:
+    """Mean change over the old tasks that are scored right or wrong, or None where there is none."""
+    scopes = [f"language:{code}" for code, group in after.plan.groups.items() if group == OLD]
+    keys = [k for k in _chief_keys(after, scorer) if k.scope in scopes and KINDS[k.kind].old == "score"]
+    return _mean_change(run, after, base, keys, f"backward transfer over {OLD} languages", 0.0)
+
+
+def retention(run: str, after: Measured, base: Measured, settings: EvaluateConfig) -> Retention | None:
+    """The number that `evaluate.retention` declares, or None where the run has nothing of the kind.
+
+    Raises ConfigError for a metric that was not measured.
+    """
+    declared = settings.retention
+    keys = [k for k in _keys(after, settings.scorer, declared.metric) if declared.suite in (None, k.suite)]
+    there = declared.suite is None or any(k.suite == declared.suite for k in after.measures)
+    if declared.metric and there and not keys:
+        raise ConfigError(f"evaluate.retention.metric is {declared.metric!r}, which no suite there measures")
+    scope = f"group:{declared.group}" if declared.group != "all" else "all"
+    of_scope = [k for k in keys if k.scope == scope and (declared.suite or KINDS[k.kind].old == "score")]
+    tolerance = settings.tolerance if declared.tolerance is None else declared.tolerance
+    metrics = " and ".join(sorted({NAMES.get(k.metric, k.metric) for k in of_scope}))
+    what = f"{metrics} on {declared.group} of {', '.join(k.suite for k in of_scope)}"
+    return _mean_change(run, after, base, of_scope, what, tolerance)
+
+
+def _mean_change(
+    run: str, after: Measured, base: Measured, keys: Sequence[Key], what: str, tolerance: float
+) -> Retention | None:
+    first, second = on_common_ids(run, after, "base", base)
+    pairs = [(k, first.measures[k], second.measures[k]) for k in keys if k in second.measures]
+    if not pairs:
+        return None
+    signs = [-1.0 if k.metric in LOWER_IS_BETTER else 1.0 for k, _, _ in pairs]
+    draws: Floats = mean_draws([sign * (a.draws - b.draws) for sign, (_, a, b) in zip(signs, pairs)])
+    n = sum({k.suite: a.n for k, a, _ in pairs}.values())
+    change = difference(draws, np.zeros_like(draws), n)
+    return Retention(run, what, change, tolerance, float(detectable(draws)), len(pairs))
+
+
+def _chief_keys(measured: Measured, scorer: str) -> Iterator[Key]:
+    yield from _keys(measured, scorer, None)
+
+
+def _keys(measured: Measured, scorer: str, metric: str | None) -> Iterator[Key]:
+    """Keys in the mean over prompts of a metric, or of the one that each kind is judged by."""
+    for key in measured.measures:
+        kind = KINDS[key.kind]
+        if (key.prompt, key.scorer, key.metric) == ("all", kind.scored(scorer), metric or kind.metric):
+            yield key
+
+
+def _is_old(language: str, groups: dict[str, str]) -> bool:
+    return all(groups.get(side) == OLD for side in language.split("-"))
+
+
+def _turned(row: Mapping[Any, Any]) -> dict[Any, Any]:
+    """Value and bounds of a record, + being better."""
+    if row["metric"] not in LOWER_IS_BETTER:
+        return {}
+    return {"value": -row["value"], "low": -row["high"], "high": -row["low"]}

@@ -1,0 +1,189 @@
+"""Tasks of lm-evaluation-harness on our models, as one table with intervals; each is run once for a model and kept.
+
+The harness asks in its own way (its prompts, few-shot examples and normalisation); only the chat template is ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from rich.console import Console
+from rich.table import Table
+
+from ialign_ray.config import Experiment, HarnessConfig
+from ialign_ray.errors import ConfigError, DataError
+from ialign_ray.storage import file_hash, is_intact, json_hash, read_json, whole_folder, write_json, write_text
+
+if TYPE_CHECKING:  # it brings torch, which reading a table does not need
+    from ialign_ray.evaluation.scoring.worker import Subject
+
+TABLE = "lm_eval.csv"
+PREFIX = "lm_eval:"
+"""Before a task's name where a suite's is expected."""
+RESULTS, SAMPLES = "results.json", "samples.jsonl"
+_BOOTSTRAP = 1000  # for metrics that have no closed form; the harness' own 100,000 take minutes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """An open model as the harness knows it."""
+
+    model: Any
+    """Its `HFLM`, an adapter merged into the weights."""
+    chat: bool
+    """Whether the tokenizer's chat template is used."""
+
+
+def selected(experiment: Experiment, names: Sequence[str]) -> Experiment:
+    """The experiment with these suites alone, `lm_eval:TASK` among them; raises ConfigError for an unknown one."""
+    if not names:
+        return experiment
+    config = experiment.evaluate
+    own = [name for name in names if not name.startswith(PREFIX)]
+    known = [suite.name for suite in config.suites]
+    if missing := [name for name in own if name not in known]:
+        raise ConfigError(
+            f"--suite {missing[0]!r} is not in evaluate.suites; use one of {', '.join(known)}, or {PREFIX}TASK"
+        )
+    tasks = [name.removeprefix(PREFIX) for name in names if name.startswith(PREFIX)]
+    changes = {
+        "suites": [suite for suite in config.suites if suite.name in own],
+        "lm_eval": config.lm_eval.model_copy(update={"tasks": tasks}),
+    }
+    return experiment.model_copy(update={"evaluate": config.model_copy(update=changes)})
+
+
+def run_tasks(experiment: Experiment, subjects: Sequence[Subject], console: Console) -> pd.DataFrame:
+    """One row a subject, task and metric: value, 95 % interval from the harness' standard error, n.
+
+    Raises ConfigError when the harness is not installed or has no such task, DataError when a task's data is not there.
+    """
+    settings, rows = experiment.evaluate.lm_eval, []
+    for subject in subjects:
+        asked: Asked | None = None
+        for task in settings.tasks:
+            folder = subject.folder / "lm_eval" / task / _key(subject, task, settings)[:16]
+            if not is_intact(folder):
+                console.print(f"{subject.name}: {PREFIX}{task}", highlight=False)
+                asked = asked or _opened(subject)
+                _run(asked, task, settings, folder)
+            rows += [{"run": subject.name, **row} for row in _rows(read_json(folder / RESULTS))]
+    return pd.DataFrame(rows)
+
+
+def report_tasks(table: pd.DataFrame, folder: Path, console: Console) -> None:
+    """Print the table, and write lm_eval.csv and LM_EVAL.md."""
+    shown = Table("run", "task", "metric", "value [95 %]", "n")
+    lines = ["| run | task | metric | value [95 %] | n |", "|---|---|---|---:|---:|"]
+    for row in table.to_dict("records"):
+        metric = row["metric"] if row["filter"] == "none" else f"{row['metric']} ({row['filter']})"
+        cells = [row["run"], row["task"], metric, _interval(row), str(row["n"])]
+        shown.add_row(*(cell.replace("[", r"\[") for cell in cells))
+        lines.append("| " + " | ".join(cells) + " |")
+    console.print(shown)
+    note = "Scores by lm-evaluation-harness; the interval is 1.96 of its standard errors.\n\n"
+    write_text(folder / "LM_EVAL.md", note + "\n".join(lines) + "\n")
+    write_text(folder / TABLE, table.to_csv(index=False))
+
+
+def read_tasks(folder: Path) -> pd.DataFrame:
+    """The table that `report_tasks` wrote there; empty where there is none."""
+    return pd.read_csv(folder / TABLE) if (folder / TABLE).exists() else pd.DataFrame()
+
+
+def _interval(row: dict[Any, Any]) -> str:
+    bounds = f" [{row['low']:.3f}, {row['high']:.3f}]" if row["low"] == row["low"] else ""
+    return f"{row['value']:.3f}{bounds}"
+
+
+def _key(subject: Subject, task: str, settings: HarnessConfig) -> str:
+    own = settings.include_path
+    files = sorted(p for p in Path(own).rglob("*") if p.is_file()) if own else []
+    return json_hash(
+        [
+            subject.key,
+            task,
+            settings.model_dump(exclude={"tasks", "include_path"}),
+            [file_hash(file) for file in files],
+            _harness().__version__,
+        ]
+    )
+
+
+def _harness() -> Any:
+    try:
+        import lm_eval
+    except ImportError as error:
+        raise ConfigError(
+            f"{PREFIX}TASK needs lm-evaluation-harness, which is not installed; pip install 'ialign_ray[lm-eval]'"
+        ) from error
+    return lm_eval
+
+
+def _run(asked: Asked, task: str, settings: HarnessConfig, folder: Path) -> None:
+    harness = _harness()
+    tasks = _tasks(task, settings.include_path)
+    if task not in tasks.all_tasks:
+        where = f", nor does evaluate.lm_eval.include_path {settings.include_path}" if settings.include_path else ""
+        raise ConfigError(f"{PREFIX}{task}: lm-evaluation-harness has no such task{where}; see `lm-eval ls tasks`")
+    try:
+        found = harness.simple_evaluate(
+            model=asked.model,
+            tasks=[task],
+            num_fewshot=settings.num_fewshot,
+            limit=settings.limit,
+            task_manager=tasks,
+            apply_chat_template=asked.chat,
+            bootstrap_iters=_BOOTSTRAP,
+        )
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise DataError(f"{PREFIX}{task}: its data cannot be read ({reason}); name local files in the task") from error
+    with whole_folder(folder) as scratch:
+        samples = found.pop("samples")
+        lines = (json.dumps({"task": name, **one}, default=str) for name, of in samples.items() for one in of)
+        write_text(scratch / SAMPLES, "".join(f"{line}\n" for line in lines))
+        kept = ("results", "n-samples", "n-shot", "higher_is_better", "versions", "configs", "lm_eval_version")
+        write_json(scratch / RESULTS, {name: found[name] for name in kept if name in found})
+
+
+def _tasks(task: str, own: str | None) -> Any:
+    from lm_eval.tasks import TaskManager
+
+    if own:
+        alone = TaskManager(include_path=own, include_defaults=False)
+        if task in alone.all_subtasks:  # a group may name the harness' own tasks
+            return alone
+    return TaskManager(include_path=own)  # reads 14,000 files, some ten seconds
+
+
+def _opened(subject: Subject) -> Asked:
+    _harness()
+    from lm_eval.models.huggingface import HFLM
+
+    from ialign_ray.modeling.load import merge
+
+    scorer = subject.load()
+    encoder = scorer.encoder
+    backend = "seq2seq" if encoder.seq2seq else "causal"
+    model = HFLM(pretrained=merge(scorer.model), backend=backend, tokenizer=encoder.tokenizer, batch_size=8)
+    return Asked(model, encoder.chat)
+
+
+def _rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for task, values in found["results"].items():
+        n = values.get("sample_len") or found["n-samples"].get(task, {}).get("effective", 0)
+        for name, value in values.items():
+            metric, comma, chain = name.partition(",")
+            if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
+                continue
+            error = values.get(f"{metric}_stderr,{chain}")
+            half = 1.96 * error if isinstance(error, int | float) else float("nan")
+            better = found.get("higher_is_better", {}).get(task, {}).get(metric)
+            yield {"task": task, "metric": metric, "filter": chain, "value": value, "low": value - half,
+                   "high": value + half, "n": n, "higher_is_better": better}  # fmt: skip

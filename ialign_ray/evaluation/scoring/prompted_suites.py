@@ -1,0 +1,222 @@
+"""Units of evaluation: one suite under one prompt, as rows to predict and how to predict them.
+
+Everything that runs an evaluation (in this process or on replicas), stores it and goes on after a kill
+knows suites only through this interface.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar, Final
+
+import numpy as np
+import pandas as pd
+
+from ialign_ray.config import (
+    ClassificationSuite,
+    Experiment,
+    InstructionSuite,
+    PerplexitySuite,
+    RetrievalSuite,
+    TranslationSuite,
+)
+from ialign_ray.evaluation.metrics.retrieval import ranks, surface_ranks
+from ialign_ray.evaluation.scoring.scorer import Scorer
+from ialign_ray.evaluation.suites.load import (
+    classification_rows,
+    fill,
+    instruction_rows,
+    perplexity_rows,
+    retrieval_rows,
+    text_column,
+    translation_rows,
+)
+from ialign_ray.inference.calibration import CONTENT_FREE, label_values
+from ialign_ray.inference.embedding import Layer
+
+
+@dataclass(frozen=True)
+class Unit(ABC):
+    """One suite under one prompt."""
+
+    suite: str
+    """Name of the suite."""
+    prompt: str
+    """Name of the prompt; "default" where a suite has one only."""
+    rows: pd.DataFrame
+    """One row an example and language: whatever `predict` reads, and `length`, cheap and about proportional to the
+    row's cost. A row's content decides its predictions: what else they depend on must be a field of the unit."""
+
+    version: ClassVar[int] = 1
+    """To be raised when the same settings and rows give other predictions."""
+
+    @property
+    def key(self) -> list[Any]:
+        """All that decides predictions besides model and rows: kind, version and every field of the kind (JSON)."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
+        return [type(self).__name__, self.version, settings]
+
+    @abstractmethod
+    def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+        """Predictions of some of the `rows`, one a row in their order; none depends on which rows are beside it."""
+
+    def finish(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """The suite's frame (see `frames`) from the predictions of all `rows` in their order: what needs them all."""
+        return predictions
+
+
+@dataclass(frozen=True)
+class LabelUnit(Unit):
+    """Zero-shot classification by the likelihood of label words."""
+
+    text: str
+    """The prompt with a slot for each text of a row."""
+    slots: tuple[str, ...]
+    """Their names."""
+    words: tuple[str, ...]
+    """The word for each label, in order."""
+
+    def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns suite, language, id, label, chars, prompt, and per label sum, mean and calibrated (lists)."""
+        texts = [rows[text_column(slot)] for slot in self.slots]
+        scores = scorer.labels([self._asked(row) for row in zip(*texts, strict=True)], self.words)
+        free = scorer.content_free([self._asked([text] * len(self.slots)) for text in CONTENT_FREE], self.words)
+        frame = rows[["suite", "language", "id", "label", "chars"]].assign(prompt=self.prompt)
+        for name in ("sum", "mean", "calibrated"):
+            frame[name] = list(label_values(scores, name, free))
+        return frame
+
+    def _asked(self, texts: Sequence[str]) -> str:
+        return fill(self.text, dict(zip(self.slots, texts, strict=True)))
+
+
+@dataclass(frozen=True)
+class LikelihoodUnit(Unit):
+    """Nats of a target given its prompt; given nothing where the rows have no prompt."""
+
+    def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+        """The rows' columns without prompt and target, nats, tokens and bytes."""
+        targets = list(rows["target"])
+        frame = rows.drop(columns=["prompt", "target", "length"], errors="ignore")
+        prompted = "prompt" in rows.columns
+        found = scorer.nats(list(rows["prompt"]), targets) if prompted else scorer.free_nats(targets)
+        frame["nats"], frame["tokens"] = found
+        frame["bytes"] = [len(target.encode()) for target in targets]
+        return frame
+
+
+@dataclass(frozen=True)
+class TranslationUnit(Unit):
+    """Nats of a reference given the right and a mismatched source, and what the model writes itself."""
+
+    max_new_tokens: int | None
+    """The longest translation that is generated; None generates none."""
+
+    def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns suite, language, id, prompt, nats, tokens, mismatched_nats, bytes; with text see `frames`."""
+        targets = list(rows["target"])
+        frame = rows[["suite", "language", "id"]].assign(prompt=self.prompt)
+        frame["nats"], frame["tokens"] = scorer.nats(list(rows["prompt"]), targets)
+        frame["mismatched_nats"], _ = scorer.nats(list(rows["mismatched"]), targets)
+        frame["bytes"] = [len(target.encode()) for target in targets]
+        if self.max_new_tokens is None:
+            return frame
+        found = scorer.generate(list(rows["prompt"]), self.max_new_tokens)
+        frame["source"], frame["reference"] = rows["source"], targets
+        frame["hypothesis"] = [answer.text.strip() for answer in found]
+        frame["new_tokens"] = [answer.tokens for answer in found]
+        frame["cut"] = [not answer.ended for answer in found]
+        return frame
+
+
+@dataclass(frozen=True)
+class RetrievalUnit(Unit):
+    """Vectors of sentences, among which each one's translation is looked for."""
+
+    layer: Layer
+    """Whose hidden states are averaged."""
+    pairs: tuple[tuple[str, str], ...]
+    """Directions: language of the sentence, language of the candidates."""
+    centre: bool
+    """Whether each language's mean is taken away first."""
+
+    @property
+    def key(self) -> list[Any]:
+        """Without what decides how vectors are compared, not what they are."""
+        return [type(self).__name__, self.version, self.layer]
+
+    def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns suite, language, id, text and vector (list)."""
+        return rows.drop(columns="length").assign(vector=list(scorer.vectors(list(rows["text"]), self.layer)))
+
+    def finish(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Columns suite, language (the direction), id, rank, surface_rank and candidates."""
+        by_language = {code: part.set_index("id") for code, part in predictions.groupby("language")}
+        return pd.concat([self._looked_up(by_language, *pair) for pair in self.pairs], ignore_index=True)
+
+    def _looked_up(self, by_language: Mapping[Any, pd.DataFrame], first: str, second: str) -> pd.DataFrame:
+        queries, candidates = by_language[first], by_language[second]
+        ids = [i for i in queries.index if i in candidates.index]
+        queries, candidates = queries.loc[ids], candidates.loc[ids]
+        vectors = [np.stack(side["vector"].to_list()).astype(np.float64) for side in (queries, candidates)]
+        if self.centre:
+            vectors = [side - side.mean(axis=0) for side in vectors]
+        found = {
+            "rank": ranks(*vectors),
+            "surface_rank": surface_ranks(list(queries["text"]), list(candidates["text"])),
+        }
+        about = {"suite": self.suite, "language": f"{first}-{second}", "id": ids}
+        return pd.DataFrame(about | found | {"candidates": len(ids)})
+
+
+def suite_units(experiment: Experiment) -> list[Unit]:
+    """The units of all suites, suites in order. Raises DataError for a missing column, label or row."""
+    return [unit for suite in experiment.evaluate.suites for unit in MAKERS[suite.kind](suite, experiment)]
+
+
+def _classification(suite: ClassificationSuite, experiment: Experiment) -> Iterator[Unit]:
+    rows = classification_rows(suite, experiment.storage.data)
+    test = rows.test.drop(columns="fold").assign(length=rows.test["chars"])
+    for prompt in suite.asked:
+        words = tuple(suite.labels[label][prompt.language] for label in rows.labels)
+        yield LabelUnit(suite.name, prompt.name, test, prompt.text, suite.slots, words)
+
+
+def _translation(suite: TranslationSuite, experiment: Experiment) -> Iterator[Unit]:
+    for prompt in suite.asked:
+        rows = _measured(translation_rows(suite, experiment, prompt), "prompt", "target")
+        yield TranslationUnit(suite.name, prompt.name, rows, suite.max_new_tokens if suite.generate else None)
+
+
+def _perplexity(suite: PerplexitySuite, experiment: Experiment) -> Iterator[Unit]:
+    yield LikelihoodUnit(suite.name, ALONE, _measured(perplexity_rows(suite, experiment.storage.data), "target"))
+
+
+def _retrieval(suite: RetrievalSuite, experiment: Experiment) -> Iterator[Unit]:
+    rows = _measured(retrieval_rows(suite, experiment.storage.data), "text")
+    yield RetrievalUnit(suite.name, ALONE, rows, suite.layer, tuple(suite.pairs), suite.centre)
+
+
+def _instructions(suite: InstructionSuite, experiment: Experiment) -> Iterator[Unit]:
+    rows = _measured(instruction_rows(suite, experiment.storage.data), "prompt", "target")
+    yield LikelihoodUnit(suite.name, ALONE, rows)
+
+
+ALONE: Final = "default"
+"""Name of the prompt of a suite that has one only."""
+
+
+def _measured(rows: pd.DataFrame, *texts: str) -> pd.DataFrame:
+    return rows.assign(length=sum(rows[text].str.len() for text in texts))
+
+
+MAKERS: Final[Mapping[str, Callable[[Any, Experiment], Iterator[Unit]]]] = {
+    "classification": _classification,
+    "translation": _translation,
+    "perplexity": _perplexity,
+    "retrieval": _retrieval,
+    "instructions": _instructions,
+}
+"""Kind of suite -> its units."""

@@ -1,0 +1,73 @@
+"""A model with its encoder: the ways of asking that every suite is made of."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ialign_ray.inference.embedding import Layer, embed
+from ialign_ray.inference.generation import Generation, generate
+from ialign_ray.inference.scoring import LabelScores, score_continuations, score_labels
+from ialign_ray.tokens.encode import Encoder
+
+
+class Scorer:
+    """Scores texts; what exceeds the model's positions is cut from the front, as the question stands at the end."""
+
+    def __init__(self, model: Any, encoder: Encoder, batch_tokens: int) -> None:
+        self.model, self.encoder, self.batch_tokens = model, encoder, batch_tokens
+        longest = getattr(model.config, "max_position_embeddings", None)
+        self._room = int(longest) if longest else 1 << 20
+        self._priors: dict[tuple[tuple[str, ...], tuple[str, ...]], LabelScores] = {}
+
+    def labels(self, prompts: Sequence[str], words: Sequence[str]) -> LabelScores:
+        """Summed log-probability of each label word given each prompt, [n, L]."""
+        labels = [self.encoder.label(word) for word in words]
+        longest = max(len(label) for label in labels)
+        asked = [self._tail(self.encoder.prompt(prompt), longest) for prompt in prompts]
+        return score_labels(self.model, asked, labels, max_batch_tokens=self.batch_tokens)
+
+    def content_free(self, prompts: Sequence[str], words: Sequence[str]) -> LabelScores:
+        """As `labels`, kept in memory: the prior of a prompt is needed for every shard of its rows."""
+        key = (tuple(prompts), tuple(words))
+        if key not in self._priors:
+            self._priors[key] = self.labels(prompts, words)
+        return self._priors[key]
+
+    def nats(self, prompts: Sequence[str], targets: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Nats [n] of each target given its prompt, EOS included, and its number of tokens [n]."""
+        answers = [self.encoder.target(t)[: self._room - 1] for t in targets]
+        asked = [self._tail(self.encoder.prompt(p), len(a)) for p, a in zip(prompts, answers, strict=True)]
+        scores = score_continuations(self.model, asked, answers, max_batch_tokens=self.batch_tokens)
+        return -scores.log_prob, scores.tokens
+
+    def free_nats(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Nats [n] of each text given nothing but what begins a text, and its number of tokens [n]; no EOS."""
+        tokenizer = self.encoder.tokenizer
+        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        targets = [self.encoder.label(text)[: self._room - 1] for text in texts]
+        scores = score_continuations(self.model, [[start]] * len(texts), targets, max_batch_tokens=self.batch_tokens)
+        return -scores.log_prob, scores.tokens
+
+    def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[Generation]:
+        """The greedy answer to each prompt."""
+        asked = [self._tail(self.encoder.prompt(prompt), max_new_tokens) for prompt in prompts]
+        return generate(
+            self.model,
+            self.encoder.tokenizer,
+            asked,
+            max_new_tokens=max_new_tokens,
+            max_batch_tokens=self.batch_tokens,
+        )
+
+    def vectors(self, texts: Sequence[str], layer: Layer) -> NDArray[np.float32]:
+        """Mean hidden state of each text [n, H], with the tokenizer's own special tokens, without a prompt."""
+        ids = [list(self.encoder.tokenizer(text)["input_ids"])[: self._room] for text in texts]
+        return embed(self.model, ids, layer=layer, max_batch_tokens=self.batch_tokens)
+
+    def _tail(self, prompt: list[int], answer: int) -> list[int]:
+        taken = 0 if self.encoder.seq2seq else answer  # an encoder-decoder counts the two sides apart
+        return prompt[-max(1, self._room - taken) :]

@@ -1,0 +1,91 @@
+"""What is to be scored: models, units and the shards of rows that are missing, and how one shard is done."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from ialign_ray.evaluation.scoring.predictions import PredictionStore
+from ialign_ray.evaluation.scoring.prompted_suites import Unit
+from ialign_ray.evaluation.scoring.scorer import Scorer
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model whose predictions are wanted."""
+
+    name: str
+    """Shown while it is scored."""
+    key: str
+    """Hash of all of the model that decides its predictions: weights, tokenizer, prompt format, precision."""
+    folder: Path
+    """Where its predictions lie."""
+    load: Callable[[], Scorer]
+    """Opens it; only called when something is missing, since a model takes seconds to load."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Rows of one unit that one subject has no predictions of; neighbours in length."""
+
+    subject: int
+    unit: int
+    places: list[int]
+    """Numbers of the unit's rows."""
+
+
+@dataclass
+class Work:
+    """Shards of all subjects and units, and the one model that is open."""
+
+    subjects: Sequence[Subject]
+    units: Sequence[Unit]
+    keys: Sequence[list[str]]
+    """Row keys of each unit."""
+    shards: list[Shard]
+    """Subject after subject, so that few models are opened."""
+    _opened: tuple[int, Scorer] | None = field(default=None, repr=False)
+
+    def score(self, shard: Shard) -> None:
+        """Predict a shard and store it."""
+        if self._opened is None or self._opened[0] != shard.subject:
+            self._opened = None  # lets the last model go before the next one comes
+            self._opened = (shard.subject, self.subjects[shard.subject].load())
+        unit, keys = self.units[shard.unit], self.keys[shard.unit]
+        rows = unit.rows.iloc[shard.places].reset_index(drop=True)
+        predictions = unit.predict(self._opened[1], rows)
+        store_of(self.subjects[shard.subject], unit).write([keys[place] for place in shard.places], predictions)
+
+    def called(self, shard: Shard) -> str:
+        """A shard's name in progress."""
+        return f"{self.subjects[shard.subject].name}, {self.units[shard.unit].suite}"
+
+    def rows(self) -> int:
+        """Rows of all shards."""
+        return sum(len(shard.places) for shard in self.shards)
+
+
+def plan_work(subjects: Sequence[Subject], units: Sequence[Unit], keys: Sequence[list[str]], size: int) -> Work:
+    """All that is not stored yet, in shards of `size` rows."""
+    shards = [
+        Shard(number, u, places)
+        for number, subject in enumerate(subjects)
+        for u, unit in enumerate(units)
+        for places in missing(unit, keys[u], store_of(subject, unit), size)
+    ]
+    return Work(subjects, units, keys, shards)
+
+
+def missing(unit: Unit, keys: Sequence[str], store: PredictionStore, size: int) -> Iterator[list[int]]:
+    """Places of the rows that are not stored, longest first, `size` at a time; equal rows are computed once."""
+    known = store.known()
+    lengths = unit.rows["length"].to_numpy()
+    first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
+    places = sorted(first.values(), key=lambda place: (-lengths[place], place))
+    yield from (places[start : start + size] for start in range(0, len(places), size))
+
+
+def store_of(subject: Subject, unit: Unit) -> PredictionStore:
+    """Where a subject's predictions of a unit lie."""
+    return PredictionStore(subject.folder, unit.suite, unit.prompt, {"model": subject.key, "unit": unit.key})

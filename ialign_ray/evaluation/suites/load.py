@@ -1,0 +1,286 @@
+"""Evaluation suites as rows to score, one a sentence and language or direction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+
+from ialign_ray.config import (
+    ClassificationSuite,
+    Experiment,
+    InstructionSuite,
+    PerplexitySuite,
+    PromptConfig,
+    RetrievalSuite,
+    SuiteSource,
+    TranslationSuite,
+)
+from ialign_ray.config.suites import SLOT, TEXT, columns_of
+from ialign_ray.corpus.identity import share_of
+from ialign_ray.corpus.readers import read_table
+from ialign_ray.errors import DataError
+from ialign_ray.languages import display_name
+from ialign_ray.tasks.replay import instructions
+
+FOLDS = 5
+"""Parts of a suite without training rows; the baselines of each learn from the others."""
+
+
+@dataclass(frozen=True)
+class ClassificationRows:
+    """Rows of a classification suite."""
+
+    train: pd.DataFrame
+    """What baselines are fitted on: suite, language, label, chars, fold, and a column for each text, `text` or
+    `text:SLOT`. Where the suite has no training rows these are its test rows, and `fold` (int, else missing) tells
+    which of them may be learned from."""
+    test: pd.DataFrame
+    """The same columns and id."""
+    labels: list[str]
+    """In order; `label` columns hold positions in it."""
+
+
+def text_column(slot: str) -> str:
+    """Name of a slot's column in the rows of a classification suite."""
+    return TEXT if slot == TEXT else f"{TEXT}:{slot}"
+
+
+def classification_rows(suite: ClassificationSuite, base: str) -> ClassificationRows:
+    """Training and test rows, one a sentence and language.
+
+    Raises DataError for a missing column, an unknown label, one that occurs in no row, or no test row.
+    """
+    labels = list(suite.labels)
+    extra = list(dict.fromkeys(c for c in (suite.label, suite.split_column, suite.together) if c))
+    frame = suite_frame(suite, base, extra)
+    _check_labels(suite, frame[suite.label], labels)
+    found = language_rows(suite, frame, extra)
+    test = {code: _of_split(suite, rows, suite.test) for code, rows in found.items()}
+    train = test if suite.crossed else {code: _of_split(suite, rows, suite.train) for code, rows in found.items()}
+    for name, parts, value in (("train", train, suite.train), ("test", test, suite.test)):
+        if all(rows.empty for rows in parts.values()):
+            raise DataError(f"suite {suite.name!r} has no row with {suite.split_column} = {value!r} ({name})")
+    if silent := [code for code, rows in test.items() if rows.empty]:
+        raise DataError(
+            f"suite {suite.name!r}: {silent[0]} has no row with {suite.split_column} = {suite.test!r}; "
+            "remove the language or fill it"
+        )
+    chosen = {code: limited(suite, rows) for code, rows in test.items()}
+    return ClassificationRows(_scored(suite, train, labels), _scored(suite, chosen, labels), labels)
+
+
+def _check_labels(suite: ClassificationSuite, column: pd.Series, labels: list[str]) -> None:
+    present = set(column.dropna().astype(str))
+    if unknown := present - set(labels):
+        raise DataError(
+            f"suite {suite.name!r}: column {suite.label!r} holds {sorted(unknown)[0]!r}, which "
+            f"evaluate.suites.{suite.name}.labels lacks; add it there"
+        )
+    if column.isna().any():
+        raise DataError(f"suite {suite.name!r}: column {suite.label!r} is empty in a row; fill it or filter by `where`")
+    if absent := set(labels) - present:
+        raise DataError(f"suite {suite.name!r}: label {sorted(absent)[0]!r} occurs in no row; remove it from labels")
+
+
+def _of_split(suite: ClassificationSuite, rows: pd.DataFrame, value: object) -> pd.DataFrame:
+    return rows if suite.split_column is None else rows[rows[suite.split_column] == value]
+
+
+def _scored(suite: ClassificationSuite, parts: dict[str, pd.DataFrame], labels: list[str]) -> pd.DataFrame:
+    number = {label: k for k, label in enumerate(labels)}
+    frames = []
+    for code, rows in parts.items():
+        made = pd.DataFrame({"suite": suite.name, "language": code, "id": rows["id"]})
+        made["label"] = rows[suite.label].astype(str).map(number)
+        made["chars"] = sum(rows[slot].str.len() for slot in suite.slots)
+        made["fold"] = _folds(suite, rows)
+        frames.append(made.assign(**{text_column(slot): rows[slot] for slot in suite.slots}))
+    return pd.concat(frames, ignore_index=True)
+
+
+def _folds(suite: ClassificationSuite, rows: pd.DataFrame) -> pd.Series:
+    if not suite.crossed:
+        return pd.Series(pd.NA, rows.index, "Int64")
+    kept = rows[suite.together].astype(str) if suite.together else rows["id"]
+    return kept.map(lambda value: int(share_of(value, seed=5) * FOLDS)).astype("Int64")
+
+
+def translation_rows(suite: TranslationSuite, experiment: Experiment, prompt: PromptConfig) -> pd.DataFrame:
+    """One row a direction and sentence: prompt, mismatched prompt (the next sentence's source), source and target."""
+    found = language_rows(suite, suite_frame(suite, experiment.storage.data), repeated=True)
+    made = []
+    for source, target in suite.pairs:
+        pairs = limited(suite, aligned(suite, found, source, target))
+        names = {f"{side}_language": _called(code, prompt, experiment) for side, code in zip(_SIDES, (source, target))}
+        asked = [fill(prompt.text, names | {"source": text}) for text in pairs["first"]]
+        made.append(
+            pd.DataFrame(
+                {
+                    "suite": suite.name,
+                    "language": f"{source}-{target}",
+                    "id": pairs["id"],
+                    "prompt": asked,
+                    "mismatched": [*asked[1:], asked[0]],
+                    "source": pairs["first"],
+                    "target": pairs["second"],
+                }
+            )
+        )
+    return pd.concat(made, ignore_index=True)
+
+
+_SIDES = ("source", "target")
+
+
+def _called(code: str, prompt: PromptConfig, experiment: Experiment) -> str:
+    return display_name(code, prompt.language, experiment.languages.names)
+
+
+def perplexity_rows(suite: PerplexitySuite, base: str) -> pd.DataFrame:
+    """One row a language and sentence: its text as target."""
+    return _texts(suite, base).rename(columns={"text": "target"})
+
+
+def retrieval_rows(suite: RetrievalSuite, base: str) -> pd.DataFrame:
+    """One row a language and sentence whose vector is needed: its text.
+
+    Raises `DataError` where two languages of a direction share fewer than two sentences.
+    """
+    rows = _texts(suite, base)
+    ids = {str(code): set(part["id"]) for code, part in rows.groupby("language")}
+    for first, second in suite.pairs:
+        if (n := len(ids[first] & ids[second])) < 2:
+            raise DataError(
+                f"suite {suite.name!r}: {first} and {second} share {n} sentences by id; retrieval needs two, the same "
+                "id in both (of a long file, name `long.join`)"
+            )
+    return rows[rows["language"].isin({code for pair in suite.pairs for code in pair})].reset_index(drop=True)
+
+
+def _texts(suite: PerplexitySuite | RetrievalSuite, base: str) -> pd.DataFrame:
+    found = language_rows(suite, suite_frame(suite, base))
+    frames = [
+        limited(suite, rows)[["id", "text"]].assign(suite=suite.name, language=code) for code, rows in found.items()
+    ]
+    return pd.concat(frames, ignore_index=True)[["suite", "language", "id", "text"]]
+
+
+def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
+    """One row an instruction: prompt and target."""
+    rows = [
+        {
+            "suite": suite.name,
+            "language": suite.name,
+            "id": row_id,
+            "source": source,
+            "prompt": inputs,
+            "target": targets,
+        }
+        for row_id, source, inputs, targets in instructions(suite, base)
+        if inputs.strip() and targets.strip()
+    ]
+    if not rows:
+        raise DataError(f"suite {suite.name!r} ({suite.origin}) holds no instruction with inputs and targets")
+    return pd.DataFrame(rows)
+
+
+def fill(template: str, slots: dict[str, str]) -> str:
+    """Fill slots in one pass, so that a text that contains a slot's name stays as it is."""
+    return SLOT.sub(lambda m: slots.get(m[1], m[0]), template)
+
+
+ROW = "_row"
+"""Column with the row's number in the file."""
+
+
+def suite_frame(suite: SuiteSource, base: str, extra: Sequence[str] = ()) -> pd.DataFrame:
+    """The suite's file, with the number of each row. Raises DataError for a missing column or file, or no row."""
+    layout = [suite.id, *((suite.long.language, suite.long.join) if suite.long else ())]
+    needed = dict.fromkeys([*_columns(suite), *(c for c in layout if c), *extra])
+    frame: pd.DataFrame = read_table(suite, base, list(needed)).to_pandas()
+    frame[ROW] = range(len(frame))
+    return frame
+
+
+def language_rows(
+    suite: SuiteSource, frame: pd.DataFrame, extra: Sequence[str] = (), *, repeated: bool = False
+) -> dict[str, pd.DataFrame]:
+    """Measured language -> its rows: id (str), a column for each slot (str), the `extra` columns and `ROW`.
+
+    Rows without one of their texts are left out. An id is the sentence's where it is the same in all languages, else
+    it begins with the language. A wide column of a long file stands in a row for each language: the first is kept, or
+    all if `repeated`. Raises `DataError` for a language without a text, or an id twice.
+    """
+    found = {code: _rows(suite, frame, code, extra) for code in suite.spoken}
+    for code in [c for c in found if suite.long and c in suite.columns and not repeated]:
+        found[code] = found[code].drop_duplicates("id")
+    for code, rows in found.items():
+        twice = rows["id"][rows["id"].duplicated()]
+        if not (twice.empty or (suite.long and code in suite.columns)):
+            raise DataError(
+                f"suite {suite.name!r}: id {twice.iloc[0]!r} stands twice in {code}; name another column as `id`, "
+                "or leave it out"
+            )
+    return found
+
+
+def limited(suite: SuiteSource, rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the suite's seeded sample of `test_limit` sentences, in their order; the same for every run."""
+    if suite.test_limit is None or rows["id"].nunique() <= suite.test_limit:
+        return rows
+    chosen = sorted(set(rows["id"]), key=lambda i: (share_of(i, seed=2), i))[: suite.test_limit]
+    return rows[rows["id"].isin(chosen)]
+
+
+def aligned(suite: SuiteSource, found: dict[str, pd.DataFrame], first: str, second: str) -> pd.DataFrame:
+    """Sentences of two languages: id, `first` and `second` (texts), in the order of the file.
+
+    Texts of one row belong together; those of two rows of a long file by `long.join`. Raises `DataError` where nothing
+    joins them, or fewer than two sentences are in both.
+    """
+    one, two = found[first], found[second]
+    apart = first not in suite.columns and second not in suite.columns
+    if apart and (suite.long is None or suite.long.join is None):
+        raise DataError(f"suite {suite.name!r}: nothing joins the rows of {first} and {second}; name `long.join`")
+    key = "id" if apart else ROW
+    long = one if first not in suite.columns else two  # its ids are unique where the other's may repeat
+    texts = (side.set_index(key)["text"] for side in (one, two))
+    joined = pd.concat(texts, axis=1, keys=["first", "second"], join="inner")
+    joined["id"] = joined.index if apart else long.set_index(key)["id"].reindex(joined.index)
+    if len(joined) < 2:
+        raise DataError(f"suite {suite.name!r}: {first} and {second} share {len(joined)} sentences; it needs two")
+    return joined.reset_index(drop=True)
+
+
+def _columns(suite: SuiteSource) -> list[str]:
+    """Columns of the texts of measured languages."""
+    wide = [suite.columns[code] for code in suite.spoken if code in suite.columns]
+    long = [suite.long.text] if suite.long and any(code in suite.long.values for code in suite.spoken) else []
+    return [column for texts in [*wide, *long] for column in columns_of(texts).values()]
+
+
+def _rows(suite: SuiteSource, frame: pd.DataFrame, code: str, extra: Sequence[str]) -> pd.DataFrame:
+    long = suite.long
+    if code in suite.columns:
+        texts, rows = columns_of(suite.columns[code]), frame
+        ids = _ids(suite, rows) if long is None or long.join is None else rows[long.join].astype(str)
+    else:
+        assert long is not None  # a spoken language has a column in one of the two
+        texts, rows = columns_of(long.text), frame[frame[long.language].astype(str) == long.values[code]]
+        ids = f"{code}:" + _ids(suite, rows) if long.join is None else rows[long.join].astype(str)
+    made = pd.DataFrame({"id": ids, ROW: rows[ROW]})
+    for slot, column in texts.items():
+        made[slot] = rows[column].fillna("").astype(str)
+    made = made.assign(**{column: rows[column] for column in extra})
+    filled = (made[list(texts)].apply(lambda c: c.str.strip()) != "").all(axis=1)
+    if not filled.any():
+        where = ", ".join(repr(c) for c in texts.values())
+        raise DataError(f"suite {suite.name!r}: column {where} ({code}) is empty; remove the language or fill it")
+    kept: pd.DataFrame = made[filled]
+    return kept
+
+
+def _ids(suite: SuiteSource, rows: pd.DataFrame) -> pd.Series:
+    return rows[suite.id or ROW].astype(str)

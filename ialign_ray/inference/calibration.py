@@ -1,0 +1,66 @@
+"""From summed log-probabilities to the number that ranks labels.
+
+- `sum`: the label's log-probability. Longer labels pay for every token.
+- `mean`: per token, which removes most of the dependence on label length.
+- `calibrated`: what the prompt's text adds to what the label had without it. Subtracting the label's
+  log-probability under a *content-free* prompt (the same template, its text replaced by "N/A", "[MASK]" or
+  nothing) is contextual calibration in its diagonal form, W = diag(p_cf)^-1 and b = 0: Zhao et al. 2021,
+  "Calibrate Before Use", arXiv 2102.09690, who average probabilities, normalised over the labels, over
+  several such inputs. With one input it ranks as domain-conditional PMI does: Holtzman et al. 2021,
+  "Surface Form Competition", arXiv 2104.08315, whose domain premise is the prompt's text-free ending.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.special import log_softmax, logsumexp
+
+from ialign_ray.errors import ConfigError, DataError
+from ialign_ray.inference.scoring import LabelScores
+
+Scorer = Literal["sum", "mean", "calibrated"]
+
+
+def label_values(
+    scores: LabelScores, scorer: Scorer = "sum", content_free: LabelScores | None = None
+) -> NDArray[np.float64]:
+    """Values [n, L] in nats whose largest along the last axis is the prediction.
+
+    Args:
+        scores: of the n prompts.
+        scorer: `sum`, `mean` or `calibrated` (see the module).
+        content_free: for `calibrated`, the scores [m, L] of the same L labels under m content-free
+            prompts of the same template; one row is enough, three are usual.
+
+    Raises:
+        ConfigError: an unknown scorer.
+        DataError: `calibrated` without content-free scores, or with those of other labels.
+    """
+    if scorer == "sum":
+        return scores.log_prob
+    if scorer == "mean":
+        return scores.log_prob / scores.tokens
+    if scorer != "calibrated":
+        raise ConfigError(f"scorer is {scorer!r}; choose one of {', '.join(get_args(Scorer))}.")
+    if content_free is None or not len(content_free.log_prob):
+        raise DataError("the calibrated scorer needs content-free prompts; score some with the same template.")
+    if content_free.log_prob.shape[1] != scores.log_prob.shape[1]:
+        raise DataError(
+            f"the content-free scores have {content_free.log_prob.shape[1]} labels and the prompts "
+            f"{scores.log_prob.shape[1]}; score the same labels."
+        )
+    return scores.log_prob - prior(content_free)
+
+
+def prior(content_free: LabelScores) -> NDArray[np.float64]:
+    """Log of the labels' mean probability [L] over content-free prompts [m, L], normalised over labels."""
+    each = log_softmax(content_free.log_prob, axis=-1)
+    mean: NDArray[np.float64] = logsumexp(each, axis=0) - np.log(len(each))
+    return mean
+
+
+CONTENT_FREE = ("N/A", "[MASK]", "")
+"""Stand-ins for the text, over which the label prior is averaged (Zhao et al. 2021, arXiv 2102.09690)."""

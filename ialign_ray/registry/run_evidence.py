@@ -1,0 +1,247 @@
+"""A version's folder: all that proves a model, gathered from its run, whole and hashed.
+
+model/                      as `ialign align` left it: adapter or full model, tokenizer, record.json
+predictions/version/        per-example predictions by suite, parquet
+predictions/base/           those of the untouched base model
+predictions/control/        those of the replay-only run, where there is one
+metrics.csv                 every score with n and its 95 % interval
+experiment.yaml             the resolved experiment whose `evaluate` was used
+README.md                   the card, with scores
+search/                     front and winner of the search that the run is a trial of, where it is one
+manifest.json               SHA-256 of every file
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from ialign_ray.config import Experiment, dump_yaml, load_experiment
+from ialign_ray.errors import RegistryError
+from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
+from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.results.cells import Frames, Measured
+from ialign_ray.evaluation.results.summary import summarise
+from ialign_ray.evaluation.scoring.predict import predict_models
+from ialign_ray.evaluation.scoring.predictions import row_keys
+from ialign_ray.evaluation.scoring.prompted_suites import suite_units
+from ialign_ray.evaluation.scoring.worker import Subject, plan_work
+from ialign_ray.evaluation.subjects import BASE, PREDICTIONS, base_subject, run_name, run_subject
+from ialign_ray.registry.evidence import Evidence
+from ialign_ray.registry.store import content_hash
+from ialign_ray.search.results import FRONT, TRIALS, WINNER
+from ialign_ray.storage import read_json, spoiled_file, whole_folder, write_text
+from ialign_ray.training.runs import MODEL, RECORD, run_experiment
+
+VERSION, CONTROL, SEARCH = "version", "control", "search"
+_EXPERIMENT, _CARD, _METRICS = "experiment.yaml", "README.md", "metrics.csv"
+
+
+@dataclass(frozen=True)
+class RunEvidence:
+    """What a version is made of."""
+
+    run: Path
+    experiment: Experiment
+    frames: Mapping[str, Mapping[str, pd.DataFrame]]
+    """`version`, `base` and `control` -> suite -> predictions."""
+
+
+def gather(run: Path, evaluated: Experiment | None = None, control: Path | None = None) -> RunEvidence:
+    """Collect a finished run's predictions beside those of base and control.
+
+    `evaluated` is the experiment that the run was evaluated with, where it is not its own. The control is the
+    run that the experiment's `compare.arms.control` trained beside it, where that is finished.
+    Raises RegistryError when the run is unfinished or spoiled, or predictions are missing or of another model.
+    """
+    if (spoiled := spoiled_file(run / MODEL)) is not None:
+        raise RegistryError(
+            f"{run} holds no finished model: {MODEL}/{spoiled} is missing or does not match its hash; "
+            "finish it with `ialign align ... --resume`, or name another run"
+        )
+    experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)
+    if not experiment.evaluate.suites:
+        raise RegistryError(f"{run}: evaluate.suites is empty, so nothing was measured; evaluate with an experiment")
+    base = replace(base_subject(experiment), folder=(_beside(run, BASE) or run.parent / BASE) / PREDICTIONS)
+    subjects = {VERSION: run_subject(experiment, run), BASE: base}
+    if beside := control or _control_beside(run, experiment):
+        subjects[CONTROL] = run_subject(experiment, beside)
+    return RunEvidence(run, experiment, dict(zip(subjects, _kept(experiment, list(subjects.values())), strict=True)))
+
+
+def write_version(material: RunEvidence, target: Path) -> str:
+    """Write a version's folder, and return its content hash."""
+    with whole_folder(target) as scratch:
+        shutil.copytree(material.run / MODEL, scratch / MODEL)
+        for role, frames in material.frames.items():
+            (scratch / PREDICTIONS / role).mkdir(parents=True)
+            for suite, frame in frames.items():
+                frame.to_parquet(scratch / PREDICTIONS / role / f"{suite}.parquet", index=False, compression="zstd")
+        scores = _scores(material)
+        write_text(scratch / _METRICS, scores.to_csv(index=False))
+        write_text(scratch / _EXPERIMENT, dump_yaml(material.experiment))
+        card = (material.run / MODEL / _CARD).read_text(encoding="utf-8")
+        write_text(scratch / _CARD, card.rstrip() + "\n\n" + _table(scores, material.experiment))
+        _copy_search(material.run, scratch / SEARCH)
+    return content_hash(target)
+
+
+def evidence(folder: Path, name: str) -> dict[str, Evidence]:
+    """`version`, `base` and, where there is one, `control` -> what a version's folder holds of it."""
+    experiment = load_experiment(folder / _EXPERIMENT)
+    return {
+        role.name: Evidence(
+            name if role.name == VERSION else role.name,
+            experiment,
+            {s.name: pd.read_parquet(role / f"{s.name}.parquet") for s in experiment.evaluate.suites},
+        )
+        for role in sorted((folder / PREDICTIONS).iterdir())
+    }
+
+
+def headline(folder: Path) -> list[dict[str, Any]]:
+    """The version's scores by group with intervals: what tables show."""
+    experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
+    columns = ["suite", "scope", "metric", "value", "low", "high", "n"]
+    found = _judged(scores[scores["run"] == VERSION], experiment)[columns]
+    return [
+        {str(k): None if v != v else v for k, v in row.items()} for row in found.to_dict("records")
+    ]  # NaN is no JSON
+
+
+def beside_base(folder: Path) -> dict[str, list[dict[str, Any]]]:
+    """`by_group` and `by_language`: scores of the version and the base, with intervals, side by side."""
+    experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
+    groups, judged = _judged(scores, experiment), _by_gate(scores, experiment)
+    languages = judged[judged["scope"].str.startswith("language:")]
+    languages = languages.assign(language=languages["scope"].str.removeprefix("language:"))
+    return {"by_group": _side_by_side(groups, "scope"), "by_language": _side_by_side(languages, "language")}
+
+
+def search_of(folder: Path) -> dict[str, Any] | None:
+    """What the search that made the version found: its front and, of its winner, which and why; None without one."""
+    if not (folder / SEARCH / FRONT).exists():
+        return None
+    chosen = read_json(folder / SEARCH / WINNER) if (folder / SEARCH / WINNER).exists() else {}
+    told = {k: chosen.get(k) for k in ("trial", "why", "tolerance", "against", "trials")}
+    return {"front": read_json(folder / SEARCH / FRONT), **told}
+
+
+def facts(material: RunEvidence) -> dict[str, str]:
+    """What a version's tags say: base, dose, data, code."""
+    experiment, record = material.experiment, read_json(material.run / MODEL / RECORD)
+    return {
+        "base": experiment.model.id,
+        "base_revision": experiment.model.revision or "",
+        "tuning": experiment.model.tuning,
+        "dose": f"{experiment.replay.ratio:g}",
+        "seed": str(experiment.train.seed),
+        "steps": str(experiment.train.steps),
+        "experiment": experiment.name,
+        "run": str(record["run"]),
+        "fingerprint": str(record["fingerprint"]),
+        "model": content_hash(material.run / MODEL),
+        "finished": str(record["finished"]),
+        "version": str(record["versions"].get("ialign_ray", "")),
+    }
+
+
+def _copy_search(run: Path, target: Path) -> None:
+    if run.parent.name != TRIALS:
+        return
+    for name in (FRONT, WINNER):
+        if (found := run.parent.parent / name).exists():
+            target.mkdir(exist_ok=True)
+            shutil.copy(found, target / name)
+
+
+def _side_by_side(scores: pd.DataFrame, by: str) -> list[dict[str, Any]]:
+    """A line for each suite and value of the column `by`: `version` and `base` with value, low and high."""
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in scores[scores["run"].isin([VERSION, BASE])].to_dict("records"):
+        metric, title = KINDS[row["kind"]].shown[0]
+        told = {"metric": metric, "title": title, "lower_is_better": metric in LOWER_IS_BETTER, "n": row["n"]}
+        line = found.setdefault((row["suite"], row[by]), {"suite": row["suite"], by: row[by], **told})
+        line[row["run"]] = {k: None if row[k] != row[k] else row[k] for k in ("value", "low", "high")}
+    return list(found.values())
+
+
+def _with_evaluation(trained: Experiment, evaluated: Experiment | None) -> Experiment:
+    if evaluated is None:
+        return trained
+    if evaluated.model.id != trained.model.id:
+        raise RegistryError(
+            f"--experiment has model.id {evaluated.model.id!r}, but the run was trained on {trained.model.id!r}; "
+            "name the experiment that it was evaluated with"
+        )
+    sections = ("evaluate", "promotion", "languages", "storage", "tracking")
+    return trained.model_copy(update={name: getattr(evaluated, name) for name in sections})
+
+
+def _control_beside(run: Path, experiment: Experiment) -> Path | None:
+    beside = _beside(run, run_name(CONTROL, experiment.train.seed))
+    return beside if beside and beside != run and spoiled_file(beside / MODEL) is None else None
+
+
+def _beside(run: Path, name: str) -> Path | None:
+    """A folder beside the run; for a trial, beside its `trials` or beside its `search`."""
+    around = run.parents[:3] if run.parent.name == TRIALS else run.parents[:1]
+    return next((each / name for each in around if (each / name).is_dir()), None)
+
+
+def _kept(experiment: Experiment, subjects: Sequence[Subject]) -> list[dict[str, pd.DataFrame]]:
+    """Each subject's predictions of every suite, as they lie on the disk; none are made here."""
+    units = suite_units(experiment)
+    work = plan_work(subjects, units, [row_keys(unit.rows) for unit in units], experiment.evaluate.shard_rows)
+    for number, subject in enumerate(subjects):
+        lacking = [shard for shard in work.shards if shard.subject == number]
+        if lacking:
+            suites = ", ".join(dict.fromkeys(units[shard.unit].suite for shard in lacking))
+            raise RegistryError(
+                f"{subject.folder} lacks {sum(len(shard.places) for shard in lacking)} predictions of {suites} by this "
+                "model on the present data; run `ialign evaluate EXPERIMENT --adapter RUN [--control RUN]` first"
+            )
+    return predict_models(experiment, subjects, Console(quiet=True))
+
+
+def _scores(material: RunEvidence) -> pd.DataFrame:
+    experiment = material.experiment
+    runs: dict[str, Frames | Measured] = {
+        role: Evidence(role, experiment, frames).measured() for role, frames in material.frames.items()
+    }
+    return summarise(runs, experiment.languages.groups(), resamples=experiment.evaluate.resamples)
+
+
+def _judged(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Rows by group (of instructions, all) of the metric and scorer that the gate reads."""
+    by_source = scores["kind"].map({name: kind.by_source for name, kind in KINDS.items()})
+    shown = scores["scope"].str.startswith("group:") | ((scores["scope"] == "all") & by_source.eq(True))
+    return _by_gate(scores[shown], experiment)
+
+
+def _by_gate(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
+    """Rows of the metric and scorer that the gate reads, over all prompts."""
+    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
+    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
+    return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer)]
+
+
+def _table(scores: pd.DataFrame, experiment: Experiment) -> str:
+    """Scores of the version beside base and control, as Markdown."""
+    roles = list(scores["run"].unique())
+    lines = ["## Scores", "", f"Value [95 % interval over sentences], scorer {experiment.evaluate.scorer}.", ""]
+    lines += ["| suite | group | metric | n | " + " | ".join(roles) + " |", "|---|---|---|---|" + "---|" * len(roles)]
+    return "\n".join([*lines, *_table_rows(_judged(scores, experiment), roles)]) + "\n"
+
+
+def _table_rows(scores: pd.DataFrame, roles: list[str]) -> Iterator[str]:
+    for (suite, scope, metric), part in scores.groupby(["suite", "scope", "metric"], sort=True):
+        cells = {r["run"]: f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in part.to_dict("records")}
+        shown = " | ".join(cells.get(role, "–") for role in roles)
+        yield f"| {suite} | {str(scope).removeprefix('group:')} | {metric} | {part['n'].iloc[0]} | {shown} |"

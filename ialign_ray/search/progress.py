@@ -1,0 +1,191 @@
+"""Watching a search: a table of the front with what is left, and MLflow runs nested under the search's own."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from ialign_ray.config import Experiment
+from ialign_ray.search.objective import pareto
+from ialign_ray.training.display import PLAIN_SECONDS
+
+SHOWN = 8
+"""Rows of the front on the terminal."""
+COLUMNS = ("settings", "gain, nats/token", "forgetting, nats/token", "within tolerance")
+
+
+class Progress:
+    """What is known of a search while it runs; fed by the driver's callback, read by the display."""
+
+    def __init__(self, trials: int, whole: int, console: Console) -> None:
+        self.trials, self.whole, self.console = trials, whole, console
+        self.last: dict[str, dict[str, Any]] = {}
+        """Trial -> its last result with its point."""
+        self.ended: set[str] = set()
+        self._began, self._printed = time.monotonic(), 0.0
+
+    def result(self, name: str, point: dict[str, Any], result: dict[str, Any]) -> None:
+        """A trial's outcome at a budget."""
+        self.last[name] = {**result, "point": point}
+        if not self.console.is_terminal and time.monotonic() - self._printed > PLAIN_SECONDS:
+            self._printed = time.monotonic()
+            self.console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
+
+    def end(self, name: str) -> None:
+        """A trial ended or was stopped."""
+        self.ended.add(name)
+
+    def eta(self) -> float:
+        """Seconds left, when the trials to come cost what those that ended did."""
+        done = len(self.ended)
+        return (time.monotonic() - self._began) / done * (self.trials - done) if done else math.nan
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The front of all trials as they stand now, by falling gain."""
+        known = [r for r in list(self.last.values()) if not r.get("failed")]
+        return [known[k] for k in pareto(known)]
+
+    def line(self) -> str:
+        """The state as one line, for job logs."""
+        best = next((r for r in self.rows() if r["feasible"]), None)
+        left = f", about {self.eta():.0f} s left" if math.isfinite(self.eta()) else ""
+        found = f"; best {worded(best)}" if best else ""
+        return f"search: {len(self.ended)} of {self.trials} trials ended{left}{found}"
+
+    def table(self) -> Table:
+        """The state as a table."""
+        left = f", about {self.eta():.0f} s left" if math.isfinite(self.eta()) else ""
+        table = Table(
+            title=f"{len(self.ended)} of {self.trials} trials ended{left}; the front so far", title_justify="left"
+        )
+        for name in (COLUMNS[0], "budget", *COLUMNS[1:]):
+            table.add_column(name)
+        for row in self.rows()[:SHOWN]:
+            settled, *rest = cells(row)
+            table.add_row(settled, f"{row['budget'] / self.whole:.0%}", *rest)
+        return table
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A trial's line under COLUMNS."""
+    return [
+        settings(row["point"]),
+        interval(row, "gain"),
+        interval(row, "forgetting"),
+        "yes" if row["feasible"] else "no",
+    ]
+
+
+def settings(point: dict[str, Any]) -> str:
+    """A point in short."""
+    return ", ".join(
+        f"{k.rpartition('.')[2]} {v:g}" if isinstance(v, float) else f"{k.rpartition('.')[2]} {v}"
+        for k, v in point.items()
+    )
+
+
+def interval(row: dict[str, Any], name: str) -> str:
+    """Value and 95 % interval."""
+    return f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+
+
+def worded(row: dict[str, Any]) -> str:
+    """One trial in words."""
+    return f"{settings(row['point'])}: gain {interval(row, 'gain')}, forgetting {interval(row, 'forgetting')}"
+
+
+@contextmanager
+def shown(progress: Progress) -> Iterator[None]:
+    """Show the table while the body runs; on a terminal it stays in place, in a log it ends as one line."""
+    console = progress.console
+    if not console.is_terminal:
+        yield
+        console.print(progress.line(), highlight=False, markup=False, soft_wrap=True)
+        return
+    with Live(get_renderable=progress.table, console=console, refresh_per_second=2, vertical_overflow="visible"):
+        yield
+
+
+class NestedRuns:
+    """MLflow: one run for the search, a nested one a trial, logged at each budget; without it the search goes on."""
+
+    def __init__(self, experiment: Experiment, folder: Path, console: Console) -> None:
+        self._console, self._client = console, None
+        self._runs: dict[str, str] = {}
+        self._logged: set[tuple[str, int]] = set()
+        if experiment.tracking.mlflow:
+            with self._kept():
+                self._open(experiment, folder)
+
+    def _open(self, experiment: Experiment, folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        uri = experiment.tracking_uri
+        client: Any = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment.name)
+        self._number = found.experiment_id if found else client.create_experiment(experiment.name)
+        self._parent = client.create_run(self._number, run_name="search").info.run_id
+        client.set_tag(self._parent, "ialign.search", str(folder))
+        self._client = client
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as error:  # MLflow's and its database's have no common base
+            self._client = None
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            text = f"warning: tracking stopped ({cause}); the search goes on"
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def result(self, name: str, point: dict[str, Any], result: dict[str, Any]) -> None:
+        """Log one outcome under the trial's own run; once, also when a resumed trial says it again."""
+        key = (name, int(result["budget"]))
+        if self._client is None or key in self._logged:
+            return
+        self._logged.add(key)
+        with self._kept():
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            numbers = {k: float(v) for k, v in result.items() if k in LOGGED and math.isfinite(float(v))}
+            metrics = [Metric(f"search/{k}", v, now, int(result["budget"])) for k, v in numbers.items()]
+            self._client.log_batch(self._of(name, point), metrics=metrics)
+
+    def _of(self, name: str, point: dict[str, Any]) -> str:
+        client: Any = self._client
+        if name not in self._runs:
+            tags = {"mlflow.parentRunId": self._parent}
+            self._runs[name] = client.create_run(self._number, run_name=name, tags=tags).info.run_id
+            for key, value in point.items():
+                client.log_param(
+                    self._runs[name], key, value if isinstance(value, int | float | str) else json.dumps(value)
+                )
+        return str(self._runs[name])
+
+    def end(self, name: str, status: str) -> None:
+        """Close a trial's run."""
+        if self._client is not None and name in self._runs:
+            with self._kept():
+                self._client.set_terminated(self._runs[name], status)
+
+    def close(self, finished: bool) -> None:
+        """Close the search's run."""
+        if self._client is not None:
+            with self._kept():
+                self._client.set_terminated(self._parent, "FINISHED" if finished else "FAILED")
+
+
+LOGGED: Sequence[str] = (
+    "score", "gain", "gain_low", "gain_high", "forgetting", "forgetting_low", "forgetting_high", "violation", "tokens",
+    "step", "train_loss", "seconds",
+)  # fmt: skip

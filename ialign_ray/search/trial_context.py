@@ -1,0 +1,164 @@
+"""What all trials of a search share, put together once by the driver: weights, data, held-out rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+
+from ialign_ray.config import Experiment, ValidationConfig, override
+from ialign_ray.errors import ConfigError
+from ialign_ray.modeling.load import load_base, load_tokenizer
+from ialign_ray.modeling.vocabulary import extend_embeddings
+from ialign_ray.search.budget import budgets, trial_budgets, whole_budget
+from ialign_ray.search.objective import References
+from ialign_ray.search.space import Point, search_of, variant
+from ialign_ray.search.trial import Bench, TrialRun
+from ialign_ray.search.trial_cache import Key, SharedModel, Shelf, base_model, family, open_shelf, share
+from ialign_ray.storage import json_hash
+from ialign_ray.tasks.plan import Plan
+from ialign_ray.tokens.batch import Encoded
+from ialign_ray.tokens.encode import Encoder
+from ialign_ray.training.prepare import Prepared, prepare
+from ialign_ray.training.runs import start_record
+from ialign_ray.training.validation import INSTRUCTIONS
+
+SEARCH = "search"
+PREFILLED = 8
+"""Families of seed and mix whose examples are encoded before the first trial; others are encoded by their trials."""
+
+
+def search_folder(experiment: Experiment) -> Path:
+    """Where a search lies."""
+    return Path(experiment.storage.runs).absolute() / experiment.name / SEARCH
+
+
+def control_folder(experiment: Experiment, seed: int) -> Path:
+    """The run folder of a seed's control."""
+    return search_folder(experiment) / f"control-s{seed}"
+
+
+def seeds(experiment: Experiment) -> list[int]:
+    """Every seed that trials may have; each has its own control."""
+    domain = search_of(experiment).space.get("train.seed")
+    return sorted({int(s) for s in (domain.values or [])}) if domain else [experiment.train.seed]
+
+
+def control_of_trial(experiment: Experiment, point: Point) -> Path:
+    """The run folder of the control that a trial is compared with."""
+    return control_folder(experiment, int(point.get("train.seed", experiment.train.seed)))
+
+
+def control_point(seed: int) -> Point:
+    """The replay-only control: the experiment's own settings but for the dose."""
+    return {"replay.ratio": 1.0, "train.seed": seed}
+
+
+@dataclass(frozen=True)
+class Shared:
+    """Read by every trial from Ray's object store."""
+
+    experiment: Experiment
+    ends: list[int]
+    """Budgets."""
+    model: SharedModel
+    plan: Plan
+    """With all pairs and the whole replay pool."""
+    encoder: Encoder
+    made: dict[str, dict[Key, Encoded]]
+    """Family -> examples encoded beforehand."""
+    held_out: list[Encoded]
+    record: dict[str, Any]
+    rows: list[int]
+    data: str
+    """Hash of everything that is the same for all trials."""
+    references: Mapping[int, References] = field(default_factory=dict)
+    """Seed -> base and control; empty while the controls are being trained."""
+
+    def bench(self, device: torch.device) -> Bench:
+        """What one process sets up once for all its trials."""
+        return Bench(base_model(self.model, device), self.held_out, self.record, self.data, self.rows, device)
+
+    def shelf(self, experiment: Experiment) -> Shelf:
+        """The encoded examples of a trial's family."""
+        shelf = open_shelf(self.plan, self.encoder, experiment)
+        shelf.made.update(self.made.get(family(experiment), {}))
+        return shelf
+
+    def trial(self, point: Point, folder: Path, shelf: Shelf | None, bench: Bench) -> TrialRun:
+        """The run of one point."""
+        search = search_of(self.experiment)
+        experiment = variant(self.experiment, point)
+        ends = trial_budgets(self.ends, experiment.train.steps) if "train.steps" in point else self.ends
+        return TrialRun(experiment, folder, list(ends), search.unit, shelf or self.shelf(experiment), bench)
+
+
+def assemble(experiment: Experiment, console: Console | None = None, *, cluster: bool = False) -> Shared:
+    """Clean, clear of leaks, hold out and encode once for all trials, and load the base's weights.
+
+    Raises IalignError with one sentence.
+    """
+    prepared = prepare_all(experiment, console, cluster=cluster)
+    search = search_of(experiment)
+    ends = budgets(search, whole_budget(experiment, search))
+    base = load_base(experiment.model)
+    tokenizer = prepared.encoder.tokenizer
+    extended = experiment.model.vocabulary is not None
+    rows = extend_embeddings(base, load_tokenizer(experiment.model), tokenizer) if extended else []
+    record = start_record(experiment, SEARCH, prepared, "")
+    made = prefill(experiment, prepared, ends[-1] if search.unit == "steps" else experiment.train.steps)
+    return Shared(
+        experiment, ends, share(base), prepared.plan, prepared.encoder, made, list(prepared.held_out), record, rows,
+        data_hash(prepared),
+    )  # fmt: skip
+
+
+def data_hash(prepared: Prepared) -> str:
+    """Pools, templates and held-out rows as one hash."""
+    plan = prepared.plan
+    pools = [t.to_pydict() for t in (plan.pairs, plan.replay)]
+    templates = [t.model_dump(mode="json") for t in plan.templates]
+    return json_hash([pools, templates, [[e.row_id, e.prompt, e.target] for e in prepared.held_out], plan.names])
+
+
+def prepare_all(experiment: Experiment, console: Console | None, *, cluster: bool) -> Prepared:
+    """The pools that every trial's own are parts of, and the rows held out for choosing: never a test suite's."""
+    watched = experiment.train.validation or ValidationConfig()
+    whole = override(
+        experiment,
+        {
+            "replay.ratio": experiment.replay.ratio or 0.5,
+            "replay.pool_size": None,
+            "train.validation": watched.model_dump(mode="json"),
+        },
+    )
+    prepared = prepare(whole, console, cluster=cluster)
+    kinds = {e.source.partition("/")[0] for e in prepared.held_out}
+    if kinds != {"pairs", INSTRUCTIONS}:
+        missing = "pairs" if "pairs" not in kinds else "old instructions"
+        raise ConfigError(
+            f"search chooses by held-out pairs and old instructions, and no {missing} can be held out (a tenth at "
+            "most); give more data, or a corpus' `holdout`"
+        )
+    return prepared
+
+
+def prefill(experiment: Experiment, prepared: Prepared, steps: int) -> dict[str, dict[Key, Encoded]]:
+    """Examples of the families that are known now."""
+    space = search_of(experiment).space
+    mixes = space["tasks.mix"].values if "tasks.mix" in space else [experiment.tasks.mix]
+    if mixes is None or any(field.startswith("tasks.mix.") for field in space):
+        return {}
+    batch = space.get("train.batch_size")
+    size = batch.largest if batch else experiment.train.batch_size
+    made = {}
+    for seed, mix in [(s, m) for s in seeds(experiment) for m in mixes][:PREFILLED]:
+        chosen = override(experiment, {"train.seed": seed, "tasks.mix": mix})
+        shelf = open_shelf(prepared.plan, prepared.encoder, chosen)
+        shelf.fill(steps * size)
+        made[family(chosen)] = shelf.made
+    return made

@@ -1,0 +1,82 @@
+"""After the search: the winner judged on the test rows, once, beside base and control, and the page."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from ialign_ray.config import Experiment
+from ialign_ray.errors import ModelError
+from ialign_ray.evaluation.evaluate import evaluate
+from ialign_ray.search.driver import search
+from ialign_ray.search.page import write_page
+from ialign_ray.search.progress import COLUMNS, cells
+from ialign_ray.search.results import FRONT, TRIALS, WINNER
+from ialign_ray.search.space import search_of
+from ialign_ray.search.trial_context import control_of_trial, search_folder
+from ialign_ray.storage import alone, read_json, write_json
+
+LOOKS, PAGE = "test-looks.json", "search.html"
+
+
+def tune(experiment: Experiment, console: Console, *, resume: bool = False) -> Path:
+    """Search, choose, judge on the test suites; returns the winner's run folder.
+
+    Raises IalignError with one sentence; ModelError when no trial spent its whole budget, ConfigError where another
+    process searches in the same folder.
+    """
+    with alone(search_folder(experiment), "`ialign tune`"):
+        return _tune(experiment, console, resume)
+
+
+def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
+    folder = search(experiment, console, resume=resume)
+    page = write_page(folder, search_of(experiment), folder / PAGE)
+    if not (folder / WINNER).exists():
+        raise ModelError(f"no trial of {folder} spent its whole budget; raise search.trials, or see {page}")
+    console.print(front_table(read_json(folder / FRONT)))
+    found = read_json(folder / WINNER)
+    settings = ", ".join(f"{k} {v}" for k, v in found["point"].items())
+    _say(console, f"\nWinner: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
+    run = folder / TRIALS / str(found["trial"])
+    if experiment.evaluate.suites:
+        look(folder, found, console)
+        evaluate(experiment, [run], control_of_trial(experiment, found["point"]), console)
+    _say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
+    return run
+
+
+def front_table(front: list[dict[str, Any]]) -> Table:
+    """The finished trials that none beats in both gain and forgetting."""
+    table = Table(title="The front: no trial gains more and forgets less", title_justify="left")
+    for name in COLUMNS:
+        table.add_column(name)
+    for row in front:
+        table.add_row(*cells(row))
+    return table
+
+
+def look(folder: Path, found: dict[str, Any], console: Console) -> None:
+    """Write down that the test rows are looked at, and warn of a second look by the same search.
+
+    A winner that is chosen again after its rival was seen on the test rows is no longer judged by rows it never met.
+    """
+    path = folder / LOOKS
+    looks = read_json(path) if path.exists() else []
+    others = sorted({str(past["trial"]) for past in looks} - {found["trial"]})
+    if others:
+        _say(
+            console,
+            f"warning: this search looked at the test rows before, for {', '.join(others)}; a choice made after a "
+            "look is not judged by them alone, so report both, or take other test rows",
+        )
+    if not any(past["trial"] == found["trial"] for past in looks):
+        write_json(path, [*looks, {"trial": found["trial"], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}])
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

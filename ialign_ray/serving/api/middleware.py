@@ -1,0 +1,203 @@
+"""What stands before every route: request id, key, rate and size limits; and after it: access log and metrics.
+
+Plain ASGI, since it must see the response to its last byte: the model's lease and the engine's streams are let go
+there, also when the client went away in the middle.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+import orjson
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ialign_ray.serving.api import middleware
+from ialign_ray.serving.api.auth import KeyEntry
+from ialign_ray.serving.api.errors import GONE, ApiError, GoneError, internal, log_bug, response
+from ialign_ray.serving.api.request import Call
+from ialign_ray.serving.api.state import Service
+
+PROTECTED: Final = ("/v1/", "/metrics")
+"""Paths that ask for a key where there are any. Health, documentation and the page say nothing of anybody."""
+_ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_SLACK_S: Final = 10.0  # beyond its timeout that a client may take to read the end of its answer
+
+
+class Front:
+    """ASGI middleware around the whole app."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self.app, self.service = app, service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        given = headers.get("x-request-id", "")
+        name = given if _ID.fullmatch(given) else uuid.uuid4().hex
+        async with AsyncExitStack() as held:
+            call = Call(name, self.service.limits.timeout_s, held)
+            scope["state"] = {**scope.get("state", {}), "call": call}  # its own: a server may share one of its lifespan
+            wire = Wire(call, receive, send, self.service.limits.body_bytes)
+            held.callback(self._account, scope, wire)
+            with self.service.metrics.running.track_inprogress():
+                await self._answer(scope, headers, wire)
+
+    async def _answer(self, scope: Scope, headers: Headers, wire: Wire) -> None:
+        try:
+            if inner_path(scope).startswith(PROTECTED):
+                self._admit(headers, wire.call)
+            wire.check_length(headers)
+            await self.app(scope, wire.receive, wire.send)
+        except (GoneError, ClientDisconnect):
+            await wire.give_up(scope)
+        except ApiError as error:
+            await wire.refuse(scope, error)
+        except asyncio.CancelledError:
+            wire.status = wire.status or GONE
+            raise
+        except Exception as error:
+            log_bug(error)
+            await wire.refuse(scope, internal())
+
+    def _admit(self, headers: Headers, call: Call) -> None:
+        """Raises ApiError: 401 without a known key, 429 above the key's rates."""
+        if self.service.keys is None:
+            return
+        scheme, _, secret = headers.get("authorization", "").partition(" ")
+        call.key = self.service.keys.find(secret.strip()) if scheme.lower() == "bearer" else None
+        if call.key is None:
+            what = "is not known" if secret else "is missing"
+            message = f"the API key {what}; send it as Authorization: Bearer KEY"
+            raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+        self.service.rates.enter(call.key)
+
+    def _account(self, scope: Scope, wire: Wire) -> None:
+        call, seconds = wire.call, time.perf_counter() - wire.call.started
+        route = getattr(scope.get("route"), "path", None) or "unmatched"
+        if isinstance(call.key, KeyEntry):
+            self.service.rates.charge(call.key, call.tokens_in + call.tokens_out)
+        self.service.metrics.finished(route, wire.status, seconds, call)
+        middleware.write(scope["method"], route, wire.status, seconds, call)
+
+
+def inner_path(scope: Scope) -> str:
+    """The path that routes are matched by: without the prefix under which the app is mounted."""
+    path, root = str(scope["path"]), str(scope.get("root_path", ""))
+    return path[len(root) :] if root and path.startswith(f"{root}/") else path
+
+
+@dataclass
+class Wire:
+    """Both directions of a request, counted and bounded in time."""
+
+    call: Call
+    incoming: Receive
+    outgoing: Send
+    most: int
+    """Largest body in bytes."""
+    status: int = 0
+    """0 until a response starts."""
+    _whole: bool = False
+    _sent: bool = False
+
+    def check_length(self, headers: Headers) -> None:
+        """Refuse a body that says it is too large (413)."""
+        length = headers.get("content-length", "")
+        if length.isdecimal() and int(length[:20]) > self.most:
+            raise self._too_large()
+
+    async def receive(self) -> Message:
+        """The next part of the body: 413 once they are too large together, 408 where they take too long."""
+        if self._whole:
+            return self._noted(await self.incoming())
+        try:
+            async with asyncio.timeout_at(self.call.deadline):
+                message = await self.incoming()
+        except TimeoutError as error:
+            raise ApiError(408, "the body did not arrive in time", code="timeout") from error
+        self.call.bytes_in += len(message.get("body", b""))
+        if self.call.bytes_in > self.most:
+            raise self._too_large()
+        self._whole = not message.get("more_body", False)
+        return self._noted(message)
+
+    async def send(self, message: Message) -> None:
+        """Send on, with the call's headers; a client that does not read is given up some time after the deadline."""
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+            sent = MutableHeaders(scope=message)
+            sent["x-request-id"] = self.call.id
+            if self.call.version is not None:
+                sent["x-model-version"] = self.call.version.encode("ascii", "backslashreplace").decode()
+        try:
+            async with asyncio.timeout_at(self.call.deadline + _SLACK_S):
+                await self.outgoing(message)
+        except TimeoutError as error:
+            raise GoneError from error
+        self._sent = message["type"] == "http.response.body" and not message.get("more_body", False)
+
+    async def refuse(self, scope: Scope, error: ApiError) -> None:
+        """Answer with an error; once a response has started there is none but to break it off."""
+        self.call.failure = error.reason
+        if not self.status:
+            await response(error)(scope, self.incoming, self.send)
+
+    async def give_up(self, scope: Scope) -> None:
+        """End a request whose client has gone, or does not read; nobody receives what is still sent."""
+        self.call.failure = "client_gone"
+        if not self.status:
+            await JSONResponse(None, GONE)(scope, self.incoming, self.send)
+
+    def _noted(self, message: Message) -> Message:
+        if message["type"] == "http.disconnect" and not self._sent:
+            self.call.failure = "client_gone"
+        return message
+
+    def _too_large(self) -> ApiError:
+        message = f"the body is larger than the {self.most:,} bytes that this server takes; send less at a time"
+        return ApiError(413, message, code="request_too_large")
+
+
+log = logging.getLogger("ialign_ray.access")
+
+
+def open_log() -> None:
+    """Write the log to stderr, unless the process has a place for it."""
+    log.setLevel(logging.INFO)
+    if not log.hasHandlers():
+        handler = logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+
+
+def write(method: str, route: str, status: int, seconds: float, call: Call) -> None:
+    """One line. `route` is the route's pattern: a path may hold anything."""
+    line: dict[str, Any] = {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "request": call.id,
+        "key": call.key.name if call.key else None,
+        "model": call.model,
+        "version": call.version,
+        "route": f"{method} {route}",
+        "status": status,
+        "error": call.failure,
+        "tokens_in": call.tokens_in,
+        "tokens_out": call.tokens_out,
+        "ms": round(seconds * 1000, 1),
+        "first_token_ms": None if call.first_token is None else round(call.first_token * 1000, 1),
+    }
+    log.info("%s", orjson.dumps(line).decode())

@@ -1,0 +1,236 @@
+"""What is answered: OpenAI's objects, and ours in their manner."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from ialign_ray.serving.protocol import Finish
+
+
+class Answer(BaseModel):
+    """Any answer."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True, ser_json_inf_nan="null")
+
+
+class Usage(Answer):
+    """Tokens that were read and made."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+    @classmethod
+    def of(cls, read: int, made: int) -> Usage:
+        """From the two counts."""
+        return cls(prompt_tokens=read, completion_tokens=made, total_tokens=read + made)
+
+
+class Alternative(Answer):
+    """A token and its natural log-probability."""
+
+    token: str
+    logprob: float
+    bytes: list[int] | None
+    """UTF-8; null for a token that is a part of a character."""
+
+
+class TokenLogprob(Alternative):
+    """A token of a chat answer."""
+
+    top_logprobs: list[Alternative]
+
+
+class ChatLogprobs(Answer):
+    """Of a chat answer."""
+
+    content: list[TokenLogprob]
+    refusal: None = None
+
+
+class ChatMessage(Answer):
+    """The answer's turn."""
+
+    role: Literal["assistant"] = "assistant"
+    content: str
+    refusal: None = None
+
+
+class ChatChoice(Answer):
+    """One answer."""
+
+    index: int
+    message: ChatMessage
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish
+
+
+class Generated(Answer):
+    """What every generated answer begins with."""
+
+    id: str
+    object: str
+    created: int
+    """Unix seconds."""
+    model: str
+    """Name that was asked for."""
+    system_fingerprint: str
+    """What exactly answered, as in `x-model-version`."""
+
+
+class ChatCompletion(Generated):
+    """Answer of `/v1/chat/completions`."""
+
+    object: Literal["chat.completion"] = "chat.completion"
+    choices: list[ChatChoice]
+    usage: Usage
+
+
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class Delta(Answer):
+    """What is new; what is not stays away."""
+
+    role: Literal["assistant"] | None = Field(None, exclude_if=_absent)
+    content: str | None = Field(None, exclude_if=_absent)
+
+
+class ChatChunkChoice(Answer):
+    """A part of one answer."""
+
+    index: int
+    delta: Delta
+    logprobs: ChatLogprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class ChatChunk(Generated):
+    """An event of a streamed chat answer."""
+
+    object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
+    choices: list[ChatChunkChoice]
+    usage: Usage | None = None
+
+
+class Logprobs(Answer):
+    """Of a completion, token by token."""
+
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    """Null for the first token of a text, which nothing precedes."""
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+    """Where each token begins, in characters of the text."""
+
+
+class Choice(Answer):
+    """One completion, or a part of it in a stream."""
+
+    index: int
+    """Prompt after prompt: `n` of the first come first."""
+    text: str
+    logprobs: Logprobs | None = None
+    finish_reason: Finish | None = None
+
+
+class Completion(Generated):
+    """Answer of `/v1/completions`, and the event of its stream."""
+
+    object: Literal["text_completion"] = "text_completion"
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class Translation(Answer):
+    """One text."""
+
+    index: int
+    text: str
+    finish_reason: Finish
+    """`length` where the translation was cut."""
+
+
+class Translations(Answer):
+    """Answer of `/v1/translate`."""
+
+    object: Literal["translation.list"] = "translation.list"
+    model: str
+    source: str
+    """ISO 639-3 code that was understood, with the script where it is not the usual one."""
+    target: str
+    data: list[Translation]
+    usage: Usage
+
+
+class Classification(Answer):
+    """One text."""
+
+    index: int
+    label: str
+    """The likeliest one."""
+    probabilities: dict[str, float]
+    """Of each label, among these labels: softmax over the scores."""
+    scores: dict[str, float]
+    """What the scorer gives each label, in nats."""
+
+
+class Classifications(Answer):
+    """Answer of `/v1/classify`."""
+
+    object: Literal["classification.list"] = "classification.list"
+    model: str
+    scorer: str
+    prompt: str
+    """The wording that was used, with its slots."""
+    data: list[Classification]
+    usage: Usage
+
+
+class Score(Answer):
+    """One continuation."""
+
+    index: int
+    log_prob: float
+    """Summed over its tokens, natural logarithm."""
+    tokens: int
+
+
+class Scores(Answer):
+    """Answer of `/v1/score`."""
+
+    object: Literal["score.list"] = "score.list"
+    model: str
+    data: list[Score]
+    usage: Usage
+
+
+class ModelCard(Answer):
+    """One model."""
+
+    id: str
+    """Name that a request's `model` says."""
+    object: Literal["model"] = "model"
+    created: int
+    owned_by: Literal["ialign_ray"] = "ialign_ray"
+    version: str
+    """What it stands for now, as in `x-model-version`."""
+    kind: Literal["base", "adapter", "full"]
+    details: dict[str, Any] = Field(default_factory=dict)
+    """What the registry tells of it."""
+
+
+class ModelList(Answer):
+    """Answer of `/v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class Health(Answer):
+    """Answer of `/healthz` and `/readyz`."""
+
+    status: Literal["ok", "ready"]

@@ -1,0 +1,104 @@
+"""What all routes share: the models, the settings, the keys and what is counted."""
+
+from __future__ import annotations
+
+import re
+from collections import OrderedDict
+from collections.abc import Hashable
+from dataclasses import dataclass, field
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from ialign_ray.config.serve import LimitsConfig, ServeConfig
+from ialign_ray.errors import IalignError
+from ialign_ray.serving.api.auth import KeyEntry, KeyRing
+from ialign_ray.serving.api.errors import ApiError, log, not_ready, printable
+from ialign_ray.serving.api.limits import Rates
+from ialign_ray.serving.api.metrics import Metrics
+from ialign_ray.serving.api.request import Call
+from ialign_ray.serving.protocol import Card, LabelSums, Library, Served, UnknownModelError
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,255}")
+
+
+@dataclass
+class Service:
+    """One app's state; `app.state.service`."""
+
+    library: Library
+    settings: ServeConfig
+    keys: KeyRing | None
+    rates: Rates = field(default_factory=Rates)
+    metrics: Metrics = field(default_factory=Metrics)
+    priors: Priors = field(default_factory=lambda: Priors())
+
+    @property
+    def limits(self) -> LimitsConfig:
+        """Sizes and times."""
+        return self.settings.limits
+
+    def cards(self, key: KeyEntry | None) -> list[Card]:
+        """The models that a key may use."""
+        return [card for card in self.library.cards() if key is None or key.allows(card.name)]
+
+    async def open(self, call: Call, name: str | None) -> Served:
+        """Hold a model until the call ends; raises ApiError (404, 503)."""
+        cards = self.cards(call.key)
+        if not cards:
+            raise not_ready("no model is ready for this key")
+        name = cards[0].name if name is None else name
+        # what cannot be a name never reaches the library, whatever path it spells
+        if not _NAME.fullmatch(name) or ".." in name or (call.key and not call.key.allows(name)):
+            raise unknown(name)
+        try:
+            served = await call.held.enter_async_context(self.library.lease(name))
+        except UnknownModelError as error:
+            raise unknown(name) from error
+        except IalignError as error:
+            log.warning("model %s does not load: %s", name, error)
+            raise not_ready(f"the model {name} does not load now; the server's log says why") from error
+        call.model, call.version = name, served.id
+        self.metrics.saw(served.engine)
+        return served
+
+
+class Priors:
+    """Label scores under content-free prompts, which every calibrated request of the same question needs again."""
+
+    MOST = 256
+    """Questions that are kept; the least recently asked one makes room."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[Hashable, LabelSums] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def get(self, question: Hashable) -> LabelSums | None:
+        """What is kept of a question."""
+        if question in self._kept:
+            self._kept.move_to_end(question)
+        return self._kept.get(question)
+
+    def keep(self, question: Hashable, found: LabelSums) -> None:
+        """Keep the scores of a question."""
+        self._kept[question] = found
+        while len(self._kept) > self.MOST:
+            self._kept.popitem(last=False)
+
+
+def unknown(name: str) -> ApiError:
+    """404 of a model that is not there, or not for this key: the two look alike from outside."""
+    message = f"the model {printable(name)!r} is not served here, or not for this key; see /v1/models"
+    return ApiError(404, message, param="model", code="model_not_found")
+
+
+def service_of(request: Request) -> Service:
+    """The service of a request's app."""
+    service: Service = request.app.state.service
+    return service
+
+
+TheService = Annotated[Service, Depends(service_of)]
+"""Parameter of a route."""

@@ -1,0 +1,93 @@
+"""Scores of labels and of texts between two steps: several requests of one adapter at once, a slice at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from torch import Tensor, nn
+from transformers import DynamicCache
+
+from ialign_ray.inference.batching import device_of, padded, takes_left_padding
+from ialign_ray.inference.scoring import score_labels
+from ialign_ray.modeling.architecture import is_encoder_decoder
+from ialign_ray.serving.engine.decoding import Continued
+from ialign_ray.serving.engine.lora import LoraBank
+from ialign_ray.serving.engine.requests import Labels, Reading, Text
+from ialign_ray.serving.engine.sampling import tell
+from ialign_ray.serving.protocol import TokenScore
+
+LOGITS = 1024
+"""Positions whose logits are held at once: they are the largest tensor of a text's scores."""
+
+
+class Reader:
+    """Scores with the base and the adapters of a bank.
+
+    A slice has at most `budget` tokens (one prompt or text is never divided), so that rows under way wait no
+    longer for it than for prompts.
+    """
+
+    def __init__(self, model: nn.Module, bank: LoraBank) -> None:
+        self._model, self._bank = model, bank
+        self._continued = Continued(model) if not is_encoder_decoder(model) and takes_left_padding(model) else None
+
+    def slice(self, waiting: Sequence[Reading], budget: int) -> list[Reading]:
+        """The requests that the next slice is of: the oldest and its like, in order."""
+        head = waiting[0]
+        chosen: list[Reading] = []
+        spent = 0
+        for request in waiting:
+            if type(request) is not type(head) or request.adapter != head.adapter:
+                continue
+            if isinstance(request, Labels) and isinstance(head, Labels) and len(request.labels) != len(head.labels):
+                continue
+            if chosen and spent + request.positions() > budget:
+                break
+            chosen.append(request)
+            spent += request.positions() * (len(request.prompts) - request.done if isinstance(request, Labels) else 1)
+        return chosen
+
+    def read(self, chosen: Sequence[Reading], budget: int) -> list[tuple[Reading, object]]:
+        """Compute a slice; the requests that it completes, with their answers."""
+        with self._bank.using([chosen[0].adapter]):
+            texts = [request for request in chosen if isinstance(request, Text)]
+            if texts:
+                return [(text, scores) for text, scores in zip(texts, self._texts(texts), strict=True)]
+            return self._labels([request for request in chosen if isinstance(request, Labels)], budget)
+
+    def _labels(self, chosen: Sequence[Labels], budget: int) -> list[tuple[Reading, object]]:
+        units: list[tuple[Labels, int]] = []
+        spent = 0
+        for request in chosen:
+            for at in range(request.done, len(request.prompts)):
+                spent += len(request.prompts[at]) + request.label_tokens
+                if units and spent > budget:
+                    break
+                units.append((request, at))
+        prompts = [request.prompts[at] for request, at in units]
+        sets = [request.labels for request, _ in units]
+        found = score_labels(self._model, prompts, sets, max_batch_tokens=budget).log_prob
+        for (request, at), sums in zip(units, found):
+            request.sums[at] = sums
+            request.done += 1
+        return [(request, request.result()) for request in chosen if request.done == len(request.prompts)]
+
+    def _texts(self, chosen: Sequence[Text]) -> list[list[TokenScore]]:
+        ids, mask = padded([text.ids for text in chosen], device_of(self._model))
+        found = [[TokenScore(text.ids[0], None)] for text in chosen]
+        for begin, log_probs in self._parts(ids, mask):
+            for scores, text, own in zip(found, chosen, log_probs):
+                scores += tell(own, text.ids[begin + 1 : begin + 1 + len(own)], text.top)
+        return found
+
+    def _parts(self, ids: Tensor, mask: Tensor) -> Iterator[tuple[int, Tensor]]:
+        """Log-probabilities [rows, columns, V] from a column on, a few columns at a time where the model can go on."""
+        width = max(1, LOGITS // len(ids)) if self._continued else ids.shape[1]
+        cache, places = DynamicCache(), (mask.cumsum(1) - 1).clamp(min=0)
+        for begin in range(0, ids.shape[1], width):
+            end = min(begin + width, ids.shape[1])
+            if self._continued:
+                inputs = self._continued(cache, mask[:, :end], places[:, begin:end])
+            else:
+                inputs = {"attention_mask": mask}
+            yield begin, self._model(input_ids=ids[:, begin:end], **inputs).logits.float().log_softmax(-1)

@@ -1,0 +1,217 @@
+"""Engines and adapters in memory: loaded once, held by requests, unloaded when others need the room."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import time
+from collections import defaultdict
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ialign_ray.config import ModelSettings
+from ialign_ray.config.serve import ServeConfig
+from ialign_ray.modeling.load import load_config, load_tokenizer
+from ialign_ray.serving.model_sources import ModelSource
+from ialign_ray.serving.protocol import Engine, Served
+from ialign_ray.tokens.encode import Encoder
+
+log = logging.getLogger(__name__)
+Weights = tuple[str, ...]
+Key = tuple[str, ...]
+OpenEngine = Callable[..., Engine]
+IDLE_S = 60.0
+"""Seconds that an engine which no name of `serve.models` needs stays in memory after its last request."""
+_TOKENIZER = "tokenizer_config.json"
+_UNBOUNDED = 1 << 30  # the API limits prompts; the encoder shortens nothing
+
+
+@dataclass
+class Loaded:
+    """A model in memory."""
+
+    source: ModelSource
+    served: Served
+    weights: Weights
+    leases: int = 0
+    used: int = 0
+    """Grows with each use; the smallest is the least recently used."""
+
+
+@dataclass
+class Opened:
+    """An engine in memory."""
+
+    engine: Engine
+    config: Any
+    tokenizer: Any
+    idle_since: float = field(default_factory=time.monotonic)
+
+
+class EnginePool:
+    """One engine for each base or full model, and the adapters in each. All methods belong to one event loop.
+
+    A model that a request holds is never unloaded. `max_adapters` are kept in an engine; while an alias moves there is
+    one more, beside the old version.
+    """
+
+    def __init__(
+        self, settings: ServeConfig, open_engine: OpenEngine, fresh: Callable[[ModelSource], ModelSource]
+    ) -> None:
+        """`fresh` puts the files of a model back where they are spoiled or gone, as far as it can."""
+        self._settings = settings
+        self._fresh = fresh
+        self._open_engine = open_engine
+        self._engines: dict[Weights, Opened] = {}
+        self._loaded: dict[Key, Loaded] = {}
+        self._loading: dict[Key, asyncio.Task[None]] = {}
+        self._locks: defaultdict[Weights, asyncio.Lock] = defaultdict(asyncio.Lock)
+        self._released = asyncio.Event()
+        self._clock = itertools.count(1)
+        self.keep: Collection[Key] = ()
+        """Keys of the models that stay in memory as long as there is room."""
+
+    async def hold(self, source: ModelSource) -> Loaded:
+        """A model for one request, loaded first where it is not in memory. Raises ModelError."""
+        while (loaded := self._loaded.get(source.key)) is None:
+            await self.load(source)
+        loaded.leases += 1
+        loaded.used = next(self._clock)
+        return loaded
+
+    def release(self, loaded: Loaded) -> None:
+        """The request has ended."""
+        loaded.leases -= 1
+        if opened := self._engines.get(loaded.weights):
+            opened.idle_since = time.monotonic()
+        self._released.set()
+
+    async def load(self, source: ModelSource, *, beside: bool = False) -> None:
+        """Bring a model into memory; several who ask at once wait for one load. Raises ModelError.
+
+        `beside` lets it be one more than `max_adapters`, until the version before it is no longer in use.
+        """
+        if source.key in self._loaded:
+            return
+        task = self._loading.get(source.key)
+        if task is None:
+            task = asyncio.create_task(self._load(source, beside))
+            self._loading[source.key] = task
+            task.add_done_callback(lambda done: self._forget_task(source.key, done))
+        await asyncio.shield(task)  # a client that leaves takes nobody else's load with it
+
+    def engines(self) -> list[Engine]:
+        """All engines in memory."""
+        return [opened.engine for opened in self._engines.values()]
+
+    async def trim(self) -> None:
+        """Unload adapters beyond `max_adapters`, and close engines that nobody needs, as far as none is in use."""
+        for weights in list(self._engines):
+            async with self._locks[weights]:
+                while (victim := self._spare(weights, self._settings.max_adapters + 1)) is not None:
+                    await self._unload(victim)
+                if self._disused(weights):
+                    await self._close(weights, grace=self._settings.drain_s)
+
+    async def close(self, grace: float) -> None:
+        """Let what is under way end within `grace` seconds, and stop all engines."""
+        for task in list(self._loading.values()):
+            task.cancel()
+        await asyncio.gather(*(self._close(weights, grace) for weights in list(self._engines)))
+
+    async def _load(self, source: ModelSource, beside: bool) -> None:
+        async with self._locks[source.weights]:
+            source = await asyncio.to_thread(self._fresh, source)
+            opened = self._engines.get(source.weights) or await self._open(source)
+            adapter = source.id if source.kind == "adapter" else None
+            served = await asyncio.to_thread(_served, source, opened, adapter)
+            if adapter is not None and source.folder is not None:
+                await self._make_room(source.weights, self._settings.max_adapters + (1 if beside else 0))
+                await opened.engine.load(adapter, source.folder)
+            self._loaded[source.key] = Loaded(source, served, source.weights, used=next(self._clock))
+        log.info("loaded %s", source.id)
+
+    async def _open(self, source: ModelSource) -> Opened:
+        settings, folder = source.settings, source.folder if source.kind == "full" else None
+        serve = self._settings
+        config = await asyncio.to_thread(load_config, settings, _with(folder, "config.json"))
+        tokenizer = await asyncio.to_thread(load_tokenizer, settings, _with(folder, _TOKENIZER))
+        engine = await asyncio.to_thread(
+            self._open_engine,
+            settings,
+            folder,
+            max_batch=serve.max_batch,
+            max_batch_tokens=serve.max_batch_tokens,
+            queue=serve.limits.queue,
+            max_adapters=serve.max_adapters + 1,
+        )
+        opened = self._engines[source.weights] = Opened(engine, config, tokenizer)
+        return opened
+
+    async def _make_room(self, weights: Weights, room: int) -> None:
+        """Unload the least recently used adapters until one more fits; waits while all are in use."""
+        while len(self._adapters(weights)) >= room:
+            if (victim := self._spare(weights, room)) is not None:
+                await self._unload(victim)
+            else:
+                self._released.clear()
+                await self._released.wait()
+
+    def _spare(self, weights: Weights, room: int) -> Loaded | None:
+        """The adapter to unload where there are `room` or more: none that is in use, one that is not kept first."""
+        adapters = self._adapters(weights)
+        free = [a for a in adapters if not a.leases]
+        if len(adapters) < room or not free:
+            return None
+        return min(free, key=lambda a: (a.source.key in self.keep, a.used))
+
+    def _adapters(self, weights: Weights) -> list[Loaded]:
+        return [m for m in self._loaded.values() if m.weights == weights and m.served.adapter is not None]
+
+    async def _unload(self, victim: Loaded) -> None:
+        del self._loaded[victim.source.key]  # before the first await, so that no request takes it meanwhile
+        await self._engines[victim.weights].engine.unload(victim.source.id)
+        log.info("unloaded %s", victim.source.id)
+
+    def _disused(self, weights: Weights) -> bool:
+        models = [m for m in self._loaded.values() if m.weights == weights]
+        idle = time.monotonic() - self._engines[weights].idle_since
+        needed = any(m.leases or m.source.key in self.keep for m in models)
+        return not needed and idle >= IDLE_S
+
+    async def _close(self, weights: Weights, grace: float) -> None:
+        opened = self._engines.pop(weights)
+        for name in [name for name, model in self._loaded.items() if model.weights == weights]:
+            del self._loaded[name]
+        await opened.engine.close(grace)
+
+    def _forget_task(self, key: Key, done: asyncio.Task[None]) -> None:
+        self._loading.pop(key, None)
+        if not done.cancelled():
+            done.exception()  # whoever still waits has it; asyncio would complain where nobody does
+
+
+def _served(source: ModelSource, opened: Opened, adapter: str | None) -> Served:
+    own = _with(source.folder, _TOKENIZER) if adapter else None
+    tokenizer = load_tokenizer(source.settings, own) if own else opened.tokenizer
+    return Served(
+        id=source.id,
+        engine=opened.engine,
+        adapter=adapter,
+        encoder=_encoder(source.settings, tokenizer, opened.config),
+        max_positions=getattr(opened.config.get_text_config(), "max_position_embeddings", None),
+        experiment=source.experiment,
+    )
+
+
+def _encoder(settings: ModelSettings, tokenizer: Any, config: Any) -> Encoder:
+    seq2seq = bool(getattr(config, "is_encoder_decoder", False))
+    return Encoder.of(tokenizer, settings.chat, settings.separator, _UNBOUNDED, _UNBOUNDED, seq2seq=seq2seq)
+
+
+def _with(folder: Path | None, file: str) -> str | None:
+    """The folder, where it has a file of its own."""
+    return str(folder) if folder is not None and (folder / file).exists() else None

@@ -1,0 +1,90 @@
+"""Validation by a Ray task of its own, which reads a checkpoint while the workers train on.
+
+Ray Train's `ValidationConfig` (ray 2.60) does the like for checkpoints that were reported to it; ours are the run's own
+files, which any number of workers resumes from, so there is nothing to report.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any
+
+from ialign_ray.config import Experiment
+from ialign_ray.errors import ClusterError
+from ialign_ray.training.validation import Found
+
+PATIENCE = 1200.0
+"""Seconds to wait for a result: less than torch's 1800, after which the workers that wait for the first one give up."""
+
+
+class RemoteValidator:
+    """One Ray task a validation, with the `resources` that were found to be spare: CPU, and GPU if workers have any."""
+
+    def __init__(self, experiment: Experiment, run: Path, resources: dict[str, float]) -> None:
+        self._experiment, self._run, self._resources = experiment, run, resources
+        self._step, self._task = 0, None
+
+    def start(self, step: int, checkpoint: Path) -> None:
+        """Begin; the task waits for its resources if they are taken."""
+        import ray
+        from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+        task = ray.remote(validate_checkpoint).options(
+            name=f"validate step {step}",
+            num_cpus=self._resources["CPU"],
+            num_gpus=self._resources.get("GPU", 0),
+            # the workers' own group has no room beside them: there it would wait for ever
+            scheduling_strategy=PlacementGroupSchedulingStrategy(None, placement_group_capture_child_tasks=False),
+        )
+        self._step, self._task = step, task.remote(self._experiment, self._run, checkpoint)
+
+    def ready(self) -> bool:
+        """Whether the task has ended, well or not."""
+        import ray
+
+        return bool(ray.wait([self._task], timeout=0)[0])
+
+    def result(self) -> Found:
+        """What it found; ClusterError when it failed or does not come."""
+        import ray
+        from ray.exceptions import GetTimeoutError, RayError
+
+        try:
+            found: Found = ray.get(self._task, timeout=PATIENCE)
+        except GetTimeoutError:
+            ray.cancel(self._task, force=True)
+            raise ClusterError(f"the task that validates step {self._step} gave no answer in {PATIENCE:g} s") from None
+        except (RayError, OSError) as error:
+            raise ClusterError(f"the task that validates step {self._step} failed ({_last_line(error)})") from error
+        return found
+
+
+def validate_checkpoint(experiment: Experiment, run: Path, checkpoint: Path) -> Found:
+    """Load a checkpoint's weights into a model of its own and validate it, in one process."""
+    import torch
+
+    from ialign_ray.training.checkpoint import read_weights
+    from ialign_ray.training.runs import untrained_model
+    from ialign_ray.training.validation import load_held_out, validate
+
+    began = time.perf_counter()
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model, tokenizer = untrained_model(experiment, run)
+    read_weights(checkpoint, model)
+    if experiment.model.quantization is None:  # a quantised one is where it belongs
+        model.to(device)
+    with torch.autocast(device.type, torch.bfloat16, enabled=experiment.model.precision == "bf16"):
+        losses = validate(
+            model,
+            load_held_out(run / "data"),
+            pad=tokenizer.pad_token_id,
+            device=device,
+            micro_batch_tokens=experiment.train.micro_batch_tokens,
+        )
+    return Found(losses, time.perf_counter() - began)
+
+
+def _last_line(error: Any) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[-1].strip() if lines else type(error).__name__

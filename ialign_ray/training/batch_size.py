@@ -1,0 +1,150 @@
+"""Bucketed or packed, and what a pass costs by itself: measured once for a model on a machine, then written down.
+
+Either way gives the same gradient but for rounding, and rounding is enough to end with other bits. So a choice is made
+once and kept: beside the run, which goes on with it after a resume, and beside all runs, so that every trial of one
+model on one kind of machine adds up in the same order.
+"""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import nn
+from torch.distributed.fsdp import FSDPModule
+
+from ialign_ray.config import TrainConfig
+from ialign_ray.modeling.architecture import decoder_start
+from ialign_ray.modeling.attention import is_packable, kernel_of, reads_lengths
+from ialign_ray.modeling.head import base_model
+from ialign_ray.storage import json_hash, read_json, write_json
+from ialign_ray.tokens.batch import Batching, Encoded
+from ialign_ray.training.collate import Pass, lay_out
+from ialign_ray.training.loss import target_nats
+
+RECORD = "batching.json"
+MARGIN = 0.95
+"""Share of the bucketed time that packing must stay under: a difference that noise could make decides nothing."""
+ROUNDS = 3
+
+
+def choose_batching(
+    model: nn.Module,
+    settings: TrainConfig,
+    sample: Callable[[], Sequence[Encoded]],
+    run: Path,
+    *,
+    pad: int,
+    device: torch.device,
+) -> Batching:
+    """How this run lays out its passes: as it was chosen before, or by a few passes over `sample`.
+
+    Every worker calls this and does the same passes; the first one's choice holds for all. It is kept in the run's
+    folder, and in `batching/` two folders above for other runs of the same model and machine.
+    """
+    shared = run.parent.parent / "batching" / f"{_key(model, settings, device)}.json"
+    known: list[Any] = [None]
+    if _first():
+        known = [next((read_json(p) for p in (run / RECORD, shared) if p.exists()), None)]
+    _broadcast(known)
+    if known[0] is None:
+        known = [asdict(measure(model, settings, sample(), pad, device))]
+        _broadcast(known)
+    if _first():
+        for path in (run / RECORD, shared):
+            if not path.exists():
+                with suppress(OSError):  # a full disk ends no run; a resume would measure again
+                    write_json(path, known[0])
+    return Batching(**known[0])
+
+
+def measure(
+    model: nn.Module, settings: TrainConfig, sample: Sequence[Encoded], pad: int, device: torch.device
+) -> Batching:
+    """The faster way for these examples; the model's weights, gradients and mode are as before afterwards."""
+    mode, start, tokens = model.training, decoder_start(model), settings.micro_batch_tokens
+    model.train()
+    enough = _within(sample, tokens)
+
+    def seconds(passes: Sequence[Pass]) -> float:
+        return min(_timed(model, passes, device) for _ in range(ROUNDS))
+
+    small, large = _block(1, 16, pad), _block(8, 64, pad)
+    one, many = (seconds(lay_out(b, Batching(), 2**30, pad, start)) for b in (small, large))
+    bucketed = Batching(pass_tokens=pass_tokens(one, many))
+    chosen = bucketed
+    if settings.batching != "bucketed" and is_packable(model):
+        packed = replace(bucketed, packed=True, varlen=reads_lengths(model))
+        ways = [lay_out(enough, b, tokens, pad, start) for b in (bucketed, packed)]
+        if settings.batching == "packed" or seconds(ways[1]) < MARGIN * seconds(ways[0]):
+            chosen = packed
+    model.train(mode)
+    return chosen
+
+
+def pass_tokens(small: float, large: float) -> int:
+    """The fixed part of a pass in tokens, from the seconds of 16 and of 512 tokens; to a power of two, 8 to 4096."""
+    each = max(large - small, 1e-9) / (512 - 16)
+    fixed = max(small - 16 * each, 0.0) / each
+    return 1 << min(12, max(3, round(fixed).bit_length()))
+
+
+def _timed(model: nn.Module, passes: Sequence[Pass], device: torch.device) -> float:
+    _settle(device)
+    began = time.perf_counter()
+    for part in (p.to(device) for p in passes):
+        total, _ = target_nats(model, part.positions, part.labels, **part.inputs)
+        total.backward()  # type: ignore[no-untyped-call]
+    _settle(device)
+    seconds = time.perf_counter() - began
+    model.zero_grad(set_to_none=True)
+    return seconds
+
+
+def _settle(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _block(rows: int, length: int, token: int) -> list[Encoded]:
+    """Examples of one length, half of it target."""
+    half = [token] * (length // 2)
+    return [Encoded(str(k), 0, "", "", "", half, half) for k in range(rows)]
+
+
+def _within(sample: Sequence[Encoded], tokens: int) -> list[Encoded]:
+    taken: list[Encoded] = []
+    for example in sample:
+        if taken and sum(map(len, taken)) + len(example) > tokens:
+            break
+        taken.append(example)
+    return taken
+
+
+def _key(model: nn.Module, settings: TrainConfig, device: torch.device) -> str:
+    """What the measured times depend on."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    names = ("batching", "batch_size", "micro_batch_tokens", "gradient_checkpointing", "compile")
+    own = [{k: getattr(settings, k) for k in names}, torch.is_autocast_enabled(device.type)]
+    shape = base_model(model).config.to_dict()
+    workers = [dist.get_world_size() if dist.is_initialized() else 1, isinstance(model, FSDPModule)]
+    return json_hash([
+        shape, trained, kernel_of(model), name, torch.get_num_threads(), workers, torch.__version__, own
+    ])[:32]  # fmt: skip
+
+
+def _first() -> bool:
+    return not dist.is_initialized() or dist.get_rank() == 0
+
+
+def _broadcast(value: list[Any]) -> None:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast_object_list(value)

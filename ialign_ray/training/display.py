@@ -1,0 +1,208 @@
+"""Watching a run from outside: progress bar, TensorBoard and MLflow, fed by the run's records."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from ialign_ray.config import Experiment
+from ialign_ray.training.run_log import RECORDS, VALIDATIONS, RunLogFile, records, warnings_told
+
+PLAIN_SECONDS = 15.0
+"""Between lines where the output is not a terminal (job logs)."""
+
+
+def curves(record: dict[str, Any]) -> dict[str, float]:
+    """One step's record as flat metrics: totals, then loss per task, per language and of replay."""
+    plain = {f"train/{k}": float(record[k]) for k in ("loss", "grad_norm", "learning_rate")}
+    plain["train/tokens_per_second"] = record["tokens"] / max(record["seconds"], 1e-9)
+    plain["train/useful_share"] = record["tokens"] / max(record["padded"], 1)
+    if "mfu" in record:  # not in the records of runs that began before there was one
+        plain |= {"train/mfu": record["mfu"], "train/memory_gib": record["memory"] / 2**30}
+    plain["train/data_wait_share"] = record["data_wait"] / max(record["seconds"], 1e-9)
+    sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+    for source, (nats, tokens) in record["sources"].items():
+        task, _, language = source.partition("/")
+        for key in ["loss/replay"] if not language else [f"loss/task/{task}", f"loss/language/{language}"]:
+            sums[key][0] += nats
+            sums[key][1] += tokens
+    return plain | {k: nats / tokens for k, (nats, tokens) in sums.items()}
+
+
+def validation_curves(record: dict[str, Any]) -> dict[str, float]:
+    """One validation as flat metrics: each loss and the bounds of its 95 % interval."""
+    flat: dict[str, float] = {}
+    for metric, (value, low, high, _) in record["losses"].items():
+        bounds = {f"validation/{metric}_low": low, f"validation/{metric}_high": high}
+        flat |= {f"validation/{metric}": value} | {k: v for k, v in bounds.items() if isfinite(v)}
+    return flat
+
+
+def validation_line(record: dict[str, Any], base: dict[str, Any]) -> str:
+    """One validation as a line of a job's log, in nats per token, beside the base.
+
+    `base` is the run's first validation; that of another step, where a resumed run began to be validated, is none.
+    """
+    said = []
+    for metric in ("pairs", "instructions"):
+        if metric in record["losses"]:
+            value, low, high, n = record["losses"][metric]
+            known = record["step"] and not base["step"] and metric in base["losses"]
+            of_base = f", base {base['losses'][metric][0]:.3f}" if known else ""
+            said.append(f"{metric} {value:.3f} [{low:.3f}, {high:.3f}] n={n}{of_base}")
+    return f"step {record['step']}: held out, nats per token: {'; '.join(said)}"
+
+
+class Sinks:
+    """TensorBoard and MLflow of one run; each step is logged once, also over a resume."""
+
+    def __init__(self, experiment: Experiment, run: Path, params: dict[str, Any]) -> None:
+        self._board = self._client = None
+        if experiment.tracking.tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._board = SummaryWriter(str(run / "tensorboard"))
+        if experiment.tracking.mlflow:
+            self._open_mlflow(experiment, run, params)
+
+    def _open_mlflow(self, experiment: Experiment, run: Path, params: dict[str, Any]) -> None:
+        from mlflow import MlflowClient
+
+        uri = experiment.tracking_uri
+        self._client = client = MlflowClient(tracking_uri=uri)
+        found = client.get_experiment_by_name(experiment.name)
+        number = found.experiment_id if found else client.create_experiment(experiment.name)
+        self._id = client.create_run(number, run_name=run.name).info.run_id
+        for key, value in params.items():
+            client.log_param(self._id, key, value)
+
+    def log(self, batch: list[dict[str, Any]], curves: Callable[[dict[str, Any]], dict[str, float]] = curves) -> None:
+        """Log the records of some steps, or with `validation_curves` of some validations."""
+        if self._board:
+            for record in batch:
+                for key, value in curves(record).items():
+                    self._board.add_scalar(key, value, record["step"])
+        if self._client and batch:
+            from mlflow.entities import Metric
+
+            now = int(time.time() * 1000)
+            metrics = [Metric(k, v, now, r["step"]) for r in batch for k, v in curves(r).items()]
+            for first in range(0, len(metrics), 1000):  # the server's limit a call
+                self._client.log_batch(self._id, metrics=metrics[first : first + 1000])
+
+    def close(self, finished: bool) -> None:
+        """Flush, and mark the MLflow run."""
+        if self._board:
+            self._board.close()
+        if self._client:
+            self._client.set_terminated(self._id, "FINISHED" if finished else "FAILED")
+
+
+@contextmanager
+def watching(experiment: Experiment, run: Path, console: Console) -> Iterator[None]:
+    """Show progress and feed the sinks from `metrics.jsonl` while the body runs."""
+    params = {"ratio": experiment.replay.ratio, "seed": experiment.train.seed, "model": experiment.model.id}
+    watcher = _Watcher(run, experiment.train.steps, Sinks(experiment, run, params), console)
+    stop = threading.Event()
+    thread = threading.Thread(target=watcher.follow, args=(stop,), daemon=True)
+    thread.start()
+    finished = False
+    try:
+        yield
+        finished = True
+    finally:
+        stop.set()
+        thread.join()
+        watcher.close(finished)
+
+
+class _Watcher:
+    def __init__(self, run: Path, steps: int, sinks: Sinks, console: Console) -> None:
+        self.sinks = sinks
+        self._run, self._steps, self._console = run, steps, console
+        self._seen, self._printed = 0, 0.0
+        self._validated: set[int] = set()
+        self._told = len(warnings_told(run))
+        self._tracking = True
+
+    def follow(self, stop: threading.Event) -> None:
+        columns = (
+            TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[note]}"),
+            TimeElapsedColumn(), TimeRemainingColumn(),
+        )  # fmt: skip
+        with Progress(*columns, console=self._console, disable=not self._console.is_terminal) as bar:
+            task = bar.add_task(self._run.name, total=self._steps, note="starting workers")
+            while True:
+                last = stop.wait(1.0)
+                self._warnings()
+                self._validations()
+                if new := [r for r in records(self._run) if r["step"] > self._seen]:
+                    self._seen = new[-1]["step"]
+                    self._track(partial(self.sinks.log, new))
+                    note = self._note(new)
+                    bar.update(task, completed=self._seen, note=note)
+                    self._plain(note, last)
+                if last:
+                    return
+
+    def _validations(self) -> None:
+        said = RunLogFile(self._run / VALIDATIONS).read()
+        if new := [r for r in said if r["step"] not in self._validated]:
+            self._validated |= {r["step"] for r in new}
+            self._track(partial(self.sinks.log, new, validation_curves))
+            for record in new:
+                line = f"{self._run.name}: {validation_line(record, said[0])}"
+                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _warnings(self) -> None:
+        told = warnings_told(self._run)
+        for text in told[self._told :]:
+            self._console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
+        self._told = len(told)
+
+    def close(self, finished: bool) -> None:
+        """End the tracking of this run."""
+        self._track(partial(self.sinks.close, finished))
+
+    def _track(self, work: Callable[[], None]) -> None:
+        """Curves are a copy of `metrics.jsonl`: where they cannot be written, the run goes on without."""
+        if not self._tracking:
+            return
+        try:
+            work()
+        except Exception as error:  # TensorBoard's, MLflow's and their database's have no common base
+            self._tracking = False
+            cause = (str(error).splitlines() or [type(error).__name__])[0]
+            text = f"warning: tracking stopped ({cause}); {self._run / RECORDS} goes on"
+            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    def _note(self, new: list[dict[str, Any]]) -> str:
+        tokens, seconds = sum(r["tokens"] for r in new), sum(r["seconds"] for r in new)
+        left = (self._steps - self._seen) * seconds / len(new)
+        flops = sum(r.get("mfu", 0.0) * r["seconds"] for r in new) / max(seconds, 1e-9)
+        memory = new[-1].get("memory", 0) / 2**30
+        speed = f"{tokens / max(seconds, 1e-9):,.0f} tokens/s  mfu {flops:.1%}  {memory:.1f} GiB"
+        return f"loss {new[-1]['loss']:.3f}  {speed}  {left:.0f} s left"
+
+    def _plain(self, note: str, last: bool) -> None:
+        if self._console.is_terminal or (time.monotonic() - self._printed < PLAIN_SECONDS and not last):
+            return
+        self._printed = time.monotonic()
+        self._console.print(f"{self._run.name}: step {self._seen}/{self._steps}  {note}", highlight=False)

@@ -1,0 +1,238 @@
+"""What a run did: one record a step for curves, and the ledger of every example consumed.
+
+Records go to `metrics.jsonl` and `validation.jsonl`, written by the first worker and read by whoever watches (the
+driver's progress bar, MLflow, TensorBoard), so that no tracking library is imported in the workers. What the user
+must be told goes to `warnings.txt`.
+
+A full disk ends no run here. Records wait in memory for room. The ledger proves that every example was consumed
+exactly once, so it may never lack a part: a part that cannot be written waits in memory too, no checkpoint is made
+ahead of it, nor of the records, and a run that cannot write it at its end stops.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from ialign_ray.storage import write_bytes, write_json
+from ialign_ray.tokens.batch import Encoded
+from ialign_ray.training.checkpoint import CURE, writing
+from ialign_ray.training.step import StepStats
+from ialign_ray.training.stopping import Validated
+from ialign_ray.training.validation import LossEstimate
+
+ENDING = "ending.json"
+LEDGER = "ledger"
+_RESERVED = b"\n" * 4096
+"""Room for warnings, taken at the start: the one of a full disk must find a place."""
+_SCHEMA = pa.schema(
+    [("step", pa.int64()), ("epoch", pa.int64())]
+    + [(n, pa.string()) for n in ("row_id", "source", "task", "template")]
+    + [("tokens", pa.int64())]
+)
+
+
+class Journal:
+    """The records, the warnings and the ledger of one worker of one run."""
+
+    def __init__(self, run: Path, rank: int = 0, world: int = 1) -> None:
+        self.run, self._rank, self._world = run, rank, world
+        self._rows: list[tuple[Any, ...]] = []
+        self._records, self._validations = self._files = (RunLogFile(run / RECORDS), RunLogFile(run / VALIDATIONS))
+        self._from = 0
+
+    def open(self, start: int) -> None:
+        """Begin after `start` steps: what a lost attempt recorded beyond them is forgotten."""
+        self._from = start
+        if self._rank == 0:
+            for part in (self.run / LEDGER).glob("*-*"):
+                if int(part.name.partition("-")[2]) > start:
+                    shutil.rmtree(part)
+            for file in self._files:
+                file.forget_after(start)
+            with suppress(OSError):  # a warning is logged as well
+                if not (self.run / WARNINGS).exists():
+                    write_bytes(self.run / WARNINGS, _RESERVED)
+
+    def warn(self, text: str) -> None:
+        """Tell the user (first worker): in the log, and through `warnings.txt` on the driver's console."""
+        if self._rank:
+            return
+        logging.getLogger("ialign_ray").warning(text)
+        with suppress(OSError), (self.run / WARNINGS).open("r+b") as file:
+            told = file.read().rstrip(b"\n")
+            file.seek(len(told))
+            file.write((b"\n" if told else b"") + text.replace("\n", " ").encode() + b"\n")
+
+    def record(
+        self,
+        step: int,
+        examples: Sequence[Encoded],
+        stats: StepStats,
+        *,
+        rate: float,
+        seconds: float,
+        waited: float,
+        peak: float,
+    ) -> None:
+        """Note one step: its examples in the ledger, and (first worker) its record in `metrics.jsonl`.
+
+        `peak` is what all workers' devices could do, in FLOP/s.
+        """
+        self._rows += [(step, e.epoch, e.row_id, e.source, e.task, e.template, len(e)) for e in examples]
+        if self._rank:
+            return
+        record = {
+            "step": step,
+            "loss": stats.loss,
+            "grad_norm": stats.grad_norm,
+            "learning_rate": rate,
+            "seconds": seconds,
+            "data_wait": waited,
+            "examples": stats.examples,
+            "replay": stats.replay,
+            "tokens": stats.tokens,
+            "padded": stats.padded,
+            "target_tokens": stats.target_tokens,
+            "flops": stats.flops,
+            "mfu": stats.flops / max(seconds * peak, 1.0),
+            "memory": stats.memory,
+            "skipped": stats.skipped,
+            "sources": dict(sorted(stats.sources.items())),
+        }
+        self._append(self._records, record)
+
+    def validated(self, step: int, losses: Mapping[str, LossEstimate], seconds: float) -> None:
+        """Note (first worker) what a validation found: metric -> nats per token, interval, sentences."""
+        if self._rank == 0:
+            found = {metric: [e.value, e.low, e.high, e.n] for metric, e in losses.items()}
+            self._append(self._validations, {"step": step, "seconds": seconds, "losses": found})
+
+    def _append(self, file: RunLogFile, record: dict[str, Any]) -> None:
+        if cause := file.append(record):
+            self.warn(f"{file.path} could not be written ({cause}); its records wait in memory")
+
+    def past(self, steps: int) -> tuple[list[Validated], list[dict[str, Any]]]:
+        """What was recorded before: every validation, and the last so many steps."""
+        return validations(self.run), records(self.run)[-steps:]
+
+    def end(self, **ending: Any) -> None:
+        """Write (first worker) how the run ended, or raise CheckpointError."""
+        path = self.run / ENDING
+        if self._rank == 0:
+            skipped = sum(r.get("skipped", False) for r in records(self.run))
+            with writing(path, CURE):
+                write_json(path, ending | {"skipped_steps": skipped})
+
+    def flush(self, step: int) -> None:
+        """Write this worker's part of the ledger up to `step`, or raise CheckpointError and keep it in memory.
+
+        The records must be written too: a resumed run decides from them.
+        """
+        path = self.run / LEDGER / f"{self._from:08d}-{step:08d}" / f"{self._rank}-of-{self._world}.parquet"
+        columns: list[Any] = list(zip(*self._rows, strict=True)) if self._rows else [[] for _ in _SCHEMA]
+        part = BytesIO()
+        pq.write_table(pa.table(dict(zip(_SCHEMA.names, columns, strict=True)), schema=_SCHEMA), part)
+        with writing(path):
+            write_bytes(path, part.getvalue())
+        self._rows, self._from = [], step
+        for file in self._files:
+            with writing(file.path):
+                file.settle()
+
+
+def ledger(run: Path) -> pa.Table:
+    """Every example that surviving steps consumed: step, epoch, row_id, source, task, template, tokens."""
+    parts = [pq.read_table(p) for p in sorted((run / LEDGER).rglob("*.parquet"))]
+    return pa.concat_tables(parts) if parts else _SCHEMA.empty_table()
+
+
+class RunLogFile:
+    """One such file, written by one process. Where the disk takes no more, lines wait in memory for room."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._waiting = b""
+
+    def append(self, record: dict[str, Any]) -> str | None:
+        """Add a line; the cause when it begins to wait in memory. Half a line is taken back."""
+        told = bool(self._waiting)
+        self._waiting += json.dumps(record).encode() + b"\n"
+        try:
+            self.settle()
+        except OSError as error:
+            return None if told else error.strerror or str(error)
+        return None
+
+    def settle(self) -> None:
+        """Write what waits, or raise OSError."""
+        if not self._waiting:
+            return
+        with self.path.open("ab", buffering=0) as file:
+            size = file.tell()
+            if file.write(self._waiting) == len(self._waiting):
+                self._waiting = b""
+            else:
+                file.truncate(size)
+                raise OSError("no room for a whole record")
+
+    def forget_after(self, step: int) -> None:
+        """Cut the lines beyond `step` off, and a torn last one; needs no room on the disk."""
+        if not self.path.exists():
+            return
+        with self.path.open("r+b") as file:
+            end = 0
+            for line in iter(file.readline, b""):
+                if not line.endswith(b"\n") or _step_of(line) > step:
+                    break
+                end += len(line)
+            file.truncate(end)
+
+    def read(self) -> list[dict[str, Any]]:
+        """Every whole line; one torn by a crash is passed over."""
+        if not self.path.exists():
+            return []
+        found = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                found.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return found
+
+
+def _step_of(line: bytes) -> int:
+    try:
+        return int(json.loads(line)["step"])
+    except ValueError:
+        return 0
+
+
+RECORDS, VALIDATIONS, WARNINGS = "metrics.jsonl", "validation.jsonl", "warnings.txt"
+
+
+def records(run: Path) -> list[dict[str, Any]]:
+    """Every whole record of a run; a line torn by a crash is passed over."""
+    return RunLogFile(run / RECORDS).read()
+
+
+def validations(run: Path) -> list[Validated]:
+    """What validation has said so far, in the order of steps."""
+    return [
+        Validated(r["step"], {k: e[0] for k, e in r["losses"].items()}) for r in RunLogFile(run / VALIDATIONS).read()
+    ]
+
+
+def warnings_told(run: Path) -> list[str]:
+    """What the user was told of a run, oldest first."""
+    path = run / WARNINGS
+    return [line for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []

@@ -1,0 +1,51 @@
+"""Requests from outside: SIGTERM, and what a run does about one between two steps."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from enum import IntEnum
+from types import FrameType
+
+STOP = "stop"
+"""The file in a run's folder by which its driver asks the workers to stop."""
+
+
+class StopRequest(IntEnum):
+    """What one worker asks of all of them after a step; the strongest wish counts."""
+
+    GO_ON = 0
+    SAVE = 1
+    """Make a checkpoint now and go on: this worker or its host will be gone soon."""
+    STOP = 2
+    """Make a checkpoint and end the run."""
+
+
+@contextmanager
+def on_sigterm(call: Callable[[], object]) -> Iterator[None]:
+    """Call at the first SIGTERM instead of ending; a second one does what it did before.
+
+    Python delivers signals to the main thread alone; in any other this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = install(call)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def install(call: Callable[[], object]) -> signal.Handlers | int | Callable[[int, FrameType | None], object]:
+    """Have the first SIGTERM call this, for good; returns the handler of before. Main thread only."""
+
+    def note(_: int, __: FrameType | None) -> None:
+        signal.signal(signal.SIGTERM, before)
+        call()
+
+    before = signal.getsignal(signal.SIGTERM) or signal.SIG_DFL
+    signal.signal(signal.SIGTERM, note)
+    return before

@@ -1,0 +1,106 @@
+"""`ialign validate`: everything is checked, counted and shown, with no cluster and no weights."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
+
+import pyarrow.compute as pc
+from rich.console import Console
+from rich.markup import escape
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from ialign_ray.config import Experiment
+from ialign_ray.evaluation.scoring.prompted_suites import suite_units
+from ialign_ray.inspection.tokenizer_fit import fitness, warnings
+from ialign_ray.modeling.load import check_rank, model_shape
+from ialign_ray.tasks.plan import Plan
+from ialign_ray.tasks.render import Example, Pair
+from ialign_ray.training.prepare import Prepared, prepare
+
+SHOWN = 2_000
+"""Examples of the run that the mix is counted over, at most."""
+
+
+def preview(experiment: Experiment, console: Console) -> None:
+    """Check an experiment and print mix counts and one rendered example per task."""
+    prepared = prepare(experiment, console)
+    suite_units(experiment)
+    if experiment.model.tuning == "lora":
+        check_rank(model_shape(experiment.model), experiment.model.lora)
+    console.print(data_table(prepared))
+    console.print(mix_table(experiment, prepared.plan))
+    if experiment.train.validation:
+        console.print(held_out_line(prepared, experiment.train.validation.every), highlight=False)
+    for warning in coverage(prepared, experiment.languages.l1):
+        console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
+    for task, example in examples(prepared.plan).items():
+        console.print(Panel(Text(f"{example.prompt}\n\n→ {example.target}"), title=f"{task} ({example.template})"))
+    console.print(f"{experiment.name}: valid", highlight=False)
+
+
+def coverage(prepared: Prepared, old: Sequence[str]) -> list[str]:
+    """Warnings about languages that the tokenizer covers badly, from a sample of the training pairs."""
+    pairs = prepared.plan.pairs
+    texts: dict[str, list[str]] = {}
+    for code in pc.unique(pairs["source_language"]).to_pylist():
+        own = pairs.filter(pc.equal(pairs["source_language"], code))
+        texts[code] = own["source"].unique().to_pylist()
+    return warnings(fitness(prepared.encoder.tokenizer, texts), old)
+
+
+def data_table(prepared: Prepared) -> Table:
+    """What was read and dropped, per corpus and for replay."""
+    table = Table("data", "read", "incomplete", "cleaned", "leaked", "held out", "kept", "pairs", "too long")
+    for name, c in prepared.parallel.counts.items():
+        pairs = c.pairs - c.too_long - c.validation
+        row = (c.read, c.incomplete, c.cleaned, c.leaked, c.held_out, c.kept, pairs, c.too_long)
+        table.add_row(name, *map(str, row))
+    r = prepared.replay
+    table.add_row(
+        "replay",
+        str(r.read),
+        str(r.empty),
+        "0",
+        str(r.leaked),
+        str(r.validation),
+        f"{r.pool} of {r.eligible}",
+        "-",
+        str(r.too_long),
+    )
+    return table
+
+
+def held_out_line(prepared: Prepared, every: int) -> str:
+    """What validation will look at, and how often."""
+    counts = prepared.counts()["validation"]
+    named = ", ".join(f"{source} {n}" for source, n in counts.items())
+    return f"validation: {sum(counts.values())} held-out examples every {every} steps ({named})"
+
+
+def mix_table(experiment: Experiment, plan: Plan) -> Table:
+    """How often each source comes among the run's first examples."""
+    total = experiment.train.steps * experiment.train.batch_size
+    counted = Counter(plan.draw(i).source for i in range(min(total, SHOWN)))
+    table = Table("source", f"of the first {min(total, SHOWN):,} examples of {total:,}", "share")
+    for source, count in sorted(counted.items()):
+        table.add_row(source, str(count), f"{count / sum(counted.values()):.1%}")
+    return table
+
+
+def examples(plan: Plan) -> dict[str, Example]:
+    """One rendered example per task of the mix, and one of replay."""
+    shown = {}
+    if plan.ratio < 1:
+        tasks = [task for task, weight in plan.mix.items() if weight > 0]
+        # spread over the pool, so that several languages are seen
+        places = [k * plan.pairs.num_rows // len(tasks) for k in range(len(tasks))]
+        for task, row in zip(tasks, plan.pairs.take(places).to_pylist(), strict=True):
+            shown[task] = plan.align(Pair(**row), 0, task).example
+    if plan.ratio > 0:
+        drawn = (plan.draw(i) for i in range(100_000))
+        shown |= {d.source: d.example for d in islice((d for d in drawn if d.source == "replay"), 1)}
+    return shown

@@ -1,0 +1,155 @@
+"""Caches are named after declared versions: an output that changes must raise the version that declares it.
+
+Where a test fails: if the new output is meant, raise the version that the message names and record version and digest
+here; if it is not, the change under test has altered texts.
+"""
+
+import hashlib
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from pydantic import TypeAdapter
+from tiny_corpus import write_jsonl
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
+
+from ialign_ray.config import build_experiment
+from ialign_ray.config.cleaning import Step
+from ialign_ray.corpus import build, shards
+from ialign_ray.corpus.build import build_corpus
+from ialign_ray.corpus.cleaning import version_of
+from ialign_ray.corpus.leaks import EvaluationIndex, LeakStep
+from ialign_ray.corpus.splits import IdentityStep
+from ialign_ray.pocket.locate import DATA_VERSION, pocket_file
+from ialign_ray.tasks.plan import Plan
+from ialign_ray.tokens import cache
+from ialign_ray.tokens.encode import Encoder
+from ialign_ray.training.prepare import prepare
+
+STEPS = {
+    "normalise": (1, "bc31da767408e1e3"),
+    "characters": (1, "f442afb40098c344"),
+    "empty": (1, "0cd2432dec7eed3a"),
+    "identical": (1, "489f247df8d06936"),
+    "length": (1, "927d5ec5c3ce11b2"),
+    "script": (1, "61ef46b8d7d129e5"),
+    "language": (1, "dbd422b2f6b44a03"),
+    "numbers": (1, "19843c5f2b2270c7"),
+    "links": (1, "d8a6ddca7c7075d4"),
+    "ratio": (1, "e8f5c9878e9361bd"),
+    "duplicates": (1, "0fa5eee31a05ba11"),
+    "near_duplicates": (1, "0cc9f156c9d5efea"),
+}
+"""Step -> its version and the digest of what it makes of ROWS."""
+READING = ((1, 1, 1, 1), "071477121afb62d8")
+"""Versions of shards, finished corpora, the leak search and identities, and the digest of a build without steps."""
+RENDERING = (1, "4d0abdf742203188")
+POCKET = (1, "432faca7c77fa103")
+
+SETTINGS = {
+    "length": {"max_words": 12},
+    "ratio": {"minimum": 10, "deviations": 2},
+    "language": {"recognised": 0.3, "minimum_characters": 10},
+}
+PLAIN = [
+    (f"The {a} of house {k} is {b}.", f"{a.title()} di rumah {k} itu {c}.")
+    for k, (a, b, c) in enumerate(
+        (a, b, c)
+        for a in ("owner", "teacher", "garden", "river", "market")
+        for b, c in (("old", "sudah tua"), ("far away", "sangat jauh"), ("very quiet", "sunyi sekali"))
+    )
+]
+UGLY = [
+    ("Caf\u0065\u0301  is\topen", "Kafe\u00a0buka"),
+    ("zero\u200bwidth \u0007bell", "lebar\u200dnol"),
+    ("...", "!!!"),
+    ("Same text here", "same text, here"),
+    ("word " * 20, "kata " * 20),
+    ("short", "kalimat yang sangat panjang sekali dan tidak ada habisnya sampai akhir hari ini juga"),
+    ("Latin on one side only", "Это предложение написано по-русски"),
+    ("It costs 12 and 40 coins", "Harganya 13 dan 41 koin"),
+    ("See https://example.org/a", "Lihat https://example.org/b"),
+    ("The owner of house 0 is old.", "Owner di rumah 0 itu sudah tua."),
+    ("The owner of house 0 is old!", "Owner di rumah 0 itu sudah tua sekali."),
+    ("This is a perfectly good English sentence.", "Das ist ein ganz gewöhnlicher deutscher Satz."),
+    ("A sentence of the test set lies here", "Kalimat set uji ada di sini"),
+]
+ROWS = [{"sid": str(k), "eng": a, "ind": b} for k, (a, b) in enumerate([*PLAIN, *UGLY])]
+
+
+def digest(content):
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@pytest.fixture
+def built(tmp_path):
+    """Builds ROWS with some steps: all kept and all dropped texts."""
+    write_jsonl(tmp_path / "rows.jsonl", ROWS)
+
+    def make(steps):
+        experiment = build_experiment(
+            {
+                "name": "golden",
+                "languages": {"l1": ["eng"], "l2": ["ind"]},
+                "model": {"id": "none"},
+                "corpora": [
+                    {
+                        "name": "a",
+                        "path": "rows.jsonl",
+                        "columns": {"eng": "eng", "ind": "ind"},
+                        "id": "sid",
+                        "holdout": 0.2,
+                    }
+                ],
+                "replay": {"ratio": 0},
+                "cleaning": {"steps": steps},
+                "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
+            },
+            "x",
+        )
+        index = EvaluationIndex.build(["A sentence of the test set lies here"])
+        corpus = build_corpus(experiment, index)
+        kept = {split: corpus.read("a", split).to_pylist() for split in ("train", "heldout")}
+        dropped = [pq.read_table(path).to_pylist() for path in corpus.drops("a")]
+        return digest([kept, dropped])
+
+    return make
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_steps_output_changes_with_its_version_alone(built, step):
+    settings = {"step": step, **SETTINGS.get(step, {})}
+    found = version_of(TypeAdapter(Step).validate_python(settings)), built([settings])
+    assert found == STEPS[step], f"raise `version` of the step {step!r}, or mend it"
+
+
+def test_each_step_changes_something(built):
+    assert len({value for _, value in STEPS.values()} | {READING[1]}) == len(STEPS) + 1, "ROWS miss a step"
+
+
+def test_reading_leaks_and_splits_change_with_their_versions_alone(built):
+    versions = (shards.VERSION, build.VERSION, LeakStep.version, IdentityStep.version)
+    assert (versions, built([])) == READING, "raise the version of shards, corpora, leaks or identities, or mend them"
+
+
+def test_examples_change_with_the_version_of_rendering_alone(experiment_data):
+    core = Tokenizer(
+        models.BPE(vocab={c: k for k, c in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}, merges=[])
+    )
+    core.pre_tokenizer, core.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    core.add_special_tokens(["</s>"])
+    encoder = Encoder.of(PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>"), "never", "\n")
+    plan: Plan = prepare(build_experiment(experiment_data, "x")).plan
+    drawn = [plan.draw(i) for i in range(300)]
+    assert {d.example.task for d in drawn} == {"mlm", "tlm", "mt", "xss", "replay"}
+    ids = [encoder.encode(d.example.prompt, d.example.target, d.example.spans) for d in drawn]
+    examples = [[d.row_id, d.epoch, d.source, vars(d.example)] for d in drawn]
+    assert (cache.VERSION, digest([examples, ids])) == RENDERING, "raise tokens.cache.VERSION, or mend the rendering"
+
+
+def test_pocket_data_change_with_their_version_alone(tmp_path, monkeypatch):
+    monkeypatch.setenv("IALIGN_CACHE", str(tmp_path))
+    tables = [pq.read_table(pocket_file(f"pocket:{name}")).to_pylist() for name in ("parallel", "sentiment")]
+    instructions = pocket_file("pocket:instructions").read_text(encoding="utf-8")
+    assert (DATA_VERSION, digest([tables, instructions])) == POCKET, "raise DATA_VERSION and BASE_VERSION, or mend it"

@@ -1,0 +1,168 @@
+"""The bootstrap: equal to the point metrics, honest in coverage, fast."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from test_metrics import sample
+
+from ialign_ray.errors import DataError
+from ialign_ray.evaluation.metrics import bootstrap, classification
+
+
+def accuracy_draws(weights, hits):
+    return (hits @ weights) / weights.sum(axis=0)
+
+
+def test_weights_are_a_bootstrap_and_depend_on_the_arguments_alone():
+    weights = bootstrap.resample_weights(50, 200, seed=3)
+    assert weights.shape == (50, 201)
+    assert (weights[:, 0] == 1).all()
+    assert (weights.sum(axis=0) == 50).all()
+    assert weights[:, 1:].var() == pytest.approx(49 / 50, rel=0.05)
+    assert (weights == bootstrap.resample_weights(50, 200, seed=3)).all()
+    with pytest.raises(DataError, match="0 units"):
+        bootstrap.resample_weights(0)
+
+
+@settings(deadline=None)
+@given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 10_000), st.booleans())
+def test_draws_equal_the_point_metrics_on_every_resample(rows, labels, seed, coarse):
+    """Repeating each row as often as it was drawn and asking scikit-learn gives the same number."""
+    gold, scores, chars = sample(rows, labels, seed=seed)
+    scores = scores.round() if coarse else scores  # ties
+    weights = bootstrap.resample_weights(rows, 3, seed)
+    drawn = bootstrap.classification_draws(weights, np.arange(rows), gold, scores, chars)
+    for column in range(4):
+        picked = np.repeat(np.arange(rows), weights[:, column].astype(int))
+        expected = classification.classification_metrics(gold[picked], scores[picked], chars[picked])
+        if column:  # strata are fixed by the sample, so they are compared on the sample alone
+            expected.pop("auc_length_fixed")
+        for name, value in expected.items():
+            assert drawn[name][column] == pytest.approx(value, nan_ok=True), name
+
+
+def test_a_sentence_in_two_languages_is_one_unit():
+    gold, scores, chars = sample(100)
+    once = bootstrap.resample_weights(100)
+    alone = bootstrap.classification_draws(once, np.arange(100), gold, scores, chars)["accuracy"]
+    twice = np.tile(np.arange(100), 2)
+    doubled = bootstrap.classification_draws(once, twice, gold[twice % 100], scores[twice % 100], chars[twice % 100])[
+        "accuracy"
+    ]
+    assert alone == pytest.approx(doubled)  # copies add no certainty
+
+
+def test_coverage_on_simulated_data():
+    rng = np.random.default_rng(0)
+    weights = bootstrap.resample_weights(150, 400)
+    covered = sum(
+        found.low <= 0.7 <= found.high
+        for found in (bootstrap.interval(accuracy_draws(weights, rng.random(150) < 0.7), 150) for _ in range(400))
+    )
+    assert 0.91 <= covered / 400 <= 0.98
+
+
+def test_coverage_of_paired_difference_under_no_difference():
+    rng = np.random.default_rng(1)
+    weights = bootstrap.resample_weights(150, 400)
+    false_alarms = 0
+    for _ in range(300):
+        difficulty = rng.random(150)
+        hits = [accuracy_draws(weights, rng.random(150) < 1 - difficulty) for _ in range(2)]
+        found = bootstrap.difference(*hits, 150)
+        false_alarms += not found.low <= 0 <= found.high
+    assert false_alarms / 300 < 0.09
+
+
+def test_paired_is_tighter_than_unpaired():
+    rng = np.random.default_rng(2)
+    first = rng.random(300) < 0.6
+    second = np.where(rng.random(300) < 0.05, ~first, first)
+    same, other = bootstrap.resample_weights(300), bootstrap.resample_weights(300, seed=9)
+    paired = bootstrap.difference(accuracy_draws(same, first), accuracy_draws(same, second), 300)
+    unpaired = bootstrap.difference(accuracy_draws(same, first), accuracy_draws(other, second), 300)
+    assert paired.half_width < unpaired.half_width / 2
+
+
+def test_p_values():
+    weights = bootstrap.resample_weights(200)
+    low, high = accuracy_draws(weights, np.arange(200) < 100), accuracy_draws(weights, np.arange(200) < 150)
+    assert bootstrap.difference(low, low, 200).p == 1.0
+    found = bootstrap.difference(high, low, 200)
+    assert found.value == pytest.approx(0.25)
+    assert found.p == pytest.approx(2 / 1001)
+    assert found.low > 0
+
+
+def test_rounding_noise_is_no_difference():
+    draws = np.linspace(0.4, 0.6, 1001)
+    found = bootstrap.difference(draws + 1e-15, draws, 100)
+    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+
+
+def test_one_sentence_has_no_interval():
+    found = bootstrap.interval(np.ones(1001), 1)
+    assert found.value == 1.0
+    assert np.isnan([found.low, found.high, found.half_width]).all()
+    assert np.isnan(bootstrap.difference(np.ones(1001), np.zeros(1001), 1).p)
+
+
+def test_a_metric_undefined_in_many_resamples_has_no_interval():
+    gold = np.array([0] * 30 + [2])
+    drawn = bootstrap.classification_draws(
+        bootstrap.resample_weights(31), np.arange(31), gold, np.random.default_rng(0).random((31, 3)), gold
+    )
+    assert np.isnan(bootstrap.interval(drawn["auc"], 31).low)
+    assert np.isfinite(bootstrap.interval(drawn["f1_weighted"], 31).low)
+
+
+def test_constant_predictions_have_a_defined_interval():
+    gold, _, chars = sample(200)
+    constant = np.tile([1.0, 0.0, 0.0], (200, 1))
+    drawn = bootstrap.classification_draws(bootstrap.resample_weights(200), np.arange(200), gold, constant, chars)
+    assert bootstrap.interval(drawn["share_0"], 200) == bootstrap.Interval(1.0, 1.0, 1.0, 200)
+    assert bootstrap.interval(drawn["auc"], 200) == bootstrap.Interval(0.5, 0.5, 0.5, 200)
+    assert 0 < bootstrap.interval(drawn["f1_weighted"], 200).half_width < 0.1
+
+
+def test_likelihood_draws_equal_the_point_metrics():
+    rng = np.random.default_rng(0)
+    nats, sizes, wrong = rng.random(40) * 50, rng.integers(1, 90, 40).astype(float), rng.random(40) * 80
+    wrong[5] = np.nan
+    weights = bootstrap.resample_weights(40)
+    unit = np.arange(40)
+    assert bootstrap.likelihood_draws(weights, unit, nats, sizes)[0] / np.log(2) == pytest.approx(
+        classification.bits_per_byte(nats, sizes)
+    )
+    assert bootstrap.likelihood_draws(weights, unit, nats, sizes, wrong)[0] / np.log(2) == pytest.approx(
+        classification.source_use(nats, wrong, sizes)
+    )
+
+
+def test_fifteen_cells_are_fast():
+    gold, scores, chars = sample(400)
+    start = time.perf_counter()
+    weights = bootstrap.resample_weights(400)
+    for _ in range(15):
+        bootstrap.classification_draws(weights, np.arange(400), gold, scores, chars)
+    assert time.perf_counter() - start < 5  # about 0.1 s alone; the machine may be busy
+
+
+def test_many_draw_vectors_at_once_are_as_one_by_one():
+    rng = np.random.default_rng(0)
+    draws = rng.normal(size=(6, 101))
+    draws[1, 5] = np.nan  # known but for one draw
+    draws[2, 1:50] = np.nan  # unknown in too many
+    draws[3, 0] = np.nan
+    draws[4] = 0.0
+    sizes = [9, 8, 7, 6, 5, 1]
+    found = bootstrap.differences(draws, sizes)
+    for row, n, many in zip(draws, sizes, found, strict=True):
+        assert vars(many) == pytest.approx(vars(bootstrap.difference(row, np.zeros(101), n)), nan_ok=True)
+    assert [bool(np.isfinite(one.low)) for one in found] == [True, True, False, False, True, False]
+    assert [bool(np.isnan(one.p)) for one in found] == [False, False, True, True, False, True]
+    assert found[1].low == pytest.approx(np.nanquantile(draws[1, 1:], 0.025))
+    assert found[4].p == 1.0

@@ -1,0 +1,205 @@
+import json
+import math
+import re
+import subprocess
+import sys
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from ialign_ray.config import Domain, SearchConfig, build_experiment, override
+from ialign_ray.errors import CheckpointError, ConfigError
+from ialign_ray.search.driver import begin
+from ialign_ray.search.estimate import Speed, estimate, reaching, tell
+from ialign_ray.search.page import importances, render_page, write_page
+from ialign_ray.search.progress import Progress
+from ialign_ray.search.results import trials_table, write_results
+from ialign_ray.search.trial_context import search_folder
+from ialign_ray.search.tune import look, tune
+from ialign_ray.storage import alone, read_json, write_json
+
+SPACE = {"replay.ratio": Domain(choice=[0, 0.25, 0.5, 0.75]), "tasks.mix": Domain(choice=["pair", {"mt": 1.0}])}
+SETTINGS = SearchConfig(space=SPACE, tolerance=0.1)
+
+
+def outcome(gain, forgetting, budget=9, last=True):
+    around = {f"{n}_{side}": v + d for n, v in (("gain", gain), ("forgetting", forgetting))
+              for side, d in (("low", -0.05), ("high", 0.05))}  # fmt: skip
+    return {
+        "budget": budget, "step": budget, "tokens": 100 * budget, "gain": gain, "forgetting": forgetting, **around,
+        "gain_n": 20, "forgetting_n": 30, "violation": forgetting - 0.1, "feasible": forgetting <= 0.1, "last": last,
+        "score": gain, "failed": "", "units": budget / 3,
+    }  # fmt: skip
+
+
+@pytest.fixture
+def folder(tmp_path):
+    def trial(name, point, outcomes, **files):
+        write_json(tmp_path / "trials" / name / "point.json", point)
+        if outcomes:
+            write_json(tmp_path / "trials" / name / "outcomes.json", outcomes)
+        for file, content in files.items():
+            write_json(tmp_path / "trials" / name / f"{file}.json", content)
+
+    early = outcome(0.1, 0.2, 3, last=False)
+    trial("t0", {"replay.ratio": 0, "tasks.mix": "pair"}, [early, outcome(3.0, 0.9)])
+    trial("t1", {"replay.ratio": 0.5, "tasks.mix": "pair"}, [early, outcome(2.0, 0.04)])
+    trial("t2", {"replay.ratio": 0.75, "tasks.mix": {"mt": 1.0}}, [early, outcome(1.0, 0.02)])
+    trial("t3", {"replay.ratio": 0.25, "tasks.mix": "pair"}, [outcome(9.0, 0.0, 3, last=False)], stopped={"budget": 3})
+    trial("t4", {"replay.ratio": 0.25, "tasks.mix": {"mt": 1.0}}, [], failed={"message": "step 0: the loss is <nan>"})
+    for k in range(5, 9):
+        trial(f"t{k}", {"replay.ratio": 0.5, "tasks.mix": {"mt": 1.0}}, [outcome(1.0 + k / 100, 0.09)])
+    return tmp_path
+
+
+def test_the_winner_is_finished_feasible_and_says_why(folder):
+    found = write_results(folder, SETTINGS)
+    assert found == read_json(folder / "winner.json")
+    assert found["trial"] == "t1"  # t0 gained more and forgot, t3 was stopped early
+    assert found["point"] == {"replay.ratio": 0.5, "tasks.mix": "pair"}
+    assert found["feasible"]
+    assert found["retention_shown"]
+    assert "2.000 [1.950, 2.050] nats per token (n=20)" in found["why"]
+    assert "among the 6 of 7 finished trials" in found["why"]
+    assert [r["point"]["replay.ratio"] for r in read_json(folder / "front.json")] == [0, 0.5, 0.75]
+    table = pd.read_parquet(folder / "trials.parquet")
+    assert len(table) == 3 * 2 + 1 + 1 + 4
+    assert set(table["trial"]) == {f"t{k}" for k in range(9)}
+    assert table.loc[table["trial"] == "t3", "stopped"].all()
+
+
+def test_where_none_is_feasible_the_nearest_is_named_as_such(folder):
+    found = write_results(folder, SETTINGS.model_copy(update={"tolerance": 0.0}))
+    for path in (folder / "trials").glob("*/outcomes.json"):
+        rows = read_json(path)
+        write_json(path, [r | {"violation": r["forgetting"], "feasible": False} for r in rows])
+    found = write_results(folder, SETTINGS.model_copy(update={"tolerance": 0.0}))
+    assert found["trial"] == "t2"
+    assert not found["feasible"]
+    assert found["why"].startswith("no trial of 7 kept the old instructions")
+
+
+def test_a_search_without_a_finished_trial_has_no_winner_and_a_page(tmp_path):
+    (tmp_path / "trials").mkdir()
+    assert write_results(tmp_path, SETTINGS) is None
+    page = write_page(tmp_path, SETTINGS, tmp_path / "search.html").read_text()
+    assert "there is no winner" in page
+    assert not (tmp_path / "winner.json").exists()
+
+
+def test_the_page_needs_nothing_else_and_escapes_what_it_is_told(folder):
+    page = render_page(trials_table(folder), SETTINGS, "a<b")
+    assert "a&lt;b: search" in page
+    assert page.count("<svg") == 3
+    assert not re.search(r"(src|href)=\"?http|<script", page)
+    assert "the loss is &lt;nan&gt;" in page
+    assert "<td>ratio 0.5, mix pair</td>" in page
+    assert "tolerance 0.1" in page
+
+
+def test_what_matters_is_told_with_enough_trials_alone():
+    points = [{"replay.ratio": r, "tasks.mix": m} for r in (0, 0.25, 0.5, 0.75) for m in ("pair", {"mt": 1.0})]
+    table = pd.DataFrame(
+        [{"trial": str(k), "point": json.dumps(p), **outcome(p["replay.ratio"], 0.0)} for k, p in enumerate(points)]
+    )
+    found = importances(table, SETTINGS, "gain")
+    assert found["replay.ratio"] > 0.9
+    assert sum(found.values()) == pytest.approx(1)
+    assert importances(table, SETTINGS, "forgetting") == {}  # the same everywhere: nothing to explain
+    assert importances(table[:5], SETTINGS, "gain") == {}
+
+
+def test_a_second_look_at_the_test_rows_is_recorded_and_told(tmp_path):
+    console = Console(record=True, width=300, quiet=False, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    look(tmp_path, {"trial": "t1"}, console)
+    look(tmp_path, {"trial": "t1"}, console)
+    assert "warning" not in console.export_text(clear=False)
+    look(tmp_path, {"trial": "t2"}, console)
+    assert "looked at the test rows before, for t1" in console.export_text()
+    assert [r["trial"] for r in read_json(tmp_path / "test-looks.json")] == ["t1", "t2"]
+
+
+def test_two_searches_never_share_a_folder(experiment_data, tmp_path):
+    space = {"replay.ratio": {"choice": [0, 0.5]}}
+    experiment = build_experiment(experiment_data | {"search": {"space": space}}, "x")
+    begin(experiment, tmp_path / "s", False)
+    with pytest.raises(ConfigError, match="--resume"):
+        begin(experiment, tmp_path / "s", False)
+    begin(experiment, tmp_path / "s", True)
+    begin(override(experiment, {"search.concurrent": 1, "scaling.cpus_per_worker": 0.25}), tmp_path / "s", True)
+    other = build_experiment(experiment_data | {"search": {"space": space, "tolerance": 0.2}}, "x")
+    with pytest.raises(CheckpointError, match="other settings"):
+        begin(other, tmp_path / "s", True)
+
+
+def test_the_estimate_counts_stopped_trials_as_shorter():
+    search = SETTINGS.model_copy(update={"trials": 8, "scheduler": "asha", "reduction": 3})
+    assert reaching(search, [6, 18, 54]) == [8, 3, 1]
+    found = estimate(search, [6, 18, 54], 10, 1, Speed(0.01, 2.0, 1.0), 2)
+    steps = 8 * 6 + 3 * 12 + 1 * 36 + 54
+    assert found.tokens == steps * 10
+    assert found.most_tokens == 9 * 54 * 10
+    assert found.seconds == pytest.approx((steps * 10 * 0.01 + (12 + 4) * 2 + 9) / 2)
+    none = estimate(search.model_copy(update={"scheduler": "none"}), [54], 10, 1, None, 2)
+    assert none.tokens == none.most_tokens
+    assert math.isnan(none.seconds)
+
+
+def test_a_dry_run_tells_trials_tokens_and_time_and_leaves_nothing(experiment_data, tmp_path):
+    experiment_data["train"] |= {"steps": 9, "validation": {"pairs": 24, "instructions": 3}}
+    experiment = build_experiment(
+        experiment_data | {"search": {"space": {"replay.ratio": {"choice": [0, 0.5]}}, "cpus_per_trial": 0.5}}, "x"
+    )
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    found = tell(experiment, console)
+    text = console.export_text()
+    assert "2 trials (tpe, asha) of 2 settings" in text
+    assert re.search(r"Tokens: about [\d,]+ expected, [\d,]+ if no trial were stopped", text)
+    assert re.search(r"Time:   about \d+ seconds", text)
+    assert found.tokens < found.most_tokens
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def test_progress_shows_the_front_and_what_is_left():
+    progress = Progress(4, 9, Console(width=200))
+    progress.result("t1", {"replay.ratio": 0.5}, outcome(2.0, 0.04))
+    progress.result("t2", {"replay.ratio": 0.0}, outcome(3.0, 0.9, 3, last=False))
+    progress.result("t3", {"replay.ratio": 0.1}, {"failed": "no", "budget": 3, "feasible": False})
+    progress.end("t1")
+    assert [r["gain"] for r in progress.rows()] == [3.0, 2.0]
+    assert progress.eta() >= 0
+    assert "1 of 4 trials ended" in progress.line()
+    assert "best ratio 0.5: gain 2.000" in progress.line()
+    assert progress.table().row_count == 2
+
+
+def test_points_are_told_in_json(folder):
+    table = trials_table(folder)
+    row = table[table["trial"] == "t2"].iloc[0]
+    assert json.loads(row["point"]) == {"replay.ratio": 0.75, "tasks.mix": {"mt": 1.0}}
+    assert row["tasks.mix"] == '{"mt": 1.0}'
+
+
+HOLD = """
+import sys, pathlib, ialign_ray.storage
+with ialign_ray.storage.alone(pathlib.Path(sys.argv[1]), "search"):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_two_searches_in_one_folder_are_refused_until_the_first_is_gone(experiment_data):
+    experiment = build_experiment(experiment_data | {"search": {"space": {"train.seed": {"choice": [1, 2]}}}}, "test")
+    folder = search_folder(experiment)
+    first = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert first.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match="another `ialign tune` works in .*/search; wait for it or stop it"):
+            tune(experiment, Console(quiet=True), resume=True)
+        assert not folder.exists()
+    finally:
+        first.kill()
+        first.communicate()
+    with alone(folder, "search"):
+        pass
