@@ -1,0 +1,93 @@
+"""Doors for third parties: tables of built-in entries that installed packages add to by Python entry points.
+
+    [project.entry-points."ialign.formats"]
+    lexicon = "my_package.formats:LEXICON"        # an ialign_ray.corpus.formats.Format
+
+A plug-in is imported when a name that is not built in is asked for, or when all names are listed, so that an unused or
+broken one costs nothing. One that cannot be used is reported once, as a warning that names its package and entry point,
+and left out; asking for its name then says why.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import EntryPoint, entry_points
+from typing import Generic, TypeVar
+
+from ialign_ray.errors import ConfigError
+
+GROUPS = ("ialign.formats", "ialign.metrics", "ialign.objectives", "ialign.suites", "ialign.tasks")
+
+T = TypeVar("T")
+
+
+class Extensible(Mapping[str, T], Generic[T]):
+    """Entries by name, built in or added by installed packages."""
+
+    def __init__(self, group: str, kind: type[T], builtin: Mapping[str, T]) -> None:
+        """`group` of entry points, each naming an instance of `kind`."""
+        self.group, self._kind, self._builtin = group, kind, dict(builtin)
+
+    def __getitem__(self, name: str) -> T:
+        return self._builtin[name] if name in self._builtin else self._plugins[0][name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._builtin, *self._plugins[0]])
+
+    def __len__(self) -> int:
+        return len(self._builtin) + len(self._plugins[0])
+
+    @property
+    def builtin(self) -> Mapping[str, T]:
+        """The entries of this package alone."""
+        return self._builtin
+
+    def find(self, name: str, field: str) -> T:
+        """The entry that `field` of the experiment names. Raises ConfigError where there is none."""
+        if name in self:
+            return self[name]
+        failed = self._plugins[1].get(name)
+        known = ", ".join(self)
+        raise ConfigError(
+            f"{field} is {name!r}, " + (f"but {failed}" if failed else f"which is not known; use one of {known}")
+        )
+
+    @cached_property
+    def _plugins(self) -> tuple[dict[str, T], dict[str, str]]:
+        """Entries by name, and for each name that cannot be used, why."""
+        found: dict[str, T] = {}
+        failed: dict[str, str] = {}
+        points = sorted(entry_points(group=self.group), key=lambda point: (point.name, _package(point)))
+        for point in points:
+            others = [other for other in points if other.name == point.name and other != point]
+            try:
+                found[point.name] = self._load(point, others)
+            except Exception as error:  # a stranger's code may raise anything, and must not take ours down
+                failed[point.name] = f"plug-in {_package(point)}, entry point {self.group}: {_reason(point, error)}"
+                logging.getLogger(__name__).warning("%s; it is left out", failed[point.name])
+        return found, failed
+
+    def _load(self, point: EntryPoint, others: list[EntryPoint]) -> T:
+        if point.name in self._builtin:
+            raise ConfigError(f"{point.name!r} is built in; give it another name")
+        if others:
+            packages = ", ".join(_package(other) for other in others)
+            raise ConfigError(f"{point.name!r} is declared by {packages} too; uninstall one of them")
+        entry = point.load()
+        if not isinstance(entry, self._kind):
+            raise ConfigError(
+                f"{point.name!r} is {type(entry).__name__}, not {self._kind.__name__}; see docs/extending.md"
+            )
+        return entry
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist else "?"
+
+
+def _reason(point: EntryPoint, error: Exception) -> str:
+    if isinstance(error, ConfigError):
+        return str(error)
+    return f"{point.name} = {point.value!r} fails to import: {type(error).__name__}: {error}"
