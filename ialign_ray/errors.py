@@ -18,6 +18,8 @@ anything else is a bug and keeps its traceback.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 
 class IalignError(Exception):
     """Base of every error that a user can cause and mend."""
@@ -59,3 +61,14 @@ class DetachedError(IalignError):
     """The user no longer follows a job, which goes on."""
 
     exit_code = 130
+
+
+def dump(error: IalignError) -> dict[str, str]:
+    """An error as JSON, to be raised again by another process."""
+    return {"kind": type(error).__name__, "message": str(error)}
+
+
+def load(data: Mapping[str, str]) -> IalignError:
+    """The error that `dump` was given."""
+    kinds: dict[str, type[IalignError]] = {kind.__name__: kind for kind in IalignError.__subclasses__()}
+    return kinds[data["kind"]](data["message"])

@@ -6,7 +6,7 @@ from ialign_ray.config.serve import ServeConfig
 from ialign_ray.serving.engine import open_engine
 from ialign_ray.serving.model_library import ModelLibrary
 from ialign_ray.serving.protocol import Sampling
-from ialign_ray.workflows.export import answer
+from ialign_ray.workflows.predict import answer
 
 QUESTION = "Translate the following text from English to Indonesian."
 TOKENS = 24

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from ialign_ray.cli.options import ExperimentFile, Overrides, console, load, say
 from ialign_ray.errors import ConfigError, ModelError
 
 if TYPE_CHECKING:
@@ -27,14 +28,6 @@ data = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="Override a field, e.g. `--set cleaning.steps=[]`. May be repeated."),
-]
-
-console = Console()
-
 
 @data.command()
 def build(file: ExperimentFile, overrides: Overrides = None) -> None:
@@ -42,65 +35,66 @@ def build(file: ExperimentFile, overrides: Overrides = None) -> None:
 
     Example: `ialign data build experiment.yaml --set corpora.0.holdout=0.05`
     """
-    from ialign_ray.config import load_experiment
-    from ialign_ray.workflows.build import build as build_all
+    from ialign_ray.workflows.build import build
 
-    built = build_all(load_experiment(file, overrides or []), console)
+    built = build(load(file, overrides), console)
     card = built.folder / "README.md"
-    _say(f"Corpus:     {built.folder}", f"Its card:   {card}", f"Look at it: ialign data inspect {file}")
+    say("", f"Corpus:    {built.folder}", f"Its card:  {card}", f"Inspect:   ialign data inspect {file}")
 
 
 @data.command()
 def inspect(
     file: ExperimentFile,
     overrides: Overrides = None,
-    page: Annotated[Path | None, typer.Option(help="HTML page; beside the built corpus when left out.")] = None,
+    page: Annotated[Path | None, typer.Option(help="HTML page to write. Default: beside the built corpus.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens/--no-tokens", help="Measure the model's tokenizer too.")] = True,
 ) -> None:
     """Show counts, lengths, the dirtiest texts, tokens and truncation; on the terminal and as an HTML page.
 
     Example: `ialign data inspect experiment.yaml --page corpus.html`
     """
-    from ialign_ray.config import load_experiment
     from ialign_ray.inspection.page import write_page
-    from ialign_ray.inspection.report import inspect as look
+    from ialign_ray.inspection.report import inspect
     from ialign_ray.inspection.terminal import show_report
     from ialign_ray.streaming.curate import curate
 
-    experiment = load_experiment(file, overrides or [])
+    experiment = load(file, overrides)
     encoder = _encoder(experiment) if tokens else None
     built, _ = curate(experiment, console, cluster=True)
     if encoder and experiment.model.vocabulary:
         encoder = _extended(experiment, built)
-    report = look(experiment, built, encoder)
+    report = inspect(experiment, built, encoder)
     show_report(console, report)
-    _say(f"Page: {write_page(report, page or built.folder.with_name(f'{built.folder.name}.html'))}")
+    say("", f"Page: {write_page(report, page or built.folder.with_name(f'{built.folder.name}.html'))}")
 
 
 @data.command()
 def sample(
     file: ExperimentFile,
     overrides: Overrides = None,
-    n: Annotated[int, typer.Option("-n", min=1, help="How many rows or texts.")] = 5,
-    corpus: Annotated[str | None, typer.Option(help="One corpus; all when left out.")] = None,
-    language: Annotated[str | None, typer.Option(help="Rows that hold this language.")] = None,
-    dropped: Annotated[str | None, typer.Option(help="Texts that this step dropped, instead of rows.")] = None,
-    split: Annotated[str, typer.Option(help="`train` or `heldout`.")] = "train",
-    rendered: Annotated[bool, typer.Option("--rendered", help="Prompts and targets made of the rows.")] = False,
-    seed: Annotated[int, typer.Option(min=0, help="Another seed draws others.")] = 0,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object a line.")] = False,
+    n: Annotated[int, typer.Option("-n", min=1, help="Number of rows or texts.")] = 5,
+    corpus: Annotated[str | None, typer.Option(help="Only this corpus. Default: all.")] = None,
+    language: Annotated[str | None, typer.Option(help="Only rows with a text in this language.")] = None,
+    dropped: Annotated[
+        str | None, typer.Option(help="Show texts dropped by this cleaning step instead of rows.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="Split to sample from: `train` or `heldout`.")] = "train",
+    rendered: Annotated[
+        bool, typer.Option("--rendered", help="Show the prompts and targets made of the rows.")
+    ] = False,
+    seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines.")] = False,
 ) -> None:
     """Print random rows, texts that a step dropped, or the prompts that training makes of rows.
 
     Example: `ialign data sample experiment.yaml -n 3 --language jav --rendered`
     """
-    from ialign_ray.config import load_experiment
     from ialign_ray.inspection.sample import Wanted, rendered_rows, sampled_drops, sampled_rows
     from ialign_ray.streaming.curate import curate
 
     if dropped and rendered:
         raise ConfigError("--dropped and --rendered exclude each other: a dropped text makes no prompt")
-    experiment = load_experiment(file, overrides or [])
+    experiment = load(file, overrides)
     built, _ = curate(experiment, Console(stderr=True), cluster=True)
     wanted = Wanted(n, corpus, _canonical(language), split, dropped, seed)
     wanted.check(experiment, built)
@@ -146,7 +140,7 @@ def _print(records: Iterable[dict[str, Any]], as_json: bool) -> None:
     for record in records:
         console.print(_panel(record))
     if not records:
-        console.print("There is nothing that fits.")
+        console.print("No rows match these filters.")
 
 
 def _panel(record: dict[str, Any]) -> Panel:
@@ -165,7 +159,3 @@ def _panel(record: dict[str, Any]) -> Panel:
         body = "\n".join(f"{code}: {clipped(text)}" for code, text in record["texts"].items())
     place = Text(clipped(f"{record['id'][:120]}  {record['file']}:{record['line']}"))
     return Panel(Text(body), title=Text(title), subtitle=place, title_align="left", subtitle_align="left")
-
-
-def _say(*lines: str) -> None:
-    console.print("", *lines, sep="\n", markup=False, highlight=False, soft_wrap=True)

@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
+
+from ialign_ray.cli.options import console, say
 
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="Job server; RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265, when left out."),
+    typer.Option("--address", help="Job server. Default: RAY_API_SERVER_ADDRESS, or http://127.0.0.1:8265."),
 ]
-JobId = Annotated[str, typer.Argument(help="As `ialign jobs` lists it.", show_default=False)]
-
-console = Console()
+JobId = Annotated[str, typer.Argument(help="Job id, as shown by `ialign jobs`.", show_default=False)]
 
 
 def submit(
@@ -30,12 +29,14 @@ def submit(
     ] = "align",
     overrides: Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a field; repeatable.")] = None,
     address: Address = None,
-    name: Annotated[str | None, typer.Option(help="Name of the job; of experiment and job when left out.")] = None,
-    wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow the log to the end, or only send.")] = True,
-    working_dir: Annotated[Path, typer.Option(help="What the job takes along, without data or secrets.")] = Path(),
-    env: Annotated[list[str] | None, typer.Option("--env", help="Pass this variable too; repeatable.")] = None,
+    name: Annotated[str | None, typer.Option(help="Job name. Default: EXPERIMENT-JOB.")] = None,
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow the log to the end, or only submit.")] = True,
+    working_dir: Annotated[Path, typer.Option(help="Folder to upload with the job (no data, no secrets).")] = Path(),
+    env: Annotated[
+        list[str] | None, typer.Option("--env", help="Also pass this environment variable. May be repeated.")
+    ] = None,
 ) -> None:
-    """Run a step on a Ray cluster, follow its log, and end with its exit code; sent again, it goes on.
+    """Run a step on a Ray cluster, follow its log, and exit with its code; submitted again, it resumes.
 
     Example: `ialign submit jobs/experiments/pocket.yaml --set storage.runs=/shared/runs`
 
@@ -58,17 +59,17 @@ def submit(
     attempt = server.submit(submission)
     passed = [key for key in submission.environment if key in {*PASSED, *(env or [])}]
     with_names = f", with {', '.join(passed)}" if passed else ""
-    _say(f"{attempt}: sent to {server.address}, {len(submission.package.files)} files{with_names}")
+    say(f"{attempt}: sent to {server.address}, {len(submission.package.files)} files{with_names}")
     if wait:
         _follow(server, attempt)
-    _say(f"Follow: ialign jobs --follow {attempt}\nStop:   ialign stop {attempt}")
+    say(f"Follow: ialign jobs --follow {attempt}\nStop:   ialign stop {attempt}")
 
 
 def jobs(
     follow: Annotated[str | None, typer.Option("--follow", "-f", help="Show this job's log to its end.")] = None,
     address: Address = None,
 ) -> None:
-    """List the cluster's jobs, or follow one and end with its exit code.
+    """List the cluster's jobs, or follow one and exit with its code.
 
     Example: `ialign jobs --follow pocket-align`
     """
@@ -86,16 +87,16 @@ def jobs(
 
 
 def stop(job: JobId, address: Address = None) -> None:
-    """End a job: it makes a checkpoint first, and goes on when it is submitted again.
+    """End a job: it makes a checkpoint first, and resumes when it is submitted again.
 
     Example: `ialign stop pocket-align`
     """
     from ialign_ray.jobs.server import JobServer
 
     if JobServer(address).stop(job):
-        _say(f"{job}: stopped; the same `ialign submit` goes on from its newest checkpoint")
+        say(f"{job}: stopped; the same `ialign submit` resumes from its newest checkpoint")
     else:
-        _say(f"{job}: had ended before")
+        say(f"{job} has already finished")
 
 
 def _follow(server: Any, name: str) -> None:
@@ -104,7 +105,7 @@ def _follow(server: Any, name: str) -> None:
         sys.stdout.flush()
 
     code = server.follow(name, write)
-    _say(f"{name}: {server.job(name).status.lower()}, exit code {code}")
+    say(f"{name}: {server.job(name).status.lower()}, exit code {code}")
     raise typer.Exit(code)
 
 
@@ -117,7 +118,3 @@ def _row(job: Any) -> tuple[str, ...]:
     ended = job.status.is_terminal()
     step = (job.metadata or {}).get("ialign_job", "")
     return job.submission_id, step, str(job.status), str(exit_code(job)) if ended else "", started, took
-
-
-def _say(text: str) -> None:
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

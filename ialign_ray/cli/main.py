@@ -9,14 +9,14 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 import typer.core
-from rich.console import Console
 
 from ialign_ray.cli.data import data
 from ialign_ray.cli.jobs import jobs, stop, submit
-from ialign_ray.cli.registry import DEFAULT_REGISTRY, RegistryOption, models, promote, register, rollback, say
+from ialign_ray.cli.options import ExperimentFile, Overrides, RegistryOption, console, load, say
+from ialign_ray.cli.registry import models, promote, register, rollback
 from ialign_ray.cli.serve import serve
-from ialign_ray.errors import IalignError, ModelError
-from ialign_ray.process import prepare_process
+from ialign_ray.errors import IalignError
+from ialign_ray.terminal import prepare_process
 
 
 class Commands(typer.core.TyperGroup):
@@ -28,7 +28,7 @@ class Commands(typer.core.TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise IalignError(
-                "interrupted; finished checkpoints and predictions are kept, go on with --resume"
+                "interrupted; finished checkpoints and predictions are kept, continue with --resume"
             ) from error
 
 
@@ -44,15 +44,8 @@ app = typer.Typer(
 app.add_typer(data)
 app.add_typer(serve)
 
-ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Option("--set", "-s", help="Override a field, e.g. `--set train.steps=500`. May be repeated."),
-]
 RunName = Annotated[str, typer.Option("--run", help="Name of this run under `storage.runs`/`name`.")]
 Adapter = Annotated[Path | None, typer.Option("--adapter", "-a", help="Run folder or model folder.")]
-
-console = Console()
 
 
 @app.command()
@@ -61,10 +54,9 @@ def validate(file: ExperimentFile, overrides: Overrides = None) -> None:
 
     Example: `ialign validate jobs/experiments/pocket.yaml --set replay.ratio=0.25`
     """
-    from ialign_ray.config import load_experiment
-    from ialign_ray.workflows.validate import preview
+    from ialign_ray.workflows.validate import validate
 
-    preview(load_experiment(file, overrides or []), console)
+    validate(load(file, overrides), console)
 
 
 @app.command()
@@ -78,15 +70,11 @@ def align(
 
     Example: `ialign align experiment.yaml --set train.steps=500 --run first`
     """
-    from ialign_ray.config import load_experiment
-    from ialign_ray.training.pocket import ensure_model
     from ialign_ray.training.runs import MODEL
-    from ialign_ray.training.trainer import align as train
+    from ialign_ray.workflows.align import align
 
-    experiment = load_experiment(file, overrides or [])
-    ensure_model(experiment, console)
-    folder = train(experiment, run, resume=resume, console=console)
-    console.print(f"Model: {folder / MODEL}\nNext:  ialign evaluate {file} --adapter {folder}", soft_wrap=True)
+    folder = align(load(file, overrides), run, resume=resume, console=console)
+    say(f"Model: {folder / MODEL}", f"Next:  ialign evaluate {file} --adapter {folder}")
 
 
 @app.command()
@@ -106,14 +94,9 @@ def evaluate(
 
     Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --suite lm_eval:xcopa_id`
     """
-    from ialign_ray.config import load_experiment
-    from ialign_ray.evaluation.evaluate import evaluate as score
-    from ialign_ray.evaluation.scoring.harness import selected
-    from ialign_ray.training.pocket import ensure_model
+    from ialign_ray.workflows.evaluate import evaluate
 
-    experiment = selected(load_experiment(file, overrides or []), suite or [])
-    ensure_model(experiment, console)
-    score(experiment, [finished(a) for a in adapter], finished(control) if control else None, console)
+    evaluate(load(file, overrides), adapter, control, suites=suite or [], console=console)
 
 
 @app.command()
@@ -122,20 +105,16 @@ def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
 
     Example: `ialign compare jobs/experiments/pocket.yaml --set compare.seeds=[0,1]`
     """
-    from ialign_ray.config import load_experiment
-    from ialign_ray.training.pocket import ensure_model
-    from ialign_ray.workflows.compare import compare as run_all
+    from ialign_ray.workflows.compare import compare
 
-    experiment = load_experiment(file, overrides or [])
-    ensure_model(experiment, console)
-    run_all(experiment, console)
+    experiment = load(file, overrides)
+    compare(experiment, console)
     folder = Path(experiment.storage.runs) / experiment.name
-    console.print(
-        f"\nTable and verdict: {folder / 'RESULTS.md'}\nScores:            {folder / 'results.csv'}\n"
+    say(
+        f"\nTable and verdict: {folder / 'RESULTS.md'}",
+        f"Scores:            {folder / 'results.csv'}",
         f"Curves:            tensorboard --logdir {folder}   or   mlflow ui --backend-store-uri "
         f"{experiment.tracking_uri}",
-        soft_wrap=True,
-        highlight=False,
     )
 
 
@@ -151,26 +130,25 @@ def ablate(
 
     Example: `ialign ablate experiment.yaml --set "ablate.axes={replay.ratio: [0, 0.5], model.lora.rank: [4, 16]}"`
     """
-    from ialign_ray.config import load_experiment
-    from ialign_ray.training.pocket import ensure_model
-    from ialign_ray.workflows import ablate as ablation
+    from ialign_ray.workflows.ablate import ablate, print_estimate
 
-    experiment = load_experiment(file, overrides or [])
-    ensure_model(experiment, console)
+    experiment = load(file, overrides)
     if dry_run:
-        ablation.dry_run(experiment, console)
+        print_estimate(experiment, console)
     else:
-        console.print(f"\nTable: {ablation.ablate(experiment, console)}", soft_wrap=True, highlight=False)
+        say(f"\nTable: {ablate(experiment, console)}")
 
 
 @app.command()
 def tune(
     file: ExperimentFile,
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on with a search that was stopped or killed.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only tell trials, tokens and time.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue a search that was stopped or killed.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the planned trials, tokens and estimated time, then exit.")
+    ] = False,
     promote: Annotated[
-        bool, typer.Option("--promote", help="Register the winner, and make it the champion if the gate lets it.")
+        bool, typer.Option("--promote", help="Register the winner, and promote it to champion if it passes the gate.")
     ] = False,
 ) -> None:
     """Search the space of `search` for the largest gain that forgets nothing beyond the tolerance; score the winner.
@@ -181,22 +159,17 @@ def tune(
 
     Example: `ialign tune jobs/experiments/pocket.yaml --resume`
     """
-    from ialign_ray.config import load_experiment
-    from ialign_ray.training.pocket import ensure_model
-
-    experiment = load_experiment(file, overrides or [])
-    ensure_model(experiment, console)
+    experiment = load(file, overrides)
     if dry_run:
-        from ialign_ray.search.estimate import tell
+        from ialign_ray.workflows.tune import print_estimate
 
-        tell(experiment, console)
+        print_estimate(experiment, console)
         return
-    from ialign_ray.search.tune import tune as run_search
+    from ialign_ray.registry.promotion import promote_run
+    from ialign_ray.workflows.tune import tune
 
-    run = run_search(experiment, console, resume=resume)
+    run = tune(experiment, resume=resume, console=console)
     if promote:
-        from ialign_ray.registry.promotion import promote_run
-
         promote_run(experiment, run, say)
     else:
         say(f"Next:   ialign register {run}")
@@ -205,7 +178,7 @@ def tune(
 @app.command()
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Folders of comparisons or evaluated runs.", show_default=False)],
-    to: Annotated[Path | None, typer.Option(help="Target folder; the first one given.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Output folder. Defaults to the first run's.")] = None,
 ) -> None:
     """Make report.html, RESULTS.md and the tables again from stored predictions: no model, cluster or network.
 
@@ -222,9 +195,7 @@ def predict(
     adapter: Adapter = None,
     model: Annotated[
         str | None,
-        typer.Option(
-            help="Of the registry (`champion`, `mine@champion`, `mine/3`), or a base model: folder or hub id."
-        ),
+        typer.Option(help="A registered model (`champion`, `mine@champion`, `mine/3`), a folder, or a hub id."),
     ] = None,
     registry: RegistryOption = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
@@ -234,7 +205,7 @@ def predict(
 
     Example: `ialign predict "Translate to Indonesian: Good morning." --model champion`
     """
-    from ialign_ray.workflows.export import answer
+    from ialign_ray.workflows.predict import answer, from_registry
 
     if adapter is None and model is not None:
         adapter, model = from_registry(model, registry)
@@ -244,9 +215,9 @@ def predict(
 @app.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Finished run or adapter folder.", show_default=False)],
-    to: Annotated[Path | None, typer.Option(help="Target folder; RUN/merged or RUN/exported.")] = None,
+    to: Annotated[Path | None, typer.Option(help="Output folder. Default: RUN/merged or RUN/exported.")] = None,
     merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the base model's weights.")] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="Of this checkpoint, as step-00000100.")] = None,
+    checkpoint: Annotated[str | None, typer.Option(help="Export this checkpoint, e.g. step-00000100.")] = None,
 ) -> None:
     """Write a model folder that transformers (merged) or peft (adapter) loads with no code of ours.
 
@@ -254,7 +225,7 @@ def export(
     """
     from ialign_ray.workflows.export import export_model
 
-    console.print(f"Exported to {export_model(run, to, merge, checkpoint)}", soft_wrap=True)
+    say(f"Exported to {export_model(run, to, merge, checkpoint)}")
 
 
 for command in (register, promote, rollback, models, submit, jobs, stop):
@@ -270,30 +241,6 @@ def schema() -> None:
     from ialign_ray.config import json_schema
 
     sys.stdout.write(json.dumps(json_schema(), indent=2) + "\n")
-
-
-def finished(folder: Path) -> Path:
-    """The run folder of a run or of its model folder; refuses an unfinished one."""
-    from ialign_ray.storage import is_intact
-    from ialign_ray.training.runs import MODEL
-
-    folder = folder.absolute()
-    run = folder.parent if folder.name == MODEL else folder
-    if not is_intact(run / MODEL):
-        raise ModelError(f"{run} has no finished model; run `ialign align ... --resume` first, or name another run")
-    return run
-
-
-def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:
-    """(adapter folder, None) where `--model` names a version of the registry, else (None, model)."""
-    from ialign_ray.registry.reference import registry_of, resolve
-
-    registry = registry_of(model, location or DEFAULT_REGISTRY)
-    if registry is None:
-        return None, model
-    chosen = resolve(model, registry)
-    sys.stderr.write(f"ialign: {chosen}\n")
-    return chosen.folder, None
 
 
 def main() -> NoReturn:

@@ -6,13 +6,13 @@ import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from ialign_ray.cli.options import RegistryOption, console, load, say
 from ialign_ray.errors import RegistryError
 
 if TYPE_CHECKING:
@@ -20,28 +20,17 @@ if TYPE_CHECKING:
     from ialign_ray.registry.promotion import Moved
     from ialign_ray.registry.store import Registry, Version
 
-RegistryOption = Annotated[
-    str | None,
-    typer.Option(
-        "--registry",
-        envvar="MLFLOW_TRACKING_URI",
-        help="MLflow server or database, or a folder of runs with its mlflow.db; `runs` when left out.",
-    ),
-]
 Name = Annotated[str, typer.Argument(help="Registered model.", show_default=False)]
 Alias = Annotated[str, typer.Option(help="Alias to move.")]
-DEFAULT_REGISTRY = "runs"
-
-console = Console()
 
 
 def register(
     run: Annotated[Path, typer.Argument(help="Finished and evaluated run folder.", show_default=False)],
-    name: Annotated[str | None, typer.Option(help="Registered model; the experiment's name when left out.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the registered model. Default: the experiment's.")] = None,
     experiment: Annotated[
-        Path | None, typer.Option(help="Experiment that the run was evaluated with, where it is not its own.")
+        Path | None, typer.Option(help="Experiment that the run was evaluated with. Default: its own.")
     ] = None,
-    control: Annotated[Path | None, typer.Option(help="Replay-only run; the experiment's own when left out.")] = None,
+    control: Annotated[Path | None, typer.Option(help="Replay-only run. Default: the experiment's own.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Override a field of --experiment.")
     ] = None,
@@ -51,64 +40,58 @@ def register(
 
     Example: `ialign register runs/mine/align`
     """
-    from ialign_ray.config import load_experiment
     from ialign_ray.registry.promotion import registered
     from ialign_ray.registry.store import registry_uri
+    from ialign_ray.workflows.promote import DEFAULT_REGISTRY, register
 
     if overrides and experiment is None:
         raise RegistryError("--set changes the file of --experiment; give that too")
-    evaluated = load_experiment(experiment, overrides or []) if experiment else None
-    where, _, version, new = _register(run, name, evaluated, control, registry)
-    named = registry or registry_uri(where) != registry_uri(DEFAULT_REGISTRY)
-    there = f" --registry {where}" if named else ""
-    say(f"{registered(version, new)}\nNext:  ialign promote {version.name} {version.number}{there}")
+    evaluated = load(experiment, overrides) if experiment else None
+    added = register(run, name, experiment=evaluated, control=control, registry=registry)
+    named = registry or registry_uri(added.registry) != registry_uri(DEFAULT_REGISTRY)
+    there = f" --registry {added.registry}" if named else ""
+    version = added.version
+    say(registered(version, added.new), f"Next:  ialign promote {version.name} {version.number}{there}")
 
 
 def promote(
     name: Name,
     candidate: Annotated[str, typer.Argument(help="Version number, or a run folder.", show_default=False)],
     alias: Alias = "champion",
-    force: Annotated[str | None, typer.Option(help="Promote without proof, for this reason, which is kept.")] = None,
+    force: Annotated[str | None, typer.Option(help="Skip the gate; the reason given is recorded.")] = None,
     registry: RegistryOption = None,
 ) -> None:
     """Make a version the champion, if it is shown better on new languages and no worse on old ones.
 
     Example: `ialign promote mine 2`
     """
-    from ialign_ray.registry.promotion import promote as move
+    from ialign_ray.workflows.promote import promote
 
-    if force is not None and not force.strip():
-        raise RegistryError("--force is empty; give the reason, which the history keeps")
-    if candidate.isdecimal():
-        number, store = int(candidate), _open(registry)
-    else:
-        _, store, version, _ = _register(Path(candidate), name, None, None, registry)
-        number = version.number
-    _tell_moved(move(store, name, number, alias, force), alias)
+    _say_moved(promote(name, candidate, alias=alias, force=force, registry=registry), alias)
 
 
 def rollback(
     name: Name,
-    to: Annotated[int | None, typer.Option(help="An earlier champion; the last one when left out.")] = None,
+    to: Annotated[int | None, typer.Option(help="An earlier champion. Default: the previous one.")] = None,
     alias: Alias = "champion",
     registry: RegistryOption = None,
 ) -> None:
-    """Give the alias back to the champion before.
+    """Move the alias back to the previous champion.
 
     Example: `ialign rollback mine`
     """
     from ialign_ray.registry.promotion import roll_back
 
-    _tell_moved(roll_back(_open(registry), name, to, alias), alias)
+    _say_moved(roll_back(_open(registry), name, to, alias), alias)
 
 
 def models(
-    name: Annotated[str | None, typer.Argument(help="Registered model; all when left out.", show_default=False)] = None,
-    history: Annotated[bool, typer.Option("--history", help="Every promotion, refusal and rollback.")] = False,
-    alias: Annotated[str, typer.Option(help="Alias of --history.")] = "champion",
+    name: Annotated[str | None, typer.Argument(help="Registered model. Default: all.", show_default=False)] = None,
+    history: Annotated[bool, typer.Option("--history", help="Show every promotion, refusal and rollback.")] = False,
+    alias: Annotated[str, typer.Option(help="Alias that --history is about.")] = "champion",
     registry: RegistryOption = None,
 ) -> None:
-    """List versions with alias, scores, base, dose and date; or what happened to an alias.
+    """List versions with alias, scores, base, replay ratio and date; or what happened to an alias.
 
     Example: `ialign models mine --history`
     """
@@ -120,50 +103,24 @@ def models(
             _show_versions(store, each)
 
 
-def _register(
-    run: Path, name: str | None, evaluated: Any, control: Path | None, registry: str | None
-) -> tuple[str, Registry, Version, bool]:
-    """Where a run was registered, as what, and whether it is new: in its own registry unless another is named."""
-    from ialign_ray.registry.promotion import register as add
-    from ialign_ray.registry.store import Registry
-    from ialign_ray.training.runs import model_folder, run_experiment
-
-    run = run.absolute()
-    if not run.is_dir():
-        raise RegistryError(f"{run} does not exist; name a version number or a run folder")
-    folder = model_folder(run)
-    experiment = evaluated or run_experiment(folder)
-    where = registry or experiment.tracking.mlflow_uri or str(_runs_above(folder.parent))
-    store = Registry(where, artifacts=experiment.tracking.artifacts, create=True)
-    control = control.absolute() if control else None
-    return where, store, *add(store, folder.parent, name or experiment.name, evaluated, control)
-
-
-def _runs_above(run: Path) -> Path:
-    """The folder of all runs: `runs` of `runs/mine/align` and of `runs/mine/search/trials/trial-…`."""
-    from ialign_ray.registry.store import has_registry
-
-    return next((each for each in run.parents[1:4] if has_registry(str(each))), run.parent.parent)
-
-
 def _open(registry: str | None) -> Registry:
     from ialign_ray.registry.store import Registry
+    from ialign_ray.workflows.promote import DEFAULT_REGISTRY
 
     return Registry(registry or DEFAULT_REGISTRY)
 
 
-def _tell_moved(moved: Moved, alias: str) -> None:
+def _say_moved(moved: Moved, alias: str) -> None:
     """Print what became of an alias, and the checks that decided it."""
     from ialign_ray.registry.promotion import told
 
-    for line in told(moved, alias):
-        say(line)
+    say(*told(moved, alias))
 
 
 def _show_versions(store: Registry, name: str) -> None:
     versions, aliases = store.versions(name), store.aliases(name)
     table = Table(title=name, title_justify="left")
-    for column in ("version", "alias", "scores [95 %]", "base", "dose", "registered"):
+    for column in ("version", "alias", "scores [95 %]", "base", "replay ratio", "registered"):
         table.add_column(column, overflow="fold")
     for v in versions:
         held = ", ".join(alias for alias, number in aliases.items() if number == v.number)
@@ -197,8 +154,3 @@ def _line(event: Event) -> str:
     before = "" if event.before is None else f" (champion: {event.before})"
     reason = f": {event.reason}" if event.reason else ""
     return f"{event.number}. {event.when} {event.who}: version {event.version} {event.kind}{before}{reason}"
-
-
-def say(text: str) -> None:
-    """Print a line as it is."""
-    console.print(text, soft_wrap=True, highlight=False, markup=False)

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 import typer.core
-from rich.console import Console
 
-from ialign_ray.cli.registry import DEFAULT_REGISTRY, RegistryOption
+from ialign_ray.cli.options import RegistryOption, console, load
 
 if TYPE_CHECKING:
     from ialign_ray.config.serve import ServeConfig
@@ -30,7 +29,6 @@ class ServeCommands(typer.core.TyperGroup):
 
 
 serve = typer.Typer(name="serve", cls=ServeCommands, help="Serve models over HTTP, or make API keys.")
-console = Console()
 
 
 @serve.command()
@@ -40,10 +38,12 @@ def run(
     ] = None,
     model: Annotated[
         list[str] | None,
-        typer.Option("--model", "-m", help="`champion`, `mine@champion`, `mine/3`, a run, folder or hub id; several."),
+        typer.Option(
+            "--model", "-m", help="`champion`, `mine@champion`, `mine/3`, a run, folder or hub id. May be repeated."
+        ),
     ] = None,
-    host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 when left out.")] = None,
-    port: Annotated[int | None, typer.Option(help="HTTP port; 8000 when left out, 0 picks a free one.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
+    port: Annotated[int | None, typer.Option(help="HTTP port; 0 picks a free one. Default: 8000.")] = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Override a field, e.g. `--set serve.max_adapters=4`.")
     ] = None,
@@ -60,43 +60,44 @@ def run(
 
     Example: `ialign serve experiment.yaml --model champion --model runs/mine/align --port 9000`
     """
-    from ialign_ray.config import ScalingConfig, load_experiment
+    from ialign_ray.config import ScalingConfig
     from ialign_ray.config.load import serve_settings
-    from ialign_ray.serving.deployment import running
+    from ialign_ray.workflows.promote import DEFAULT_REGISTRY
+    from ialign_ray.workflows.serve import serve
 
     given = {"serve.models": model or None, "serve.host": host, "serve.port": port}
     changes = [
         *(overrides or []),
         *(f"{k}={json.dumps(v, ensure_ascii=False)}" for k, v in given.items() if v is not None),
     ]
-    experiment = load_experiment(file, changes) if file else None
+    experiment = load(file, changes) if file else None
     settings = experiment.served if experiment else serve_settings(changes)
     where = registry or (experiment.tracking_uri if experiment else DEFAULT_REGISTRY)
-    found = _found(settings, where)
-    console.print("Starting Ray and loading the models", highlight=False)
     scaling = experiment.scaling if experiment else ScalingConfig()
     # beside the few answers of --try the access log would only be in the way
-    with running(settings, where, scaling, show_log=not trial) as url, _stopping() as asked:
+    with serve(settings, where, scaling, console, show_log=not trial) as (url, found), _stopping() as asked:
         _ready(url, settings, found)
         if trial:
             _try(url, found)
         else:
             console.print("Stop with Ctrl-C.")
             asked.wait()
-        console.print("Stopping: requests under way end, new ones are refused", highlight=False)
+        console.print("Stopping: requests under way are finished, new ones are refused", highlight=False)
 
 
 @serve.command()
 def keys(
-    name: Annotated[str, typer.Argument(help="Who gets it; stands in the access log.", show_default=False)],
-    file: Annotated[Path, typer.Option(help="Key file, for `serve.keys`; made where there is none.")] = Path(
+    name: Annotated[str, typer.Argument(help="Name of the key's owner, shown in the access log.", show_default=False)],
+    file: Annotated[Path, typer.Option(help="Key file, for `serve.keys`; created if it does not exist.")] = Path(
         "keys.yaml"
     ),
-    model: Annotated[list[str] | None, typer.Option("--model", "-m", help="Only these models; several.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option("--model", "-m", help="Only these models. May be repeated.")
+    ] = None,
     requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
     tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
 ) -> None:
-    """Make an API key, shown once; the file keeps its hash alone.
+    """Create an API key and print it once; the file keeps only its hash.
 
     Example: `ialign serve keys alice --requests-per-minute 60`
     """
@@ -112,17 +113,6 @@ def keys(
         highlight=False,
         markup=False,
     )
-
-
-def _found(settings: ServeConfig, registry: str) -> list[Named]:
-    """What the references stand for, before anything is started; a base that is made on first use is made."""
-    from ialign_ray.serving.model_sources import locate_all
-    from ialign_ray.training.pocket import ensure_base
-
-    found = locate_all(settings.models, registry)
-    for named in found:
-        ensure_base(named.source.settings.id, console)
-    return found
 
 
 def _ready(url: str, settings: ServeConfig, found: list[Named]) -> None:

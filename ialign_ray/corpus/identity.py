@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import unicodedata
 from collections.abc import Iterable
 
@@ -29,3 +30,9 @@ def share_of(identity: str, seed: int = 0) -> float:
     """A number in [0, 1) that depends on the identity alone: how splits are drawn."""
     digest = hashlib.blake2b(f"{seed}\x00{identity}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) / 2**64
+
+
+def rng(*key: int | str) -> random.Random:
+    """A generator seeded by the parts of a key, the same in every process."""
+    text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
+    return random.Random(hashlib.blake2b(text.encode(), digest_size=16).digest())

@@ -13,8 +13,8 @@ from ialign_ray.config.data import Scalar
 from ialign_ray.corpus import formats
 from ialign_ray.corpus.chunks import LINE, ROWS, BadRow, Chunk, ReadRequest, Rejects, joined, parts
 from ialign_ray.corpus.formats.files import resolve, stamp
+from ialign_ray.corpus.identity import rng
 from ialign_ray.errors import DataError
-from ialign_ray.randomness import rng
 
 __all__ = ["chosen", "plan_chunks", "read_chunk", "read_parts", "read_table", "resolve", "sample"]
 

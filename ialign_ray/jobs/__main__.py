@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from ialign_ray.jobs.catalog import JOBS
-from ialign_ray.jobs.entry import main
+from ialign_ray.jobs.entry import JOBS, main
 
 if __name__ == "__main__":
     name = sys.argv[1] if len(sys.argv) > 1 else ""

@@ -1,57 +1,172 @@
-"""Every job by name: what it calls, and which arguments it takes beside the experiment."""
+"""Every job by name: the workflow that the command of the same name calls, and what its record holds of the result.
+
+A job always resumes what it finds; `outputs` of its record are the paths that must still exist for it to count as done.
+"""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from ialign_ray.config import Experiment
-from ialign_ray.jobs import steps
-from ialign_ray.jobs.pipeline import pipeline
-from ialign_ray.jobs.steps import Options, titled
+from ialign_ray.terminal import say
+
+DEFAULT_RUN = "align"
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Options:
+    """A job's arguments beside the experiment."""
+
+    run: str = DEFAULT_RUN
+    """Name of the run under `storage.runs`/`name`, or the path of one elsewhere, such as a search's trial."""
+    control: str | None = None
+    """Name of the replay-only run. Default: `control-sSEED` where it is finished."""
+    alias: str = "champion"
+    force: str | None = None
+    """Reason to skip the gate."""
+
+
+def build_data(experiment: Experiment, options: Options, console: Console) -> Result:
+    """Read, clean, clear and split every corpus."""
+    from ialign_ray.workflows.build import build
+
+    built = build(experiment, console)
+    return {"corpus": str(built.folder), "warnings": built.counts["warnings"], "outputs": [str(built.folder)]}
+
+
+def align(experiment: Experiment, options: Options, console: Console) -> Result:
+    """Train one run."""
+    from ialign_ray.storage import read_json
+    from ialign_ray.training.runs import MODEL, RECORD
+    from ialign_ray.workflows.align import align
+
+    run = align(experiment, options.run, resume=True, console=console)
+    ending = read_json(run / RECORD)["ending"]
+    return {"run": str(run), "model": str(run / MODEL), "ending": ending, "outputs": [str(run / MODEL)]}
+
+
+def tune(experiment: Experiment, options: Options, console: Console) -> Result:
+    """Search, choose, evaluate the winner."""
+    from ialign_ray.search.results import WINNER
+    from ialign_ray.search.trial_context import control_of_trial, search_folder
+    from ialign_ray.storage import read_json
+    from ialign_ray.workflows.tune import tune
+
+    run = tune(experiment, resume=True, console=console)
+    found = read_json(search_folder(experiment) / WINNER)
+    control = control_of_trial(experiment, found["point"])
+    return {"run": str(run), "control": str(control), "winner": found, "outputs": [str(run), str(control)]}
+
+
+def evaluate(experiment: Experiment, options: Options, console: Console) -> Result:
+    """Score a finished run beside base and control."""
+    from ialign_ray.workflows.evaluate import evaluate
+
+    run, control = _finished(experiment, options.run), control_run(experiment, options)
+    statements = evaluate(experiment, [run], control, console=console)
+    return {
+        "run": str(run),
+        "control": str(control) if control else None,
+        "verdict": [statement.text for statement in statements],
+        "outputs": [str(run / "evaluation" / "RESULTS.md")],
+    }
+
+
+def promote(experiment: Experiment, options: Options, console: Console) -> Result:
+    """Register a finished, evaluated run, and promote it if it passes the gate.
+
+    Raises RegistryError with the gate's reasons.
+    """
+    from ialign_ray.registry.promotion import promote_run
+    from ialign_ray.registry.store import registry_uri
+
+    run, control = _finished(experiment, options.run), control_run(experiment, options)
+    said = partial(say, console)
+    moved = promote_run(experiment, run, said, control=control, alias=options.alias, force=options.force)
+    where = registry_uri(experiment.tracking_uri)
+    return {
+        "version": moved.version.title,
+        "alias": options.alias,
+        "registry": where,
+        "content": moved.version.content,
+    }
+
+
+def serve(experiment: Experiment, options: Options, console: Console) -> Result:
+    """Serve the models of `serve.models` until the job is stopped; requests under way are finished first.
+
+    Ends with StoppedError, or with ClusterError where no replica can start.
+    """
+    from ialign_ray.workflows.serve import serve
+
+    # what an attempt that was killed left behind makes room for this one
+    where = experiment.tracking_uri
+    with serve(experiment.served, where, experiment.scaling, console, replace=True) as (url, _):
+        say(console, f"Ready at {url}, until the job is stopped")
+        threading.Event().wait()
+    return {"url": url}
+
+
+def control_run(experiment: Experiment, options: Options) -> Path | None:
+    """The replay-only run: the one named, or the one that `compare` and the pipeline leave, if it is finished."""
+    from ialign_ray.storage import is_intact
+    from ialign_ray.training.runs import MODEL, run_folder
+
+    if options.control:
+        return _finished(experiment, options.control)
+    run = run_folder(experiment, control_name(experiment))
+    return run if is_intact(run / MODEL) and run.name != options.run else None
+
+
+def control_name(experiment: Experiment) -> str:
+    """Name of `compare`'s control run with the experiment's seed."""
+    from ialign_ray.evaluation.subjects import run_name
+
+    return run_name("control", experiment.train.seed)
+
+
+def _finished(experiment: Experiment, name: str) -> Path:
+    from ialign_ray.training.runs import finished_run, run_folder
+
+    return finished_run(run_folder(experiment, name))
 
 
 @dataclass(frozen=True)
 class Job:
     """One kind of job."""
 
-    work: Callable[[Experiment, Options, Console], dict[str, Any]]
-    """Returns what goes into the job's JSON; `outputs` are the paths that must still be there for it to count."""
+    work: Callable[[Experiment, Options, Console], Result]
+    """Returns what its record holds."""
     about: str
     takes: tuple[str, ...] = ()
     """Fields of Options that it reads."""
     workers: bool = False
-    """Whether it starts `scaling.workers`, so that their room is checked before anything else."""
+    """True if it starts `scaling.workers`, so that their room is checked before anything else."""
 
 
-JOBS = {
-    "build_data": Job(steps.build_data, "Read, clean, clear of evaluation sentences and split every corpus."),
-    "align": Job(steps.align, "Train one run.", ("run",), workers=True),
-    "tune": Job(steps.tune, "Search the space of `search`, and judge the winner."),
-    "evaluate": Job(steps.evaluate, "Score a finished run beside base and control.", ("run", "control")),
+STEPS = {
+    "build_data": Job(build_data, "Read, clean, clear of evaluation sentences and split every corpus."),
+    "align": Job(align, "Train one run.", ("run",), workers=True),
+    "tune": Job(tune, "Search the space of `search`, and evaluate the winner."),
+    "evaluate": Job(evaluate, "Score a finished run beside base and control.", ("run", "control")),
     "promote": Job(
-        steps.promote,
-        "Register an evaluated run, and make it the champion if it is shown better.",
+        promote,
+        "Register an evaluated run, and promote it if it passes the gate.",
         ("run", "control", "alias", "force"),
     ),
-    "serve": Job(steps.serve, "Serve the models of `serve.models` until the job is stopped."),
-    "pipeline": Job(
-        pipeline,
-        "Build, search or train, judge and promote; finished steps are kept.",
-        ("run", "alias", "force"),
-    ),
+    "serve": Job(serve, "Serve the models of `serve.models` until the job is stopped."),
 }
-ARGUMENTS = {
-    "run": "Name of the run under storage.runs/NAME.",
-    "control": "Name of the replay-only run; control-sSEED, where it is finished, when left out.",
-    "alias": "Alias to move.",
-    "force": "Promote without proof, for this reason, which is kept.",
-}
+"""Jobs of one step each; the pipeline is made of them."""
 
 
-def title_of(name: str, options: Options) -> str:
-    """What a job's record is called; a run of its own has one of its own."""
-    return titled(name, options.run) if "run" in JOBS[name].takes else name
+def titled(step: str, run: str) -> str:
+    """Name of a step's record: `align`, or `align-first` of another run than the default one."""
+    return step if run == DEFAULT_RUN else f"{step}-{Path(run).name}"

@@ -14,18 +14,29 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from types import FrameType
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from rich.console import Console
 
 from ialign_ray.config import Experiment, load_experiment, override
 from ialign_ray.errors import ConfigError, IalignError, StoppedError
-from ialign_ray.jobs.catalog import ARGUMENTS, JOBS, title_of
+from ialign_ray.jobs.catalog import STEPS, Job, Options, Result, titled
 from ialign_ray.jobs.environment import SUBMITTED_WITH, differing
+from ialign_ray.jobs.pipeline import pipeline
 from ialign_ray.jobs.record import exit_code_of, record_path, recorded
-from ialign_ray.jobs.steps import Options, say
-from ialign_ray.process import prepare_process
+from ialign_ray.terminal import prepare_process, say
 
+JOBS = STEPS | {
+    "pipeline": Job(
+        pipeline, "Build, search or train, evaluate and promote; finished steps are kept.", ("run", "alias", "force")
+    )
+}
+ARGUMENTS = {
+    "run": "Name of the run under storage.runs/NAME.",
+    "control": "Name of the replay-only run. Default: control-sSEED, where it is finished.",
+    "alias": "Alias to move.",
+    "force": "Skip the gate; the reason given is recorded.",
+}
 WIDTH = 140
 """Columns of tables: a job's log is no terminal, whose width they would follow."""
 
@@ -41,7 +52,7 @@ def main(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.write(f"ialign: {error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
-        sys.stderr.write("ialign: interrupted; what is finished is kept, run the job again to go on\n")
+        sys.stderr.write("ialign: interrupted; what is finished is kept, run the job again to resume\n")
         sys.exit(exit_code_of(error))
     sys.exit(0)
 
@@ -70,8 +81,8 @@ def options_of(name: str, given: argparse.Namespace) -> Options:
     return Options(**{field: getattr(given, field) for field in JOBS[name].takes})
 
 
-def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> dict[str, Any]:
-    """Load the experiment and do the job; its result stands in its record too."""
+def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> Result:
+    """Load the experiment and do the job; its record holds the result too."""
     experiment = in_cluster(load_experiment(file, overrides))
     console = Console(force_terminal=False, width=WIDTH)
     title, began = title_of(name, options), time.monotonic()
@@ -86,7 +97,12 @@ def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> di
     return result
 
 
-def joined(name: str, experiment: Experiment, options: Options, console: Console) -> dict[str, Any]:
+def title_of(name: str, options: Options) -> str:
+    """Name of a job's record; a run of its own has one of its own."""
+    return titled(name, options.run) if "run" in JOBS[name].takes else name
+
+
+def joined(name: str, experiment: Experiment, options: Options, console: Console) -> Result:
     """The job's work, on the cluster where it needs room for workers: told before anything is computed."""
     from ialign_ray.cluster import awaited, check_resources, cluster, hosts, present
 

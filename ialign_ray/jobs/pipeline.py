@@ -2,74 +2,66 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import asdict, replace
-from typing import Any
 
 from rich.console import Console
 
-from ialign_ray.config import Experiment
-from ialign_ray.jobs import steps
+from ialign_ray.config import Experiment, override
+from ialign_ray.jobs.catalog import STEPS, Options, Result, control_name, titled
 from ialign_ray.jobs.record import finished_before, recorded
-from ialign_ray.jobs.steps import Options, say
-
-Result = dict[str, Any]
+from ialign_ray.terminal import say
 
 
 def pipeline(experiment: Experiment, options: Options, console: Console) -> Result:
-    """Build the corpus; search, or train the control and the run; judge; promote what is shown better.
+    """Build the corpus; search, or train the control and the run; evaluate; promote what passes the gate.
 
     Without evaluation suites it ends with the trained run. Raises what the first step raises that fails, a refused
     promotion included; the steps before it stay.
     """
-    course = _Course(console)
-    course.take("build_data", steps.build_data, experiment, Options())
-    made = searched(course, experiment) if experiment.search else trained(course, experiment, options.run)
+    steps = _Steps(console)
+    steps.do("build_data", experiment, Options())
+    made = searched(steps, experiment) if experiment.search else trained(steps, experiment, options.run)
     if experiment.evaluate.suites:
-        course.take("promote", steps.promote, experiment, replace(made, alias=options.alias, force=options.force))
+        steps.do("promote", experiment, replace(made, alias=options.alias, force=options.force))
     else:
-        say(console, "pipeline: evaluate.suites is empty, so nothing is judged or promoted")
-    return {"steps": course.results}
+        say(console, "pipeline: evaluate.suites is empty, so nothing is evaluated or promoted")
+    return {"steps": steps.results}
 
 
-def searched(course: _Course, experiment: Experiment) -> Options:
-    """Search; the winner, which `tune` has judged, and its control."""
-    found = course.take("tune", steps.tune, experiment, Options())
+def searched(steps: _Steps, experiment: Experiment) -> Options:
+    """Search; the winner, which `tune` has evaluated, and its control."""
+    found = steps.do("tune", experiment, Options())
     return Options(run=found["run"], control=found["control"])
 
 
-def trained(course: _Course, experiment: Experiment, run: str) -> Options:
-    """Train the control, where there are old instructions, and the run; judge them where there are suites."""
-    control = steps.control_name(experiment)
+def trained(steps: _Steps, experiment: Experiment, run: str) -> Options:
+    """Train the control, where there are old instructions, and the run; evaluate them where there are suites."""
+    control = control_name(experiment)
     made = Options(run=run)
     if experiment.replay.sources and control != run:
         made = replace(made, control=control)
-        course.take("align", steps.align, steps.control_of(experiment), Options(run=control))
-    course.take("align", steps.align, experiment, Options(run=run))
+        replayed = override(experiment, experiment.compare.arms.get("control", {"replay.ratio": 1.0}))
+        steps.do("align", replayed, Options(run=control))
+    steps.do("align", experiment, Options(run=run))
     if experiment.evaluate.suites:
-        course.take("evaluate", steps.evaluate, experiment, made)
+        steps.do("evaluate", experiment, made)
     return made
 
 
-class _Course:
+class _Steps:
     """The steps so far."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self.results: dict[str, Result] = {}
 
-    def take(
-        self,
-        step: str,
-        work: Callable[[Experiment, Options, Console], Result],
-        experiment: Experiment,
-        options: Options,
-    ) -> Result:
+    def do(self, step: str, experiment: Experiment, options: Options) -> Result:
         """Do a step, or find that it was done with the same settings; its record is called as the job's of its own."""
-        title, given = steps.titled(step, options.run), asdict(options)
+        title, given = titled(step, options.run), asdict(options)
         result = finished_before(experiment, title, given)
         if result is None:
             say(self._console, f"pipeline: {title}")
+            work = STEPS[step].work
             result = recorded(experiment, title, given, lambda: work(experiment, options, self._console))
         else:
             say(self._console, f"pipeline: {title} is done already")

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from ialign_ray.config import Experiment, load_experiment
 from ialign_ray.errors import ConfigError
-from ialign_ray.jobs.catalog import JOBS, title_of
-from ialign_ray.jobs.entry import options_of, parser, refuse_lost_runs
+from ialign_ray.jobs.entry import JOBS, options_of, parser, refuse_lost_runs, title_of
 from ialign_ray.jobs.environment import job_environment
 from ialign_ray.jobs.package import Package
 from ialign_ray.pocket import POCKET

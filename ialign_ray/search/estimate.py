@@ -102,7 +102,7 @@ def tokens_a_step(shared: Shared, steps: int = 20) -> float:
     return sum(len(e) for step in islice(stream, steps) for e in step) / steps
 
 
-def tell(experiment: Experiment, console: Console) -> SearchEstimate:
+def print_estimate(experiment: Experiment, console: Console) -> SearchEstimate:
     """Check everything, and print trials, tokens and time; no cluster is started."""
     check_space(experiment)
     search = search_of(experiment)

@@ -87,11 +87,11 @@ class ClusterRunner:
             return
         self._open.enter_context(cluster(self._scaling))
         quiet()
-        source = ChunkSource(items, partial(_told, work))
+        source = ChunkSource(items, partial(_outcome, work))
         for row in read_datasource(source, override_num_blocks=len(items)).iter_rows():
             outcome = json.loads(row["outcome"])
             if "error" in outcome:
-                raise getattr(errors, outcome["kind"])(outcome["error"])
+                raise errors.load(outcome["error"])
             yield outcome["result"]
 
 
@@ -105,12 +105,12 @@ def weight(item: ShardJob | Assembly) -> int:
     return sum(sizes) or CHUNK
 
 
-def _told(work: Callable[[Any], dict[str, Any]], item: Any) -> list[pa.Table]:
+def _outcome(work: Callable[[Any], dict[str, Any]], item: Any) -> list[pa.Table]:
     """One row with the result, or with the user's error, which Ray would wrap in its own."""
     try:
         outcome: dict[str, Any] = {"result": work(item)}
     except IalignError as error:
-        outcome = {"kind": type(error).__name__, "error": str(error)}
+        outcome = {"error": errors.dump(error)}
     return [pa.table({"outcome": [json.dumps(outcome)]})]
 
 

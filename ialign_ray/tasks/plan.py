@@ -15,8 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ialign_ray.corpus.identity import rng
 from ialign_ray.corpus.pairs import PAIR_SCHEMA
-from ialign_ray.randomness import rng
 from ialign_ray.storage import read_json, whole_folder, write_json
 from ialign_ray.tasks.mixture import Draw, Mixture
 from ialign_ray.tasks.render import Example, Negatives, Pair, draw_task, render

@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ialign_ray import __version__
 from ialign_ray.config import Experiment, dump_yaml, load_experiment
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.architecture import is_encoder_decoder
@@ -19,6 +18,7 @@ from ialign_ray.training.card import model_card
 from ialign_ray.training.checkpoint import CURE, writing
 from ialign_ray.training.prepare import Prepared
 from ialign_ray.training.run_log import ENDING, ledger
+from ialign_ray.version import __version__
 
 MODEL, RECORD, FAILURE = "model", "record.json", "failure.json"
 
@@ -26,6 +26,15 @@ MODEL, RECORD, FAILURE = "model", "record.json", "failure.json"
 def run_folder(experiment: Experiment, name: str) -> Path:
     """Where a run of this experiment lies."""
     return Path(experiment.storage.runs).absolute() / experiment.name / name
+
+
+def finished_run(folder: Path | str) -> Path:
+    """The run folder of a run or of its model folder. Raises ModelError where the run is not finished."""
+    folder = Path(folder).absolute()
+    run = folder.parent if folder.name == MODEL else folder
+    if not is_intact(run / MODEL):
+        raise ModelError(f"{run} has no finished model; run `ialign align ... --resume` first, or name another run")
+    return run
 
 
 def untrained_model(experiment: Experiment, run: Path) -> tuple[Any, Any]:

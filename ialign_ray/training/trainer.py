@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from ialign_ray.training.runs import FAILURE, MODEL, RECORD, run_folder, save_ru
 from ialign_ray.training.stop_requests import STOP, on_sigterm
 
 
-def align(experiment: Experiment, name: str, *, resume: bool = False, console: Console | None = None) -> Path:
+def train(experiment: Experiment, name: str, *, resume: bool = False, console: Console | None = None) -> Path:
     """Train one run and return its folder; `resume` continues from the newest intact checkpoint.
 
     Raises IalignError with one sentence, ConfigError where another process trains this run; checkpoints already
@@ -35,11 +34,11 @@ def align(experiment: Experiment, name: str, *, resume: bool = False, console: C
     """
     run = run_folder(experiment, name)
     with alone(run, "`ialign align`"):
-        _align(experiment, run, name, resume, console or Console())
+        _train(experiment, run, name, resume, console or Console())
     return run
 
 
-def _align(experiment: Experiment, run: Path, name: str, resume: bool, console: Console) -> None:
+def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: Console) -> None:
     prepared = prepare(experiment, console, cluster=True)
     fingerprint = prepared.fingerprint(experiment)
     checkpoints = Checkpoints(run / "checkpoints", fingerprint)
@@ -71,7 +70,7 @@ def _align(experiment: Experiment, run: Path, name: str, resume: bool, console: 
             mirrored(mirror, run, checkpoints, console),
         ):
             fit(experiment, run, checkpoints, use_gpu, beside)
-            tell_failure(run, checkpoints)
+            raise_failure(run, checkpoints)
     record = read_json(run / MODEL / RECORD)
     write_json(run / RECORD, record | {"wall_seconds": round(time.time() - began, 1)})
     for sentence in told_of_ending(record["ending"]):
@@ -142,19 +141,27 @@ def fit(
     except ray.train.TrainingFailedError as error:
         if (run / FAILURE).exists():
             return
-        if told := re.search(r"ialign_ray\.errors\.(\w+): (.+)", str(error)):  # a full disk takes no word of it
-            raise getattr(errors, told[1])(told[2]) from error
+        if own := user_error(error):  # a full disk took no failure.json
+            raise own from error
         newest = checkpoints.newest()
         kept = f"; {newest} is intact, continue with --resume" if newest else ""
         reason = str(error).strip().splitlines()[-1]
         raise ClusterError(f"training failed more than scaling.max_failures times ({reason}){kept}") from error
 
 
-def tell_failure(run: Path, checkpoints: Checkpoints) -> None:
+def user_error(error: Exception) -> IalignError | None:
+    """The user's error that ended a worker group, which Ray carries along; None where it was something else."""
+    for failure in getattr(error, "worker_failures", {}).values():
+        cause = getattr(failure, "_base_exc", failure)  # Ray 2.60 wraps it together with its traceback
+        if isinstance(cause, IalignError):
+            return cause
+    return None
+
+
+def raise_failure(run: Path, checkpoints: Checkpoints) -> None:
     """Raise what ended the workers before the run's end, if anything did."""
     if (run / FAILURE).exists():
-        failure = read_json(run / FAILURE)
-        raise getattr(errors, failure["kind"])(failure["message"])
+        raise errors.load(read_json(run / FAILURE))
     if (run / STOP).exists() and not is_intact(run / MODEL):  # the disk took no word of theirs
         raise StoppedError(f"stopped by SIGTERM; {checkpoints.newest()} is the newest, go on with --resume")
 
@@ -190,7 +197,7 @@ def worker(config: dict[str, Any]) -> None:
         train_run(experiment, run, config["fingerprint"], config["beside"])
     except IalignError as error:
         with suppress(OSError):
-            write_json(run / FAILURE, {"kind": type(error).__name__, "message": str(error)})
+            write_json(run / FAILURE, errors.dump(error))
         if not isinstance(error, StoppedError):  # which all workers agreed on: nothing to retry
             raise
 

@@ -25,11 +25,11 @@ from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
 from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.storage import is_intact, json_hash, read_json
 from ialign_ray.streaming.examples import encode_example
-from ialign_ray.training.pocket import train_here
+from ialign_ray.training.pocket import ensure_model, train_here
 from ialign_ray.training.prepare import prepare
 from ialign_ray.training.run_log import records
 from ialign_ray.training.runs import MODEL, RECORD, run_folder
-from ialign_ray.training.trainer import align
+from ialign_ray.training.trainer import train
 
 _SAMPLE = 200
 """Examples that tokens a step are estimated from."""
@@ -39,11 +39,12 @@ _PROBE = 6
 
 def ablate(experiment: Experiment, console: Console) -> Path:
     """Train and score every setting; returns the table's file. Finished runs and predictions are kept."""
+    ensure_model(experiment, console)
     settings = plan_ablation(experiment)
     with cluster(experiment.scaling):
         for seed in experiment.ablate.seeds:  # a whole table of one seed comes before the next seed begins
             for setting in settings:
-                align(setting.seeded(seed), setting.run(seed), resume=True, console=console)
+                train(setting.seeded(seed), setting.run(seed), resume=True, console=console)
     subjects = [base_subject(experiment)]
     subjects += [run_subject(s.seeded(seed), run_folder(experiment, s.run(seed))) for s, seed in _runs(settings)]
     found = iter(predict_models(experiment, subjects, console))
@@ -69,12 +70,13 @@ class RunCost:
     """Seeds that are done."""
 
 
-def dry_run(experiment: Experiment, console: Console) -> None:
+def print_estimate(experiment: Experiment, console: Console) -> None:
     """Print every run with its steps, tokens and an estimate of the time; trains nothing but a few steps to time one.
 
     The time is that of the runs that are finished, or else of a few steps on one thread of this machine, without
     Ray: an upper bound where workers share a step.
     """
+    ensure_model(experiment, console)
     settings, seeds = plan_ablation(experiment), experiment.ablate.seeds
     costs = [_cost(setting) for setting in settings]
     seconds, how = _seconds_per_token(settings, costs)

@@ -8,22 +8,25 @@ from rich.console import Console
 
 from ialign_ray.cluster import cluster
 from ialign_ray.config import Experiment, override
-from ialign_ray.evaluation.evaluate import judge
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_name, run_subject
-from ialign_ray.training.trainer import align
+from ialign_ray.training.pocket import ensure_model
+from ialign_ray.training.trainer import train
+from ialign_ray.workflows.evaluate import judge
 
 
-def compare(experiment: Experiment, console: Console) -> list[Statement]:
+def compare(experiment: Experiment, console: Console | None = None) -> list[Statement]:
     """Train every arm with every seed, score all of them and the base, print and write table and verdict.
 
     Finished runs and predictions are kept, so an interrupted comparison goes on where it stopped.
     """
+    console = console or Console()
+    ensure_model(experiment, console)
     runs: dict[str, Path] = {}
     variants = arms(experiment)
     with cluster(experiment.scaling):
         for name, variant in variants.items():
-            runs[name] = align(variant, name, resume=True, console=console)
+            runs[name] = train(variant, name, resume=True, console=console)
     subjects = {BASE: [base_subject(experiment)]} | {
         arm: [run_subject(experiment, runs[run_name(arm, seed)]) for seed in experiment.compare.seeds]
         for arm in experiment.compare.arms

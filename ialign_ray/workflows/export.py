@@ -4,38 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
-from ialign_ray.config import Experiment, ModelSettings
+from ialign_ray.config import Experiment
 from ialign_ray.errors import ConfigError, ModelError
-from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.load import load_adapted, merge, save_model
 from ialign_ray.storage import MANIFEST, is_intact, whole_folder
-from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.checkpoint import read_weights
 from ialign_ray.training.runs import model_folder, run_experiment, untrained_model
-
-
-def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: int, temperature: float) -> str:
-    """A model's answer to one request."""
-    from ialign_ray.inference.generation import generate
-
-    loaded, tokenizer, settings = open_model(adapter, model)
-    encoder = Encoder.of(tokenizer, settings.chat, settings.separator, seq2seq=is_encoder_decoder(loaded))
-    prompt = encoder.prompt(text)
-    return generate(loaded, tokenizer, [prompt], max_new_tokens=max_new_tokens, temperature=temperature)[0].text
-
-
-def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, ModelSettings]:
-    """(model, tokenizer, settings) of an adapter's run, or of a base model by id."""
-    if adapter is not None:
-        folder = model_folder(adapter)
-        settings = run_experiment(folder).model
-        return *load_adapted(settings, folder), settings
-    if model is None:
-        raise ConfigError("predict needs a model; give --adapter RUN or --model ID")
-    settings = ModelSettings(id=model)
-    return *load_adapted(settings, None), settings
 
 
 def export_model(run: Path, to: Path | None, merged: bool, checkpoint: str | None = None) -> Path:

@@ -25,7 +25,7 @@ SHOWN = 2_000
 """Examples of the run that the mix is counted over, at most."""
 
 
-def preview(experiment: Experiment, console: Console) -> None:
+def validate(experiment: Experiment, console: Console) -> None:
     """Check an experiment and print mix counts and one rendered example per task."""
     prepared = prepare(experiment, console)
     suite_units(experiment)

@@ -2,7 +2,7 @@
 
     python tests/benchmarks/pipeline.py
 
-The pocket experiment is run by `align` as a user runs it: `first` renders and encodes while it trains, `again` finds
+The pocket experiment is run by `train` as a user runs it: `first` renders and encodes while it trains, `again` finds
 its examples in the cache, `two workers` halves each step. `bare` is a loop in this process over the same model and the
 same passes, laid out before the clock starts: no Ray, no journal, no checkpoint. Counted are the steps from the second
 on, in useful tokens a second; what the first step waits for its data, while Ray starts its tasks, is told apart.
@@ -31,14 +31,14 @@ from ialign_ray.training.loop import make_optimizer
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.run_log import records
 from ialign_ray.training.step import train_step
-from ialign_ray.training.trainer import align
+from ialign_ray.training.trainer import train
 
 POCKET = Path(__file__).parents[2] / "jobs" / "experiments" / "pocket.yaml"
 QUIET = Console(quiet=True)
 
 
 def by_ray(experiment: Experiment, name: str) -> tuple[Path, dict[str, float]]:
-    run = align(experiment, name, console=QUIET)
+    run = train(experiment, name, console=QUIET)
     first, *rest = records(run)
     seconds = sum(r["seconds"] for r in rest)
     return run, {

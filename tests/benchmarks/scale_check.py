@@ -2,7 +2,7 @@
 
     python tests/benchmarks/scale_check.py
 
-The pocket experiment is run by `align` as a user runs it, on one Ray cluster that is told to have CPUs for all. The
+The pocket experiment is run by `train` as a user runs it, on one Ray cluster that is told to have CPUs for all. The
 predictions are the functions of scale_model.py with this machine's constants in place of a GPU's. n workers share its
 cores, so each counts as min(n, cores) / n of one, in what it computes and in what it sends over loopback.
 """
@@ -36,7 +36,7 @@ from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.run_log import records
 from ialign_ray.training.runs import untrained_model
-from ialign_ray.training.trainer import align, cores
+from ialign_ray.training.trainer import cores, train
 
 WORKERS = (1, 2, 4, 8)
 SIZES = (4, 1 << 20, 16 << 20, 64 << 20)
@@ -170,7 +170,7 @@ def trained(folder: str, workers: int, name: str) -> tuple[Path, float]:
 
     thread = threading.Thread(target=watch)
     thread.start()
-    align(experiment, name, console=QUIET)
+    train(experiment, name, console=QUIET)
     stop.set()
     thread.join()
     return run, began["warnings"] - began["record"]

@@ -25,7 +25,7 @@ from ialign_ray.storage import is_intact, read_json
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.training.run_log import ledger, records, validations
 from ialign_ray.training.runs import MODEL
-from ialign_ray.training.trainer import align
+from ialign_ray.training.trainer import train
 from ialign_ray.training.validation import load_held_out
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -63,7 +63,7 @@ def test_two_workers_train_an_adapter_that_peft_loads(ray_cluster, experiment):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    run = align(experiment, "two", console=QUIET)
+    run = train(experiment, "two", console=QUIET)
 
     assert is_intact(run / MODEL)
     base = AutoModelForCausalLM.from_pretrained(experiment.model.id, dtype=torch.float32)
@@ -96,7 +96,7 @@ def test_an_encoder_decoder_trains_an_adapter_that_peft_loads(ray_cluster, exper
     tiny_tokenizer.save_pretrained(tmp_path / "t5")
     changes = {"model.id": str(tmp_path / "t5"), "train.steps": 3, "scaling.workers": 1}
 
-    run = align(override(experiment, changes), "t5", console=QUIET)
+    run = train(override(experiment, changes), "t5", console=QUIET)
 
     assert consumed_rows(run) == expected_rows(run, 3 * 6)
     inputs = AutoTokenizer.from_pretrained(run / MODEL)("a b c", return_tensors="pt")
@@ -108,8 +108,8 @@ def test_an_encoder_decoder_trains_an_adapter_that_peft_loads(ray_cluster, exper
 
 
 def test_one_and_two_workers_learn_the_same(ray_cluster, experiment):
-    one = align(override(experiment, {"scaling.workers": 1}), "one", console=QUIET)
-    two = align(experiment, "again", console=QUIET)
+    one = train(override(experiment, {"scaling.workers": 1}), "one", console=QUIET)
+    two = train(experiment, "again", console=QUIET)
     a, b = (load_file(r / MODEL / "adapter_model.safetensors") for r in (one, two))
     for name in a:
         # the sum over workers is added in another order: equal but for rounding
@@ -122,7 +122,7 @@ def test_a_watched_run_ends_early_and_its_best_step_is_the_model(ray_cluster, ex
     changes = {"train.validation": validation, "train.stop": [rule], "train.keep": "best", "train.learning_rate": 1.0}
     said = io.StringIO()
 
-    run = align(override(experiment, changes), "watched", console=Console(file=said, width=200))
+    run = train(override(experiment, changes), "watched", console=Console(file=said, width=200))
 
     ending = read_json(run / MODEL / "record.json")["ending"]
     assert (ending["step"], ending["steps"]) == (4, 12)
@@ -149,10 +149,10 @@ def test_a_run_is_validated_by_tasks_of_ray(ray_cluster, experiment):
         "train.validation": {"every": 3, "pairs": 12, "instructions": 3},
         "train.keep_checkpoints": 9,
     }
-    waits = align(override(experiment, changes), "waits", console=QUIET)
+    waits = train(override(experiment, changes), "waits", console=QUIET)
     said = io.StringIO()
     changes["train.validation"] |= {"asynchronous": True}
-    goes_on = align(override(experiment, changes), "goes-on", console=Console(file=said, width=200))
+    goes_on = train(override(experiment, changes), "goes-on", console=Console(file=said, width=200))
 
     assert "warning" not in said.getvalue()
     one, other = (validations(run) for run in (waits, goes_on))
@@ -167,7 +167,7 @@ def test_a_run_is_validated_by_tasks_of_ray(ray_cluster, experiment):
 
 def test_killed_worker_resumes_and_ends_as_undisturbed(ray_cluster, experiment):
     single = override(experiment, {"scaling.workers": 1, "train.steps": 60, "train.checkpoint_every": 5})
-    undisturbed = align(single, "whole", console=QUIET)
+    undisturbed = train(single, "whole", console=QUIET)
     run = undisturbed.parent / "killed"
     killed: list[int] = []
 
@@ -183,7 +183,7 @@ def test_killed_worker_resumes_and_ends_as_undisturbed(ray_cluster, experiment):
 
     thread = threading.Thread(target=kill_once)
     thread.start()
-    align(single, "killed", console=QUIET)
+    train(single, "killed", console=QUIET)
     thread.join()
 
     assert killed
@@ -221,32 +221,33 @@ def descends(pid: int, ancestor: int) -> bool:
 
 def test_finished_checkpoints_need_resume(ray_cluster, experiment):
     short = override(experiment, {"train.steps": 4})
-    align(short, "twice", console=QUIET)
+    train(short, "twice", console=QUIET)
     with pytest.raises(ConfigError, match="--resume"):
-        align(short, "twice", console=QUIET)
-    align(short, "twice", resume=True, console=QUIET)
+        train(short, "twice", console=QUIET)
+    train(short, "twice", resume=True, console=QUIET)
     other = override(short, {"train.learning_rate": 5e-4})
     with pytest.raises(CheckpointError, match="other settings"):
-        align(other, "twice", resume=True, console=QUIET)
+        train(other, "twice", resume=True, console=QUIET)
 
 
 def test_a_users_error_in_a_worker_is_told_once(ray_cluster, experiment):
     wild = override(experiment, {"train.learning_rate": 1e30, "train.warmup": 0.0, "model.tuning": "full"})
     with pytest.raises(ModelError, match=r"learning_rate"):
-        align(wild, "wild", console=QUIET)
+        train(wild, "wild", console=QUIET)
 
 
 def test_more_workers_than_cpus_is_refused(ray_cluster, experiment):
     many = override(experiment, {"scaling.workers": 6})
     with pytest.raises(ClusterError, match="scaling.workers is 6"):
-        align(many, "many", console=QUIET)
+        train(many, "many", console=QUIET)
 
 
 def test_evaluation_and_export_of_a_run(ray_cluster, experiment):
     from transformers import AutoModelForCausalLM
 
     from ialign_ray.workflows.compare import compare
-    from ialign_ray.workflows.export import answer, export_model
+    from ialign_ray.workflows.export import export_model
+    from ialign_ray.workflows.predict import answer
 
     small = override(
         experiment,
@@ -277,7 +278,7 @@ def test_evaluation_and_export_of_a_run(ray_cluster, experiment):
     assert isinstance(answer("hello", run, None, 4, 0.0), str)
     merged = export_model(run, None, merged=True)
     model = AutoModelForCausalLM.from_pretrained(merged, dtype=torch.float32)
-    from ialign_ray.workflows.export import open_model
+    from ialign_ray.workflows.predict import open_model
 
     adapted, tokenizer, _ = open_model(run, None)
     ids = tokenizer("a b c d", return_tensors="pt")
@@ -334,7 +335,7 @@ def test_new_pieces_are_learned_trained_and_saved(ray_cluster, experiment):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from ialign_ray.workflows.export import answer
+    from ialign_ray.workflows.predict import answer
 
     strange = Path(experiment.storage.data) / "second.jsonl"
     strange.write_text(strange.read_text().replace("omah", "qwxzqwxz"))
@@ -342,7 +343,7 @@ def test_new_pieces_are_learned_trained_and_saved(ray_cluster, experiment):
         experiment,
         {"train.steps": 3, "scaling.workers": 1, "model.vocabulary": {"pieces": 20, "min_frequency": 2}},
     )
-    run = align(longer, "pieces", console=QUIET)
+    run = train(longer, "pieces", console=QUIET)
     old, new = (AutoTokenizer.from_pretrained(p) for p in (experiment.model.id, run / MODEL))
     assert len(old) < len(new) <= len(old) + 20
     base = AutoModelForCausalLM.from_pretrained(experiment.model.id, dtype=torch.float32)

@@ -21,7 +21,7 @@ from ialign_ray.errors import ClusterError
 from ialign_ray.storage import is_intact
 from ialign_ray.training.run_log import LEDGER, records
 from ialign_ray.training.runs import MODEL
-from ialign_ray.training.trainer import align
+from ialign_ray.training.trainer import train
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nightly]
 QUIET = Console(quiet=True)
@@ -78,10 +78,10 @@ def test_two_workers_then_one_then_three(ray_cluster, experiment):
     for workers, step in ((2, 13), (1, 33)):
         thread = when_at(run, step, signal_one_worker(signal.SIGKILL))
         with pytest.raises(ClusterError, match="continue with --resume"):
-            align(override(experiment, often | {"scaling.workers": workers}), "elastic", resume=True, console=QUIET)
+            train(override(experiment, often | {"scaling.workers": workers}), "elastic", resume=True, console=QUIET)
         thread.join()
         assert records(run)[-1]["step"] < STEPS
-    align(override(experiment, often | {"scaling.workers": 3}), "elastic", resume=True, console=QUIET)
+    train(override(experiment, often | {"scaling.workers": 3}), "elastic", resume=True, console=QUIET)
     assert_whole(run)
     names = {p.name for p in (run / LEDGER).rglob("*.parquet")}
     assert {n.partition("-of-")[2] for n in names} == {"2.parquet", "1.parquet", "3.parquet"}
@@ -91,16 +91,16 @@ def test_workers_with_a_part_of_the_model_each_leave_the_same_model(ray_cluster,
     """One of two is killed, then one of three; two end it."""
     steps = 30
     cut = {"train.steps": steps, "train.checkpoint_every": 5, "scaling.strategy": "fsdp", "scaling.max_failures": 0}
-    whole = align(override(experiment, cut), "whole", console=QUIET)
+    whole = train(override(experiment, cut), "whole", console=QUIET)
     run = whole.parent / "cut"
     for workers, step in ((2, 7), (3, 17)):
         thread = when_at(run, step, signal_one_worker(signal.SIGKILL))
         with pytest.raises(ClusterError, match="continue with --resume"):
-            align(override(experiment, cut | {"scaling.workers": workers}), "cut", resume=True, console=QUIET)
+            train(override(experiment, cut | {"scaling.workers": workers}), "cut", resume=True, console=QUIET)
         thread.join()
         newest = max(p for p in (run / "checkpoints").glob("step-*") if is_intact(p))
         assert len(list(newest.glob("*.distcp"))) == workers
-    align(override(experiment, cut | {"scaling.workers": 2}), "cut", resume=True, console=QUIET)
+    train(override(experiment, cut | {"scaling.workers": 2}), "cut", resume=True, console=QUIET)
     assert_whole(run, steps)
     one, two = (load_file(r / MODEL / "adapter_model.safetensors") for r in (whole, run))
     assert one.keys() == two.keys()
@@ -108,10 +108,10 @@ def test_workers_with_a_part_of_the_model_each_leave_the_same_model(ray_cluster,
 
 
 def test_a_worker_told_to_go_saves_and_is_replaced(ray_cluster, experiment):
-    whole = align(experiment, "whole", console=QUIET)
+    whole = train(experiment, "whole", console=QUIET)
     run = whole.parent / "told"
     thread = when_at(run, 8, signal_one_worker(signal.SIGTERM))
-    align(experiment, "told", console=QUIET)
+    train(experiment, "told", console=QUIET)
     thread.join()
     assert_whole(run)
     [(first, saved), (again, last)] = parts(run)
@@ -123,7 +123,7 @@ def test_a_worker_told_to_go_saves_and_is_replaced(ray_cluster, experiment):
 def test_a_driver_told_to_stop_saves_and_says_how_to_go_on(ray_cluster, experiment, tmp_path):
     steps = 600  # some seconds beyond the signal
     experiment = override(experiment, {"train.steps": steps})
-    whole = align(experiment, "whole", console=QUIET)
+    whole = train(experiment, "whole", console=QUIET)
     file = tmp_path / "long.yaml"
     file.write_text(dump_yaml(experiment))
     run = whole.parent / "align"
@@ -139,6 +139,6 @@ def test_a_driver_told_to_stop_saves_and_says_how_to_go_on(ray_cluster, experime
     assert errors.strip().splitlines()[-1] == said
     assert done < steps
     assert is_intact(run / "checkpoints" / f"step-{done:08d}")
-    align(experiment, "align", resume=True, console=QUIET)
+    train(experiment, "align", resume=True, console=QUIET)
     assert_whole(run, steps)
     assert same_bits(whole, run)

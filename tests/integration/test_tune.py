@@ -14,9 +14,9 @@ import pytest
 from rich.console import Console
 
 from ialign_ray.config import build_experiment, dump_yaml
-from ialign_ray.search.tune import tune
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.training.run_log import ledger, records
+from ialign_ray.workflows.tune import tune
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 QUIET = Console(quiet=True)

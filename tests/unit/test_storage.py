@@ -11,7 +11,6 @@ from rich.console import Console
 
 from ialign_ray.config import build_experiment
 from ialign_ray.errors import ConfigError
-from ialign_ray.evaluation.evaluate import judge
 from ialign_ray.storage import (
     MANIFEST,
     alone,
@@ -23,7 +22,8 @@ from ialign_ray.storage import (
     write_json,
     write_text,
 )
-from ialign_ray.training.trainer import align
+from ialign_ray.training.trainer import train
+from ialign_ray.workflows.evaluate import judge
 
 
 def fill(folder, text="first"):
@@ -207,7 +207,7 @@ def test_no_second_process_trains_a_run_or_judges_in_its_folder(held, experiment
     experiment_data["storage"]["runs"] = str(folder.parents[1])
     experiment = build_experiment(experiment_data, "x")
     with pytest.raises(ConfigError, match=f"another `ialign align` works in {folder}; wait"):
-        align(experiment, "align", resume=True)
+        train(experiment, "align", resume=True)
     with pytest.raises(ConfigError, match="another `ialign compare` or `ialign evaluate` works in"):
         judge(experiment, {}, folder, Console(quiet=True))
     assert not folder.exists()

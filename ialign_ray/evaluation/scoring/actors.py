@@ -6,6 +6,7 @@ back to the driver is only how far it is.
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ class ScoringActor:
             with self._survived(tries_of(self._work, shard)):
                 self._work.score(shard)
         except IalignError as error:
-            return {"what": [type(error).__name__], "rows": [0], "failure": [str(error)]}
+            return {"what": [""], "rows": [0], "failure": [json.dumps(errors.dump(error))]}
         return {"what": [self._work.called(shard)], "rows": [len(shard.places)], "failure": [""]}
 
     @contextmanager
@@ -132,7 +133,7 @@ def score_on_replicas(experiment: Experiment, work: Work, layout: Layout, tell: 
         )
         for row in scored.iter_rows():
             if row["failure"]:
-                raise getattr(errors, row["what"])(row["failure"])
+                raise errors.load(json.loads(row["failure"]))
             tell(row["what"], row["rows"])
 
 

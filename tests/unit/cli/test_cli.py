@@ -77,7 +77,7 @@ def test_an_interruption_is_told_in_one_line(ialign, write_yaml, experiment_data
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("ialign_ray.workflows.validate.preview", interrupted)
+    monkeypatch.setattr("ialign_ray.workflows.validate.validate", interrupted)
     refused(ialign("validate", write_yaml(experiment_data)), "interrupted", "--resume")
 
 
@@ -85,7 +85,7 @@ def test_a_bug_keeps_its_traceback(write_yaml, experiment_data, monkeypatch):
     def buggy(*_):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("ialign_ray.workflows.validate.preview", buggy)
+    monkeypatch.setattr("ialign_ray.workflows.validate.validate", buggy)
     monkeypatch.setattr(sys, "argv", ["ialign", "validate", str(write_yaml(experiment_data))])
     with pytest.raises(ZeroDivisionError):
         main.main()

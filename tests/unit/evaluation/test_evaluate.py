@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from ialign_ray.errors import ConfigError
-from ialign_ray.evaluation.evaluate import named
+from ialign_ray.workflows.evaluate import named
 
 ONE, TWO = Path("/runs/one/align"), Path("/runs/two/align")
 

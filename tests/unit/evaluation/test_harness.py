@@ -14,13 +14,13 @@ from rich.console import Console
 
 from ialign_ray.config import LoraSettings, ModelSettings, build_experiment
 from ialign_ray.errors import ConfigError, DataError
-from ialign_ray.evaluation.evaluate import evaluate
 from ialign_ray.evaluation.scoring.harness import SAMPLES, report_tasks, run_tasks, selected
 from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.worker import Subject
 from ialign_ray.evaluation.subjects import open_scorer
 from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer, merge, save_model
 from ialign_ray.storage import whole_folder
+from ialign_ray.workflows.evaluate import evaluate
 
 lm_eval = pytest.importorskip("lm_eval", reason="lm-evaluation-harness is not installed")
 pytestmark = pytest.mark.slow
@@ -156,7 +156,7 @@ def test_a_task_is_run_once_and_again_when_it_changes(data, tmp_path):
 
 def test_evaluate_writes_the_table_beside_the_verdict(data, tmp_path, adapter, tiny_model_folder, capsys):
     experiment = selected(build_experiment(data, "test"), ["lm_eval:mood_task"])
-    evaluate(experiment, [adapter.parent], None, Console(width=120))
+    evaluate(experiment, [adapter.parent], console=Console(width=120))
     table = pd.read_csv(tmp_path / "run" / "evaluation" / "lm_eval.csv")
     assert list(table["run"]) == ["base", "run"]
     assert "mood_task" in (tmp_path / "run" / "evaluation" / "LM_EVAL.md").read_text()

@@ -4,6 +4,7 @@ import os
 import runpy
 import signal
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,12 +13,10 @@ from rich.console import Console
 
 from ialign_ray.config import build_experiment, override
 from ialign_ray.errors import ClusterError, DetachedError, RegistryError, StoppedError
-from ialign_ray.jobs import catalog, steps
-from ialign_ray.jobs.catalog import JOBS, title_of
-from ialign_ray.jobs.entry import forget_script_folder, stoppable
+from ialign_ray.jobs.catalog import STEPS, Options
+from ialign_ray.jobs.entry import ARGUMENTS, JOBS, forget_script_folder, stoppable, title_of
 from ialign_ray.jobs.pipeline import pipeline
 from ialign_ray.jobs.record import exit_code_of, finished_before, record_path, recorded
-from ialign_ray.jobs.steps import Options
 from ialign_ray.storage import read_json
 
 SCRIPTS = Path(__file__).parents[3] / "jobs"
@@ -77,7 +76,7 @@ def test_a_failed_job_leaves_a_record(job, write_yaml, experiment_data):
     code, out, err = job("promote", write_yaml(experiment_data))
     assert code == 2
     assert out.startswith("job promote of tiny: Python 3")
-    assert "has no finished model; run the job align --run align first" in err
+    assert "has no finished model; run `ialign align ... --resume` first" in err
     assert "Traceback" not in err
     found = read_json(record_path(build_experiment(experiment_data, "test"), "promote"))
     assert found["status"] == "failed"
@@ -164,7 +163,7 @@ def test_titles_of_runs():
 
 @pytest.fixture
 def taken(monkeypatch, tmp_path):
-    """Steps of the pipeline that were done, with stand-ins for the work alone: (step, run, dose, control)."""
+    """Steps of the pipeline that were done, with stand-ins for the work alone: (step, run, replay ratio, control)."""
     done = []
 
     def step(name, result):
@@ -174,16 +173,16 @@ def taken(monkeypatch, tmp_path):
                 raise RegistryError(f"{name} failed")
             return {"outputs": [str(tmp_path)], **result(options)}
 
-        return work
+        return replace(STEPS[name], work=work)
 
     failing: set[str] = set()
     run = {"run": str(tmp_path / "winner"), "control": str(tmp_path / "control-s0")}
-    monkeypatch.setattr(steps, "build_data", step("build_data", lambda o: {}))
-    monkeypatch.setattr(steps, "align", step("align", lambda o: {"run": str(tmp_path / o.run)}))
-    monkeypatch.setattr(steps, "tune", step("tune", lambda o: run))
-    monkeypatch.setattr(steps, "evaluate", step("evaluate", lambda o: {}))
+    monkeypatch.setitem(STEPS, "build_data", step("build_data", lambda o: {}))
+    monkeypatch.setitem(STEPS, "align", step("align", lambda o: {"run": str(tmp_path / o.run)}))
+    monkeypatch.setitem(STEPS, "tune", step("tune", lambda o: run))
+    monkeypatch.setitem(STEPS, "evaluate", step("evaluate", lambda o: {}))
 
-    monkeypatch.setattr(steps, "promote", step("promote", lambda o: {}))
+    monkeypatch.setitem(STEPS, "promote", step("promote", lambda o: {}))
     return done, failing
 
 
@@ -244,4 +243,4 @@ def test_a_named_run_of_the_pipeline_leaves_the_records_of_another_alone(taken, 
 
 
 def test_every_job_names_what_it_takes():
-    assert set(catalog.ARGUMENTS) == {field for job in JOBS.values() for field in job.takes}
+    assert set(ARGUMENTS) == {field for job in JOBS.values() for field in job.takes}

@@ -17,7 +17,7 @@ from ialign_ray.registry.run_evidence import search_of
 from ialign_ray.registry.store import Registry
 from ialign_ray.storage import write_json
 from ialign_ray.training.runs import MODEL, run_experiment
-from ialign_ray.workflows.export import open_model
+from ialign_ray.workflows.predict import open_model
 
 
 def champion(registry):

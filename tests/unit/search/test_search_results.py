@@ -11,13 +11,13 @@ from rich.console import Console
 from ialign_ray.config import Domain, SearchConfig, build_experiment, override
 from ialign_ray.errors import CheckpointError, ConfigError
 from ialign_ray.search.driver import begin
-from ialign_ray.search.estimate import Speed, estimate, reaching, tell
+from ialign_ray.search.estimate import Speed, estimate, print_estimate, reaching
 from ialign_ray.search.page import importances, render_page, write_page
 from ialign_ray.search.progress import Progress
 from ialign_ray.search.results import trials_table, write_results
 from ialign_ray.search.trial_context import search_folder
-from ialign_ray.search.tune import look, tune
 from ialign_ray.storage import alone, read_json, write_json
+from ialign_ray.workflows.tune import look, tune
 
 SPACE = {"replay.ratio": Domain(choice=[0, 0.25, 0.5, 0.75]), "tasks.mix": Domain(choice=["pair", {"mt": 1.0}])}
 SETTINGS = SearchConfig(space=SPACE, tolerance=0.1)
@@ -152,7 +152,7 @@ def test_a_dry_run_tells_trials_tokens_and_time_and_leaves_nothing(experiment_da
         experiment_data | {"search": {"space": {"replay.ratio": {"choice": [0, 0.5]}}, "cpus_per_trial": 0.5}}, "x"
     )
     console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    found = tell(experiment, console)
+    found = print_estimate(experiment, console)
     text = console.export_text()
     assert "2 trials (tpe, asha) of 2 settings" in text
     assert re.search(r"Tokens: about [\d,]+ expected, [\d,]+ if no trial were stopped", text)

@@ -8,7 +8,7 @@ from ialign_ray.errors import ConfigError
 from ialign_ray.serving.deployment import application
 from ialign_ray.serving.model_sources import bases, locate
 from ialign_ray.serving.vllm import llm_config
-from ialign_ray.workflows.export import answer
+from ialign_ray.workflows.predict import answer
 
 
 def test_adapters_are_merged_once_and_bases_are_named_as_they_are(tmp_path, tiny_model_folder, monkeypatch):

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ialign_ray.randomness import rng
+from ialign_ray.corpus.identity import rng
 from ialign_ray.tasks.noise import BLANK, Noise, apply, choose, noisy
 
 WORDS = st.lists(st.sampled_from(["a", "b", "kucing", BLANK, "é", "{source}", "東京"]), max_size=12)

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ialign_ray.corpus.identity import rng
 from ialign_ray.languages import display_name
-from ialign_ray.randomness import rng
 from ialign_ray.tasks.noise import BLANK
 from ialign_ray.tasks.render import Negatives, Pair, draw_task, overlap, render, unlikeness, with_numbers
 from ialign_ray.tasks.templating import load_templates

@@ -13,7 +13,8 @@ from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.modeling import load
 from ialign_ray.training.prepare import make_encoder
 from ialign_ray.training.runs import MODEL
-from ialign_ray.workflows.export import export_model, open_model
+from ialign_ray.workflows.export import export_model
+from ialign_ray.workflows.predict import open_model
 
 bitsandbytes = pytest.importorskip("bitsandbytes")
 

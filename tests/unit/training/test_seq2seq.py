@@ -13,7 +13,6 @@ from transformers import AutoModelForSeq2SeqLM, AutoTokenizer, BartConfig, MT5Co
 
 from ialign_ray.config import LoraSettings, ModelSettings, VocabularySettings, build_experiment
 from ialign_ray.errors import ModelError
-from ialign_ray.evaluation.evaluate import evaluate
 from ialign_ray.evaluation.scoring.scorer import Scorer
 from ialign_ray.inference.generation import generate
 from ialign_ray.inference.scoring import score_continuations
@@ -27,8 +26,10 @@ from ialign_ray.training.collate import collate
 from ialign_ray.training.loss import logits_finish
 from ialign_ray.training.runs import MODEL, RECORD, save_run, start_record
 from ialign_ray.training.step import train_step
-from ialign_ray.workflows.export import answer, export_model, open_model
-from ialign_ray.workflows.validate import preview
+from ialign_ray.workflows.evaluate import evaluate
+from ialign_ray.workflows.export import export_model
+from ialign_ray.workflows.predict import answer, open_model
+from ialign_ray.workflows.validate import validate
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 FAMILIES = ("mt5", "t5", "bart")
@@ -297,14 +298,14 @@ def test_a_run_is_scored_exported_and_asked(setting):
     assert isinstance(answer("Say the number 3 in words.", run, None, 8, 0.0), str)
     torch.testing.assert_close(logits(open_model(run, None)[0], tokenizer), expected)
     if setting.experiment.model.id.endswith(("mt5", "bart")) and lora:  # takes a second
-        assert evaluate(setting.experiment, [run], None, QUIET)
+        assert evaluate(setting.experiment, [run], console=QUIET)
 
 
 def test_the_preview_checks_ranks_without_weights(data):
-    preview(build_experiment(data, "x"), QUIET)
+    validate(build_experiment(data, "x"), QUIET)
     data["model"]["lora"] = {"rank": 33}
     with pytest.raises(ModelError, match=r"model\.lora\.rank is 33, but layer .* at most 32"):
-        preview(build_experiment(data, "x"), QUIET)
+        validate(build_experiment(data, "x"), QUIET)
 
 
 @full
@@ -337,7 +338,7 @@ def test_bf16_is_near_fp32(setting):
 def test_new_pieces_are_refused(data, family):
     data["model"]["vocabulary"] = VocabularySettings().model_dump()
     with pytest.raises(ModelError, match=r"model\.vocabulary: .* is an encoder-decoder") as caught:
-        preview(build_experiment(data, "x"), QUIET)
+        validate(build_experiment(data, "x"), QUIET)
     assert "\n" not in str(caught.value)
 
 

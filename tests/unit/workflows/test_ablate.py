@@ -14,7 +14,7 @@ from ialign_ray.evaluation.report.ablation import AblationRow, write_ablation
 from ialign_ray.evaluation.report.write import report_again
 from ialign_ray.evaluation.suites.load import classification_rows
 from ialign_ray.streaming.curate import curate
-from ialign_ray.workflows.ablate import dry_run, plan_ablation
+from ialign_ray.workflows.ablate import plan_ablation, print_estimate
 
 
 def planned(data, axes, **ablate):
@@ -105,7 +105,7 @@ def test_a_smaller_share_of_a_corpus_is_part_of_a_larger_and_needs_no_new_build(
 
 def test_a_dry_run_counts_steps_tokens_and_time(experiment_data, capsys, tmp_path):
     data = experiment_data | {"ablate": {"axes": {"replay.ratio": [0]}, "seeds": [0, 1]}}
-    dry_run(build_experiment(data, "test"), Console(width=150))
+    print_estimate(build_experiment(data, "test"), Console(width=150))
     out = capsys.readouterr().out
     for name in ("control", "reference", "replay.ratio=0"):
         assert name in out

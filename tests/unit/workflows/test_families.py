@@ -24,7 +24,8 @@ from ialign_ray.modeling.architecture import blocks, checkpoint_activations, is_
 from ialign_ray.modeling.load import load_base
 from ialign_ray.streaming.examples import local_stream
 from ialign_ray.training.runs import MODEL
-from ialign_ray.workflows.export import answer, export_model, open_model
+from ialign_ray.workflows.export import export_model
+from ialign_ray.workflows.predict import answer, open_model
 
 SHAPE = {
     "hidden_size": 32,

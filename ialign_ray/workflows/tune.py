@@ -11,7 +11,7 @@ from rich.table import Table
 
 from ialign_ray.config import Experiment
 from ialign_ray.errors import ModelError
-from ialign_ray.evaluation.evaluate import evaluate
+from ialign_ray.search import estimate
 from ialign_ray.search.driver import search
 from ialign_ray.search.page import write_page
 from ialign_ray.search.progress import COLUMNS, cells
@@ -19,16 +19,21 @@ from ialign_ray.search.results import FRONT, TRIALS, WINNER
 from ialign_ray.search.space import search_of
 from ialign_ray.search.trial_context import control_of_trial, search_folder
 from ialign_ray.storage import alone, read_json, write_json
+from ialign_ray.terminal import say
+from ialign_ray.training.pocket import ensure_model
+from ialign_ray.workflows.evaluate import evaluate
 
 LOOKS, PAGE = "test-looks.json", "search.html"
 
 
-def tune(experiment: Experiment, console: Console, *, resume: bool = False) -> Path:
+def tune(experiment: Experiment, *, resume: bool = False, console: Console | None = None) -> Path:
     """Search, choose, judge on the test suites; returns the winner's run folder.
 
     Raises IalignError with one sentence; ModelError when no trial spent its whole budget, ConfigError where another
     process searches in the same folder.
     """
+    console = console or Console()
+    ensure_model(experiment, console)
     with alone(search_folder(experiment), "`ialign tune`"):
         return _tune(experiment, console, resume)
 
@@ -41,12 +46,12 @@ def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
     console.print(front_table(read_json(folder / FRONT)))
     found = read_json(folder / WINNER)
     settings = ", ".join(f"{k} {v}" for k, v in found["point"].items())
-    _say(console, f"\nWinner: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
+    say(console, f"\nWinner: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
     run = folder / TRIALS / str(found["trial"])
     if experiment.evaluate.suites:
         look(folder, found, console)
-        evaluate(experiment, [run], control_of_trial(experiment, found["point"]), console)
-    _say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
+        evaluate(experiment, [run], control_of_trial(experiment, found["point"]), console=console)
+    say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
     return run
 
 
@@ -69,7 +74,7 @@ def look(folder: Path, found: dict[str, Any], console: Console) -> None:
     looks = read_json(path) if path.exists() else []
     others = sorted({str(past["trial"]) for past in looks} - {found["trial"]})
     if others:
-        _say(
+        say(
             console,
             f"warning: this search looked at the test rows before, for {', '.join(others)}; a choice made after a "
             "look is not judged by them alone, so report both, or take other test rows",
@@ -78,5 +83,7 @@ def look(folder: Path, found: dict[str, Any], console: Console) -> None:
         write_json(path, [*looks, {"trial": found["trial"], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}])
 
 
-def _say(console: Console, text: str) -> None:
-    console.print(text, highlight=False, markup=False, soft_wrap=True)
+def print_estimate(experiment: Experiment, console: Console) -> None:
+    """Check everything, and print trials, tokens and time; no cluster is started."""
+    ensure_model(experiment, console)
+    estimate.print_estimate(experiment, console)

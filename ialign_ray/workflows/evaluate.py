@@ -13,19 +13,35 @@ from ialign_ray.errors import ConfigError, IalignError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.report.write import report
 from ialign_ray.evaluation.results.verdict import Statement
-from ialign_ray.evaluation.scoring.harness import report_tasks, run_tasks
+from ialign_ray.evaluation.scoring.harness import report_tasks, run_tasks, selected
 from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.worker import Subject
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
 from ialign_ray.storage import alone
+from ialign_ray.training.pocket import ensure_model
+from ialign_ray.training.runs import finished_run
 
 
-def evaluate(experiment: Experiment, runs: Sequence[Path], control: Path | None, console: Console) -> list[Statement]:
-    """Score finished runs beside the base and, when given, the replay-only control."""
+def evaluate(
+    experiment: Experiment,
+    runs: Sequence[Path],
+    control: Path | None = None,
+    *,
+    suites: Sequence[str] = (),
+    console: Console | None = None,
+) -> list[Statement]:
+    """Score finished runs beside base, baselines and, where given, the replay-only `control`; return the verdict.
+
+    `runs` are run or model folders; `suites` chooses some by name, or adds tasks as `lm_eval:TASK`. Predictions,
+    tables and the report are written to `evaluation` in the first run. Raises IalignError.
+    """
+    experiment, console = selected(experiment, suites), console or Console()
+    ensure_model(experiment, console)
+    finished = [finished_run(run) for run in runs]
     subjects = {BASE: [base_subject(experiment)]}
-    for name, run in named(runs, control).items():
+    for name, run in named(finished, finished_run(control) if control else None).items():
         subjects[name] = [replace(run_subject(experiment, run), name=name)]
-    return judge(experiment, subjects, runs[0] / "evaluation", console)
+    return judge(experiment, subjects, finished[0] / "evaluation", console)
 
 
 def named(runs: Sequence[Path], control: Path | None) -> dict[str, Path]:

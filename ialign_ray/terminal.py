@@ -1,10 +1,12 @@
-"""What a process of ours sets before the heavy libraries are imported, so that their chatter stays out of ours."""
+"""What a process of ours prints: its own lines as they are, and not the chatter of heavy libraries."""
 
 from __future__ import annotations
 
 import logging
 import os
 import warnings
+
+from rich.console import Console
 
 QUIET = {
     "TOKENIZERS_PARALLELISM": "false",
@@ -15,8 +17,13 @@ QUIET = {
 
 
 def prepare_process() -> None:
-    """Set what the user has not set otherwise."""
+    """Quiet the heavy libraries, before they are imported; what the user has set stays."""
     for key, value in QUIET.items():
         os.environ.setdefault(key, value)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+
+def say(console: Console, *lines: str) -> None:
+    """Print lines as they are: no markup, no highlighting, and no wrapping of paths and commands."""
+    console.print(*lines, sep="\n", soft_wrap=True, highlight=False, markup=False)

@@ -1,0 +1,47 @@
+"""`ialign predict`: the answer of one model to one request."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from ialign_ray.config import ModelSettings
+from ialign_ray.errors import ConfigError
+from ialign_ray.inference.generation import generate
+from ialign_ray.modeling.architecture import is_encoder_decoder
+from ialign_ray.modeling.load import load_adapted
+from ialign_ray.registry.reference import registry_of, resolve
+from ialign_ray.tokens.encode import Encoder
+from ialign_ray.training.runs import model_folder, run_experiment
+from ialign_ray.workflows.promote import DEFAULT_REGISTRY
+
+
+def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: int, temperature: float) -> str:
+    """A model's answer to one request."""
+    loaded, tokenizer, settings = open_model(adapter, model)
+    encoder = Encoder.of(tokenizer, settings.chat, settings.separator, seq2seq=is_encoder_decoder(loaded))
+    prompt = encoder.prompt(text)
+    return generate(loaded, tokenizer, [prompt], max_new_tokens=max_new_tokens, temperature=temperature)[0].text
+
+
+def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, ModelSettings]:
+    """(model, tokenizer, settings) of an adapter's run, or of a base model by id."""
+    if adapter is not None:
+        folder = model_folder(adapter)
+        settings = run_experiment(folder).model
+        return *load_adapted(settings, folder), settings
+    if model is None:
+        raise ConfigError("predict needs a model; give --adapter RUN or --model ID")
+    settings = ModelSettings(id=model)
+    return *load_adapted(settings, None), settings
+
+
+def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:
+    """(adapter folder, None) where `--model` names a version of the registry, else (None, model)."""
+    registry = registry_of(model, location or DEFAULT_REGISTRY)
+    if registry is None:
+        return None, model
+    chosen = resolve(model, registry)
+    sys.stderr.write(f"ialign: {chosen}\n")
+    return chosen.folder, None

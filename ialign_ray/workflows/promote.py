@@ -1,0 +1,76 @@
+"""`ialign register` and `promote`: from a finished run to a version, and from a version to the champion."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ialign_ray.config import Experiment
+from ialign_ray.errors import RegistryError
+from ialign_ray.registry import promotion
+from ialign_ray.registry.promotion import CHAMPION, Moved
+from ialign_ray.registry.store import Registry, Version, has_registry
+from ialign_ray.training.runs import model_folder, run_experiment
+
+DEFAULT_REGISTRY = "runs"
+
+
+@dataclass(frozen=True)
+class Registered:
+    """A run in the registry."""
+
+    version: Version
+    new: bool
+    """False where the same files were registered before."""
+    registry: str
+    """Where: an MLflow server or database, or a folder of runs."""
+
+
+def register(
+    run: Path | str,
+    name: str | None = None,
+    *,
+    experiment: Experiment | None = None,
+    control: Path | str | None = None,
+    registry: str | None = None,
+) -> Registered:
+    """Add a finished, evaluated run to the registry: model, settings, predictions and scores, hashed.
+
+    `name` defaults to the experiment's, `registry` to the run's own. `experiment` is the one that the run was
+    evaluated with, where it is not its own; `control` the replay-only run, where it is not the experiment's.
+    Raises RegistryError where the run is unfinished, spoiled or not evaluated.
+    """
+    folder = Path(run).absolute()
+    if not folder.is_dir():
+        raise RegistryError(f"{folder} does not exist; name a version number or a run folder")
+    folder = model_folder(folder)
+    own = experiment or run_experiment(folder)
+    where = registry or own.tracking.mlflow_uri or str(_runs_above(folder.parent))
+    store = Registry(where, artifacts=own.tracking.artifacts, create=True)
+    beside = Path(control).absolute() if control else None
+    return Registered(*promotion.register(store, folder.parent, name or own.name, experiment, beside), where)
+
+
+def promote(
+    name: str,
+    candidate: int | Path | str,
+    *,
+    alias: str = CHAMPION,
+    force: str | None = None,
+    registry: str | None = None,
+) -> Moved:
+    """Give the alias to a version, by number or by the folder of its run, if it passes the gate.
+
+    `force` is a reason to skip the gate, which is recorded. Raises RegistryError with the gate's reasons.
+    """
+    if force is not None and not force.strip():
+        raise RegistryError("--force is empty; give the reason, which the history keeps")
+    if str(candidate).isdecimal():
+        return promotion.promote(Registry(registry or DEFAULT_REGISTRY), name, int(str(candidate)), alias, force)
+    added = register(str(candidate), name, registry=registry)
+    return promotion.promote(Registry(added.registry), name, added.version.number, alias, force)
+
+
+def _runs_above(run: Path) -> Path:
+    """The folder of all runs: `runs` of `runs/mine/align` and of `runs/mine/search/trials/trial-…`."""
+    return next((each for each in run.parents[1:4] if has_registry(str(each))), run.parent.parent)
