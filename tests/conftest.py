@@ -140,7 +140,7 @@ def ialign(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", ["ialign", *map(str, arguments)])
         capsys.readouterr()
         with pytest.raises(SystemExit) as caught:
-            main.main()
+            main()
         out, err = capsys.readouterr()
         return caught.value.code or 0, out, err
 

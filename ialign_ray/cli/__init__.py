@@ -1,1 +1,1 @@
-"""TODO."""
+"""The command line: arguments, one workflow each, and what is printed."""

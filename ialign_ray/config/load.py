@@ -160,7 +160,7 @@ def _sentence(origin: str, error: Any) -> str:
     if error["type"] == "missing":
         return f"{origin}: {field} is missing; add it"
     if error["type"] == "value_error":
-        return f"{origin}: {field}: {message}"
+        return f"{origin}: {field}: {message}" if loc else f"{origin}: {message}"
     doc = _documentation(loc)
     return f"{origin}: {field} is {error['input']!r}, but {message}" + (f" ({doc})" if doc else "")
 

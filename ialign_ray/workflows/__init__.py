@@ -1,1 +1,1 @@
-"""TODO."""
+"""What the commands do, from an experiment to its result: called by the command line, by jobs and from Python."""

@@ -45,7 +45,7 @@ def test_a_search_ends_with_a_front_a_judged_winner_and_a_page(ray_cluster, expe
     monkeypatch.chdir(runs)
     experiment_data["storage"]["runs"] = "."  # where the user stands, not where a trial does
     experiment = searching(experiment_data)
-    run = tune(experiment, QUIET)
+    run = tune(experiment, console=QUIET)
     folder = run.parents[1]
     table = pd.read_parquet(folder / "trials.parquet")
     assert table["trial"].nunique() == 6
@@ -66,7 +66,7 @@ def test_a_search_ends_with_a_front_a_judged_winner_and_a_page(ray_cluster, expe
     assert len(set(parents)) == 1
 
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.jsonl")}
-    assert tune(experiment, QUIET, resume=True) == run  # finished: nothing is trained again
+    assert tune(experiment, resume=True, console=QUIET) == run  # finished: nothing is trained again
     assert before == {p: p.stat().st_mtime_ns for p in folder.rglob("metrics.jsonl")}
 
 
@@ -82,7 +82,7 @@ def nested_runs(database: Path) -> list[str]:
 @pytest.mark.nightly
 def test_hyperband_pauses_trials_and_no_lock_follows(ray_cluster, experiment_data):
     experiment = searching(experiment_data, scheduler="hyperband", searcher="tpe", concurrent=1)
-    run = tune(experiment, QUIET)
+    run = tune(experiment, console=QUIET)
     assert is_intact(run / "model")
     trained_once(run.parents[1])
 

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Results: cells, comparisons, forgetting, transfer and the verdict."""

@@ -1,1 +1,1 @@
-"""TODO."""
+"""Predictions: suites under prompts, scored by models on workers and stored by row."""

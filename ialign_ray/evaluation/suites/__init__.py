@@ -1,1 +1,1 @@
-"""TODO."""
+"""Suites as rows: files of evaluation data, by language."""

@@ -1,13 +1,13 @@
 import json
 import re
+import subprocess
 import sys
-from types import ModuleType
 
 import pytest
 from refusals import refused
 
 import ialign_ray
-from ialign_ray.cli.main import main
+from ialign_ray.cli.main import app, main
 from ialign_ray.cluster import check_resources
 from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError
@@ -88,7 +88,7 @@ def test_a_bug_keeps_its_traceback(write_yaml, experiment_data, monkeypatch):
     monkeypatch.setattr("ialign_ray.workflows.validate.validate", buggy)
     monkeypatch.setattr(sys, "argv", ["ialign", "validate", str(write_yaml(experiment_data))])
     with pytest.raises(ZeroDivisionError):
-        main.main()
+        main()
 
 
 def test_wrong_usage_exits_with_2(ialign):
@@ -136,7 +136,7 @@ def test_help_lists_every_command(ialign):
     code, out, _ = ialign("--help")
     assert code == 0
     assert [c for c in COMMANDS if not re.search(rf"│ {c} ", out)] == []
-    assert {c.callback.__name__ for c in main.app.registered_commands} == set(COMMANDS)
+    assert {c.callback.__name__ for c in app.registered_commands} == set(COMMANDS)
 
 
 @pytest.mark.parametrize(
@@ -167,9 +167,7 @@ def test_gpus_are_used_where_there_are_enough(scaling, resources, gpu):
 
 
 def test_the_public_surface():
-    names = {n for n, v in vars(ialign_ray).items() if not n.startswith("_") and not isinstance(v, ModuleType)}
-    assert names == set(ialign_ray.__all__)
-    assert names == {
+    assert set(ialign_ray.__all__) == {
         "CheckpointError",
         "ClusterError",
         "ConfigError",
@@ -177,8 +175,26 @@ def test_the_public_surface():
         "Experiment",
         "IalignError",
         "ModelError",
+        "RegistryError",
+        "StoppedError",
+        "__version__",
+        "align",
+        "compare",
+        "evaluate",
         "load_experiment",
+        "promote",
+        "register",
+        "tune",
     }
+    for name in ialign_ray.__all__:
+        assert getattr(ialign_ray, name) is not None
+    with pytest.raises(AttributeError, match="aline"):
+        _ = ialign_ray.aline
+
+
+def test_importing_the_package_loads_neither_torch_nor_ray():
+    code = "import sys, ialign_ray; sys.exit(any(name in sys.modules for name in ('torch', 'ray', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
 
 
 def test_validate_warns_of_a_language_that_the_tokenizer_covers_badly(ialign, write_yaml, experiment_data, tmp_path):

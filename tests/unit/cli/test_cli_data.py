@@ -53,7 +53,7 @@ def test_build_prints_the_counts_of_every_corpus(ialign, file, tmp_path):
     assert re.search(rf"rows +12 +0 +0 +12 +{counts['train']['rows']} +{counts['heldout']['rows']} ", table)
     assert "Nothing dropped or changed by:" in table
     assert "duplicates: 0 groups of equal rows; 0 rows dropped" in out
-    assert f"Corpus:     {built_folder(tmp_path)}\n" in out
+    assert f"Corpus:    {built_folder(tmp_path)}\n" in out
     assert f"ialign data inspect {file}" in out
 
 
@@ -128,7 +128,7 @@ def test_dropped_texts_are_sampled(ialign, file):
     assert records(ialign("sample", file, "--json", "--dropped", "identical", "--language", "ind")) == []
     assert records(ialign("sample", file, "--json", "--dropped", "empty")) == []
     code, out, _ = ialign("sample", file, "--dropped", "identical", "--corpus", "third")
-    assert (code, out.strip()) == (0, "There is nothing that fits.")
+    assert (code, out.strip()) == (0, "No rows match these filters.")
 
 
 def test_rows_are_rendered_with_every_task(ialign, file):

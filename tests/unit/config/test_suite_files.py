@@ -61,6 +61,7 @@ def test_a_bundled_suite_is_held_to_the_languages_of_the_experiment(experiment_d
 
 
 def test_other_styles_of_code_are_the_same_languages(experiment_data):
+    experiment_data["corpora"] = [{"name": "a", "path": "a.csv", "columns": {"en": "eng", "vi_Latn": "vie"}}]
     (suite,) = built(experiment_data, "xnli", languages={"l1": ["en"], "l2": ["vi_Latn"], "l3": ["ara"]})
     assert suite.spoken == ["eng", "ara", "vie"]
 

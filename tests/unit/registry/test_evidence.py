@@ -48,7 +48,7 @@ def test_where_the_rows_lie_does_not_matter(experiment):
     [
         ({"evaluate.scorer": "mean"}, "evaluate.scorer is 'mean' and 'sum'"),
         ({"evaluate.resamples": 300}, "evaluate.resamples is 300 and 200"),
-        ({"languages.l2": ["ind"], "languages.l3": ["jav"]}, "different groups"),
+        ({"languages.l1": ["eng", "jav"], "languages.l2": ["ind"]}, "different groups"),
         ({"evaluate.suites": [suite("mood"), suite("tone")]}, "suite 'tone' was evaluated for mine/2 only"),
         ({"evaluate.suites.mood.prompts.0.text": "{text}\nWell?"}, "suite 'mood' asks differently"),
         ({"evaluate.suites.mood.labels.bad.eng": "awful"}, "suite 'mood' asks differently"),

@@ -196,7 +196,7 @@ def test_two_searches_in_one_folder_are_refused_until_the_first_is_gone(experime
     try:
         assert first.stdout.readline() == b"held\n"
         with pytest.raises(ConfigError, match="another `ialign tune` works in .*/search; wait for it or stop it"):
-            tune(experiment, Console(quiet=True), resume=True)
+            tune(experiment, resume=True, console=Console(quiet=True))
         assert not folder.exists()
     finally:
         first.kill()
