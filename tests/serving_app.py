@@ -19,7 +19,7 @@ from ialign_ray.config.serve import ServeConfig
 from ialign_ray.serving.api import build_app
 from ialign_ray.serving.engine.engine import TransformersEngine
 from ialign_ray.serving.engine.schedule import Limits
-from ialign_ray.serving.protocol import Card, Served, UnknownModelError
+from ialign_ray.serving.protocol import ModelInfo, Served, UnknownModelError
 from ialign_ray.tokens.encode import Encoder
 
 
@@ -29,8 +29,10 @@ class PlainLibrary:
     def __init__(self, served):
         self.served, self.held, self.asked = served, 0, []
 
-    def cards(self):
-        return [Card(name, one.id, "base", 1_700_000_000, {"note": float("nan")}) for name, one in self.served.items()]
+    def infos(self):
+        return [
+            ModelInfo(name, one.id, "base", 1_700_000_000, {"note": float("nan")}) for name, one in self.served.items()
+        ]
 
     @asynccontextmanager
     async def lease(self, name):

@@ -24,7 +24,7 @@ from ialign_ray.modeling.load import add_adapter, load_base, save_model
 from ialign_ray.streaming.examples import ExampleSource, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
-from ialign_ray.training.run_log import Journal
+from ialign_ray.training.run_log import RunLog
 from ialign_ray.training.sharding import place, trained, whole_weights
 from ialign_ray.training.stop_requests import StopRequest, on_sigterm
 from ialign_ray.training.validation import load_held_out
@@ -103,13 +103,13 @@ def train(job: Job, validator: Beside | None) -> None:
         settings=settings,
         stream=lambda start: local_stream(source, start, job.rank, job.world),
         checkpoints=Checkpoints(job.run / "checkpoints", "f", settings.keep_checkpoints),
-        journal=Journal(job.run, job.rank, job.world),
+        run_log=RunLog(job.run, job.rank, job.world),
         pad=job.pad,
         device=torch.device("cpu"),
         held_out=load_held_out(job.data),
         validator=validator,
         on_step=on_step,
-        wish=lambda: wishes[-1],
+        stop_request=lambda: wishes[-1],
     )
     with on_sigterm(lambda: wishes.append(StopRequest.STOP)):
         start = run_loop(model, loop)

@@ -38,8 +38,8 @@ def build(file: ExperimentFile, overrides: Overrides = None) -> None:
     from ialign_ray.workflows.build import build
 
     built = build(load(file, overrides), console)
-    card = built.folder / "README.md"
-    say("", f"Corpus:    {built.folder}", f"Its card:  {card}", f"Inspect:   ialign data inspect {file}")
+    info = built.folder / "README.md"
+    say("", f"Corpus:    {built.folder}", f"Its info:  {info}", f"Inspect:   ialign data inspect {file}")
 
 
 @data.command()

@@ -121,7 +121,7 @@ def _ready(url: str, settings: ServeConfig, found: list[Named]) -> None:
 
     names = ", ".join(n.name if n.name == n.source.id else f"{n.name} ({n.source.id})" for n in found)
     lines = [f"Ready at {url}: {names}, base", "", "Try:"]
-    lines += curl_lines(url, [named.card() for named in found], keys_of(settings) is not None)
+    lines += curl_lines(url, [named.info() for named in found], keys_of(settings) is not None)
     console.print("\n".join([*lines, ""]), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -129,7 +129,7 @@ def _try(url: str, found: list[Named]) -> None:
     from ialign_ray.serving.examples import tried
 
     console.print("Answers:")
-    for line in tried(url, [named.card() for named in found]):
+    for line in tried(url, [named.info() for named in found]):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ialign_ray.config.base import Section
 
+LANGUAGE_MODELING = "language_modeling"
 METRIC = r"^validation/(pairs(/[^/]+-[^/]+)?|instructions)$"
 """Metrics by which a run may be stopped or its best checkpoint chosen: all are losses, so lower is better."""
 
@@ -60,6 +61,9 @@ class TrainConfig(Section):
     batching: Literal["auto", "bucketed", "packed"] = "auto"
     """`bucketed` pads examples of similar length, `packed` puts several into a row, apart from each other; `auto` takes
     what is faster for the model on the machine. The gradient is the same but for rounding."""
+    objective: str = LANGUAGE_MODELING
+    """What is minimised: `language_modeling`, the nats of target tokens, or what an installed package adds by the entry
+    point `ialign.objectives`."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(0.03, ge=0, le=1)
@@ -98,6 +102,12 @@ class TrainConfig(Section):
     update in this step, or the end of the run. It may be changed when a run goes on."""
     spike_deviations: float = Field(10.0, gt=0)
     """How far above is a spike: robust standard deviations (1.4826 MAD) over the median of the last 50 steps."""
+
+    @model_serializer(mode="wrap")
+    def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # runs are known by a hash of their settings: those of before there were objectives keep theirs
+        plain: dict[str, Any] = dump(self)
+        return {k: v for k, v in plain.items() if (k, v) != ("objective", LANGUAGE_MODELING)}
 
     @model_validator(mode="after")
     def _watched(self) -> Self:

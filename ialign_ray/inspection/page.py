@@ -10,7 +10,7 @@ from ialign_ray.inspection.lengths import LONGEST, Histogram, bar_width
 from ialign_ray.inspection.quality import MEASURES
 from ialign_ray.inspection.report import Report
 from ialign_ray.inspection.rows import visible
-from ialign_ray.pages import house
+from ialign_ray.pages import themed
 from ialign_ray.storage import write_text
 
 SHOWN = 3_000
@@ -25,7 +25,7 @@ def write_page(report: Report, path: Path) -> Path:
 
 def render_page(report: Report) -> str:
     """The page as HTML. Whatever comes from the data is escaped."""
-    environment = house("ialign_ray.inspection")
+    environment = themed("ialign_ray.inspection")
     environment.filters |= {
         "shown": lambda text: terminal.clipped(text, SHOWN),
         "visible": visible,

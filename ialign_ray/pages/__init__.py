@@ -3,8 +3,8 @@
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 
-def house(package: str) -> Environment:
-    """Templates of a package, which may include `house.css`; all values are escaped, unknown names are errors."""
+def themed(package: str) -> Environment:
+    """Templates of a package, which may include `theme.css`; all values are escaped, unknown names are errors."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("ialign_ray.pages", ".")]),
         autoescape=True,

@@ -35,7 +35,7 @@ from ialign_ray.evaluation.scoring.worker import Subject, plan_work
 from ialign_ray.evaluation.subjects import BASE, PREDICTIONS, base_subject, run_name, run_subject
 from ialign_ray.registry.evidence import Evidence
 from ialign_ray.registry.store import content_hash
-from ialign_ray.search.results import FRONT, TRIALS, WINNER
+from ialign_ray.search.results import PARETO_FRONT, TRIALS, WINNER
 from ialign_ray.storage import read_json, spoiled_file, whole_folder, write_text
 from ialign_ray.training.runs import MODEL, RECORD, run_experiment
 
@@ -126,11 +126,11 @@ def beside_base(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 def search_of(folder: Path) -> dict[str, Any] | None:
     """What the search that made the version found: its front and, of its winner, which and why; None without one."""
-    if not (folder / SEARCH / FRONT).exists():
+    if not (folder / SEARCH / PARETO_FRONT).exists():
         return None
     chosen = read_json(folder / SEARCH / WINNER) if (folder / SEARCH / WINNER).exists() else {}
     told = {k: chosen.get(k) for k in ("trial", "why", "tolerance", "against", "trials")}
-    return {"front": read_json(folder / SEARCH / FRONT), **told}
+    return {"front": read_json(folder / SEARCH / PARETO_FRONT), **told}
 
 
 def facts(material: RunEvidence) -> dict[str, str]:
@@ -155,7 +155,7 @@ def facts(material: RunEvidence) -> dict[str, str]:
 def _copy_search(run: Path, target: Path) -> None:
     if run.parent.name != TRIALS:
         return
-    for name in (FRONT, WINNER):
+    for name in (PARETO_FRONT, WINNER):
         if (found := run.parent.parent / name).exists():
             target.mkdir(exist_ok=True)
             shutil.copy(found, target / name)

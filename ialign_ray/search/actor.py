@@ -13,31 +13,31 @@ from ialign_ray.errors import CheckpointError, IalignError
 from ialign_ray.search.objective import FAILED_SCORE, References, flat, worth
 from ialign_ray.search.results import FAILED, OUTCOMES, POINT, STOPPED, TRIALS
 from ialign_ray.search.space import point_name, search_of, variant
-from ialign_ray.search.trial import Bench, TrialRun
-from ialign_ray.search.trial_cache import Shelf, family
-from ialign_ray.search.trial_context import Shared, control_folder, control_point, search_folder
+from ialign_ray.search.trial import TrialContext, TrialRun
+from ialign_ray.search.trial_cache import ExampleCache, family
+from ialign_ray.search.trial_context import SearchContext, control_folder, control_point, search_folder
 from ialign_ray.storage import read_json, write_json
 
 KEPT_SHELVES = 2
 """Families whose examples an actor keeps."""
 
 
-def bench_here(shared: Shared) -> Bench:
+def bench_here(shared: SearchContext) -> TrialContext:
     """Base model on this process' device, with as many threads as it has reserved CPUs."""
     cpus = search_of(shared.experiment).cpus_per_trial
     torch.set_num_threads(max(1, math.floor(cpus)))
     gpus = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-    return shared.bench(torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu"))
+    return shared.trial_context(torch.device("cuda" if gpus and torch.cuda.is_available() else "cpu"))
 
 
 class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
     """Each `step` is one budget. A run folder remembers what was reported, so nothing is trained twice."""
 
-    def setup(self, config: dict[str, Any], shared: Shared) -> None:
+    def setup(self, config: dict[str, Any], shared: SearchContext) -> None:
         """Once a process: the base model; then the first trial."""
         self.shared = shared
-        self.bench = bench_here(shared)
-        self.shelves: dict[str, Shelf] = {}
+        self.trial_context = bench_here(shared)
+        self.shelves: dict[str, ExampleCache] = {}
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -55,7 +55,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
         """The outcome at the next budget, as Tune's flat result."""
         try:
             if self.run is None:
-                self.run = self.shared.trial(self.point, self.folder, self._shelf(), self.bench)
+                self.run = self.shared.trial(self.point, self.folder, self._example_cache(), self.trial_context)
             outcomes = outcomes_of(self.run, self.said, self.shared, self.shared.references[self.seed])
         except CheckpointError:  # a full disk or a torn file is no fault of the setting: Tune tries again, then tells
             raise
@@ -68,13 +68,13 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
         stopped = read_json(self.folder / STOPPED)["budget"] if (self.folder / STOPPED).exists() else math.inf
         return {**found, "done": found["last"] or found["budget"] >= stopped}
 
-    def _shelf(self) -> Shelf:
+    def _example_cache(self) -> ExampleCache:
         experiment = variant(self.shared.experiment, self.point)
         name = family(experiment)
         if name not in self.shelves:
             while len(self.shelves) >= KEPT_SHELVES:
                 self.shelves.pop(next(iter(self.shelves)))
-            self.shelves[name] = self.shared.shelf(experiment)
+            self.shelves[name] = self.shared.example_cache(experiment)
         return self.shelves[name]
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
@@ -86,7 +86,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
         self.said = int((checkpoint or {}).get("said", 0))
 
 
-def outcomes_of(run: TrialRun, k: int, shared: Shared, references: References) -> list[dict[str, Any]]:
+def outcomes_of(run: TrialRun, k: int, shared: SearchContext, references: References) -> list[dict[str, Any]]:
     """What the first k + 1 budgets gave, compared with base and control."""
     search = search_of(shared.experiment)
     run.report(k)
@@ -107,7 +107,7 @@ def failed(message: str, first: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def train_control(shared: Shared, seed: int) -> None:
+def train_control(shared: SearchContext, seed: int) -> None:
     """Train and validate the replay-only control of one seed over the whole budget, and the base; kept once done."""
     folder = control_folder(shared.experiment, seed)
     run = shared.trial(control_point(seed), folder, None, bench_here(shared))

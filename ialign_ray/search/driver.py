@@ -25,7 +25,7 @@ from ialign_ray.search.results import STOPPED, TRIALS, write_results
 from ialign_ray.search.searchers import searcher
 from ialign_ray.search.space import check_space, point_name, search_of, trial_count
 from ialign_ray.search.trial import read_losses
-from ialign_ray.search.trial_context import Shared, assemble, control_folder, search_folder, seeds
+from ialign_ray.search.trial_context import SearchContext, assemble, control_folder, search_folder, seeds
 from ialign_ray.storage import is_intact, json_hash, read_json, write_json, write_text
 from ialign_ray.training.runs import MODEL
 from ialign_ray.training.trainer import in_background
@@ -90,7 +90,7 @@ def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
     return bool(known and known["finished"])
 
 
-def with_references(shared: Shared, need: Demand, console: Console) -> Shared:
+def with_references(shared: SearchContext, need: Demand, console: Console) -> SearchContext:
     """Train the controls that are not there yet, one a seed, and read what trials are compared with."""
     every = seeds(shared.experiment)
     missing = [seed for seed in every if not is_intact(control_folder(shared.experiment, seed) / MODEL)]
@@ -106,13 +106,13 @@ def with_references(shared: Shared, need: Demand, console: Console) -> Shared:
     return replace(shared, references={seed: references(shared, seed) for seed in every})
 
 
-def references(shared: Shared, seed: int) -> References:
+def references(shared: SearchContext, seed: int) -> References:
     """Base and control from the control's folder."""
     folder, l1 = control_folder(shared.experiment, seed), shared.experiment.languages.l1
     return References(read_losses(folder, 0, l1), [(b, read_losses(folder, b, l1)) for b in shared.ends])
 
 
-def run_trials(shared: Shared, folder: Path, need: Demand, most: int, console: Console) -> None:
+def run_trials(shared: SearchContext, folder: Path, need: Demand, most: int, console: Console) -> None:
     """All trials under Ray Tune, from the beginning or from the state of a search that was killed."""
     settings = search_of(shared.experiment)
     trainable = tune.with_resources(
@@ -137,7 +137,7 @@ def run_trials(shared: Shared, folder: Path, need: Demand, most: int, console: C
         )
 
 
-def make_tuner(trainable: Any, shared: Shared, folder: Path, most: int) -> tune.Tuner:
+def make_tuner(trainable: Any, shared: SearchContext, folder: Path, most: int) -> tune.Tuner:
     """A new Tuner, or the one that an earlier driver left."""
     settings, state = search_of(shared.experiment), folder / STATE
     if tune.Tuner.can_restore(str(state)):

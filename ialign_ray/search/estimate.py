@@ -17,7 +17,7 @@ from ialign_ray.config import Experiment, SearchConfig
 from ialign_ray.search.budget import budgets, concurrency, whole_budget
 from ialign_ray.search.space import check_space, search_of, size, trial_count
 from ialign_ray.search.trial import TrialRun
-from ialign_ray.search.trial_context import Shared, assemble, seeds
+from ialign_ray.search.trial_context import SearchContext, assemble, seeds
 from ialign_ray.training.trainer import cores
 
 MEASURED = [1, 3, 4]
@@ -79,14 +79,21 @@ def estimate(
     return SearchEstimate(reach, trained * per_unit, most * per_unit, seconds)
 
 
-def measure(shared: Shared) -> Speed:
+def measure(shared: SearchContext) -> Speed:
     """Time a few steps and one validation of the experiment's own settings, in a folder that is thrown away."""
-    bench = shared.bench(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
+    trial_context = shared.trial_context(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, math.floor(search_of(shared.experiment).cpus_per_trial)))
     try:
         with tempfile.TemporaryDirectory() as scratch:
-            run = TrialRun(shared.experiment, Path(scratch), MEASURED, "steps", shared.shelf(shared.experiment), bench)
+            run = TrialRun(
+                shared.experiment,
+                Path(scratch),
+                MEASURED,
+                "steps",
+                shared.example_cache(shared.experiment),
+                trial_context,
+            )
             first, second = run.report(0), run.report(1)
     finally:
         torch.set_num_threads(threads)
@@ -95,10 +102,10 @@ def measure(shared: Shared) -> Speed:
     return Speed(seconds / tokens, second["validation_seconds"], start)
 
 
-def tokens_a_step(shared: Shared, steps: int = 20) -> float:
+def tokens_a_step(shared: SearchContext, steps: int = 20) -> float:
     """Mean tokens of a step with the experiment's own dose."""
-    shelf = shared.shelf(shared.experiment)
-    stream = shelf.steps(shelf.trial_plan(shared.experiment), shared.experiment.train.batch_size, 0)
+    example_cache = shared.example_cache(shared.experiment)
+    stream = example_cache.steps(example_cache.trial_plan(shared.experiment), shared.experiment.train.batch_size, 0)
     return sum(len(e) for step in islice(stream, steps) for e in step) / steps
 
 

@@ -11,7 +11,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from ialign_ray.config import SearchConfig
-from ialign_ray.pages import house
+from ialign_ray.pages import themed
 from ialign_ray.search.progress import interval, settings
 from ialign_ray.search.results import TABLE, ends, finished, front, winner
 from ialign_ray.search.searchers import distributions, ordered
@@ -27,10 +27,10 @@ def write_page(folder: Path, search: SearchConfig, path: Path) -> Path:
 def render_page(table: pd.DataFrame, search: SearchConfig, name: str) -> str:
     """The page as HTML; a search without a single result has words alone."""
     known = not table.empty and "gain" in table and table["gain"].notna().any()
-    drawn = [front_chart(table, search), curves_chart(table, search), importance_chart(table, search)] if known else []
+    drawn = [pareto_chart(table, search), curves_chart(table, search), importance_chart(table, search)] if known else []
     best = {row["trial"] for row in front(table)}
     return (
-        house("ialign_ray.search")
+        themed("ialign_ray.search")
         .get_template("page.html.j2")
         .render(
             name=name,
@@ -68,7 +68,7 @@ FEWEST = 6
 INK, SOFT, ACCENT, WARN = "#30363d", "#8a929b", "#1f6f8b", "#b4552d"
 
 
-def front_chart(table: pd.DataFrame, search: SearchConfig) -> str:
+def pareto_chart(table: pd.DataFrame, search: SearchConfig) -> str:
     """Gain over forgetting of every trial's last validation, with intervals and the tolerance."""
     import altair as alt
 

@@ -14,7 +14,7 @@ from ialign_ray.config import SearchConfig
 from ialign_ray.search.objective import best, pareto
 from ialign_ray.storage import read_json, write_bytes, write_json
 
-TABLE, FRONT, WINNER = "trials.parquet", "front.json", "winner.json"
+TABLE, PARETO_FRONT, WINNER = "trials.parquet", "front.json", "winner.json"
 TRIALS = "trials"
 POINT, OUTCOMES, STOPPED, FAILED = "point.json", "outcomes.json", "stopped.json", "failed.json"
 """Files of a trial."""
@@ -106,7 +106,9 @@ def write_results(folder: Path, search: SearchConfig) -> dict[str, Any] | None:
     table = trials_table(folder)
     write_bytes(folder / TABLE, table.to_parquet(index=False))
     columns = ("trial", "gain", "gain_low", "gain_high", "forgetting", "forgetting_low", "forgetting_high", "feasible")
-    write_json(folder / FRONT, [{"point": json.loads(r["point"])} | {c: r[c] for c in columns} for r in front(table)])
+    write_json(
+        folder / PARETO_FRONT, [{"point": json.loads(r["point"])} | {c: r[c] for c in columns} for r in front(table)]
+    )
     found = winner(table, search)
     if found:
         write_json(folder / WINNER, found)

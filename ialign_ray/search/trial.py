@@ -23,12 +23,13 @@ from ialign_ray.errors import CheckpointError, StoppedError
 from ialign_ray.modeling.load import add_adapter
 from ialign_ray.search.budget import steps_of
 from ialign_ray.search.objective import Losses
-from ialign_ray.search.trial_cache import Shelf, fresh
+from ialign_ray.search.trial_cache import ExampleCache, fresh
 from ialign_ray.storage import is_intact, json_hash, read_json, write_bytes, write_json, write_text
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
-from ialign_ray.training.run_log import Journal, records
+from ialign_ray.training.objective import OBJECTIVES
+from ialign_ray.training.run_log import RunLog, records
 from ialign_ray.training.runs import MODEL, RECORD, save_run
 from ialign_ray.training.stop_requests import StopRequest
 from ialign_ray.training.validation import losses
@@ -37,7 +38,7 @@ REPORTS, HELD_OUT = "reports.json", "held-out"
 
 
 @dataclass(frozen=True)
-class Bench:
+class TrialContext:
     """What the trials of one process have in common."""
 
     base: nn.Module
@@ -56,10 +57,16 @@ class TrialRun:
     """One trial's run folder, advanced from budget to budget."""
 
     def __init__(
-        self, experiment: Experiment, folder: Path, budgets: list[int], unit: str, shelf: Shelf, bench: Bench
+        self,
+        experiment: Experiment,
+        folder: Path,
+        budgets: list[int],
+        unit: str,
+        example_cache: ExampleCache,
+        trial_context: TrialContext,
     ) -> None:
-        self.folder, self._shelf, self._bench = folder, shelf, bench
-        self._plan = shelf.trial_plan(experiment)
+        self.folder, self._example_cache, self._context = folder, example_cache, trial_context
+        self._plan = example_cache.trial_plan(experiment)
         self._size = experiment.train.batch_size
         steps = [self._steps(b) for b in budgets] if unit == "tokens" else budgets
         self.ends = dict(zip(budgets, steps, strict=True))
@@ -68,7 +75,7 @@ class TrialRun:
         self.settings = experiment.train.model_copy(update=plain)
         self.experiment = experiment.model_copy(update={"train": self.settings})
         decides = self.experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"})
-        self.fingerprint = json_hash([bench.data, list(self.ends.items()), decides])
+        self.fingerprint = json_hash([trial_context.data, list(self.ends.items()), decides])
         self._model: nn.Module | None = None
 
     @cached_property
@@ -100,7 +107,7 @@ class TrialRun:
     def base_losses(self) -> None:
         """Write down the untouched base's losses as those of budget 0."""
         if not held_out_file(self.folder, 0).exists():
-            self._validate(self._bench.base, 0)
+            self._validate(self._context.base, 0)
 
     def _advance(self, budget: int) -> None:
         began = time.perf_counter()
@@ -125,17 +132,17 @@ class TrialRun:
         if not (self.folder / RECORD).exists():
             write_text(self.folder / "experiment.yaml", dump_yaml(self.experiment))
             known = {"run": self.folder.name, "experiment": self.experiment.name, "fingerprint": self.fingerprint}
-            write_json(self.folder / RECORD, self._bench.record | known)
+            write_json(self.folder / RECORD, self._context.record | known)
 
     @property
     def model(self) -> nn.Module:
         """The trial's model, made on first use."""
         if self._model is None:
             full = self.experiment.model.tuning == "full"
-            self._model = fresh(self._bench.base, writable=full)
+            self._model = fresh(self._context.base, writable=full)
             if not full:
                 lora, seed = self.experiment.model.lora, self.settings.seed
-                self._model = add_adapter(self._model, lora, seed, self._bench.rows).to(self._bench.device)
+                self._model = add_adapter(self._model, lora, seed, self._context.rows).to(self._context.device)
         return self._model
 
     def _train(self, end: int) -> None:
@@ -144,7 +151,7 @@ class TrialRun:
 
         def stream(start: int) -> Any:
             at[0] = start
-            return self._shelf.steps(self._plan, self.settings.batch_size, start)
+            return self._example_cache.steps(self._plan, self.settings.batch_size, start)
 
         def on_step(step: int) -> None:
             at[0] = step
@@ -153,12 +160,13 @@ class TrialRun:
             settings=self.settings,
             stream=stream,
             checkpoints=Checkpoints(self.folder / "checkpoints", self.fingerprint, self.settings.keep_checkpoints),
-            journal=Journal(self.folder),
-            pad=self._shelf.encoder.tokenizer.pad_token_id,
-            device=self._bench.device,
+            run_log=RunLog(self.folder),
+            pad=self._example_cache.encoder.tokenizer.pad_token_id,
+            device=self._context.device,
             autocast=self.experiment.model.precision == "bf16",
+            objective=OBJECTIVES.find(self.settings.objective, "train.objective"),
             on_step=on_step,
-            wish=lambda: StopRequest.STOP if at[0] + 1 == end else StopRequest.GO_ON,
+            stop_request=lambda: StopRequest.STOP if at[0] + 1 == end else StopRequest.GO_ON,
         )
         newest = loop.checkpoints.newest()
         if newest == loop.checkpoints.of(end) and end < self.settings.steps:
@@ -174,9 +182,9 @@ class TrialRun:
     def _validate(self, model: nn.Module, budget: int) -> None:
         rows = losses(
             model,
-            self._bench.held_out,
-            pad=self._shelf.encoder.tokenizer.pad_token_id,
-            device=self._bench.device,
+            self._context.held_out,
+            pad=self._example_cache.encoder.tokenizer.pad_token_id,
+            device=self._context.device,
             micro_batch_tokens=self.settings.micro_batch_tokens,
         )
         columns = list(zip(*rows, strict=True))
@@ -186,10 +194,12 @@ class TrialRun:
 
     def _finish(self) -> None:
         if not is_intact(self.folder / MODEL):
-            save_run(self.experiment, self.folder, self.model, self._shelf.encoder.tokenizer)
+            save_run(self.experiment, self.folder, self.model, self._example_cache.encoder.tokenizer)
 
     def _steps(self, tokens: int) -> int:
-        return steps_of(tokens, lambda step: sum(map(len, next(self._shelf.steps(self._plan, self._size, step)))))
+        return steps_of(
+            tokens, lambda step: sum(map(len, next(self._example_cache.steps(self._plan, self._size, step))))
+        )
 
 
 def read_losses(folder: Path, budget: int, l1: Iterable[str]) -> Losses:

@@ -32,7 +32,7 @@ FILLED, MOST = 20_000, 200_000
 
 
 @dataclass(frozen=True)
-class Shelf:
+class ExampleCache:
     """The examples of one seed and task mix; those not encoded beforehand are encoded when first drawn."""
 
     plan: Plan
@@ -76,14 +76,14 @@ class Shelf:
 
 
 def family(experiment: Experiment) -> str:
-    """Trials with the same seed and mix draw from the same shelf."""
+    """Trials with the same seed and mix draw from the same example_cache."""
     return json_hash([experiment.train.seed, resolve_mix(experiment.tasks.mix)])[:12]
 
 
-def open_shelf(plan: Plan, encoder: Encoder, experiment: Experiment) -> Shelf:
-    """An empty shelf for a trial's seed and mix."""
+def open_example_cache(plan: Plan, encoder: Encoder, experiment: Experiment) -> ExampleCache:
+    """An empty example_cache for a trial's seed and mix."""
     mixed = replace(plan, seed=experiment.train.seed, mix=resolve_mix(experiment.tasks.mix))
-    return Shelf(mixed, encoder)
+    return ExampleCache(mixed, encoder)
 
 
 @dataclass(frozen=True)

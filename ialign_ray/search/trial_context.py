@@ -17,8 +17,8 @@ from ialign_ray.modeling.vocabulary import extend_embeddings
 from ialign_ray.search.budget import budgets, trial_budgets, whole_budget
 from ialign_ray.search.objective import References
 from ialign_ray.search.space import Point, search_of, variant
-from ialign_ray.search.trial import Bench, TrialRun
-from ialign_ray.search.trial_cache import Key, SharedModel, Shelf, base_model, family, open_shelf, share
+from ialign_ray.search.trial import TrialContext, TrialRun
+from ialign_ray.search.trial_cache import ExampleCache, Key, SharedModel, base_model, family, open_example_cache, share
 from ialign_ray.storage import json_hash
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tokens.batch import Encoded
@@ -59,7 +59,7 @@ def control_point(seed: int) -> Point:
 
 
 @dataclass(frozen=True)
-class Shared:
+class SearchContext:
     """Read by every trial from Ray's object store."""
 
     experiment: Experiment
@@ -79,25 +79,29 @@ class Shared:
     references: Mapping[int, References] = field(default_factory=dict)
     """Seed -> base and control; empty while the controls are being trained."""
 
-    def bench(self, device: torch.device) -> Bench:
+    def trial_context(self, device: torch.device) -> TrialContext:
         """What one process sets up once for all its trials."""
-        return Bench(base_model(self.model, device), self.held_out, self.record, self.data, self.rows, device)
+        return TrialContext(base_model(self.model, device), self.held_out, self.record, self.data, self.rows, device)
 
-    def shelf(self, experiment: Experiment) -> Shelf:
+    def example_cache(self, experiment: Experiment) -> ExampleCache:
         """The encoded examples of a trial's family."""
-        shelf = open_shelf(self.plan, self.encoder, experiment)
-        shelf.made.update(self.made.get(family(experiment), {}))
-        return shelf
+        example_cache = open_example_cache(self.plan, self.encoder, experiment)
+        example_cache.made.update(self.made.get(family(experiment), {}))
+        return example_cache
 
-    def trial(self, point: Point, folder: Path, shelf: Shelf | None, bench: Bench) -> TrialRun:
+    def trial(
+        self, point: Point, folder: Path, example_cache: ExampleCache | None, trial_context: TrialContext
+    ) -> TrialRun:
         """The run of one point."""
         search = search_of(self.experiment)
         experiment = variant(self.experiment, point)
         ends = trial_budgets(self.ends, experiment.train.steps) if "train.steps" in point else self.ends
-        return TrialRun(experiment, folder, list(ends), search.unit, shelf or self.shelf(experiment), bench)
+        return TrialRun(
+            experiment, folder, list(ends), search.unit, example_cache or self.example_cache(experiment), trial_context
+        )
 
 
-def assemble(experiment: Experiment, console: Console | None = None, *, cluster: bool = False) -> Shared:
+def assemble(experiment: Experiment, console: Console | None = None, *, cluster: bool = False) -> SearchContext:
     """Clean, clear of leaks, hold out and encode once for all trials, and load the base's weights.
 
     Raises IalignError with one sentence.
@@ -111,7 +115,7 @@ def assemble(experiment: Experiment, console: Console | None = None, *, cluster:
     rows = extend_embeddings(base, load_tokenizer(experiment.model), tokenizer) if extended else []
     record = start_record(experiment, SEARCH, prepared, "")
     made = prefill(experiment, prepared, ends[-1] if search.unit == "steps" else experiment.train.steps)
-    return Shared(
+    return SearchContext(
         experiment, ends, share(base), prepared.plan, prepared.encoder, made, list(prepared.held_out), record, rows,
         data_hash(prepared),
     )  # fmt: skip
@@ -158,7 +162,7 @@ def prefill(experiment: Experiment, prepared: Prepared, steps: int) -> dict[str,
     made = {}
     for seed, mix in [(s, m) for s in seeds(experiment) for m in mixes][:PREFILLED]:
         chosen = override(experiment, {"train.seed": seed, "tasks.mix": mix})
-        shelf = open_shelf(prepared.plan, prepared.encoder, chosen)
-        shelf.fill(steps * size)
-        made[family(chosen)] = shelf.made
+        example_cache = open_example_cache(prepared.plan, prepared.encoder, chosen)
+        example_cache.fill(steps * size)
+        made[family(chosen)] = example_cache.made
     return made

@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ialign_ray.errors import ClusterError
-from ialign_ray.serving.protocol import Card
+from ialign_ray.serving.protocol import ModelInfo
 
 TIMEOUT, SHOWN = 120.0, 300
 
 Example = tuple[str, str, dict[str, Any] | None]
 
 
-def requests_of(cards: Sequence[Card]) -> list[Example]:
+def requests_of(infos: Sequence[ModelInfo]) -> list[Example]:
     """(what it shows, path, body; None is a GET) for the first model, in languages that it was trained for."""
-    first = cards[0]
+    first = infos[0]
     groups = first.details.get("languages", {})
     old, new = (next(iter(groups.get(g, [])), default) for g, default in (("L1", "eng"), ("L2", "ind")))
     ask, model = "Say hello in one sentence.", first.name
@@ -40,18 +40,18 @@ def requests_of(cards: Sequence[Card]) -> list[Example]:
     ]
 
 
-def curl_lines(url: str, cards: Sequence[Card], keyed: bool) -> list[str]:
+def curl_lines(url: str, infos: Sequence[ModelInfo], keyed: bool) -> list[str]:
     """One line for each kind of request; `$IALIGN_KEY` stands for a key where the server asks for one."""
     key = ' -H "Authorization: Bearer $IALIGN_KEY"' if keyed else ""
-    return [_curl(url + path, body, key) for _, path, body in requests_of(cards)]
+    return [_curl(url + path, body, key) for _, path, body in requests_of(infos)]
 
 
-def tried(url: str, cards: Sequence[Card]) -> Iterator[str]:
+def tried(url: str, infos: Sequence[ModelInfo]) -> Iterator[str]:
     """Send one request of each kind, with `$IALIGN_KEY` where it is set, and tell its answer in a line each.
 
     Raises ClusterError with the server's own message where one is not answered.
     """
-    for what, path, body in requests_of(cards):
+    for what, path, body in requests_of(infos):
         sent = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json"}
         if key := os.environ.get("IALIGN_KEY"):
@@ -75,7 +75,7 @@ def _short(said: str) -> str:
     found = json.loads(said)
     data = found.get("data")
     if data and "id" in data[0]:
-        return ", ".join(card["id"] for card in data)
+        return ", ".join(info["id"] for info in data)
     if "choices" in found:
         return ", ".join(repr(c["message"]["content"] if "message" in c else c["text"]) for c in found["choices"])
     kept = {k: v for k, v in found.items() if k not in ("id", "object", "created", "model", "usage")}

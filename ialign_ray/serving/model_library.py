@@ -16,7 +16,7 @@ from ialign_ray.errors import IalignError, ModelError, RegistryError
 from ialign_ray.registry.store import MlflowError, Registry
 from ialign_ray.serving.model_pool import EnginePool, OpenEngine
 from ialign_ray.serving.model_sources import ModelSource, Named, bases, from_version, listed, locate, with_own_names
-from ialign_ray.serving.protocol import Card, Served, UnknownModelError
+from ialign_ray.serving.protocol import ModelInfo, Served, UnknownModelError
 
 log = logging.getLogger(__name__)
 _VERSION = re.compile(r"(?P<model>[^/@:]{1,200})/(?P<number>\d{1,9})")
@@ -44,8 +44,8 @@ class ModelLibrary:
         self._chosen: list[Named] = []
         self._named: dict[str, Named] = {}
         self._versions: dict[str, ModelSource] = {}
-        self._listed: list[Card] = []
-        self._cards: list[Card] = []
+        self._listed: list[ModelInfo] = []
+        self._cards: list[ModelInfo] = []
         self._listed_at = -_LIST_EVERY_S
         self._silent: set[str] = set()
         self._following: asyncio.Task[None] | None = None
@@ -63,7 +63,7 @@ class ModelLibrary:
             await self.look()
             self._following = asyncio.create_task(self._follow())
 
-    def cards(self) -> list[Card]:
+    def infos(self) -> list[ModelInfo]:
         """The names of `serve.models`, the bases, then versions that may be asked for by number."""
         return self._cards
 
@@ -208,12 +208,12 @@ class ModelLibrary:
         return source if source.folder is None else replace(source, folder=folder / source.folder.name)
 
     def _settle(self) -> None:
-        """After a change: the bases, what stays in memory, and what is told. The cards are read at every request."""
+        """After a change: the bases, what stays in memory, and what is told. Model infos are read at every request."""
         self._named = {each.name: each for each in (*self._chosen, *bases(self._chosen))}
         self._pool.keep = {each.source.key for each in self._named.values()}
-        known = {title: source.card(title) for title, source in self._versions.items()}
-        named = [each.card() for each in self._named.values()]
-        numbered = [known.get(card.name, card) for card in self._listed if card.name not in self._named]
+        known = {title: source.info(title) for title, source in self._versions.items()}
+        named = [each.info() for each in self._named.values()]
+        numbered = [known.get(info.name, info) for info in self._listed if info.name not in self._named]
         self._cards = named + numbered
 
     def _models(self) -> list[str]:

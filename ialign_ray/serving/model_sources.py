@@ -18,7 +18,7 @@ from ialign_ray.registry.reference import holder, parse, registry_of
 from ialign_ray.registry.run_evidence import beside_base, search_of
 from ialign_ray.registry.store import Registry, Version
 from ialign_ray.serving.engine.adapter_files import UNLIKE_LORA
-from ialign_ray.serving.protocol import Card, Kind
+from ialign_ray.serving.protocol import Kind, ModelInfo
 from ialign_ray.storage import MANIFEST, read_json
 from ialign_ray.training.runs import MODEL, model_folder, run_experiment
 
@@ -57,9 +57,9 @@ class ModelSource:
         """What it is known by in memory: `base` may be of other weights after a promotion."""
         return (self.id, *self.weights)
 
-    def card(self, name: str) -> Card:
+    def info(self, name: str) -> ModelInfo:
         """Its line in `/v1/models`."""
-        return Card(name, self.id, self.kind, int(self.created), dict(self.details))
+        return ModelInfo(name, self.id, self.kind, int(self.created), dict(self.details))
 
 
 @dataclass
@@ -77,10 +77,10 @@ class Named:
     retry_at: float = 0.0
     """Monotonic seconds of the next try to load what was refused."""
 
-    def card(self) -> Card:
+    def info(self) -> ModelInfo:
         """Its line in `/v1/models`; a refusal is told in its details."""
-        card = self.source.card(self.name)
-        return replace(card, details=card.details | {"refused": self.refused}) if self.refused else card
+        info = self.source.info(self.name)
+        return replace(info, details=info.details | {"refused": self.refused}) if self.refused else info
 
 
 def from_version(registry: Registry, name: str, number: int) -> ModelSource:
@@ -109,12 +109,12 @@ def version_source(version: Version, folder: Path) -> ModelSource:
     return replace(source, created=version.created, details=details, version=version)
 
 
-def listed(version: Version) -> Card:
+def listed(version: Version) -> ModelInfo:
     """A version that is not loaded, as its tags tell it."""
     kind: Kind = "full" if version.tags.get("tuning") == "full" else "adapter"
     details = {k: version.tags[k] for k in ("dose", "run", "seed", "steps") if k in version.tags}
     details["scores"] = json.loads(version.tags.get("metrics", "[]"))
-    return Card(version.title, version.title, kind, int(version.created), details)
+    return ModelInfo(version.title, version.title, kind, int(version.created), details)
 
 
 def from_folder(path: Path, name: str) -> ModelSource:

@@ -142,7 +142,7 @@ class Served:
 
 
 @dataclass(frozen=True)
-class Card:
+class ModelInfo:
     """One line of `/v1/models`."""
 
     name: str
@@ -159,7 +159,7 @@ class Card:
 class Library(Protocol):
     """The models of one deployment, by the names that requests use: adapters, versions, aliases, the base."""
 
-    def cards(self) -> list[Card]:
+    def infos(self) -> list[ModelInfo]:
         """All that can be asked for."""
 
     def lease(self, name: str) -> AbstractAsyncContextManager[Served]:

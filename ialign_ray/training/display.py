@@ -1,4 +1,4 @@
-"""Watching a run from outside: progress bar, TensorBoard and MLflow, fed by the run's records."""
+"""A run as its driver shows it: progress bar, TensorBoard and MLflow, fed by the run's records."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rich.progress import (
 )
 
 from ialign_ray.config import Experiment
-from ialign_ray.training.run_log import RECORDS, VALIDATIONS, RunLogFile, records, warnings_told
+from ialign_ray.training.run_log import RECORDS, VALIDATIONS, RunLogFile, records, shown_warnings
 
 PLAIN_SECONDS = 15.0
 """Between lines where the output is not a terminal (job logs)."""
@@ -139,7 +139,7 @@ class _Watcher:
         self._run, self._steps, self._console = run, steps, console
         self._seen, self._printed = 0, 0.0
         self._validated: set[int] = set()
-        self._told = len(warnings_told(run))
+        self._told = len(shown_warnings(run))
         self._tracking = True
 
     def follow(self, stop: threading.Event) -> None:
@@ -172,7 +172,7 @@ class _Watcher:
                 self._console.print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _warnings(self) -> None:
-        told = warnings_told(self._run)
+        told = shown_warnings(self._run)
         for text in told[self._told :]:
             self._console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
         self._told = len(told)

@@ -6,21 +6,23 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from ialign_ray.config import TrainConfig
+from ialign_ray.config.train import LANGUAGE_MODELING
 from ialign_ray.errors import CheckpointError, StoppedError
-from ialign_ray.modeling.architecture import decoder_start
 from ialign_ray.tokens.batch import BUCKETED, Batching, Encoded
 from ialign_ray.training.checkpoint import CURE, Checkpoints, first_says, first_worker
-from ialign_ray.training.collate import Pass, ahead, lay_out
+from ialign_ray.training.collate import Pass, ahead
 from ialign_ray.training.flops import peak_of, training_cost
-from ialign_ray.training.progress import Course
-from ialign_ray.training.run_log import Journal
-from ialign_ray.training.spikes import Guard
+from ialign_ray.training.objective import OBJECTIVES, Layout, Objective
+from ialign_ray.training.progress import RunProgress
+from ialign_ray.training.run_log import RunLog
+from ialign_ray.training.spikes import SpikeDetector
 from ialign_ray.training.step import train_step
 from ialign_ray.training.stop_requests import StopRequest
 from ialign_ray.training.validation import Validator
@@ -36,51 +38,50 @@ class Loop:
     settings: TrainConfig
     stream: Stream
     checkpoints: Checkpoints
-    journal: Journal
+    run_log: RunLog
     pad: int
     device: torch.device
     autocast: bool = False
     """Compute in bf16 over the weights' own precision."""
     batching: Batching = BUCKETED
     """How a step's examples are laid out in passes; it may not change within a run."""
+    objective: Objective = OBJECTIVES[LANGUAGE_MODELING]
+    """What is minimised."""
     held_out: Sequence[Encoded] = ()
     """What `train.validation` looks at."""
     on_step: Callable[[int], None] = lambda step: None
     """Called after every step with the number of steps done."""
     validator: Validator | None = None
     """Validates checkpoints elsewhere, if `train.validation` is asynchronous."""
-    wish: Callable[[], StopRequest] = lambda: StopRequest.GO_ON
+    stop_request: Callable[[], StopRequest] = lambda: StopRequest.GO_ON
     """Asked before every step what this worker wishes to happen after it."""
 
-    def lay_out(self, model: nn.Module) -> Callable[[list[Encoded]], list[Pass]]:
-        """From a step's examples to its passes, in memory that the device reads fastest."""
-        start, tokens = decoder_start(model), self.settings.micro_batch_tokens
-
-        def passes(examples: list[Encoded]) -> list[Pass]:
-            made = lay_out(examples, self.batching, tokens, self.pad, start)
-            return [p.pinned() for p in made] if self.device.type == "cuda" else made
-
-        return passes
+    def collate(self, examples: list[Encoded], layout: Layout) -> list[Pass]:
+        """A step's passes, in memory that the device reads fastest."""
+        made = self.objective.collate(examples, layout)
+        return [p.pinned() for p in made] if self.device.type == "cuda" else made
 
 
 def run_loop(model: nn.Module, loop: Loop) -> int:
     """Train from the newest checkpoint to the last step, or to where a rule of `train.stop` holds; returns the step it
     started from.
 
-    Raises StoppedError after the step at which a worker wished to stop, with a checkpoint made, and CheckpointError
+    Raises StoppedError after the step at which a worker strongest to stop, with a checkpoint made, and CheckpointError
     when the disk does not take the last one.
     """
     settings, device = loop.settings, loop.device
     optimizer = make_optimizer(model, settings)
-    guard = Guard(settings, loop.journal.run, loop.journal.warn)
-    course = Course(settings, loop.held_out, loop.journal, guard, loop.checkpoints, loop.validator)
-    start = restore(loop, course, model, optimizer)
+    detector = SpikeDetector(settings, loop.run_log.run, loop.run_log.warn)
+    progress = RunProgress(settings, loop.held_out, loop.run_log, detector, loop.checkpoints, loop.validator)
+    start = restore(loop, progress, model, optimizer)
     cost, peak = training_cost(model), peak_of(device, bf16=loop.autocast)
     model.train()
-    stream = ahead(loop.stream(start), loop.lay_out(model))
-    done, reason = start, look(loop, course, model, start)  # the base, or what a killed attempt did not come to
+    layout = Layout.of(model, settings.micro_batch_tokens, loop.pad, loop.batching)
+    stream = ahead(loop.stream(start), partial(loop.collate, layout=layout))
+    done = start
+    reason = validate_due(loop, progress, model, start)  # the base, or what a killed attempt did not come to
     while done < settings.steps and reason is None:
-        wished = _Strongest(loop.wish(), course.arrived(), device)
+        strongest = _Strongest(loop.stop_request(), progress.arrived(), device)
         began = time.perf_counter()
         examples, passes = next(stream)
         waited = time.perf_counter() - began
@@ -94,91 +95,91 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
                 examples,
                 step=done,
                 seed=settings.seed,
-                micro_batch_tokens=settings.micro_batch_tokens,
                 clip_norm=settings.clip_norm,
-                pad=loop.pad,
+                layout=layout,
                 device=device,
+                objective=loop.objective,
                 passes=passes,
-                guard=guard,
+                detector=detector,
                 cost=cost.of,
             )
         done += 1
         seconds = time.perf_counter() - began
-        loop.journal.record(
+        loop.run_log.record(
             done, examples, stats, rate=rate, seconds=seconds, waited=waited, peak=peak.flops * _workers()
         )
-        wish, arrived = wished.wait()
+        stop_request, arrived = strongest.wait()
         if arrived:
-            course.collect()
-        reason = look(loop, course, model, done)
-        last, elsewhere = done == settings.steps or reason is not None, course.elsewhere(done)
-        if last or wish or elsewhere or done % settings.checkpoint_every == 0 or done in course.best()[:1]:
-            saved = save(loop, course, model, optimizer, done, must=last or wish is StopRequest.STOP)
-            if elsewhere and saved and not last and wish is not StopRequest.STOP:
-                course.ask(done)
+            progress.collect()
+        reason = validate_due(loop, progress, model, done)
+        last, elsewhere = done == settings.steps or reason is not None, progress.elsewhere(done)
+        if last or stop_request or elsewhere or done % settings.checkpoint_every == 0 or done in progress.best()[:1]:
+            saved = save(loop, progress, model, optimizer, done, must=last or stop_request is StopRequest.STOP)
+            if elsewhere and saved and not last and stop_request is not StopRequest.STOP:
+                progress.ask(done)
         loop.on_step(done)
-        if wish is StopRequest.STOP and not last:
+        if stop_request is StopRequest.STOP and not last:
             raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; go on with --resume")
     stream.close()
-    finish(loop, course, model, optimizer, step=done, reason=reason, device=vars(peak))
+    finish(loop, progress, model, optimizer, step=done, reason=reason, device=vars(peak))
     model.eval()
     return start
 
 
-def look(loop: Loop, course: Course, model: nn.Module, step: int) -> str | None:
+def validate_due(loop: Loop, progress: RunProgress, model: nn.Module, step: int) -> str | None:
     """Validate where that is due; why the run ends early after this step, or None."""
     with torch.autocast(loop.device.type, torch.bfloat16, enabled=loop.autocast):
-        return course.look(model, step, loop.pad, loop.device)
+        return progress.validate_due(model, step, loop.pad, loop.device)
 
 
-def restore(loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
+def restore(loop: Loop, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Go back to the newest intact checkpoint, the first worker's choice; returns its step."""
     checkpoints = loop.checkpoints
     chosen = first_says(checkpoints.newest)
     start = checkpoints.restore(model, optimizer, chosen)
-    loop.journal.open(start)
-    course.resume(start)
+    loop.run_log.open(start)
+    progress.resume(start)
     if first_worker():
-        checkpoints.sweep(chosen, course.spare(start))
+        checkpoints.sweep(chosen, progress.spare(start))
         for torn in [p for p in checkpoints.found() if chosen is None or p > chosen]:
             cause = "a file is missing or differs from its hash"
-            loop.journal.warn(f"{torn} is torn ({cause}); going on from step {start}")
+            loop.run_log.warn(f"{torn} is torn ({cause}); going on from step {start}")
     return start
 
 
 def finish(
-    loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, **ending: object
+    loop: Loop, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, **ending: object
 ) -> None:
     """Leave the model as it is to be kept, of the last step or of the best, and write down how the run ended."""
-    course.settle()
-    chosen = course.choose(step)
+    progress.settle()
+    chosen = progress.choose(step)
     kept = loop.checkpoints.restore(model, optimizer, chosen) if chosen else step
-    loop.journal.end(step=step, steps=loop.settings.steps, kept=kept, **ending)
+    loop.run_log.end(step=step, steps=loop.settings.steps, kept=kept, **ending)
 
 
 def save(
-    loop: Loop, course: Course, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool
+    loop: Loop, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool
 ) -> bool:
     """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint; whether it is
     there.
 
     Where the disk takes no more, the run goes on with a warning, or ends with CheckpointError if it `must` be saved.
     """
-    failure = _told(lambda: loop.journal.flush(step))
+    failure = _failure(lambda: loop.run_log.flush(step))
     if failure is None:  # a checkpoint ahead of its ledger would prove nothing
-        spare = course.spare(step)
-        failure = _told(lambda: loop.checkpoints.save(step, model, optimizer, spare))
+        spare = progress.spare(step)
+        failure = _failure(lambda: loop.checkpoints.save(step, model, optimizer, spare))
     if failure is None:
         return True
     if must:
         raise CheckpointError(f"{failure}; {CURE}")
     every, steps = loop.settings.checkpoint_every, loop.settings.steps
     following = min(steps, (step // every + 1) * every)
-    loop.journal.warn(f"{failure}; training goes on and tries again after step {following}")
+    loop.run_log.warn(f"{failure}; training goes on and tries again after step {following}")
     return False
 
 
-def _told(work: Callable[[], object]) -> str | None:
+def _failure(work: Callable[[], object]) -> str | None:
     """Do a part of saving; the first worker's or any other's CheckpointError as text, the same on all of them."""
     own: str | None = None
     try:
@@ -193,13 +194,15 @@ def _told(work: Callable[[], object]) -> str | None:
 
 
 class _Strongest:
-    """The strongest wish of all workers, and whether one has heard of a validation, found while they compute: 1.3 ms
-    between two busy CPUs, were it waited for."""
+    """The strongest stop request of all workers, and whether a validation has arrived at one of them.
 
-    def __init__(self, wish: StopRequest, arrived: bool, device: torch.device) -> None:
-        self._own = wish, arrived
+    Reduced while they compute: waited for, it would take 1.3 ms between two busy CPUs.
+    """
+
+    def __init__(self, stop_request: StopRequest, arrived: bool, device: torch.device) -> None:
+        self._own = stop_request, arrived
         if dist.is_initialized() and dist.get_world_size() > 1:
-            self._shared = torch.tensor([int(wish), int(arrived)], device=device)
+            self._shared = torch.tensor([int(stop_request), int(arrived)], device=device)
             self._work = dist.all_reduce(self._shared, dist.ReduceOp.MAX, async_op=True)
         else:
             self._work = None
@@ -208,8 +211,8 @@ class _Strongest:
         if self._work is None:
             return self._own
         self._work.wait()
-        wish, arrived = self._shared.tolist()
-        return StopRequest(wish), bool(arrived)
+        stop_request, arrived = self._shared.tolist()
+        return StopRequest(stop_request), bool(arrived)
 
 
 def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.AdamW:

@@ -25,7 +25,7 @@ from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.loop import Loop, run_loop
 from ialign_ray.training.prepare import save_data
-from ialign_ray.training.run_log import Journal
+from ialign_ray.training.run_log import RunLog
 
 RECIPE = TrainConfig(
     # About 90 core-seconds; weighted F1 .88 on the old languages' sentiment (n = 300), .32 on the new ones'.
@@ -104,7 +104,7 @@ def train_here(
         settings=settings,
         stream=lambda start: local_stream(stream, start),
         checkpoints=Checkpoints(scratch / "checkpoints", "scratch", 1),
-        journal=Journal(scratch),
+        run_log=RunLog(scratch),
         pad=encoder.tokenizer.pad_token_id,
         device=torch.device("cpu"),
         on_step=on_step,

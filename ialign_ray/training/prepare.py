@@ -27,6 +27,7 @@ from ialign_ray.tasks.replay import ReplayCounts, split_replay
 from ialign_ray.tasks.templating import language_names, load_templates
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.tokens.encode import Encoder
+from ialign_ray.training.objective import OBJECTIVES
 from ialign_ray.training.stopping import PREFIX
 from ialign_ray.training.validation import encode_held_out, metrics_of, save_held_out
 
@@ -52,7 +53,7 @@ class Prepared:
         """Hash of everything that decides the weights: settings, pools, templates."""
         settings = experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"})
         train = experiment.train
-        # what a guard does is asked again when a run goes on, with the batch in view; the records tell what it did
+        # what follows a spike is decided again when a run resumes; the run log holds what was done
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
         free += ["gradient_checkpointing", "compile", "batching"]
         if not train.stop and train.keep == "last":
@@ -85,6 +86,7 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
 
     Raises DataError, ConfigError or ModelError with one sentence.
     """
+    OBJECTIVES.find(experiment.train.objective, "train.objective")
     templates = [load_templates(t) for t in experiment.tasks.templates]
     names = language_names(experiment, templates)
     built, index = curate(experiment, console, cluster=cluster)

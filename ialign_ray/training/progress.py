@@ -1,6 +1,6 @@
-"""The course of one run: what validation and the steps' losses have said so far, and what follows from it.
+"""The progress of one run: what validation and the steps' losses have said so far, and what follows from it.
 
-Every worker holds the same course. A resumed one reads it from the run's records, so it decides as if undisturbed.
+Every worker holds the same progress. A resumed one reads it from the run's records, so it decides as if undisturbed.
 """
 
 from __future__ import annotations
@@ -18,20 +18,20 @@ from ialign_ray.errors import IalignError
 from ialign_ray.storage import is_intact
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import Checkpoints, first_says, first_worker
-from ialign_ray.training.run_log import Journal
-from ialign_ray.training.spikes import WINDOW, Guard
+from ialign_ray.training.run_log import RunLog
+from ialign_ray.training.spikes import WINDOW, SpikeDetector
 from ialign_ray.training.stopping import Validated, best_steps, reason_to_stop
 from ialign_ray.training.validation import Found, Validator, validate
 
 
 @dataclass
-class Course:
+class RunProgress:
     """Validates when it is due, or has a checkpoint validated elsewhere, and remembers."""
 
     settings: TrainConfig
     held_out: Sequence[Encoded]
-    journal: Journal
-    guard: Guard
+    run_log: RunLog
+    detector: SpikeDetector
     checkpoints: Checkpoints
     validator: Validator | None = None
     """Who validates elsewhere; None where the workers do it between two steps. The first worker's alone is asked."""
@@ -45,8 +45,8 @@ class Course:
 
         What a lost attempt did not hear of is validated again, as far as there are checkpoints.
         """
-        self.history, steps = first_says(lambda: self.journal.past(WINDOW))
-        self.guard.remember(steps)
+        self.history, steps = first_says(lambda: self.run_log.past(WINDOW))
+        self.detector.remember(steps)
         if self.validator is not None and reason_to_stop(self.settings.stop, self.history) is None:
             for step in first_says(lambda: self._unheard(start)):
                 self.ask(step)
@@ -57,7 +57,7 @@ class Course:
         due = [s for s in range(wanted.every, start + 1, wanted.every) if self.elsewhere(s)] if wanted else []
         return [s for s in due if is_intact(self.checkpoints.of(s))]
 
-    def look(self, model: nn.Module, step: int, pad: int, device: torch.device) -> str | None:
+    def validate_due(self, model: nn.Module, step: int, pad: int, device: torch.device) -> str | None:
         """Validate after this step if that is due, not done yet and not to be done elsewhere; why the run ends here,
         or None."""
         if self._due(step):
@@ -71,7 +71,7 @@ class Course:
         return reason_to_stop(self.settings.stop, self.history)
 
     def _note(self, step: int, found: Found) -> None:
-        self.journal.validated(step, found.losses, found.seconds)
+        self.run_log.validated(step, found.losses, found.seconds)
         self.history.append(Validated(step, {metric: e.value for metric, e in found.losses.items()}))
 
     def _due(self, step: int) -> bool:
@@ -111,7 +111,7 @@ class Course:
                 self._begin()
             return
         lost = ", ".join(map(str, [step, *self.pending]))
-        self.journal.warn(f"{failure}; validation of step {lost} is left out, and the workers validate from now on")
+        self.run_log.warn(f"{failure}; validation of step {lost} is left out, and the workers validate from now on")
         self.validator, self.pending = None, []
 
     def _result(self) -> tuple[Found | None, str]:
@@ -147,5 +147,5 @@ class Course:
         step = next((s for s in best if s == last or is_intact(self.checkpoints.of(s))), None)
         if step is None or step != best[0]:
             why = f"the checkpoint of the best step {best[0]} is torn or gone" if best else "train.stop allows no step"
-            self.journal.warn(f"{why}; the model is of step {last if step is None else step}")
+            self.run_log.warn(f"{why}; the model is of step {last if step is None else step}")
         return None if step in (None, last) else self.checkpoints.of(step)

@@ -1,4 +1,4 @@
-"""What a training worker of Ray Train learns from outside, and wishes for that reason.
+"""Stop requests from Ray Train and SIGTERM, seen by one training worker.
 
 - The driver was asked to stop: it leaves the file `stop` in the run's folder, and the run ends with a checkpoint.
 - This worker got SIGTERM: all save, then it goes; Ray Train puts another in its place, which goes on from there.
@@ -27,8 +27,8 @@ class WorkerLeftError(Exception):
     """A worker ends because it was sent SIGTERM; to Ray Train one failure, after which it replaces the worker."""
 
 
-class Outside:
-    """One worker's ear: `wish` before each step, `after_step` after it."""
+class RayStopRequests:
+    """Stop requests of one worker: `stop_request` before each step, `after_step` after it."""
 
     def __init__(self, run: Path, rank: int) -> None:
         self._stop = run / STOP if rank == 0 else None
@@ -36,8 +36,8 @@ class Outside:
         self._leaving = False
         self._notice: Any = None
 
-    def wish(self) -> StopRequest:
-        """What this worker wishes after the step that begins now; costs microseconds."""
+    def stop_request(self) -> StopRequest:
+        """What this worker asks for after the step that begins now; costs microseconds."""
         if self._asked_to_stop():
             return StopRequest.STOP
         self._leaving = _sigterm.is_set()

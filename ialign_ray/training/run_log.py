@@ -41,7 +41,7 @@ _SCHEMA = pa.schema(
 )
 
 
-class Journal:
+class RunLog:
     """The records, the warnings and the ledger of one worker of one run."""
 
     def __init__(self, run: Path, rank: int = 0, world: int = 1) -> None:
@@ -98,13 +98,8 @@ class Journal:
             "learning_rate": rate,
             "seconds": seconds,
             "data_wait": waited,
-            "examples": stats.examples,
-            "replay": stats.replay,
-            "tokens": stats.tokens,
-            "padded": stats.padded,
-            "target_tokens": stats.target_tokens,
-            "flops": stats.flops,
-            "mfu": stats.flops / max(seconds * peak, 1.0),
+            **stats.counts,
+            "mfu": stats.counts["flops"] / max(seconds * peak, 1.0),
             "memory": stats.memory,
             "skipped": stats.skipped,
             "sources": dict(sorted(stats.sources.items())),
@@ -232,7 +227,7 @@ def validations(run: Path) -> list[Validated]:
     ]
 
 
-def warnings_told(run: Path) -> list[str]:
+def shown_warnings(run: Path) -> list[str]:
     """What the user was told of a run, oldest first."""
     path = run / WARNINGS
     return [line for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []

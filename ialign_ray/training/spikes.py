@@ -50,7 +50,7 @@ def spike_limit(seen: Sequence[float], deviations: float) -> float:
 
 
 @dataclass
-class Guard:
+class SpikeDetector:
     """Judges each step between its gradient and its update, alike on every worker."""
 
     settings: TrainConfig = field(default_factory=TrainConfig)

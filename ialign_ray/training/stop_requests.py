@@ -1,4 +1,4 @@
-"""Requests from outside: SIGTERM, and what a run does about one between two steps."""
+"""Stop requests: SIGTERM, and what a run does about one between two steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STOP = "stop"
 
 
 class StopRequest(IntEnum):
-    """What one worker asks of all of them after a step; the strongest wish counts."""
+    """What one worker asks of all of them after a step; the strongest one counts."""
 
     GO_ON = 0
     SAVE = 1

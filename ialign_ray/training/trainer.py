@@ -73,11 +73,11 @@ def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: 
             raise_failure(run, checkpoints)
     record = read_json(run / MODEL / RECORD)
     write_json(run / RECORD, record | {"wall_seconds": round(time.time() - began, 1)})
-    for sentence in told_of_ending(record["ending"]):
+    for sentence in ending_sentences(record["ending"]):
         console.print(f"{name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
 
 
-def told_of_ending(ending: dict[str, Any]) -> list[str]:
+def ending_sentences(ending: dict[str, Any]) -> list[str]:
     """What a user should know of a run that did not simply go to its last step."""
     said = []
     if ending["reason"]:
@@ -100,7 +100,7 @@ def refuse_other(run: Path, fingerprint: str) -> None:
 def resources_beside(
     experiment: Experiment, resources: dict[str, float], use_gpu: bool, console: Console
 ) -> dict[str, float] | None:
-    """What a validation beside the workers gets, None where they validate themselves; told if that was not wished."""
+    """Resources of a validation beside the workers; None where they validate themselves, with a warning if unasked."""
     if experiment.train.validation is None or not experiment.train.validation.asynchronous:
         return None
     try:
@@ -212,8 +212,9 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
     from ialign_ray.training.async_validation import RemoteValidator
     from ialign_ray.training.batch_size import choose_batching
     from ialign_ray.training.loop import Loop, run_loop
-    from ialign_ray.training.ray_stop_requests import Outside
-    from ialign_ray.training.run_log import Journal
+    from ialign_ray.training.objective import OBJECTIVES
+    from ialign_ray.training.ray_stop_requests import RayStopRequests
+    from ialign_ray.training.run_log import RunLog
     from ialign_ray.training.sharding import place, whole_weights
     from ialign_ray.training.validation import load_held_out
 
@@ -229,7 +230,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
     model, tokenizer = untrained_model(experiment, run)
     place(model, experiment, device)
     source = ExampleSource(str(run / "data"), experiment.train.batch_size, experiment.train.steps)
-    settings, outside = experiment.train, Outside(run, rank)
+    settings, requests = experiment.train, RayStopRequests(run, rank)
     half = experiment.model.precision == "bf16"
     with torch.autocast(device.type, torch.bfloat16, enabled=half):
         batching = choose_batching(
@@ -240,14 +241,15 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
         batching=batching,
         stream=lambda start: ray_stream(source, start, rank, world),
         checkpoints=Checkpoints(run / "checkpoints", fingerprint, settings.keep_checkpoints),
-        journal=Journal(run, rank, world),
+        run_log=RunLog(run, rank, world),
         pad=tokenizer.pad_token_id,
         device=device,
         held_out=load_held_out(run / "data"),
         autocast=half,
+        objective=OBJECTIVES.find(settings.objective, "train.objective"),
         validator=RemoteValidator(experiment, run, beside) if beside else None,
-        on_step=outside.after_step,
-        wish=outside.wish,
+        on_step=requests.after_step,
+        stop_request=requests.stop_request,
     )
     run_loop(model, loop)
     weights = whole_weights(model)

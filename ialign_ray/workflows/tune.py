@@ -15,7 +15,7 @@ from ialign_ray.search import estimate
 from ialign_ray.search.driver import search
 from ialign_ray.search.page import write_page
 from ialign_ray.search.progress import COLUMNS, cells
-from ialign_ray.search.results import FRONT, TRIALS, WINNER
+from ialign_ray.search.results import PARETO_FRONT, TRIALS, WINNER
 from ialign_ray.search.space import search_of
 from ialign_ray.search.trial_context import control_of_trial, search_folder
 from ialign_ray.storage import alone, read_json, write_json
@@ -43,7 +43,7 @@ def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
     page = write_page(folder, search_of(experiment), folder / PAGE)
     if not (folder / WINNER).exists():
         raise ModelError(f"no trial of {folder} spent its whole budget; raise search.trials, or see {page}")
-    console.print(front_table(read_json(folder / FRONT)))
+    console.print(pareto_table(read_json(folder / PARETO_FRONT)))
     found = read_json(folder / WINNER)
     settings = ", ".join(f"{k} {v}" for k, v in found["point"].items())
     say(console, f"\nWinner: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
@@ -55,7 +55,7 @@ def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
     return run
 
 
-def front_table(front: list[dict[str, Any]]) -> Table:
+def pareto_table(front: list[dict[str, Any]]) -> Table:
     """The finished trials that none beats in both gain and forgetting."""
     table = Table(title="The front: no trial gains more and forgets less", title_justify="left")
     for name in COLUMNS:

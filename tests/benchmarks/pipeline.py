@@ -4,7 +4,7 @@
 
 The pocket experiment is run by `train` as a user runs it: `first` renders and encodes while it trains, `again` finds
 its examples in the cache, `two workers` halves each step. `bare` is a loop in this process over the same model and the
-same passes, laid out before the clock starts: no Ray, no journal, no checkpoint. Counted are the steps from the second
+same passes, laid out before the clock starts: no Ray, no run log, no checkpoint. Counted are the steps from the second
 on, in useful tokens a second; what the first step waits for its data, while Ray starts its tasks, is told apart.
 """
 
@@ -28,6 +28,7 @@ from ialign_ray.streaming.examples import ExampleSource, local_stream
 from ialign_ray.tokens.batch import Batching
 from ialign_ray.training.collate import lay_out
 from ialign_ray.training.loop import make_optimizer
+from ialign_ray.training.objective import Layout
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.run_log import records
 from ialign_ray.training.step import train_step
@@ -60,11 +61,11 @@ def bare(experiment: Experiment, run: Path) -> float:
     for step, (batch, passes) in enumerate(ready):
         began = time.perf_counter()
         stats = train_step(
-            model, optimizer, batch, step=step, seed=0, micro_batch_tokens=settings.micro_batch_tokens,
-            clip_norm=settings.clip_norm, pad=pad, device=torch.device("cpu"), passes=passes,
+            model, optimizer, batch, step=step, seed=0, layout=Layout.of(model, settings.micro_batch_tokens, pad),
+            clip_norm=settings.clip_norm, device=torch.device("cpu"), passes=passes,
         )  # fmt: skip
         if step:
-            tokens, seconds = tokens + stats.tokens, seconds + time.perf_counter() - began
+            tokens, seconds = tokens + stats.counts["tokens"], seconds + time.perf_counter() - began
     return tokens / seconds
 
 

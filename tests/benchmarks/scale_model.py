@@ -111,7 +111,7 @@ def checkpointing(folder: str) -> tuple[float, float]:
 
 
 MEETINGS = 6
-"""Collective messages of a step that nothing hides: target tokens, gradients, loss, the guard's word, and two of the
+"""Collective messages of a step that nothing hides: target tokens, gradients, loss, the detector's word, and two of the
 statistics. The wishes travel while the workers compute."""
 
 

@@ -20,7 +20,7 @@ from ialign_ray.search.actor import outcomes_of
 from ialign_ray.search.driver import references
 from ialign_ray.search.results import OUTCOMES, POINT, TRIALS, trials_table
 from ialign_ray.search.space import check_space, grid_points, point_name
-from ialign_ray.search.trial_context import Shared, assemble, control_folder, control_point, search_folder
+from ialign_ray.search.trial_context import SearchContext, assemble, control_folder, control_point, search_folder
 from ialign_ray.storage import write_json, write_text
 from ialign_ray.training.pocket import ensure_model
 
@@ -39,19 +39,21 @@ COLUMNS = [
 ]  # fmt: skip
 
 
-def record(shared: Shared, console: Console) -> Path:
+def record(shared: SearchContext, console: Console) -> Path:
     """Train the control and every point; the search's folder."""
-    experiment, bench = shared.experiment, shared.bench(torch.device("cpu"))
-    control = shared.trial(control_point(0), control_folder(experiment, 0), None, bench)
+    experiment, trial_context = shared.experiment, shared.trial_context(torch.device("cpu"))
+    control = shared.trial(control_point(0), control_folder(experiment, 0), None, trial_context)
     control.base_losses()
     control.report(len(shared.ends) - 1)
-    known, folder, shelf = references(shared, 0), search_folder(experiment), shared.shelf(experiment)
+    known, folder, example_cache = references(shared, 0), search_folder(experiment), shared.example_cache(experiment)
     # from much replay to none: stopped early, what there is holds the settings that forget little
     points = sorted(grid_points(experiment.search.space), key=lambda p: -p["replay.ratio"])
     for k, point in enumerate(points):
         began = time.monotonic()
         trial = folder / TRIALS / point_name(point)
-        outcomes = outcomes_of(shared.trial(point, trial, shelf, bench), len(shared.ends) - 1, shared, known)
+        outcomes = outcomes_of(
+            shared.trial(point, trial, example_cache, trial_context), len(shared.ends) - 1, shared, known
+        )
         write_json(trial / POINT, point)
         write_json(trial / OUTCOMES, outcomes)
         console.print(f"{k + 1} of {len(points)}: {point} {time.monotonic() - began:.0f} s", highlight=False)

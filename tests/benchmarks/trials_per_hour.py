@@ -37,7 +37,7 @@ search_shared.PREFILLED = 0  # alone, a trial encodes what it draws and no more
 torch.set_num_threads(1)
 file, settings, point, folder = json.loads(sys.argv[1])
 shared = search_shared.assemble(load_experiment(file, settings))
-run = shared.trial(point, Path(folder), None, shared.bench(torch.device("cpu")))
+run = shared.trial(point, Path(folder), None, shared.trial_context(torch.device("cpu")))
 run.report(len(shared.ends) - 1)
 """
 

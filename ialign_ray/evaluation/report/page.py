@@ -20,7 +20,7 @@ from ialign_ray.evaluation.report.inputs import ReportInputs
 from ialign_ray.evaluation.report.page_examples import suite_texts, worst_examples
 from ialign_ray.evaluation.report.tables import row_order
 from ialign_ray.evaluation.results.analysis import BASE, Analysis
-from ialign_ray.pages import house
+from ialign_ray.pages import themed
 
 _DRAW = """
 for (const e of document.querySelectorAll('[data-chart]')) {
@@ -41,7 +41,7 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
     examples = {arm: worst_examples(experiment, material.runs[arm], before, texts) for arm in analysis.arms}
     script = bundle()
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    environment = house("ialign_ray.evaluation.report")
+    environment = themed("ialign_ray.evaluation.report")
     environment.filters |= {"signed": signed, "plain": plain, "p": p_text}
     return environment.get_template("page.html.j2").render(
         experiment=experiment,

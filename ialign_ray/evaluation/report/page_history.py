@@ -14,7 +14,7 @@ from ialign_ray.config import load_experiment
 from ialign_ray.corpus.build import latest
 from ialign_ray.errors import IalignError
 from ialign_ray.storage import read_json
-from ialign_ray.training.run_log import records, validations, warnings_told
+from ialign_ray.training.run_log import records, shown_warnings, validations
 
 POINTS = 60
 """Points of a curve: more cannot be told apart, and make the page heavy."""
@@ -83,7 +83,7 @@ def differences(folders: Folders) -> tuple[list[str], list[dict[str, Any]]]:
 
 def warnings(folders: Folders) -> list[str]:
     """What the user was told while the runs trained, each once."""
-    told = (f"{run} (seed {seed}): {line}" for run, seed, path in _each(folders) for line in warnings_told(path))
+    told = (f"{run} (seed {seed}): {line}" for run, seed, path in _each(folders) for line in shown_warnings(path))
     return list(dict.fromkeys(told))
 
 

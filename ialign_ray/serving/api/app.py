@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.serving.api import chat, classify, completions, errors, middleware, models, pages, translate
 from ialign_ray.serving.api.auth import KeyRing
-from ialign_ray.serving.api.middleware import Front
+from ialign_ray.serving.api.middleware import ApiMiddleware
 from ialign_ray.serving.api.openapi import document
 from ialign_ray.serving.api.state import Service
 from ialign_ray.serving.protocol import Library
@@ -40,7 +40,7 @@ def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> 
         version=version("ialign_ray"),
         docs_url=None,
         redoc_url=None,
-        middleware=[Middleware(Front, service=service)],
+        middleware=[Middleware(ApiMiddleware, service=service)],
     )
     app.state.service = service
     for part in _ROUTES:

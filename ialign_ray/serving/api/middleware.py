@@ -34,7 +34,7 @@ _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _SLACK_S: Final = 10.0  # beyond its timeout that a client may take to read the end of its answer
 
 
-class Front:
+class ApiMiddleware:
     """ASGI middleware around the whole app."""
 
     def __init__(self, app: ASGIApp, service: Service) -> None:

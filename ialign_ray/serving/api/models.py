@@ -13,7 +13,7 @@ from ialign_ray.serving.api.request import TheCall
 from ialign_ray.serving.api.respond import as_json
 from ialign_ray.serving.api.responses import Health, ModelCard, ModelList
 from ialign_ray.serving.api.state import TheService, unknown
-from ialign_ray.serving.protocol import Card
+from ialign_ray.serving.protocol import ModelInfo
 
 router = APIRouter()
 
@@ -21,7 +21,7 @@ router = APIRouter()
 @router.get("/v1/models", tags=["OpenAI"], response_model=ModelList, responses=documented(401, 429, 500))
 async def models(call: TheCall, service: TheService) -> Response:
     """All models that this key may use; the first answers requests that name none."""
-    return as_json(ModelList(data=[_card(card) for card in service.cards(call.key)]))
+    return as_json(ModelList(data=[_card(info) for info in service.infos(call.key)]))
 
 
 @router.get(
@@ -29,14 +29,14 @@ async def models(call: TheCall, service: TheService) -> Response:
 )
 async def model(name: str, call: TheCall, service: TheService) -> Response:
     """One model; names may hold a slash (`NAME/3`)."""
-    for card in service.cards(call.key):
-        if card.name == name:
-            return as_json(_card(card))
+    for info in service.infos(call.key):
+        if info.name == name:
+            return as_json(_card(info))
     raise unknown(name)
 
 
-def _card(card: Card) -> ModelCard:
-    return ModelCard(id=card.name, created=card.created, version=card.id, kind=card.kind, details=card.details)
+def _card(info: ModelInfo) -> ModelCard:
+    return ModelCard(id=info.name, created=info.created, version=info.id, kind=info.kind, details=info.details)
 
 
 @router.get("/healthz", tags=["operation"], responses=documented(500))
@@ -48,7 +48,7 @@ async def healthz() -> Health:
 @router.get("/readyz", tags=["operation"], responses=documented(500, 503))
 async def readyz(service: TheService) -> Health:
     """There are models."""
-    if not service.library.cards():
+    if not service.library.infos():
         raise not_ready("no model is there yet")
     return Health(status="ready")
 

@@ -15,7 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
-from ialign_ray.pages import house
+from ialign_ray.pages import themed
 
 router = APIRouter(include_in_schema=False)
 
@@ -54,7 +54,7 @@ def _response(name: str) -> Response:
 @cache
 def _files() -> dict[str, bytes]:
     """All files by name, read once: what is asked for is only looked up."""
-    found = [*(files("ialign_ray.serving") / "page").iterdir(), files("ialign_ray.pages") / "house.css"]
+    found = [*(files("ialign_ray.serving") / "page").iterdir(), files("ialign_ray.pages") / "theme.css"]
     return {file.name: file.read_bytes() for file in found if file.name.rpartition(".")[2] in _TYPES}
 
 
@@ -62,7 +62,7 @@ def _files() -> dict[str, bytes]:
 async def docs(request: Request) -> HTMLResponse:
     """All routes with their parameters, answers and errors."""
     document = request.app.openapi()
-    page = house("ialign_ray.serving.api").get_template("docs.html.j2")
+    page = themed("ialign_ray.serving.api").get_template("docs.html.j2")
     return HTMLResponse(page.render(version=document["info"]["version"], routes=list(_routes(document))))
 
 

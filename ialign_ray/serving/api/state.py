@@ -17,7 +17,7 @@ from ialign_ray.serving.api.errors import ApiError, log, not_ready, printable
 from ialign_ray.serving.api.limits import Rates
 from ialign_ray.serving.api.metrics import Metrics
 from ialign_ray.serving.api.request import Call
-from ialign_ray.serving.protocol import Card, LabelSums, Library, Served, UnknownModelError
+from ialign_ray.serving.protocol import LabelSums, Library, ModelInfo, Served, UnknownModelError
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,255}")
 
@@ -38,16 +38,16 @@ class Service:
         """Sizes and times."""
         return self.settings.limits
 
-    def cards(self, key: KeyEntry | None) -> list[Card]:
+    def infos(self, key: KeyEntry | None) -> list[ModelInfo]:
         """The models that a key may use."""
-        return [card for card in self.library.cards() if key is None or key.allows(card.name)]
+        return [info for info in self.library.infos() if key is None or key.allows(info.name)]
 
     async def open(self, call: Call, name: str | None) -> Served:
         """Hold a model until the call ends; raises ApiError (404, 503)."""
-        cards = self.cards(call.key)
-        if not cards:
+        infos = self.infos(call.key)
+        if not infos:
             raise not_ready("no model is ready for this key")
-        name = cards[0].name if name is None else name
+        name = infos[0].name if name is None else name
         # what cannot be a name never reaches the library, whatever path it spells
         if not _NAME.fullmatch(name) or ".." in name or (call.key and not call.key.allows(name)):
             raise unknown(name)

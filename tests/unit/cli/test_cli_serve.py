@@ -127,7 +127,7 @@ def test_an_address_is_what_a_client_takes(host, url):
 def test_a_server_that_is_gone_is_one_sentence(registry):
     port = free_port("127.0.0.1", 0)
     with pytest.raises(ClusterError, match="/v1/models is not answered .*Connection refused"):
-        list(tried(f"http://127.0.0.1:{port}", [locate("mine/1", registry.uri).card()]))
+        list(tried(f"http://127.0.0.1:{port}", [locate("mine/1", registry.uri).info()]))
 
 
 def test_handlers_are_put_back_when_a_trial_fails():
@@ -150,6 +150,6 @@ def test_why_a_deployment_failed_is_found_in_what_the_replica_left():
 
 def test_examples_ask_in_the_languages_of_the_model(registry):
     promote(registry, "mine", GOOD)
-    kinds = {kind: body for kind, _, body in requests_of([locate("champion", registry.uri).card()])}
+    kinds = {kind: body for kind, _, body in requests_of([locate("champion", registry.uri).info()])}
     assert (kinds["translation"]["source"], kinds["translation"]["target"]) == ("eng", "ind")
     assert kinds["chat"]["model"] == "champion"

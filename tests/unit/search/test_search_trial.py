@@ -33,7 +33,7 @@ def shared(experiment):
 
 
 def run_of(shared, folder, point):
-    return shared.trial(point, folder, None, shared.bench(CPU))
+    return shared.trial(point, folder, None, shared.trial_context(CPU))
 
 
 def weights(run):
@@ -148,14 +148,14 @@ def test_control_and_base_are_what_trials_are_compared_with(shared, tmp_path):
 def test_the_shelf_gives_what_the_trials_own_preparation_would(shared, point):
     experiment = override(shared.experiment, point)
     prepared = prepare(experiment)
-    shelf = shared.shelf(experiment)
-    before = len(shelf.made)
-    steps = shelf.steps(shelf.trial_plan(experiment), 4, 2)
+    example_cache = shared.example_cache(experiment)
+    before = len(example_cache.made)
+    steps = example_cache.steps(example_cache.trial_plan(experiment), 4, 2)
     for step in range(2, 9):
         expected = [encode_example(prepared.plan, prepared.encoder, i) for i in range(4 * step, 4 * step + 4)]
         assert next(steps) == expected
     if "replay.pool_size" not in point:
-        assert len(shelf.made) == before  # all were encoded before the first trial
+        assert len(example_cache.made) == before  # all were encoded before the first trial
 
 
 def test_weights_are_one_memory_and_a_trial_leaves_them_alone(tiny_model_folder, shared, tmp_path):
@@ -195,11 +195,11 @@ def test_full_tuning_trains_a_copy(experiment_data, tmp_path):
     experiment_data["train"] |= {"steps": 2, "learning_rate": 1e-3, "validation": {"pairs": 24, "instructions": 3}}
     space = {"replay.ratio": {"choice": [0, 0.5]}}
     shared = assemble(build_experiment(experiment_data | {"search": {"space": space}}, "x"))
-    bench = shared.bench(CPU)
-    before = {n: p.clone() for n, p in bench.base.named_parameters()}
-    run = shared.trial({"replay.ratio": 0.5}, tmp_path / "t", None, bench)
+    trial_context = shared.trial_context(CPU)
+    before = {n: p.clone() for n, p in trial_context.base.named_parameters()}
+    run = shared.trial({"replay.ratio": 0.5}, tmp_path / "t", None, trial_context)
     run.report(0)
-    assert all(torch.equal(p, before[n]) for n, p in bench.base.named_parameters())
+    assert all(torch.equal(p, before[n]) for n, p in trial_context.base.named_parameters())
     assert any(not torch.equal(p, before[n]) for n, p in run.model.named_parameters())
 
 

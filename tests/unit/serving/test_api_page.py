@@ -17,7 +17,7 @@ def test_the_page_asks_for_files_that_are_there(api):
         seen.add(path)
         named = re.findall(r'(?:href|src)="(page/[^"]+)"|from "\./([^"]+)"', answer.text)
         left += {f"/page/{(one or two).removeprefix('page/')}" for one, two in named} - seen
-    assert seen >= {"/page/playground.js", "/page/client.js", "/page/playground.css", "/page/house.css"}
+    assert seen >= {"/page/playground.js", "/page/client.js", "/page/playground.css", "/page/theme.css"}
     assert api.get("/page/playground.js").headers["content-type"].startswith("text/javascript")
 
 

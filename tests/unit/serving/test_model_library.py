@@ -48,29 +48,29 @@ def test_a_card_tells_languages_dose_and_scores(registry):
 
     async def story():
         async with serving(registry) as shelf:
-            best = next(card for card in shelf.cards() if card.name == "mine/3")
+            best = next(info for info in shelf.infos() if info.name == "mine/3")
             assert "by_language" not in best.details  # its files are not here yet
             await ask(shelf, "mine/3")
-            best = next(card for card in shelf.cards() if card.name == "mine/3")
+            best = next(info for info in shelf.infos() if info.name == "mine/3")
             assert len(best.details["by_language"]) == 3
-            return shelf.cards()[0]
+            return shelf.infos()[0]
 
-    card = asyncio.run(story())
-    assert card.details["languages"] == {"L1": ["eng"], "L2": ["ind", "jav"], "L3": []}
-    assert (card.details["dose"], card.details["base"], card.details["run"]) == ("0", "tiny", "good")
-    assert card.details["scores"][0]["low"] < card.details["scores"][0]["value"]
-    table = {row["language"]: row for row in card.details["by_language"]}
+    info = asyncio.run(story())
+    assert info.details["languages"] == {"L1": ["eng"], "L2": ["ind", "jav"], "L3": []}
+    assert (info.details["dose"], info.details["base"], info.details["run"]) == ("0", "tiny", "good")
+    assert info.details["scores"][0]["low"] < info.details["scores"][0]["value"]
+    table = {row["language"]: row for row in info.details["by_language"]}
     assert set(table) == {"eng", "ind", "jav"}
     assert table["jav"]["n"] == 120
     assert table["jav"]["base"]["high"] < table["jav"]["version"]["low"]
     assert (table["jav"]["title"], table["jav"]["lower_is_better"]) == ("F1", False)
-    groups = {row["scope"]: row for row in card.details["by_group"]}
+    groups = {row["scope"]: row for row in info.details["by_group"]}
     assert set(groups) == {"group:L1", "group:L2"}
-    assert groups["group:L2"]["version"]["value"] == card.details["scores"][1]["value"]
-    assert card.details["names"] == {"eng": "English", "ind": "Indonesian", "jav": "Javanese"}
-    assert card.details["suites"] == [{"name": "mood", "slots": ["text"], "labels": ["bad", "good"]}]
-    assert "search" not in card.details
-    assert card.created == int(registry.version("mine", GOOD).created)
+    assert groups["group:L2"]["version"]["value"] == info.details["scores"][1]["value"]
+    assert info.details["names"] == {"eng": "English", "ind": "Indonesian", "jav": "Javanese"}
+    assert info.details["suites"] == [{"name": "mood", "slots": ["text"], "labels": ["bad", "good"]}]
+    assert "search" not in info.details
+    assert info.created == int(registry.version("mine", GOOD).created)
 
 
 def test_runs_folders_and_full_models_are_served_side_by_side(registry, library, tmp_path, tiny_model_folder):

@@ -100,7 +100,7 @@ def test_a_version_that_does_not_load_is_refused_and_told(registry, library, tmp
             spoil(monkeypatch)
             await shelf.look()
             assert (await ask(shelf, "champion"))[0] == "mine/2"
-            refused = shelf.cards()[0].details["refused"]
+            refused = shelf.infos()[0].details["refused"]
             assert refused.startswith("mine/3: model/adapter_model.safetensors is missing or does not match")
             assert "champion stays at mine/2, mine/3 is refused" in caplog.text
             caplog.clear()
@@ -108,7 +108,7 @@ def test_a_version_that_does_not_load_is_refused_and_told(registry, library, tmp
             assert "refused" not in caplog.text  # told once, and tried again after a while only
             registry.call("set_registered_model_alias", "mine", "champion", str(GOOD))
             await shelf.look()
-            assert "refused" not in shelf.cards()[0].details
+            assert "refused" not in shelf.infos()[0].details
 
     asyncio.run(story())
 
@@ -161,7 +161,7 @@ def test_a_replica_that_starts_after_a_bad_promotion_serves_the_holder_before(re
     async def story():
         async with serving(registry, opening=picky) as shelf:
             assert (await ask(shelf))[0] == "mine/2"
-            assert shelf.cards()[0].details["refused"] == "mine/3: adapter mine/3 does not fit the base"
+            assert shelf.infos()[0].details["refused"] == "mine/3: adapter mine/3 does not fit the base"
 
     asyncio.run(story())
 
@@ -216,7 +216,7 @@ def test_an_alias_that_is_gone_leaves_its_last_version(registry):
             registry.call("delete_registered_model_alias", "mine", "champion")
             await shelf.look()
             assert (await ask(shelf))[0] == "mine/2"
-            assert "gone from the registry" in shelf.cards()[0].details["refused"]
+            assert "gone from the registry" in shelf.infos()[0].details["refused"]
 
     asyncio.run(story())
 

@@ -20,7 +20,7 @@ from ialign_ray.config import ScalingConfig, build_experiment
 from ialign_ray.errors import ClusterError
 from ialign_ray.storage import read_json
 from ialign_ray.training.prepare import prepare, save_data
-from ialign_ray.training.run_log import ENDING, warnings_told
+from ialign_ray.training.run_log import ENDING, shown_warnings
 from ialign_ray.training.trainer import resources_beside
 
 
@@ -150,7 +150,7 @@ def test_a_validation_that_dies_is_told_and_the_workers_take_over(data, tmp_path
     setting.run("run", validator=beside(setting, late=1, work=dies))
     run = setting.folder / "run"
     assert steps_said(run) == [0, 4, 6, 8, 10, 12]
-    assert warnings_told(run) == [
+    assert shown_warnings(run) == [
         "the validation beside failed (EOFError); validation of step 2 is left out, and the workers validate "
         "from now on"
     ]
@@ -169,7 +169,7 @@ def test_a_step_whose_checkpoint_finds_no_room_is_not_validated(data, tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
     run = setting.folder / "run"
     assert steps_said(run) == [0, 2, 6, 8, 10, 12]
-    [told] = warnings_told(run)
+    [told] = shown_warnings(run)
     assert "step-00000004 could not be written (File too large); training goes on" in told
 
 

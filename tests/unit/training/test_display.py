@@ -9,7 +9,7 @@ from test_loop import Setting
 
 from ialign_ray.training.display import curves, validation_curves, validation_line, watching
 from ialign_ray.training.run_log import VALIDATIONS, RunLogFile, records
-from ialign_ray.training.trainer import told_of_ending
+from ialign_ray.training.trainer import ending_sentences
 
 
 @pytest.fixture
@@ -91,9 +91,9 @@ def test_an_unknown_interval_makes_no_curve():
 
 def test_an_ending_that_is_not_the_plain_one_is_told():
     plain = {"step": 9, "steps": 9, "kept": 9, "reason": None, "skipped_steps": 0}
-    assert told_of_ending(plain) == []
+    assert ending_sentences(plain) == []
     early = plain | {"step": 6, "kept": 3, "reason": "because", "skipped_steps": 2}
-    assert told_of_ending(early) == [
+    assert ending_sentences(early) == [
         "ended early after step 6 of 9: because",
         "the model is of step 3, the best one",
         "2 updates were skipped as spikes, see metrics.jsonl",

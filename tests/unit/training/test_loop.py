@@ -11,8 +11,9 @@ from ialign_ray.streaming.examples import ExampleSource, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.collate import collate
 from ialign_ray.training.loop import Loop, learning_rate, make_optimizer, run_loop
+from ialign_ray.training.objective import Layout
 from ialign_ray.training.prepare import prepare, save_data
-from ialign_ray.training.run_log import RECORDS, WARNINGS, Journal, ledger, records, warnings_told
+from ialign_ray.training.run_log import RECORDS, WARNINGS, RunLog, ledger, records, shown_warnings
 from ialign_ray.training.step import train_step
 
 CPU = torch.device("cpu")
@@ -39,19 +40,20 @@ class Setting:
             return add_adapter(model, self.experiment.model.lora, self.experiment.train.seed)
         return model
 
-    def run(self, name, on_step=lambda step: None, fingerprint="f", keep=2, validator=None):
+    def run(self, name, on_step=lambda step: None, fingerprint="f", keep=2, validator=None, **settings):
         model, run = self.model(), self.folder / name
         run.mkdir(exist_ok=True)
         loop = Loop(
             settings=self.experiment.train,
             stream=lambda start: local_stream(self.source, start),
             checkpoints=Checkpoints(run / "checkpoints", fingerprint, keep),
-            journal=Journal(run),
+            run_log=RunLog(run),
             pad=self.prepared.encoder.tokenizer.pad_token_id,
             device=CPU,
             held_out=self.prepared.held_out,
             validator=validator,
             on_step=on_step,
+            **settings,
         )
         return model, run_loop(model, loop)
 
@@ -169,15 +171,15 @@ def test_what_a_killed_attempt_left_half_written_is_swept(full):
 
 def test_warnings_are_read_as_they_were_told(full):
     run = full.folder
-    assert warnings_told(run) == []
-    journal = Journal(run)
-    journal.open(0)
+    assert shown_warnings(run) == []
+    run_log = RunLog(run)
+    run_log.open(0)
     size = (run / WARNINGS).stat().st_size
-    journal.warn("first\nof two lines")
-    journal.warn("zweite: ä")
-    Journal(run, rank=1, world=2).warn("said by the first worker alone")
-    Journal(run).open(0)
-    assert warnings_told(run) == ["first of two lines", "zweite: ä"]
+    run_log.warn("first\nof two lines")
+    run_log.warn("zweite: ä")
+    RunLog(run, rank=1, world=2).warn("said by the first worker alone")
+    RunLog(run).open(0)
+    assert shown_warnings(run) == ["first of two lines", "zweite: ä"]
     assert (run / WARNINGS).stat().st_size == size  # in the room taken at the start
 
 
@@ -226,7 +228,7 @@ class Kept(torch.optim.Optimizer):
 def gradient(model, examples, step=0, seed=0, tokens=4096, clip=1e9, pad=1):
     kept = Kept(model)
     stats = train_step(
-        model, kept, examples, step=step, seed=seed, micro_batch_tokens=tokens, clip_norm=clip, pad=pad, device=CPU
+        model, kept, examples, step=step, seed=seed, layout=Layout.of(model, tokens, pad), clip_norm=clip, device=CPU
     )
     return stats, kept.gradients
 
@@ -260,17 +262,17 @@ def test_the_loss_is_the_cross_entropy_of_the_targets(full):
         total, tokens = stats.sources[source]
         assert total == pytest.approx(per_row[own].sum().item(), rel=1e-4)
         assert tokens == sum(len(examples[k].target) for k in own)
-    assert stats.examples == len(examples)
-    assert stats.tokens == sum(map(len, examples))
-    assert stats.replay == sum(e.task == "replay" for e in examples) == 1
+    assert stats.counts["examples"] == len(examples)
+    assert stats.counts["tokens"] == sum(map(len, examples))
+    assert stats.counts["replay"] == sum(e.task == "replay" for e in examples) == 1
 
 
 def test_micro_batches_do_not_change_the_gradient(full):
     model = full.model()
     [examples, *_] = local_stream(full.source, 0)
     (whole, one), (parts, many) = (gradient(model, examples, tokens=t) for t in (100_000, 16))
-    assert whole.tokens < whole.padded <= len(examples) * max(map(len, examples))
-    assert parts.padded == parts.tokens == whole.tokens
+    assert whole.counts["tokens"] < whole.counts["padded"] <= len(examples) * max(map(len, examples))
+    assert parts.counts["padded"] == parts.counts["tokens"] == whole.counts["tokens"]
     assert parts.loss == pytest.approx(whole.loss, abs=1e-5)
     for a, b in zip(one, many, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
@@ -300,7 +302,7 @@ def test_a_loss_that_is_no_number_is_told(full):
         model.lm_head.weight[0, 0] = float("nan")
     kept = Kept(model)
     with pytest.raises(ModelError, match=r"step 6: the loss is nan.*lower train\.learning_rate"):
-        train_step(model, kept, examples, step=5, seed=0, micro_batch_tokens=512, clip_norm=1.0, pad=1, device=CPU)
+        train_step(model, kept, examples, step=5, seed=0, layout=Layout.of(model, 512, 1), clip_norm=1.0, device=CPU)
     assert kept.gradients is None
     assert same({n: p for n, p in before.items() if n != "lm_head.weight"},
                 {n: p for n, p in weights(model).items() if n != "lm_head.weight"})  # fmt: skip

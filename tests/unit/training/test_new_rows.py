@@ -19,7 +19,7 @@ from ialign_ray.training.card import model_card
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
 from ialign_ray.training.prepare import prepare, save_data
-from ialign_ray.training.run_log import Journal
+from ialign_ray.training.run_log import RunLog
 
 
 def make_model(folder, base, *, tied, rows=None):
@@ -115,7 +115,7 @@ class Run:
             settings=self.experiment.train,
             stream=lambda start: local_stream(self.source, start),
             checkpoints=Checkpoints(self.folder / "checkpoints", "f"),
-            journal=Journal(self.folder),
+            run_log=RunLog(self.folder),
             pad=self.tokenizer.pad_token_id,
             device=torch.device("cpu"),
             on_step=stop or (lambda step: None),

@@ -24,6 +24,7 @@ from ialign_ray.streaming.examples import local_stream
 from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.collate import collate
 from ialign_ray.training.loss import logits_finish
+from ialign_ray.training.objective import Layout
 from ialign_ray.training.runs import MODEL, RECORD, save_run, start_record
 from ialign_ray.training.step import train_step
 from ialign_ray.workflows.evaluate import evaluate
@@ -114,7 +115,7 @@ def first_batch(setting):
 def step(model, examples, tokens):
     kept, pad = Kept(model), model.config.pad_token_id
     stats = train_step(
-        model, kept, examples, step=0, seed=0, micro_batch_tokens=tokens, clip_norm=1e9, pad=pad, device=CPU
+        model, kept, examples, step=0, seed=0, layout=Layout.of(model, tokens, pad), clip_norm=1e9, device=CPU
     )
     return stats, kept.gradients
 
@@ -152,8 +153,10 @@ def test_the_gradient_is_that_of_transformers_whatever_the_micro_batches(setting
         assert len(gradients) == len(expected)
         for a, b in zip(gradients, expected, strict=True):
             torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-6)
-    assert stats.padded == stats.tokens == sum(map(len, examples))  # one row a batch: nothing is padded
-    assert stats.target_tokens == sum(len(e.target) for e in examples)
+    assert (
+        stats.counts["padded"] == stats.counts["tokens"] == sum(map(len, examples))
+    )  # one row a batch: nothing is padded
+    assert stats.counts["target_tokens"] == sum(len(e.target) for e in examples)
 
 
 @full
@@ -169,7 +172,7 @@ def test_the_head_runs_on_target_positions_only(setting):
 
     head.forward = watched
     stats, _ = step(model, examples, 100_000)
-    assert sum(n for n in rows if n > 1) == stats.target_tokens
+    assert sum(n for n in rows if n > 1) == stats.counts["target_tokens"]
     assert rows.count(1) == len(rows) / 2  # once a pass, to tell how wide the vocabulary is and what is trained
 
 
@@ -239,8 +242,8 @@ def test_what_was_learned_is_generated(setting):
     optimizer = torch.optim.Adam(model.parameters(), lr=5e-3)
     for number in range(70):
         stats = train_step(
-            model, optimizer, examples, step=number, seed=0, micro_batch_tokens=999, clip_norm=1.0,
-            pad=tokenizer.pad_token_id, device=CPU,
+            model, optimizer, examples, step=number, seed=0, clip_norm=1.0,
+            layout=Layout.of(model, 999, tokenizer.pad_token_id), device=CPU,
         )  # fmt: skip
     assert stats.loss < 0.3
     texts = [a.text for a in generate(model, tokenizer, [e.prompt for e in examples], max_new_tokens=64)]

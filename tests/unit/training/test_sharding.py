@@ -19,10 +19,10 @@ from test_survival import (
     job,  # noqa: F401 - a fixture
     records,
     run_of,
+    shown_warnings,
     start,
     wait_for_one,
     warm_server,  # noqa: F401
-    warnings_told,
 )
 from transformers import AutoModelForCausalLM
 
@@ -177,7 +177,7 @@ def test_a_disk_full_for_one_sharded_worker_is_told_and_outlived(alone, victim):
     broken = run_of(alone, "broken")
     assert attempt(broken, 2, victim, disk="little", full=(4, 7)) == [0, 0]
     assert_close(alone, broken)
-    [told] = warnings_told(broken.run)
+    [told] = shown_warnings(broken.run)
     assert "checkpoints/step-00000006 could not be written (File too large); training goes on" in told
     assert "after step 9" in told
 

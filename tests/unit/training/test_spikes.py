@@ -16,8 +16,9 @@ from ialign_ray.streaming.examples import local_stream
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.loop import Loop, run_loop
-from ialign_ray.training.run_log import ENDING, Journal, ledger, records, warnings_told
-from ialign_ray.training.spikes import Guard, spike_limit
+from ialign_ray.training.objective import Layout
+from ialign_ray.training.run_log import ENDING, RunLog, ledger, records, shown_warnings
+from ialign_ray.training.spikes import SpikeDetector, spike_limit
 from ialign_ray.training.step import train_step
 
 ODD = 26
@@ -34,15 +35,15 @@ def test_a_spike_is_far_above_the_median_in_robust_deviations():
 
 def test_a_loss_that_falls_as_it_should_is_no_spike():
     falling = [6 * 0.97**k + 0.1 * math.sin(k) for k in range(200)]
-    guard = Guard(TrainConfig(on_spike="stop"))
-    assert all(guard.allows(k, loss, 1.0, [], CPU) for k, loss in enumerate(falling))
+    detector = SpikeDetector(TrainConfig(on_spike="stop"))
+    assert all(detector.allows(k, loss, 1.0, [], CPU) for k, loss in enumerate(falling))
 
 
 def test_guarding_goes_on_after_a_lasting_change_of_level():
     """Or a run that skips would never update again."""
-    guard = Guard(TrainConfig(on_spike="skip"))
+    detector = SpikeDetector(TrainConfig(on_spike="skip"))
     e = Encoded("r", 0, "s", "mt", "t", [1], [2])
-    allowed = [guard.allows(k, 2.0 + 0.01 * (k % 3) + (k >= 50), 1.0, [(e, 1.0)], CPU) for k in range(120)]
+    allowed = [detector.allows(k, 2.0 + 0.01 * (k % 3) + (k >= 50), 1.0, [(e, 1.0)], CPU) for k in range(120)]
     assert all(allowed[:50])
     assert not any(allowed[50:70])
     assert all(allowed[80:])
@@ -65,7 +66,7 @@ def run(setting, name, on_step=lambda step: None, **train):
         settings=settings,
         stream=lambda start: odd(local_stream(setting.source, start), start),
         checkpoints=Checkpoints(folder / "checkpoints", "f", 9),
-        journal=Journal(folder),
+        run_log=RunLog(folder),
         pad=1,
         device=CPU,
         on_step=on_step,
@@ -84,7 +85,7 @@ def odd(stream, start):
 
 def test_a_spike_is_told_with_the_batch_that_made_it(setting):
     run(setting, "run")
-    [told] = warnings_told(setting.folder / "run")
+    [told] = shown_warnings(setting.folder / "run")
     assert told.startswith(f"step {ODD}: the gradient norm ")
     assert "is far above the last 25 steps' (median " in told
     assert "highest of 8 examples: odd:1:eng-ind (" in told
@@ -103,7 +104,7 @@ def test_a_skipped_step_changes_no_weight_and_is_recorded(setting):
     folder = setting.folder / "skip"
     assert [r["step"] for r in records(folder) if r["skipped"]] == [ODD]
     assert read_json(folder / ENDING)["skipped_steps"] == 1
-    assert warnings_told(folder)[0].endswith("; its update is skipped")
+    assert shown_warnings(folder)[0].endswith("; its update is skipped")
     assert ledger(folder).num_rows == 30 * 8  # it was consumed all the same
 
 
@@ -134,9 +135,9 @@ def test_a_loss_that_is_no_number_names_its_rows(setting, tmp_path):
     examples[2] = replace(examples[2], row_id="broken:1:eng-jav", prompt=[rare, *examples[2].prompt])
     with torch.no_grad():
         model.get_input_embeddings().weight[rare] = float("nan")
-    settings = {"seed": 0, "micro_batch_tokens": 64, "clip_norm": 1.0, "pad": 1, "device": CPU}
+    settings = {"seed": 0, "layout": Layout.of(model, 64, 1), "clip_norm": 1.0, "device": CPU}
     with pytest.raises(ModelError) as error:
-        train_step(model, Kept(model), examples, step=4, guard=Guard(run=tmp_path / "run"), **settings)
+        train_step(model, Kept(model), examples, step=4, detector=SpikeDetector(run=tmp_path / "run"), **settings)
     said = str(error.value)
     assert said.startswith("step 5: the loss is nan and the gradient norm nan; 1 (")
     assert f"({examples[2].source}: broken:1:eng-jav) of 8 examples have no finite loss" in said
@@ -149,10 +150,10 @@ def test_a_batch_that_cannot_be_kept_is_named_all_the_same(tmp_path):
     (tmp_path / "run").write_text("a file where a folder should be")
     e = Encoded("r", 0, "s", "mt", "t", [1], [2])
     with pytest.raises(ModelError, match=r"the batch could not be written \(.+\); lower"):
-        Guard(run=tmp_path / "run").allows(1, math.nan, 1.0, [(e, math.nan)], CPU)
+        SpikeDetector(run=tmp_path / "run").allows(1, math.nan, 1.0, [(e, math.nan)], CPU)
 
 
 def test_a_gradient_that_is_no_number_over_finite_losses_is_told_apart():
     e = Encoded("r", 0, "s", "mt", "t", [1], [2])
     with pytest.raises(ModelError, match=r"step 1: the loss is 2.0 and the gradient norm inf; each example's loss is"):
-        Guard().allows(1, 2.0, math.inf, [(e, 2.0)], CPU)
+        SpikeDetector().allows(1, 2.0, math.inf, [(e, 2.0)], CPU)

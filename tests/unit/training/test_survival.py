@@ -22,7 +22,7 @@ from survivor import DEATHS, FINAL, SENTENCE, START, Job, attempt, attempt_on_a_
 from ialign_ray.config import build_experiment
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.training.prepare import prepare, save_data
-from ialign_ray.training.run_log import ENDING, VALIDATIONS, RunLogFile, ledger, records, warnings_told
+from ialign_ray.training.run_log import ENDING, VALIDATIONS, RunLogFile, ledger, records, shown_warnings
 
 STEPS, EVERY = 12, 3
 PATIENCE = 300
@@ -307,7 +307,7 @@ def test_a_full_disk_is_told_and_outlived(job, disk):
     assert same_bits(whole, broken)
     assert_whole(broken)
     refused = "ledger/00000003-00000006/0-of-1.parquet" if disk == "tmpfs" else "checkpoints/step-00000006"
-    told = [t for t in warnings_told(broken.run) if refused in t]
+    told = [t for t in shown_warnings(broken.run) if refused in t]
     assert len(told) == 1
     assert cause(disk) in told[0]
     assert "training goes on and tries again after step 9" in told[0]
@@ -335,7 +335,7 @@ def test_no_checkpoint_is_made_ahead_of_another_workers_ledger(job):
     workers = group(broken, 2, job.run.parent / "meeting", victim=1, disk="nothing", full=(4, 7))
     assert [finish(p) for p in workers] == [0, 0]
     assert_whole(broken)
-    [told] = warnings_told(broken.run)
+    [told] = shown_warnings(broken.run)
     assert "00000003-00000006/1-of-2.parquet could not be written (File too large)" in told
 
 
@@ -361,7 +361,7 @@ def test_a_spoiled_newest_checkpoint_is_passed_over_by_name(job, how):
     SPOILERS[how](newest)
     assert finish(start(broken)) == 0
     assert (broken.run / START).read_text() == "9"
-    [told] = warnings_told(broken.run)
+    [told] = shown_warnings(broken.run)
     assert told == f"{newest} is torn (a file is missing or differs from its hash); going on from step 9"
     assert same_bits(job, broken)
     assert_whole(broken)

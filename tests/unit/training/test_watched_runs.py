@@ -8,7 +8,7 @@ from test_loop import Lost, Setting, lose_at, same, weights, without_times
 from ialign_ray.storage import read_json
 from ialign_ray.training import progress
 from ialign_ray.training.collate import collate
-from ialign_ray.training.run_log import ENDING, VALIDATIONS, RunLogFile, validations, warnings_told
+from ialign_ray.training.run_log import ENDING, VALIDATIONS, RunLogFile, shown_warnings, validations
 from ialign_ray.training.validation import estimate, summary, validate
 
 CPU = torch.device("cpu")
@@ -207,7 +207,7 @@ def test_a_torn_best_checkpoint_is_told_and_the_next_best_is_kept(rising):
     assert start == 16
     assert same(weights(model), checkpoint(run, 16))
     told = f"the checkpoint of the best step {best} is torn or gone; the model is of step 16"
-    assert told in warnings_told(run)
+    assert told in shown_warnings(run)
 
 
 def test_where_every_step_forgets_the_last_one_is_kept(data, tmp_path):
@@ -217,4 +217,4 @@ def test_where_every_step_forgets_the_last_one_is_kept(data, tmp_path):
     run = tmp_path / "a" / "run"
     assert read_json(run / ENDING)["kept"] == 2 == read_json(run / ENDING)["step"]
     assert "above the base's" in read_json(run / ENDING)["reason"]
-    assert warnings_told(run) == ["train.stop allows no step; the model is of step 2"]
+    assert shown_warnings(run) == ["train.stop allows no step; the model is of step 2"]
