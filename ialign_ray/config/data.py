@@ -1,4 +1,4 @@
-"""`corpora`, `replay` and `tasks`: what is learned from and in which words."""
+"""Sections `corpora`, `replay` and `tasks`: the training data and its wording."""
 
 from __future__ import annotations
 
@@ -13,9 +13,6 @@ from ialign_ray.config.tasks import resolve_mix
 Scalar = str | int | float | bool
 
 
-Format = Literal["auto", "parquet", "jsonl", "csv", "tsv", "lines", "articles", "tmx", "xliff", "po", "sheet", "disk"]
-
-
 class DataSource(Section):
     """Rows of files in any of the known formats, of a `pocket:` set, or of a hub data set."""
 
@@ -26,9 +23,10 @@ class DataSource(Section):
     """Hub data set id, instead of `path`; `id/config` and `id@revision` are understood."""
     split: str = "train"
     """Split of a hub data set."""
-    format: Format = "auto"
-    """How the files are read; `auto` goes by their names. `lines` is one text file a language, aligned line by line
-    (Moses, FLORES); `articles` the same with blank lines between articles; `disk` a saved `datasets` folder."""
+    format: str = "auto"
+    """Format of the files: `auto` goes by their names; else `parquet`, `jsonl`, `csv`, `tsv`, `tmx`, `xliff`, `po`,
+    `sheet`, or one that an installed plug-in adds. `lines` is one text file a language, aligned line by line (Moses,
+    FLORES); `articles` the same with blank lines between articles; `disk` a saved `datasets` folder."""
     encoding: str = "utf-8"
     """Encoding of text files, as Python names it."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
@@ -104,9 +102,9 @@ class ReplayConfig(Section):
     sources: list[DataSource] = Field(default_factory=list)
     """Instruction files: `inputs`/`targets`, `prompt`/`completion` or `messages`."""
     ratio: float = Field(0.5, ge=0, le=1)
-    """The dose: share of training examples that are replay, from 0 to 1; 1 is the replay-only control."""
+    """Replay ratio: share of training examples that are replay, from 0 to 1; 1 is the replay-only control."""
     pool_size: int | None = Field(None, ge=1)
-    """The diversity: number of distinct replay examples; all of them when left out."""
+    """Diversity: number of distinct replay examples; all of them when left out."""
 
     @model_validator(mode="after")
     def _has_sources(self) -> Self:

@@ -37,7 +37,7 @@ from ialign_ray.corpus.shards import (
     run_job,
     versioned,
 )
-from ialign_ray.corpus.splits import CorpusRows, IdentitySettings, IdentityStep, resolve
+from ialign_ray.corpus.splits import CorpusRows, IdentityMeasurement, IdentitySettings, resolve
 from ialign_ray.corpus.statistics import StoredMeasures
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
@@ -135,7 +135,7 @@ def cut(steps: Sequence[Section]) -> list[tuple[list[Section], Section | None]]:
 
 def _version(experiment: Experiment, chunks: Sequence[tuple[CorpusConfig, Chunk]], index: EvaluationIndex) -> str:
     steps = [versioned(s) for s in experiment.cleaning.steps]
-    others = [LeakStep.version, IdentityStep.version, VERSION]
+    others = [LeakStep.version, IdentityMeasurement.version, VERSION]
     holdout = [c.holdout for c in experiment.corpora]
     settings = experiment.cleaning.model_dump(mode="json", exclude={"steps"})
     return json_hash([[ShardJob(*c).key for c in chunks], steps, settings, others, holdout, index.digest])[:12]

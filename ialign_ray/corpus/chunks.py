@@ -1,9 +1,12 @@
-"""Chunks: the parts of a source that different workers can read, and what becomes of bad rows."""
+"""Formats, the chunks that they cut a source into for different workers, and what becomes of bad rows."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import pyarrow as pa
 
 from ialign_ray.config import DataSource
 from ialign_ray.errors import DataError
@@ -70,22 +73,40 @@ class ReadRequest:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Columns to name in a chunk: those wanted, or () for all."""
+        """Columns to name in a chunk: `columns` where others are left out, else () for all."""
         return self.columns if self.project else ()
 
 
 @dataclass
 class Rejects:
-    """What becomes of bad rows: the first one stops the reading, or all are dropped and listed."""
+    """The treatment of bad rows: the first one stops the reading, or all are dropped and listed."""
 
     source: DataSource
     bad: list[BadRow] = field(default_factory=list)
 
     def __call__(self, path: str, line: int, reason: str) -> None:
-        """Refuse or list a row; `reason` goes on from "<file>, line <n> "."""
+        """Refuse or list a row; `reason` continues the sentence "<file>, line <n> "."""
         if self.source.bad_rows == "refuse":
             raise DataError(f"{path}, line {line} {reason}")
         self.bad.append(BadRow(path, line, reason))
+
+
+@dataclass(frozen=True)
+class Format:
+    """A kind of source: the declaration that `FORMATS` of `ialign_ray.corpus.formats` holds by its name."""
+
+    plan: Callable[[ReadRequest, tuple[str, ...], int], list[Chunk]]
+    """Cut the source into chunks that can be read apart. Takes the request, the files (one, or one a language for an
+    aligned set) and their number in the source, from 1. Raises DataError for a source without the wanted columns."""
+    read: Callable[[Chunk, Rejects], Iterator[pa.Table]]
+    """Tables of one chunk, with the columns that it names and `LINE`; a malformed row is passed to the rejects."""
+    suffixes: tuple[str, ...] = ()
+    """Endings, in lower case and with the dot, of the files that `format: auto` reads so."""
+    version: int = 1
+    """Raised whenever the same files give other tables: it is part of the key of what is built of them."""
+    layout: Literal["file", "aligned", "folder"] = "file"
+    """One source is a file (or a pattern of files), a set of files of one language each, or a folder or hub data set,
+    which `plan` itself watches for changes."""
 
 
 def chunks_of(

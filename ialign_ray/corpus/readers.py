@@ -27,7 +27,8 @@ def plan_chunks(
     """Chunks of about `size` bytes that workers can read apart; one over everything if `whole` or with a `limit`.
 
     With `columns`, these and those of `where` must be there, and formats that can leave the others out do so.
-    Raises DataError when a file is missing, is no file of its format, or lacks a column.
+    Raises ConfigError for an unknown `format`; DataError when a file is missing, is not of its format, or lacks a
+    column.
     """
     return _plan(source, base, columns, size, project=bool(columns), whole=whole or source.limit is not None)
 
@@ -51,20 +52,19 @@ def read_chunk(chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
 
 def read_parts(chunk: Chunk, bad: list[BadRow]) -> Iterator[tuple[int, pa.Table]]:
     """(number of the file, raw table) for each table of a chunk, which may be over several files."""
-    rejects = Rejects(chunk.source, bad)
-    for part in parts(chunk, len(chunk.names) if chunk.source.format in formats.ALIGNED else 1):
-        _unchanged(part)
-        for table in formats.read(part, rejects):
+    rejects, found = Rejects(chunk.source, bad), formats.format_of(chunk.source)
+    for part in parts(chunk, len(chunk.names) if found.layout == "aligned" else 1):
+        if found.layout != "folder":
+            _check_unchanged(part)
+        for table in found.read(part, rejects):
             for k in range(0, table.num_rows, ROWS):
                 yield part.file, table.slice(k, ROWS)
 
 
-def _unchanged(part: Chunk) -> None:
-    if part.source.format == "disk":
-        return
+def _check_unchanged(part: Chunk) -> None:
     for path, known in zip(part.files, part.stamp, strict=True):
         if stamp(path) != known:
-            raise DataError(f"{path} has changed while it was read; start again when it is whole")
+            raise DataError(f"{path} has changed while it was read; start again when it is complete")
 
 
 def read_table(source: DataSource, base: str = ".", needed: Sequence[str] = ()) -> pa.Table:

@@ -11,22 +11,23 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ialign_ray.config import CorpusConfig, Step
+from ialign_ray.config import CorpusConfig
 from ialign_ray.config.base import Section
 from ialign_ray.corpus.chunks import BadRow, Chunk
-from ialign_ray.corpus.cleaning import make_step, version_of
-from ialign_ray.corpus.cleaning.step import CorpusStep, Mask, RowStep, Scope
+from ialign_ray.corpus.cleaning import STEPS
+from ialign_ray.corpus.cleaning.step import Mask, Measurement, RowStep, Scope
+from ialign_ray.corpus.formats import format_of
 from ialign_ray.corpus.leaks import LeakSettings, LeakStep
 from ialign_ray.corpus.rows import read_rows
 from ialign_ray.corpus.schema import languages
-from ialign_ray.corpus.splits import IdentitySettings, IdentityStep
+from ialign_ray.corpus.splits import IdentityMeasurement, IdentitySettings
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder
 
 PIECE_ROWS = 500_000
@@ -34,12 +35,18 @@ PIECE_ROWS = 500_000
 BATCH_ROWS = 50_000
 """Rows in memory at once."""
 INCOMPLETE, UNREADABLE = "incomplete", "unreadable"
-"""What is counted beside the steps: rows left without a pair, and rows that could not be read."""
+"""Names, beside those of the steps, under which rows without a pair and unreadable rows are counted."""
 WHOLE_ROW = "*"
 KEPT_BAD_ROWS = 100
 VERSION = 1
 """Of reading and writing shards: raised whenever the same files and settings give other rows. Steps have their own."""
 
+_BUILD_STEPS: dict[type[Section], type[Any]] = {
+    **STEPS,
+    LeakSettings: LeakStep,
+    IdentitySettings: IdentityMeasurement,
+}
+"""The steps of `cleaning.steps`, and those that every build ends with."""
 DROPS = pa.schema(
     [(n, pa.string()) for n in ("id", "step", "language", "text", "pivot")]
     + [("file", pa.int32()), ("line", pa.int64())]
@@ -71,7 +78,7 @@ class ShardJob:
     offset: int = 0
     """Number of the piece's first row in the decision."""
     measure: Section | None = None
-    """Settings of the corpus step that comes next, whose measures are taken."""
+    """Settings of the measurement of the rows that are left."""
 
     @property
     def key(self) -> str:
@@ -80,6 +87,7 @@ class ShardJob:
         origin = asdict(self.origin)
         if isinstance(self.origin, Chunk):
             origin["source"] = self.origin.source.model_dump(mode="json")
+            origin["format"] = format_of(self.origin.source).version
         corpus = self.corpus.model_dump(mode="json", exclude={"holdout", "share"})
         return json_hash([corpus, origin, steps, self.decided, self.decision, self.offset, VERSION])[:32]
 
@@ -182,23 +190,13 @@ def run_job(job: ShardJob, store: ShardStore) -> dict[str, Any]:
 
 
 def open_step(settings: Section) -> Any:
-    """The step of its settings: one of `cleaning.steps`, the leak search, or the check of identities."""
-    if isinstance(settings, LeakSettings):
-        return LeakStep(settings)
-    if isinstance(settings, IdentitySettings):
-        return IdentityStep(settings)
-    return make_step(cast(Step, settings))
+    """The RowStep, CorpusStep or Measurement that these settings describe."""
+    return _BUILD_STEPS[type(settings)](settings)
 
 
 def versioned(settings: Section) -> list[Any]:
-    """What decides a step's outcome on given rows: its settings and its declared version, as JSON."""
-    if isinstance(settings, LeakSettings):
-        version = LeakStep.version
-    elif isinstance(settings, IdentitySettings):
-        version = IdentityStep.version
-    else:
-        version = version_of(cast(Step, settings))
-    return [settings.model_dump(mode="json"), version]
+    """Settings and declared version of a step, as JSON: they decide its outcome on given rows."""
+    return [settings.model_dump(mode="json"), _BUILD_STEPS[type(settings)].version]
 
 
 def name_of(step: Section) -> str:
@@ -208,7 +206,7 @@ def name_of(step: Section) -> str:
 
 def _fill(job: ShardJob, store: ShardStore, folder: Path, counts: ShardCounts) -> None:
     steps: list[tuple[str, RowStep]] = [(name_of(s), open_step(s)) for s in job.steps]
-    measure: CorpusStep | None = open_step(job.measure) if job.measure else None
+    measure: Measurement | None = open_step(job.measure) if job.measure else None
     scope = Scope(job.corpus.languages, job.corpus.pivots, job.corpus.name)
     pieces = _Pieces(folder, counts)
     bad: list[BadRow] = []

@@ -1,4 +1,4 @@
-"""Which rows are one sentence: splits that no sentence crosses, ids that name one row each.
+"""Rows that are one sentence: splits that no sentence crosses, ids that name one row each.
 
 Two rows belong together when they share an id of one corpus, or a text of four words or more in any language of any
 corpus. What belongs together goes to one side of the split as a whole, so a held-out sentence is not trained on
@@ -19,7 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from ialign_ray.config import CorpusConfig
 from ialign_ray.config.base import Section
-from ialign_ray.corpus.cleaning.step import Mask, Measures, Scope, StepDecision
+from ialign_ray.corpus.cleaning.step import Mask, Measures, Scope
 from ialign_ray.corpus.cleaning.words import normalised_words, text_hashes
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.leaks import NO_WORDS
@@ -31,16 +31,16 @@ _TEXT, _LINK = "text:", "link:"
 
 
 class IdentitySettings(Section):
-    """The check of identities as a corpus step."""
+    """Settings of the measurement that identities are resolved from."""
 
     step: str = "identity"
-    """Name of the step."""
+    """Name, for keys and counts."""
     shares: bool = False
-    """Whether a split is drawn, for which each id's place in it is needed."""
+    """True if a split is drawn, which needs each id's place in it."""
 
 
-class IdentityStep:
-    """Measures what rows have in common."""
+class IdentityMeasurement:
+    """Measures what rows have in common; `resolve` decides from it."""
 
     version = 1
 
@@ -61,10 +61,6 @@ class IdentityStep:
             columns["share"] = pa.array([share_of(i) for i in ids], pa.float64())
         return pa.table(columns)
 
-    def decide(self, measures: Measures) -> StepDecision:
-        """Not used: identities are decided by `resolve`, which knows the corpora."""
-        raise TypeError("identities are decided by `resolve`")
-
 
 @dataclass(frozen=True)
 class CorpusRows:
@@ -77,7 +73,7 @@ class CorpusRows:
 
 @dataclass(frozen=True)
 class Identities:
-    """What became of every row."""
+    """Identity and split of every row."""
 
     held_out: Mask
     """Kept from training."""
@@ -108,7 +104,7 @@ def resolve(measures: Measures, parts: Sequence[CorpusRows]) -> Identities:
 
 
 def _conflicts(measures: Measures, part: CorpusRows, ids: npt.NDArray[np.uint64]) -> Mask:
-    """Rows whose id stood before with another text of the same language."""
+    """Rows whose id occurred earlier with another text of the same language."""
     found = np.zeros(len(ids), bool)
     _, group = np.unique(ids, return_inverse=True)
     for code in part.corpus.languages:
@@ -148,7 +144,7 @@ def _ordinals(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 
 def _held_out(measures: Measures, parts: Sequence[CorpusRows], ids: npt.NDArray[np.uint64]) -> Mask:
-    """Each group of one sentence is held out when the place of its first id lies below its largest `holdout`."""
+    """Each group of one sentence is held out when the place of its first id is below its largest `holdout`."""
     labels = _components(measures, ids)
     share = measures.column("share")
     holdout = np.zeros(measures.rows)

@@ -1,13 +1,11 @@
-"""Steps that parallel text goes through before it is trained on: from the settings of a step to the step.
-
-What a step is stands in `step`.
-"""
+"""Cleaning steps of parallel text by their settings; `step` declares what a step is."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from ialign_ray.config import cleaning
+from ialign_ray.config.base import Section
 from ialign_ray.corpus.cleaning.characters import Characters, Normalise
 from ialign_ray.corpus.cleaning.duplicates import Duplicates
 from ialign_ray.corpus.cleaning.identify import Identify
@@ -18,7 +16,7 @@ from ialign_ray.corpus.cleaning.script import Script
 from ialign_ray.corpus.cleaning.shape import Empty, Identical, Length
 from ialign_ray.corpus.cleaning.step import CorpusStep, RowStep
 
-_STEPS: dict[type[Any], type[Any]] = {
+STEPS: dict[type[Section], type[Any]] = {
     cleaning.NormaliseStep: Normalise,
     cleaning.CharactersStep: Characters,
     cleaning.EmptyStep: Empty,
@@ -32,15 +30,10 @@ _STEPS: dict[type[Any], type[Any]] = {
     cleaning.DuplicatesStep: Duplicates,
     cleaning.NearDuplicatesStep: NearDuplicates,
 }
+"""Settings -> RowStep or CorpusStep. `STEPS[type(settings)].version` makes no step, which may load a model."""
 
 
 def make_step(settings: cleaning.Step) -> RowStep | CorpusStep:
     """The step that these settings describe. Raises ConfigError where they name something unknown."""
-    step: RowStep | CorpusStep = _STEPS[type(settings)](settings)
+    step: RowStep | CorpusStep = STEPS[type(settings)](settings)
     return step
-
-
-def version_of(settings: cleaning.Step) -> int:
-    """The declared version of the step that these settings describe; makes no step, which may load a model."""
-    version: int = _STEPS[type(settings)].version
-    return version

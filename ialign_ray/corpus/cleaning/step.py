@@ -1,7 +1,7 @@
-"""What a cleaning step is: one that sees a table at a time, or one that learns from all of them first.
+"""Kinds of cleaning steps: one sees a table at a time, the other learns from all of them first.
 
-Steps work on columns (arrow and numpy), never row by row in Python where it can be helped: ten million pairs are the
-measure. A cell is one language of one row; a step drops cells, and a row that is left with fewer than two languages
+Steps work on columns (arrow and numpy), never row by row in Python where avoidable: they must handle ten million
+pairs. A cell is one language of one row; a step drops cells, and a row that is left with fewer than two languages
 goes as a whole. The two sides of a pair are a pivot and one other language; what is wrong with a pair costs the other
 language its cell.
 """
@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scope:
-    """What a step knows of the table's corpus."""
+    """A table's corpus, as far as a step may know it."""
 
     languages: Sequence[str]
     """Language columns."""
@@ -37,7 +37,7 @@ class Scope:
 
 @dataclass
 class Outcome:
-    """What a step did to a table of n rows."""
+    """Result of a step on a table of n rows."""
 
     table: pa.Table
     """The same n rows, texts perhaps changed."""
@@ -58,7 +58,7 @@ class RowStep(Protocol):
 
 
 class Measures(Protocol):
-    """What a `CorpusStep` measured of all rows of all corpora, in a fixed order."""
+    """Numbers that a `Measurement` took of all rows of all corpora, in a fixed order."""
 
     @property
     def rows(self) -> int:
@@ -66,7 +66,7 @@ class Measures(Protocol):
 
     @property
     def columns(self) -> Sequence[str]:
-        """Names of what was measured; a corpus that lacks one has NaN, or 0 for integers, there."""
+        """Names of the numbers; a corpus that lacks one has NaN, or 0 for integers, there."""
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One measure of all rows."""
@@ -77,24 +77,28 @@ class Measures(Protocol):
 
 @dataclass
 class StepDecision:
-    """What a `CorpusStep` decided."""
+    """Decision of a `CorpusStep`."""
 
     dropped: Mapping[str, Mask]
     """Language -> cells to drop, of all rows; the name `*` drops whole rows."""
     learned: dict[str, Any] = field(default_factory=dict)
-    """What was learned, as JSON, for the report."""
+    """Learned thresholds and counts, as JSON, for the report."""
     warnings: list[str] = field(default_factory=list)
-    """What the user must be told, a sentence each."""
+    """Warnings for the user, a sentence each."""
 
 
-class CorpusStep(Protocol):
-    """A step that measures every table first and then decides about all rows at once."""
+class Measurement(Protocol):
+    """Numbers of each row, taken from one table at a time for a later decision about all rows."""
 
     version: int
-    """Raised whenever the same rows and settings give another outcome: it is part of the key of what was built."""
+    """Raised whenever the same rows and settings give other numbers: it is part of the key of what was built."""
 
     def measure(self, table: pa.Table, scope: Scope) -> pa.Table:
         """Numbers of the table's rows, one row each, few bytes a row."""
 
+
+class CorpusStep(Measurement, Protocol):
+    """A step that measures every table first and then decides about all rows at once."""
+
     def decide(self, measures: Measures) -> StepDecision:
-        """Which cells or rows are dropped."""
+        """Choose the cells and rows to drop."""

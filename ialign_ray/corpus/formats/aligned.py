@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from ialign_ray.corpus.chunks import LINE, LONGEST, ROWS, WHOLE, Chunk, ReadRequest, Rejects, parts
+from ialign_ray.corpus.chunks import LINE, LONGEST, ROWS, WHOLE, Chunk, Format, ReadRequest, Rejects, parts
 from ialign_ray.corpus.formats.files import exists, is_folder, listing, matches, stamp, stored
 from ialign_ray.corpus.formats.text import (
     Longs,
@@ -47,7 +47,7 @@ def file_sets(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def are_there(path: str, languages: Sequence[str]) -> bool:
-    """Whether aligned files begin with this path, or lie in it."""
+    """Return True if the path is the beginning of aligned files, or a folder of them."""
     if not languages:
         return False
     if is_folder(path):
@@ -77,7 +77,7 @@ def _slotted(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _wild(path: str, code: str, name: str) -> tuple[str, ...]:
-    """What the wild parts of a pattern stand for in a file's name."""
+    """The parts of a file's name that the wild cards of a pattern match."""
     kinds = {"**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
     pieces = re.split(r"(\*\*|\*|\?|\[[^]]*\])", path.replace(SLOT, code))
     pattern = "".join(kinds.get(p) or (f"({p})" if p.startswith("[") else re.escape(p)) for p in pieces)
@@ -131,8 +131,8 @@ def _offsets(path: str, request: ReadRequest, step: int) -> tuple[Longs, int]:
 def _same_length(files: Sequence[str], counts: Sequence[int], what: str) -> None:
     if len(set(counts)) > 1:
         first, *others = (f"{f} {n:,}" for f, n in zip(files[1:], counts[1:], strict=True))
-        told = ", ".join([f"{files[0]} has {counts[0]:,} {what}", first, *others])
-        raise DataError(f"{told}; aligned files must have as many, so fetch them again or mend the alignment")
+        counted = ", ".join([f"{files[0]} has {counts[0]:,} {what}", first, *others])
+        raise DataError(f"{counted}; aligned files must have as many, so fetch them again or mend the alignment")
 
 
 def read_lines(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
@@ -204,7 +204,7 @@ def _text(records: TextRecords, k: int, chunk: Chunk, reject: Reject) -> str | N
 
 
 def plan_articles(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
-    """One chunk: where article k begins, no scan of lines can tell."""
+    """One chunk, since no scan of lines finds where article k begins."""
     many = len(files)
     marks = tuple(stamp(f) for f in files)
     start, end, line = WHOLE
@@ -252,3 +252,7 @@ def _articles(part: Chunk, rejects: Rejects) -> Iterator[tuple[int, str | None]]
             held.append(text or "")
     if first:
         yield first, "\n".join(held) if sound else None
+
+
+LINES = Format(plan_lines, read_lines, layout="aligned")
+ARTICLES = Format(plan_articles, read_articles, layout="aligned")

@@ -11,7 +11,7 @@ from functools import partial
 import polib
 import pyarrow as pa
 
-from ialign_ray.corpus.chunks import LINE, LONGEST, WHOLE, Chunk, ReadRequest, Rejects, chunks_of
+from ialign_ray.corpus.chunks import LINE, LONGEST, WHOLE, Chunk, Format, ReadRequest, Rejects, chunks_of
 from ialign_ray.corpus.formats.files import first_line, stamp
 from ialign_ray.corpus.formats.markup import Gathered, tables
 from ialign_ray.corpus.formats.text import Reject, texts, why_bad
@@ -22,12 +22,13 @@ _CODES = frozenset({"bpt", "ept", "ph", "it", "sub", "x", "bx", "ex", "sc", "ec"
 _UNITS = ("trans-unit", "unit")
 
 
-def plan(request: ReadRequest, path: str, file: int) -> list[Chunk]:
+def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """One chunk: these files are small."""
+    (path,) = files
     for column in request.columns:
         if column not in COLUMNS:
             raise DataError(f"{path} has no column {column!r}; it has {', '.join(COLUMNS)}")
-    return chunks_of(request, [path], file, [WHOLE], request.names, stamp(path))
+    return chunks_of(request, files, file, [WHOLE], request.names, stamp(path))
 
 
 def read_xliff(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
@@ -92,8 +93,8 @@ def read_po(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
         # a comment at the end: polib would open a file whose name the text is
         entries = list(polib.pofile(data.decode() + "\n# end\n"))
     except Exception as error:  # polib lets IndexError and the like out of malformed files
-        told = first_line(error).replace("Syntax error in po file (", "syntax error (").replace("None ", "")
-        raise DataError(f"{path} is malformed: {told}; mend it with msgfmt --check") from error
+        reason = first_line(error).replace("Syntax error in po file (", "syntax error (").replace("None ", "")
+        raise DataError(f"{path} is malformed: {reason}; mend it with msgfmt --check") from error
     rows = [e for e in entries if e.translated() and not e.obsolete]
     yield pa.table(
         {
@@ -116,3 +117,7 @@ def _limited(path: str, blocks: Iterator[bytes]) -> Iterator[bytes]:
         if size > LONGEST:
             raise DataError(f"{path} is larger than {LONGEST >> 20} MB, which no PO file is; check it")
         yield block
+
+
+XLIFF = Format(plan, read_xliff, suffixes=(".xliff", ".xlf"))
+PO = Format(plan, read_po, suffixes=(".po",))

@@ -11,8 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ialign_ray.config import DataSource
-from ialign_ray.corpus.chunks import LINE, ROWS, Chunk, ReadRequest, Span, chunks_of
+from ialign_ray.corpus.chunks import LINE, ROWS, Chunk, Format, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import first_line, raw, stamp
 from ialign_ray.errors import DataError
 
@@ -45,8 +44,9 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
             raise DataError(f"{path} is {state}: {first_line(error)}; write or fetch it again") from error
 
 
-def plan_parquet(request: ReadRequest, path: str, file: int) -> list[Chunk]:
+def plan_parquet(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """Chunks of whole row groups, small ones together."""
+    (path,) = files
     with _parquet(path) as opened:
         _check(path, opened.schema_arrow.names, request.columns)
         meta = opened.metadata
@@ -60,10 +60,10 @@ def plan_parquet(request: ReadRequest, path: str, file: int) -> list[Chunk]:
             start, line, rows, size = k, line + rows, 0, 0
     if start < len(groups) or request.whole:
         spans.append((start, -1 if request.whole else len(groups), line))
-    return chunks_of(request, [path], file, spans, request.names, stamp(path))
+    return chunks_of(request, files, file, spans, request.names, stamp(path))
 
 
-def read_parquet(chunk: Chunk) -> Iterator[pa.Table]:
+def read_parquet(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables of a chunk's row groups, with the columns it names (all when it names none)."""
     with _parquet(chunk.files[0]) as opened:
         stop = opened.metadata.num_row_groups if chunk.end[0] < 0 else chunk.end[0]
@@ -77,16 +77,17 @@ def read_parquet(chunk: Chunk) -> Iterator[pa.Table]:
                 line += batch.num_rows
 
 
-def plan_saved(request: ReadRequest, path: str, file: int) -> list[Chunk]:
+def plan_saved(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """Chunks of rows of a hub data set (`hub:` and its id) or of a saved folder."""
+    (path,) = files
     data = _saved(path, request.source.split, _age(path))
     _check(path, data.column_names, request.columns)
     step = len(data) if request.whole else _SLICE
     spans = [(k, min(k + step, len(data)), k + 1) for k in range(0, len(data), max(1, step))]
-    return chunks_of(request, [path], file, spans, request.names, (str(data._fingerprint), len(data)))
+    return chunks_of(request, files, file, spans, request.names, (str(data._fingerprint), len(data)))
 
 
-def read_saved(chunk: Chunk) -> Iterator[pa.Table]:
+def read_saved(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables of a chunk's rows."""
     data = _saved(chunk.files[0], chunk.source.split, _age(chunk.files[0]))
     if chunk.names:
@@ -97,7 +98,7 @@ def read_saved(chunk: Chunk) -> Iterator[pa.Table]:
 
 
 def _age(path: str) -> int:
-    """When a local folder was last written, so that a data set saved again is read again."""
+    """Time of a local folder's last change, so that a data set saved again is read again; else 0."""
     return Path(path).stat().st_mtime_ns if Path(path).is_dir() else 0
 
 
@@ -123,6 +124,5 @@ def _saved(path: str, split: str, age: int) -> Any:
     return loaded
 
 
-def hub_files(source: DataSource) -> list[str]:
-    """What stands for a hub data set among files."""
-    return [f"hub:{source.hub}"]
+PARQUET = Format(plan_parquet, read_parquet, suffixes=(".parquet",))
+SAVED = Format(plan_saved, read_saved, layout="folder")

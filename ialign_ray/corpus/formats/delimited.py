@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from ialign_ray.config import DataSource
-from ialign_ray.corpus.chunks import LINE, WHOLE, Chunk, ReadRequest, Rejects, Span, chunks_of
+from ialign_ray.corpus.chunks import LINE, WHOLE, Chunk, Format, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import stamp
 from ialign_ray.corpus.formats.text import (
     Longs,
@@ -32,8 +32,9 @@ _QUOTED = {mark: re.compile(rb'(?<![^%b\n\r])"[^"]*(?:""[^"]*)*(?:"|\Z)' % mark)
 """A quoted field: as in pyarrow, a quote opens only at a field's start and anywhere else is a character."""
 
 
-def plan(request: ReadRequest, path: str, file: int, mark: bytes) -> list[Chunk]:
+def plan(mark: bytes, request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """Chunks of a CSV (mark b",") or TSV (mark tab) file, cut between rows."""
+    (path,) = files
     known = header(path, request.source, mark)
     for column in request.columns:
         if column not in known:
@@ -41,10 +42,10 @@ def plan(request: ReadRequest, path: str, file: int, mark: bytes) -> list[Chunk]
     spans: list[Span] = [WHOLE]
     if not request.whole and splittable(path, request.source):
         spans = [s for _, done in scanned(path, request.size, partial(outside_quotes, mark)) for s in done]
-    return chunks_of(request, [path], file, spans, request.names, stamp(path))
+    return chunks_of(request, files, file, spans, request.names, stamp(path))
 
 
-def read(chunk: Chunk, rejects: Rejects, mark: bytes) -> Iterator[pa.Table]:
+def read(mark: bytes, chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables of a chunk; a row with too few or too many fields is a bad row."""
     path, reject = chunk.files[0], partial(rejects, chunk.files[0])
     names = header(path, chunk.source, mark)
@@ -87,7 +88,7 @@ def _names(text: str, path: str, mark: bytes) -> list[str]:
 
 
 def outside_quotes(mark: bytes, data: bytes, feeds: Longs) -> Longs:
-    """Positions of the line feeds that stand in no quoted field."""
+    """Positions of the line feeds outside quoted fields."""
     every = np.arange(len(feeds))
     if b'"' not in data:
         return every
@@ -131,7 +132,7 @@ def _table(records: TextRecords, path: str, names: list[str], mark: bytes, rejec
 
 
 def _parsed(records: TextRecords, names: list[str], mark: bytes) -> pa.Table | None:
-    """What pyarrow reads; None where it does not see the rows that are there."""
+    """The records as pyarrow reads them; None if it finds another number of rows."""
     if not len(records):
         return pa.table({n: pa.array([], pa.string()) for n in names})
     csv_options = pyarrow.csv.ParseOptions(delimiter=mark.decode(), newlines_in_values=True)
@@ -170,7 +171,11 @@ def _even(records: TextRecords, width: int, mark: bytes, reject: Reject) -> Text
 
 
 def _count(positions: Longs, records: TextRecords, mark: bytes) -> Longs:
-    """How many of these positions, outside quotes, each record has."""
+    """Number of these positions, outside quotes, in each record."""
     free = positions[~_inside(positions, records.data, mark)]
     counts: Longs = np.bincount(np.searchsorted(records.ends, free), minlength=len(records))[: len(records)]
     return counts
+
+
+CSV = Format(partial(plan, b","), partial(read, b","), suffixes=(".csv",))
+TSV = Format(partial(plan, b"\t"), partial(read, b"\t"), suffixes=(".tsv", ".tab"))

@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
-from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, ReadRequest, Rejects, Span, chunks_of
+from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, Format, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import stamp
 from ialign_ray.corpus.formats.text import Reject, TextRecords, chunk_records, scanned, splittable, why_bad
 from ialign_ray.errors import DataError
@@ -18,18 +18,19 @@ from ialign_ray.errors import DataError
 _TAIL = 1 << 10  # a column's name may lie across two blocks
 
 
-def plan(request: ReadRequest, path: str, file: int) -> list[Chunk]:
+def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """Chunks of a file, cut at line feeds; a column that occurs nowhere is refused."""
+    (path,) = files
     mark = stamp(path)
     if request.whole or not splittable(path, request.source):
-        return chunks_of(request, [path], file, [WHOLE], request.columns, mark)
+        return chunks_of(request, files, file, [WHOLE], request.columns, mark)
     absent, tail, spans, empty = list(request.columns), b"", list[Span](), True
     for block, done in scanned(path, request.size):
         spans += done
         empty = empty and not block.strip()
         absent = [c for c in absent if not any(form in block or form in tail + block[:_TAIL] for form in _forms(c))]
         tail = (tail + block)[-_TAIL:]
-    chunks = chunks_of(request, [path], file, spans, request.columns, mark)
+    chunks = chunks_of(request, files, file, spans, request.columns, mark)
     if empty:
         raise DataError(f"{path} is empty; fill it")
     if absent:
@@ -70,8 +71,8 @@ def _objects(records: TextRecords, chunk: Chunk, reject: Reject) -> tuple[list[i
             row = orjson.loads(line)
         except (orjson.JSONDecodeError, RecursionError) as error:
             if line.strip():
-                told = str(error).partition(": line 1 column")[0]
-                reject(int(records.lines[k]), why_bad(line, chunk.source) or f"is not JSON: {told}; mend the line")
+                reason = str(error).partition(": line 1 column")[0]
+                reject(int(records.lines[k]), why_bad(line, chunk.source) or f"is not JSON: {reason}; mend the line")
             continue
         if isinstance(row, dict):
             lines.append(int(records.lines[k]))
@@ -113,3 +114,6 @@ def _of_one_type(lines: list[int], rows: list[dict[str, Any]], columns: dict[str
             held = f"column {wrong!r} is {type(row[wrong]).__name__} but {first[wrong].__name__} before"
             reject(lines[k], f"is malformed: {held}; write one type")
     return kept
+
+
+FORMAT = Format(plan, read, suffixes=(".jsonl", ".ndjson"))

@@ -58,8 +58,8 @@ def tables(
         parser.Parse(after, True)
     except expat.ExpatError as error:
         yield from _taken(events)
-        told = expat.ErrorString(error.code)
-        rejects(path, error.lineno + shift, f"is malformed XML ({told}); fetch or mend the file")
+        reason = expat.ErrorString(error.code)
+        rejects(path, error.lineno + shift, f"is malformed XML ({reason}); fetch or mend the file")
     except (ValueError, LookupError) as error:  # how pyexpat says that it lacks a declared encoding
         raise DataError(f"{path} declares an encoding that cannot be read ({error}); set `encoding`") from error
     yield from _taken(events)

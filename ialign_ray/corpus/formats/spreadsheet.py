@@ -9,23 +9,24 @@ from typing import Any
 import pyarrow as pa
 import python_calamine as calamine
 
-from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, ReadRequest, chunks_of
+from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, Format, ReadRequest, Rejects, chunks_of
 from ialign_ray.corpus.formats.files import first_line, raw, stamp
 from ialign_ray.errors import DataError
 
 _BROKEN = (calamine.CalamineError, calamine.XmlError, calamine.ZipError, calamine.PasswordError, OSError, ValueError)
 
 
-def plan(request: ReadRequest, path: str, file: int) -> list[Chunk]:
+def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """One chunk: a sheet holds a million rows at most, and its file cannot be cut."""
+    (path,) = files
     known = _header(path, _sheet(path).to_python(nrows=1, skip_empty_area=False))
     for column in request.columns:
         if column not in known:
             raise DataError(f"{path} has no column {column!r}; it has {', '.join(known)}")
-    return chunks_of(request, [path], file, [WHOLE], request.names, stamp(path))
+    return chunks_of(request, files, file, [WHOLE], request.names, stamp(path))
 
 
-def read(chunk: Chunk) -> Iterator[pa.Table]:
+def read(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables of the rows under the header; every cell is text, as the sheet shows whole numbers, null where empty."""
     path = chunk.files[0]
     rows = _sheet(path).to_python(skip_empty_area=False)
@@ -59,3 +60,6 @@ def _text(cell: Any) -> str | None:
     # a sheet stores every number as a float, and shows 7 for 7.0
     whole = isinstance(cell, float) and cell.is_integer()
     return (str(int(cell)) if whole else str(cell)) or None
+
+
+FORMAT = Format(plan, read, suffixes=(".xlsx", ".xls", ".ods"))

@@ -13,7 +13,7 @@ from functools import partial
 
 import pyarrow as pa
 
-from ialign_ray.corpus.chunks import LONGEST, WHOLE, Chunk, ReadRequest, Rejects, Span, chunks_of
+from ialign_ray.corpus.chunks import LONGEST, WHOLE, Chunk, Format, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import stamp, stored
 from ialign_ray.corpus.formats.markup import Gathered, tables
 from ialign_ray.corpus.formats.text import Reject, splittable
@@ -30,14 +30,15 @@ _BEFORE = b"<tmx><body>"
 _AFTER = b"</body></tmx>"
 
 
-def plan(request: ReadRequest, path: str, file: int) -> list[Chunk]:
+def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """Chunks of a file, each from the start of a unit to that of another."""
+    (path,) = files
     if not [c for c in request.columns if c != ID]:
         raise DataError(f"{path} is a translation memory; name the languages to read in `columns`")
     spans = [WHOLE]
     if not request.whole and splittable(path, request.source):
         spans = _spans(path, request.size)
-    return chunks_of(request, [path], file, spans, request.columns, stamp(path))
+    return chunks_of(request, files, file, spans, request.columns, stamp(path))
 
 
 def _spans(path: str, size: int) -> list[Span]:
@@ -147,3 +148,6 @@ def _language(code: str) -> str | None:
         return normalise(code)
     except ConfigError:
         return None
+
+
+FORMAT = Format(plan, read, suffixes=(".tmx",))

@@ -239,7 +239,7 @@ def test_steps_are_cut_where_all_rows_must_be_seen(data):
 SCRIPT = """
 import sys, time
 from ialign_ray.config import load_experiment
-from ialign_ray.corpus import build, jobs
+from ialign_ray.corpus import build
 from ialign_ray.corpus.leaks import EvaluationIndex
 
 def slow(items, work):

@@ -119,7 +119,7 @@ def test_a_where_of_another_type_is_told(tmp_path):
 def test_an_unknown_suffix_lists_the_known(tmp_path):
     path = tmp_path / "rows.docx"
     path.write_bytes(b"x")
-    fails(path, "'.docx'", ".parquet, .jsonl, .csv, .tsv, .tmx", "set `format`")
+    fails(path, "'.docx'", ".parquet", ".jsonl", ".csv", ".tmx", "set `format`")
 
 
 def test_jsonl_that_is_not_utf8_names_the_line(tmp_path):

@@ -6,7 +6,7 @@ from ialign_ray.config import CorpusConfig
 from ialign_ray.corpus.cleaning.step import Scope
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.schema import schema
-from ialign_ray.corpus.splits import CorpusRows, IdentitySettings, IdentityStep, resolve
+from ialign_ray.corpus.splits import CorpusRows, IdentityMeasurement, IdentitySettings, resolve
 from ialign_ray.errors import DataError
 
 
@@ -15,7 +15,7 @@ class Tables:
 
     def __init__(self, *tables):
         self._tables = tables
-        step = IdentityStep(IdentitySettings(shares=True))
+        step = IdentityMeasurement(IdentitySettings(shares=True))
         codes = [[c for c in t.column_names if c not in ("id", "file", "line")] for t in tables]
         self._measured = [step.measure(t, Scope(c, c[:1])) for t, c in zip(tables, codes)]
         self.rows = sum(t.num_rows for t in tables)

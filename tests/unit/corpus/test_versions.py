@@ -9,6 +9,7 @@ import json
 
 import pyarrow.parquet as pq
 import pytest
+from every_format import write_corpora, write_ugly
 from pydantic import TypeAdapter
 from tiny_corpus import write_jsonl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
@@ -18,9 +19,10 @@ from ialign_ray.config import build_experiment
 from ialign_ray.config.cleaning import Step
 from ialign_ray.corpus import build, shards
 from ialign_ray.corpus.build import build_corpus
-from ialign_ray.corpus.cleaning import version_of
+from ialign_ray.corpus.cleaning import STEPS as CLEANING
+from ialign_ray.corpus.formats import FORMATS
 from ialign_ray.corpus.leaks import EvaluationIndex, LeakStep
-from ialign_ray.corpus.splits import IdentityStep
+from ialign_ray.corpus.splits import IdentityMeasurement
 from ialign_ray.pocket.locate import DATA_VERSION, pocket_file
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tokens import cache
@@ -44,6 +46,20 @@ STEPS = {
 """Step -> its version and the digest of what it makes of ROWS."""
 READING = ((1, 1, 1, 1), "071477121afb62d8")
 """Versions of shards, finished corpora, the leak search and identities, and the digest of a build without steps."""
+READERS = {
+    "parquet": (1, "b92f2e98cd0e3478"),
+    "jsonl": (1, "7bd131d1265dc30e"),
+    "csv": (1, "431d22bcd9979a8f"),
+    "tsv": (1, "74fb7b86075e056e"),
+    "tmx": (1, "57e31a22a9a301d2"),
+    "xliff": (1, "fbbe6866fc0400ae"),
+    "po": (1, "efeefb997d83c224"),
+    "sheet": (1, "c7321ddefb5da222"),
+    "lines": (1, "14b71689adbe1b40"),
+    "articles": (1, "769bca29dcb43e74"),
+    "disk": (1, "4b8f8a71c4169239"),
+}
+"""Format -> its version and the digest of what it reads of `every_format`."""
 RENDERING = (1, "4d0abdf742203188")
 POCKET = (1, "432faca7c77fa103")
 
@@ -120,8 +136,8 @@ def built(tmp_path):
 @pytest.mark.parametrize("step", STEPS)
 def test_a_steps_output_changes_with_its_version_alone(built, step):
     settings = {"step": step, **SETTINGS.get(step, {})}
-    found = version_of(TypeAdapter(Step).validate_python(settings)), built([settings])
-    assert found == STEPS[step], f"raise `version` of the step {step!r}, or mend it"
+    version = CLEANING[type(TypeAdapter(Step).validate_python(settings))].version
+    assert (version, built([settings])) == STEPS[step], f"raise `version` of the step {step!r}, or mend it"
 
 
 def test_each_step_changes_something(built):
@@ -129,8 +145,48 @@ def test_each_step_changes_something(built):
 
 
 def test_reading_leaks_and_splits_change_with_their_versions_alone(built):
-    versions = (shards.VERSION, build.VERSION, LeakStep.version, IdentityStep.version)
+    versions = (shards.VERSION, build.VERSION, LeakStep.version, IdentityMeasurement.version)
     assert (versions, built([])) == READING, "raise the version of shards, corpora, leaks or identities, or mend them"
+
+
+@pytest.fixture(scope="module")
+def formats_built(tmp_path_factory):
+    """One build of good and of ugly rows in every format; format -> what was read of each."""
+    folder = tmp_path_factory.mktemp("formats")
+    good, ugly = write_corpora(folder), write_ugly(folder)
+    same = {"jsonl-gz-glob": "jsonl", "moses": "lines", "spreadsheet": "sheet"}
+    corpora = {(same.get(name, name), name): corpus for name, corpus in good.items()}
+    corpora = {key: corpus for key, corpus in corpora.items() if key[0] in ugly}
+    corpora |= {(name, f"ugly-{name}"): corpus for name, corpus in ugly.items()}
+    experiment = build_experiment(
+        {
+            "name": "formats",
+            "languages": {"l1": ["eng"], "l2": ["jav"]},
+            "model": {"id": "none"},
+            "corpora": [{"name": name, **corpus} for (_, name), corpus in corpora.items()],
+            "replay": {"ratio": 0},
+            "cleaning": {"steps": []},
+            "storage": {"data": str(folder), "runs": str(folder / "runs")},
+        },
+        "x",
+    )
+    read = build_corpus(experiment, EvaluationIndex.build([]))
+    found = {}
+    for kind, name in corpora:
+        counts = read.counts["corpora"][name]
+        refused = [bad["line"] for bad in counts["bad"]]  # not the reasons, which libraries word
+        dropped = [pq.read_table(path).to_pylist() for path in read.drops(name)]
+        found.setdefault(kind, []).append([read.read(name).to_pylist(), dropped, counts["rows_in"], refused])
+    return found
+
+
+@pytest.mark.parametrize("name", FORMATS.builtin)
+def test_a_formats_tables_change_with_its_version_alone(formats_built, name):
+    good, ugly = formats_built[name]
+    assert (good[2], ugly[2] > 1) == (60, True), "the sample is not read"
+    assert (FORMATS[name].version, digest([good, ugly])) == READERS.get(name), (
+        f"raise `version` of the format {name!r}, or mend its reader"
+    )
 
 
 def test_examples_change_with_the_version_of_rendering_alone(experiment_data):
