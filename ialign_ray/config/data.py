@@ -117,9 +117,10 @@ class TasksConfig(Section):
     """The continual instruction-tuning tasks (InstructAlign, arXiv 2305.13627, section 3)."""
 
     mix: str | dict[str, float] = "pair"
-    """A named mix (`mlm`, `tlm`, `mt`, `xss`, `pair`, `random`, each also with `-xss`) or weights per task."""
+    """A named mix (`mlm`, `tlm`, `mt`, `xss`, `pair`, `random`, each also with `-xss`) or weights per task;
+    tasks of installed plug-ins too."""
     templates: list[str] = Field(default_factory=lambda: ["eng"], min_length=1)
-    """Template sets: `eng`, `ind`, or paths of your own YAML files."""
+    """Template sets: `eng`, `ind`, or paths of your own YAML files, with templates for each task of the mix."""
     directions: Literal["both", "from-pivot", "to-pivot"] = "both"
     """Which way a pivot and a new language are paired."""
 

@@ -23,9 +23,10 @@ from ialign_ray.corpus.cleaning.step import Scope
 from ialign_ray.corpus.pairs import PAIR_SCHEMA, ways
 from ialign_ray.inspection.rows import Lowest, batches, parts
 from ialign_ray.inspection.tokenizer_fit import SAMPLE, Fitness, fitness, warnings
+from ialign_ray.tasks.negatives import Pair
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.tasks.render import Example, Pair
-from ialign_ray.tasks.templating import language_names, load_templates
+from ialign_ray.tasks.render import Example
+from ialign_ray.tasks.templating import experiment_templates, language_names
 from ialign_ray.tokens.encode import Encoder
 
 RENDERED, FEWEST, TOGETHER = 100, 10, 5_000
@@ -140,7 +141,7 @@ def rendered(experiment: Experiment, encoder: Encoder, pairs: Sequence[Pair]) ->
 
 def plan_of(experiment: Experiment, pairs: Sequence[Pair]) -> Plan:
     """The experiment's tasks over these pairs alone, without replay; negatives are drawn from them too."""
-    templates = [load_templates(t) for t in experiment.tasks.templates]
+    templates = experiment_templates(experiment)
     table = pa.Table.from_pylist([vars(pair) for pair in pairs], schema=PAIR_SCHEMA)
     return Plan(
         seed=experiment.train.seed,

@@ -1,1 +1,1 @@
-"""The four alignment tasks, their noise and wording, the replay pool and the mixture."""
+"""Alignment tasks, their noise and wording, the replay pool and the mixture."""

@@ -1,4 +1,4 @@
-"""Which row is example number i: replay at an exact dose, every pool restarted for ever.
+"""The row of example number i: replay at an exact ratio, every pool restarted without end.
 
 The mixture is a pure function of (seed, i). Its whole state is one number, so a run resumes from any
 step with any number of workers, and no example is lost or repeated within an epoch.
@@ -19,11 +19,11 @@ class Draw:
     """One place in the stream."""
 
     replay: bool
-    """Whether it comes from the replay pool (else from the parallel pairs)."""
+    """True for a row of the replay pool, False for a parallel pair."""
     row: int
     """Index into that pool."""
     epoch: int
-    """How often the pool had been gone through before."""
+    """Number of times that the pool was finished before."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,9 @@ class Mixture:
 
     def draw(self, i: int) -> Draw:
         """Example i; among the first n there are floor(n * ratio) from replay, for every n."""
-        dose = _exact(self.ratio)
-        before = i * dose.numerator // dose.denominator
-        replay = (i + 1) * dose.numerator // dose.denominator > before
+        ratio = _exact(self.ratio)
+        before = i * ratio.numerator // ratio.denominator
+        replay = (i + 1) * ratio.numerator // ratio.denominator > before
         count, size = (before, self.replay) if replay else (i - before, self.pairs)
         epoch, place = divmod(count, size)
         return Draw(replay, int(_order(self.seed, replay, epoch, size)[place]), epoch)
@@ -53,9 +53,9 @@ class Mixture:
     def places(
         self, numbers: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """For many examples at once: whether each is replay, its epoch, and its place in that epoch's order."""
-        before = _dosed(self.ratio, numbers)
-        replay = _dosed(self.ratio, numbers + 1) > before
+        """Of many examples at once: True if it is replay, its epoch, and its place in that epoch's order."""
+        before = _replayed(self.ratio, numbers)
+        replay = _replayed(self.ratio, numbers + 1) > before
         count = np.where(replay, before, numbers - before)
         epoch, place = np.divmod(count, np.where(replay, max(1, self.replay), max(1, self.pairs)))
         return replay, epoch, place
@@ -68,14 +68,14 @@ def order(mixture: Mixture, replay: bool, epoch: int) -> npt.NDArray[np.int64]:
 
 @lru_cache
 def _exact(ratio: float) -> Fraction:
-    # 0.1 as one tenth, not as the double next to it: the dose stays exact over millions of examples
+    # 0.1 as one tenth, not as the double next to it: the replay ratio stays exact over millions of examples
     return Fraction(str(ratio))
 
 
-def _dosed(ratio: float, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """floor(n * ratio) of each, in Python's integers: a ratio of 17 digits overflows 64 bits before n = 1,000."""
-    dose = _exact(ratio)
-    return np.array([n * dose.numerator // dose.denominator for n in numbers.tolist()], np.int64)
+def _replayed(ratio: float, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+    """floor(n * ratio) of each n, in Python's integers: a ratio of 17 digits overflows 64 bits before n = 1,000."""
+    exact = _exact(ratio)
+    return np.array([n * exact.numerator // exact.denominator for n in numbers.tolist()], np.int64)
 
 
 @lru_cache(maxsize=4)

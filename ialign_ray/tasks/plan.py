@@ -1,4 +1,4 @@
-"""Everything that decides what a run reads, as one folder: example i is a pure function of it.
+"""The plan of a run, a folder that decides all its examples: example i is a pure function of it.
 
 The folder travels with the run (workers on any node, a resumed driver and a later reader see the same
 pools, templates and tokenizer), so nothing is read twice from the user's files.
@@ -19,8 +19,9 @@ from ialign_ray.corpus.identity import rng
 from ialign_ray.corpus.pairs import PAIR_SCHEMA
 from ialign_ray.storage import read_json, whole_folder, write_json
 from ialign_ray.tasks.mixture import Draw, Mixture
-from ialign_ray.tasks.render import Example, Negatives, Pair, draw_task, render
-from ialign_ray.tasks.templating import TemplateSet
+from ialign_ray.tasks.negatives import Negatives, Pair
+from ialign_ray.tasks.render import Example, draw_task, render
+from ialign_ray.tasks.templating import TemplateSet, template_set
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Plan:
-    """The pools, the dose and the words of one run."""
+    """The pools, the replay ratio, the task mix and the wording of one run."""
 
     seed: int
     ratio: float
@@ -64,7 +65,7 @@ class Plan:
         return Negatives(sentences)
 
     def draw(self, i: int) -> Drawn:
-        """Example i of the run, from (seed, epoch, row id) alone."""
+        """Example i of the run, a function of (seed, epoch, row id) alone."""
         return self.at(self.mixture.draw(i))
 
     def at(self, place: Draw) -> Drawn:
@@ -105,9 +106,9 @@ class Plan:
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
-        """Read a plan that `save` wrote."""
+        """Read a plan that `save` wrote. Raises ConfigError for templates of a task that is not installed."""
         plain = read_json(folder / "plan.json")
-        plain["templates"] = [TemplateSet.model_validate(t) for t in plain["templates"]]
+        plain["templates"] = [template_set(t, f"templates of {folder}") for t in plain["templates"]]
         plain["old"] = frozenset(plain["old"])
         return cls(
             **plain,

@@ -85,7 +85,7 @@ def split_replay(
     """As `load_replay`, with `held_out` instructions, a tenth at most, kept from the pool: pool, those, counts.
 
     They are chosen by their request alone, and every row of the same request stays out of the pool; so they are the
-    same for any dose and diversity, and for a ratio of 0, which has no pool.
+    same for any replay ratio and diversity, and for a ratio of 0, which has no pool.
     """
     counts, eligible = ReplayCounts(), []
     if experiment.replay.ratio > 0 or held_out:

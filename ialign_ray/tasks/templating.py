@@ -5,24 +5,24 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Annotated, Any, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from ialign_ray.config import Experiment
+from ialign_ray.config.tasks import resolve_mix
 from ialign_ray.errors import ConfigError
 from ialign_ray.languages import display_name
-
-TEXT_SLOTS = {"mlm": ("source",), "tlm": ("source", "context"), "mt": ("source",), "xss": ("first", "second")}
-"""Slots that a task's templates must have: they hold sentences, which may be shortened."""
-NAME_SLOTS = {
-    "mlm": ("language",),
-    "tlm": ("language", "context_language"),
-    "mt": ("source_language", "target_language"),
-    "xss": ("first_language", "second_language"),
-}
-"""Slots that a template may have: they hold names of languages."""
+from ialign_ray.tasks.alignment import FALLBACK, TASKS
 
 _SLOT = re.compile(r"\{([^{}]*)\}")
 
@@ -36,25 +36,42 @@ class Template(BaseModel):
 
 
 class TemplateSet(BaseModel):
-    """All wordings in one language."""
+    """All wordings in one language. In files and saved plans each task is a key of the set itself."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
     """Short name, the first part of a template's name in records."""
     language: str
-    """Language of the wording, which names of languages are given in."""
+    """Language of the wording and of the names of languages in it."""
     answers: dict[bool, str]
     """The words for yes (true) and no (false)."""
-    mlm: list[Template] = Field(min_length=1)
-    tlm: list[Template] = Field(min_length=1)
-    mt: list[Template] = Field(min_length=1)
-    xss: list[Template] = Field(min_length=1)
+    tasks: dict[str, Annotated[list[Template], Field(min_length=1)]]
+    """Task -> its templates; a set need not have all tasks."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_tasks(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        own = {key: value for key, value in data.items() if key in ("name", "language", "answers")}
+        return own | {"tasks": {key: value for key, value in data.items() if key not in own}}
+
+    @model_serializer(mode="wrap")
+    def _spread_tasks(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = plain(self)
+        tasks: dict[str, Any] = fields.pop("tasks")
+        return fields | tasks
 
     @model_validator(mode="after")
     def _slots(self) -> Self:
         seen: set[str] = set()
-        for task, required in TEXT_SLOTS.items():
-            for template in getattr(self, task):
+        for task, templates in self.tasks.items():
+            try:
+                declared = TASKS.find(task, "key")
+            except ConfigError as error:
+                raise ValueError(str(error)) from error
+            required, known = declared.text_slots, (*declared.text_slots, *declared.name_slots)
+            for template in templates:
                 where = f"template {template.id!r} ({task})"
                 if template.id in seen:
                     raise ValueError(f"{where}: the id is used twice; give each template its own")
@@ -64,34 +81,78 @@ class TemplateSet(BaseModel):
                     if slots.count(slot) != 1:
                         raise ValueError(f"{where} needs the slot {{{slot}}} exactly once")
                 for slot in slots:
-                    if slot not in (*required, *NAME_SLOTS[task]):
-                        known = ", ".join(f"{{{s}}}" for s in (*required, *NAME_SLOTS[task]))
-                        raise ValueError(f"{where} has an unknown slot {{{slot}}}; use {known}")
+                    if slot not in known:
+                        use = ", ".join(f"{{{s}}}" for s in known)
+                        raise ValueError(f"{where} has an unknown slot {{{slot}}}; use {use}")
         if set(self.answers) != {True, False}:
             raise ValueError("answers needs a word for both true and false")
         return self
 
 
 def load_templates(name: str) -> TemplateSet:
-    """The set `eng` or `ind` of the package, or a YAML file of the same shape by path.
+    """Read the set `eng` or `ind` of the package, or a YAML file of the same shape by path.
 
     Raises ConfigError with file, template and slot.
     """
     bundled = Path(__file__).parent / "templates" / f"{name}.yaml"
     file = bundled if bundled.exists() else Path(name)
     try:
-        return TemplateSet.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
+        return template_set(yaml.safe_load(file.read_text(encoding="utf-8")), f"template file {file}")
     except FileNotFoundError as error:
         have = ", ".join(sorted(p.stem for p in bundled.parent.glob("*.yaml")))
         raise ConfigError(f"tasks.templates: {name!r} is neither a file nor one of {have}") from error
     except (yaml.YAMLError, UnicodeDecodeError, IsADirectoryError) as error:
         raise ConfigError(f"template file {file} cannot be read as YAML in UTF-8: {error}") from error
+
+
+def template_set(data: Any, origin: str) -> TemplateSet:
+    """Validate plain data as a template set. Raises ConfigError with `origin`, template and slot."""
+    try:
+        return TemplateSet.model_validate(data)
     except ValidationError as error:
-        raise ConfigError(f"template file {file}: {_sentence(error.errors()[0])}") from error
+        raise ConfigError(f"{origin}: {_sentence(error.errors()[0])}") from error
+
+
+def experiment_templates(experiment: Experiment) -> list[TemplateSet]:
+    """Read the template sets of an experiment and add default templates of tasks that they lack.
+
+    Raises ConfigError for a task in `tasks.mix` that is not known, or that a set has no templates for.
+    """
+    mixes = _mixes(experiment)
+    for task in dict.fromkeys(task for mix in mixes for task in ([] if isinstance(mix, str) else mix)):
+        TASKS.find(task, "a task of tasks.mix")
+    drawn = dict.fromkeys([*(task for mix in mixes for task in resolve_mix(mix)), FALLBACK])
+    return [_completed(load_templates(name), list(drawn), name) for name in experiment.tasks.templates]
+
+
+def _mixes(experiment: Experiment) -> list[str | dict[str, float]]:
+    """The experiment's mix, and those that its search may choose: trials share the template sets of one plan."""
+    mixes = [experiment.tasks.mix]
+    for name, domain in (experiment.search.space if experiment.search else {}).items():
+        if name == "tasks.mix":
+            mixes += domain.values or []
+        elif name.startswith("tasks.mix."):
+            mixes.append({name.removeprefix("tasks.mix."): 1.0})
+    return mixes
+
+
+def _completed(own: TemplateSet, tasks: list[str], name: str) -> TemplateSet:
+    """The set with default templates of the tasks that it lacks."""
+    plain = own.model_dump()
+    for task in tasks:
+        if task in own.tasks:
+            continue
+        if own.language not in TASKS[task].templates:
+            cure = f"template file {name} has no templates for it; add the key {task} to the file"
+            if task == FALLBACK:
+                raise ConfigError(f"tasks.mix needs {task!r} for pairs that another task cannot use, but {cure}")
+            raise ConfigError(f"tasks.mix has {task!r}, but {cure}, or leave the task out of the mix")
+        plain[task] = [{"id": i, "input": text} for i, text in TASKS[task].templates[own.language].items()]
+    return template_set(plain, f"template file {name} with the default templates of its tasks")
 
 
 def _sentence(error: Any) -> str:
-    field = ".".join(str(p) for p in error["loc"]) or "the file"
+    field = ".".join(str(p) for p in error["loc"]).removeprefix("tasks.") or "the file"
     if error["type"] == "value_error":
         return str(error["msg"]).removeprefix("Value error, ")
     if error["type"] == "extra_forbidden":
@@ -104,7 +165,7 @@ def _sentence(error: Any) -> str:
 
 
 def fill(text: str, sentences: Mapping[str, str], names: Mapping[str, str]) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """Fill all slots in one pass; also the character ranges of the sentences in the result.
+    """Fill all slots in one pass; returns the text and the character ranges of the sentences in it.
 
     One pass means that a sentence which itself contains `{source}` stays as it is.
     """
@@ -130,7 +191,7 @@ def fill(text: str, sentences: Mapping[str, str], names: Mapping[str, str]) -> t
 
 
 def language_names(experiment: Experiment, templates: list[TemplateSet]) -> dict[str, dict[str, str]]:
-    """Template language -> code -> name; raises ConfigError for a code without a name."""
+    """Template language -> language code -> name. Raises ConfigError for a code without a name."""
     codes = {c for corpus in experiment.corpora for c in corpus.languages}
     overrides = experiment.languages.names
     return {t.language: {c: display_name(c, t.language, overrides) for c in sorted(codes)} for t in templates}

@@ -1,9 +1,9 @@
 """Encoded examples on disk, for later epochs, resumes and other trials.
 
 An example's tokens follow from (seed, epoch, row) and from the pools, words and tokenizer; the order in which a pool is
-gone through from the seed and the epoch. Neither knows the dose, the rank or the learning rate. So blocks of 256
-examples, in the order of the pool, are files named after all that decides them, and whoever needs the same block finds
-it. Old instructions are the same in every epoch: one set of blocks, in the order of the first one.
+gone through from the seed and the epoch. Neither depends on the replay ratio, the rank or the learning rate. So
+blocks of 256 examples, in the order of the pool, are files named after all that decides them, and whoever needs the
+same block finds it. Old instructions are the same in every epoch: one set of blocks, in the order of the first one.
 
 A file is an Arrow IPC stream and a SHA-256 digest of it, written aside and renamed: whole or absent, and a spoiled one
 counts as absent. Two who write the same block at once write the same bytes.
@@ -25,6 +25,7 @@ import pyarrow as pa
 
 from ialign_ray.storage import file_hash, json_hash, read_json, write_bytes
 from ialign_ray.tasks import mixture
+from ialign_ray.tasks.alignment import FALLBACK, TASKS
 from ialign_ray.tasks.mixture import Draw, Mixture
 from ialign_ray.tokens.batch import Encoded
 
@@ -34,8 +35,8 @@ OPEN = 512
 """Files that one reader keeps mapped."""
 Places = npt.NDArray[np.int64]
 VERSION = 1
-"""Of what makes tokens of rows (tasks, noise, templates' filling, encoding): raised whenever the same pools, words and
-tokenizer give other tokens, so that blocks written before are not taken for these."""
+"""Version of noise, rendering and encoding; tasks have their own. Raised whenever the same pools, words and tokenizer
+give other tokens, so that blocks written before are not taken for these."""
 _DIGEST = 32
 ENCODED = pa.schema(
     [("row_id", pa.string()), ("epoch", pa.int64())]
@@ -56,10 +57,10 @@ class Block:
 
 @dataclass(frozen=True)
 class EncodedCache:
-    """Where the blocks of one data folder lie, and which example is where; small and picklable."""
+    """Folder of the blocks of one data folder, and the place of each example; small and picklable."""
 
     folder: str
-    """Of all blocks, on a file system that every node shares."""
+    """Folder of all blocks, on a file system that every node shares."""
     pairs: str
     """Key of the blocks of parallel pairs."""
     replay: str
@@ -74,7 +75,7 @@ class EncodedCache:
     def locate(
         self, numbers: npt.NDArray[np.int64]
     ) -> tuple[list[Block], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Of each example number its block, its place in the block and its epoch."""
+        """Block, place in the block and epoch of each example number."""
         old, epochs, places = self.mixture.places(numbers)
         for epoch in np.unique(epochs[old]):
             chosen = old & (epochs == epoch)
@@ -150,18 +151,15 @@ def example_at(block: pa.RecordBatch, place: int, epoch: int) -> Encoded:
 
 
 def cache_keys(data: Path, seed: int) -> tuple[str, str]:
-    """Keys of the pairs' and of replay's blocks for a saved data folder: hashes of all that decides their tokens."""
+    """Keys of the blocks of pairs and of replay for a saved data folder: hashes of all that decides their tokens."""
     tokenizer = {p.name: file_hash(p) for p in sorted((data / "tokenizer").iterdir())}
     libraries = [version(name) for name in ("pyarrow", "tokenizers", "transformers")]
     common = [seed, tokenizer, file_hash(data / "encoder.json"), VERSION, libraries]
-    words = data / "plan" / "plan.json"
+    plan = {k: v for k, v in read_json(data / "plan" / "plan.json").items() if k != "ratio"}
+    tasks = {name: TASKS.find(name, "tasks.mix").version for name in {*plan["mix"], FALLBACK}}
     pools = (data / "plan" / f"{name}.parquet" for name in ("pairs", "replay"))
     pairs, replay = (file_hash(p) for p in pools)
-    return json_hash([*common, pairs, _without_dose(words)])[:32], json_hash([*common, replay])[:32]
-
-
-def _without_dose(path: Path) -> str:
-    return json_hash({k: v for k, v in read_json(path).items() if k != "ratio"})
+    return json_hash([*common, pairs, plan, tasks])[:32], json_hash([*common, replay])[:32]
 
 
 @lru_cache(maxsize=4096)

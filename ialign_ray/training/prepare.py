@@ -24,7 +24,7 @@ from ialign_ray.streaming.curate import curate
 from ialign_ray.streaming.examples import save_cache
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.replay import ReplayCounts, split_replay
-from ialign_ray.tasks.templating import language_names, load_templates
+from ialign_ray.tasks.templating import experiment_templates, language_names
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.objective import OBJECTIVES
@@ -87,7 +87,7 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
     Raises DataError, ConfigError or ModelError with one sentence.
     """
     OBJECTIVES.find(experiment.train.objective, "train.objective")
-    templates = [load_templates(t) for t in experiment.tasks.templates]
+    templates = experiment_templates(experiment)
     names = language_names(experiment, templates)
     built, index = curate(experiment, console, cluster=cluster)
     wanted = experiment.train.validation or ValidationConfig(pairs=0, instructions=0)

@@ -21,8 +21,8 @@ from torch import nn
 
 from ialign_ray.inference.batching import read_only
 from ialign_ray.modeling.architecture import decoder_start
+from ialign_ray.tasks.negatives import Pair
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.tasks.render import Pair
 from ialign_ray.tokens.batch import Encoded, micro_batches
 from ialign_ray.tokens.cache import ENCODED
 from ialign_ray.tokens.encode import Encoder

@@ -17,8 +17,9 @@ from ialign_ray.config import Experiment
 from ialign_ray.evaluation.scoring.prompted_suites import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
 from ialign_ray.modeling.load import check_rank, model_shape
+from ialign_ray.tasks.negatives import Pair
 from ialign_ray.tasks.plan import Plan
-from ialign_ray.tasks.render import Example, Pair
+from ialign_ray.tasks.render import Example
 from ialign_ray.training.prepare import Prepared, prepare
 
 SHOWN = 2_000

@@ -16,6 +16,7 @@ from ialign_ray.serving.api.errors import ApiError, printable, wrong
 from ialign_ray.serving.api.request import Call
 from ialign_ray.serving.api.schemas import Message
 from ialign_ray.serving.protocol import Served
+from ialign_ray.tasks.alignment import FALLBACK
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
 
 Tokens = TypeVar("Tokens")
@@ -121,8 +122,12 @@ class Wording:
             have = ", ".join(one.language for one in sets)
             raise wrong("prompt_language", f"the model was not trained with requests in that language, but in {have}")
         self._language = fitting[0].language
-        both = [t.input for t in fitting[0].mt if "{source_language}" in t.input and "{target_language}" in t.input]
-        self._template = (both or [fitting[0].mt[0].input])[0]
+        both = [
+            t.input
+            for t in fitting[0].tasks[FALLBACK]
+            if "{source_language}" in t.input and "{target_language}" in t.input
+        ]
+        self._template = (both or [fitting[0].tasks[FALLBACK][0].input])[0]
 
     def of(self, text: str, source: str, target: str) -> str:
         """The request to translate a text."""
@@ -135,11 +140,11 @@ class Wording:
 
 @lru_cache(maxsize=64)
 def _sets(names: tuple[str, ...]) -> tuple[TemplateSet, ...]:
-    """The template sets that can be read; files of one's own may lie on the machine of the training only."""
+    """The readable sets that have templates for translation; a user's file may exist on the training machine only."""
     found = []
     for name in names:
         try:
             found.append(load_templates(name))
         except ConfigError:
             continue
-    return tuple(found) or (load_templates("eng"),)
+    return tuple(one for one in found if FALLBACK in one.tasks) or (load_templates("eng"),)

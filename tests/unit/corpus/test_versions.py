@@ -24,6 +24,7 @@ from ialign_ray.corpus.formats import FORMATS
 from ialign_ray.corpus.leaks import EvaluationIndex, LeakStep
 from ialign_ray.corpus.splits import IdentityMeasurement
 from ialign_ray.pocket.locate import DATA_VERSION, pocket_file
+from ialign_ray.tasks.alignment import TASKS
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tokens import cache
 from ialign_ray.tokens.encode import Encoder
@@ -60,7 +61,8 @@ READERS = {
     "disk": (1, "4b8f8a71c4169239"),
 }
 """Format -> its version and the digest of what it reads of `every_format`."""
-RENDERING = (1, "4d0abdf742203188")
+RENDERING = ((1, {"mlm": 1, "tlm": 1, "mt": 1, "xss": 1}), "4d0abdf742203188")
+"""Versions of rendering and of each task, and the digest of examples of all of them."""
 POCKET = (1, "432faca7c77fa103")
 
 SETTINGS = {
@@ -201,7 +203,9 @@ def test_examples_change_with_the_version_of_rendering_alone(experiment_data):
     assert {d.example.task for d in drawn} == {"mlm", "tlm", "mt", "xss", "replay"}
     ids = [encoder.encode(d.example.prompt, d.example.target, d.example.spans) for d in drawn]
     examples = [[d.row_id, d.epoch, d.source, vars(d.example)] for d in drawn]
-    assert (cache.VERSION, digest([examples, ids])) == RENDERING, "raise tokens.cache.VERSION, or mend the rendering"
+    versions = cache.VERSION, {name: task.version for name, task in TASKS.builtin.items()}
+    found = versions, digest([examples, ids])
+    assert found == RENDERING, "raise `version` of the task, or tokens.cache.VERSION, or mend the rendering"
 
 
 def test_pocket_data_change_with_their_version_alone(tmp_path, monkeypatch):

@@ -23,7 +23,7 @@ ratios = st.one_of(
 
 
 @given(ratios, st.integers(1, 40), st.integers(1, 40), st.integers(0, 5), st.integers(1, 600))
-def test_the_dose_is_exact_at_every_length(ratio, pairs, replay, seed, n):
+def test_the_replay_ratio_is_exact_at_every_length(ratio, pairs, replay, seed, n):
     mixture = Mixture(seed, ratio, pairs, replay)
     exact = Fraction(str(ratio))
     count = 0
@@ -32,7 +32,7 @@ def test_the_dose_is_exact_at_every_length(ratio, pairs, replay, seed, n):
         assert count == (i + 1) * exact.numerator // exact.denominator
 
 
-def test_the_dose_is_exact_after_millions():
+def test_the_replay_ratio_is_exact_after_millions():
     """0.1 is one tenth, not the double above it."""
     mixture = Mixture(0, 0.1, 7, 7)
     assert [mixture.draw(10**15 + k).replay for k in range(10)] == [False] * 9 + [True]
@@ -40,7 +40,7 @@ def test_the_dose_is_exact_after_millions():
 
 @settings(max_examples=30)
 @given(ratios, st.integers(0, 10_000))
-def test_every_window_holds_the_dose(ratio, start):
+def test_every_window_holds_the_replay_ratio(ratio, start):
     mixture = Mixture(0, ratio, 13, 11)
     count = sum(mixture.draw(i).replay for i in range(start, start + 200))
     assert abs(count - 200 * ratio) < 1 + 1e-9
@@ -103,7 +103,7 @@ def plan(experiment_data):
     return prepare(build_experiment(experiment_data, "x")).plan
 
 
-def test_a_plan_draws_the_dose_and_all_tasks(plan):
+def test_a_plan_draws_the_replay_ratio_and_all_tasks(plan):
     drawn = [plan.draw(i) for i in range(400)]
     assert sum(d.source == "replay" for d in drawn) == 100
     sources = {d.source for d in drawn}

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from ialign_ray.corpus.identity import rng
 from ialign_ray.languages import display_name
+from ialign_ray.tasks.negatives import Negatives, Pair, overlap, unlikeness, with_numbers
 from ialign_ray.tasks.noise import BLANK
-from ialign_ray.tasks.render import Negatives, Pair, draw_task, overlap, render, unlikeness, with_numbers
+from ialign_ray.tasks.render import draw_task, render
 from ialign_ray.tasks.templating import load_templates
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -144,7 +145,7 @@ def test_sentences_with_slots_stay_as_they_are(task, key, injected):
     """Defect 8 of the reference: repeated replacement corrupts such prompts."""
     p = replace(pair(), source=f"{injected} a b c {injected}", target=f"x {injected}")
     example = make(task, p, key)
-    plain = next(t for s in SETS for t in getattr(s, task) if f"{s.name}/{t.id}" == example.template).input
+    plain = next(t for s in SETS for t in s.tasks[task] if f"{s.name}/{t.id}" == example.template).input
     outside, at = "", 0
     for a, b in example.spans:
         outside += example.prompt[at:a]

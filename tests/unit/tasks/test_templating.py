@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ialign_ray.errors import ConfigError
-from ialign_ray.tasks.templating import NAME_SLOTS, TEXT_SLOTS, TemplateSet, fill, load_templates
+from ialign_ray.tasks.alignment import TASKS
+from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
 
 OWN = {
     "name": "own",
@@ -29,19 +30,19 @@ def write(tmp_path, data):
 def test_bundled_sets(name, yes, no):
     found = load_templates(name)
     assert (found.name, found.language, found.answers) == (name, name, {True: yes, False: no})
-    for task in TEXT_SLOTS:
-        templates = getattr(found, task)
+    for task in TASKS:
+        templates = found.tasks[task]
         assert len({t.input for t in templates}) == 6
-        full = [t for t in templates if all(f"{{{slot}}}" in t.input for slot in NAME_SLOTS[task])]
+        full = [t for t in templates if all(f"{{{slot}}}" in t.input for slot in TASKS[task].name_slots)]
         assert 2 <= len(full) <= 4, "about half of the templates name every language"
         if task == "xss":
             assert all(yes in t.input and no in t.input for t in templates)
 
 
 def test_indonesian_names_follow_the_word_bahasa():
-    for task in TEXT_SLOTS:
-        for template in getattr(load_templates("ind"), task):
-            for slot in NAME_SLOTS[task]:
+    for task in TASKS:
+        for template in load_templates("ind").tasks[task]:
+            for slot in TASKS[task].name_slots:
                 text = template.input.lower()
                 assert text.count(f"{{{slot}}}") == text.count(f"bahasa {{{slot}}}")
 
@@ -49,8 +50,15 @@ def test_indonesian_names_follow_the_word_bahasa():
 def test_a_file_of_the_same_shape_by_path(tmp_path):
     found = load_templates(write(tmp_path, OWN))
     assert found.name == "own"
-    assert found.mt[0].id == "mt-1"
-    assert TemplateSet.model_validate(found.model_dump(mode="json")) == found
+    assert found.tasks["mt"][0].id == "mt-1"
+    saved = found.model_dump(mode="json")
+    assert saved == OWN | {"answers": {"true": "Iya", "false": "Ora"}}, "plans of earlier runs hold this shape"
+    assert TemplateSet.model_validate(saved) == found
+
+
+def test_a_set_may_lack_a_task(tmp_path):
+    found = load_templates(write(tmp_path, {k: v for k, v in OWN.items() if k != "xss"}))
+    assert list(found.tasks) == ["mlm", "mt", "tlm"]
 
 
 def broken(**change):
@@ -73,6 +81,8 @@ def broken(**change):
         (broken(answers={True: True, False: False}), ["answers", "quotes"]),
         (broken(answers={True: "Iya"}), ["answers", "true and false"]),
         (broken(mt=[]), ["mt is []"]),
+        (broken(mtl=OWN["mt"]), ["'mtl'", "mlm, tlm, mt, xss"]),
+        (broken(tasks={"mt": OWN["mt"]}), ["tasks"]),
         ({k: v for k, v in OWN.items() if k != "language"}, ["language is missing"]),
         ("", ["the file is None"]),
         ("a: [", ["YAML"]),
@@ -91,15 +101,15 @@ def test_an_unknown_name_lists_the_bundled_ones():
 
 
 @given(
-    st.sampled_from([(task, k) for task in TEXT_SLOTS for k in range(6)]),
+    st.sampled_from([(task, k) for task in TASKS for k in range(6)]),
     st.text(max_size=20) | st.sampled_from(["{source}", "{target_language} {context}", "{first}{second}", "{}"]),
     st.text(max_size=20) | st.sampled_from(["{second}", "{language}", "\\1", "{{source}}"]),
 )
 def test_spans_are_the_sentences_whatever_they_say(which, one, two):
     task, k = which
-    template = getattr(load_templates("eng"), task)[k].input
-    sentences = dict(zip(TEXT_SLOTS[task], (one, two)))
-    names = {slot: f"<{slot}>" for slot in NAME_SLOTS[task]}
+    template = load_templates("eng").tasks[task][k].input
+    sentences = dict(zip(TASKS[task].text_slots, (one, two)))
+    names = {slot: f"<{slot}>" for slot in TASKS[task].name_slots}
     text, spans = fill(template, sentences, names)
     order = sorted(sentences, key=lambda slot: template.index(f"{{{slot}}}"))
     assert [text[a:b] for a, b in spans] == [sentences[slot] for slot in order]

@@ -1,6 +1,7 @@
 """Blocks of encoded examples: what is in them, who shares them, and what happens when they are not there."""
 
 import multiprocessing
+from dataclasses import replace
 from importlib.metadata import version
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from ialign_ray.config import build_experiment
 from ialign_ray.errors import DataError
+from ialign_ray.plugins import Extensible
 from ialign_ray.storage import read_json, write_json
 from ialign_ray.streaming import examples
 from ialign_ray.streaming.examples import (
@@ -20,6 +22,7 @@ from ialign_ray.streaming.examples import (
     open_cache,
     open_plan,
 )
+from ialign_ray.tasks.alignment import TASKS, AlignmentTask
 from ialign_ray.tasks.mixture import Mixture
 from ialign_ray.tokens import cache as cached
 from ialign_ray.tokens.cache import Block, EncodedCache, read_block
@@ -110,7 +113,7 @@ def test_whoever_finds_all_blocks_starts_no_task(make, here, monkeypatch):
     assert list(cached_stream(source, cache, 9, 1, 2)) == [step[3:] for step in whole[9:]]
 
 
-def test_trials_of_another_dose_or_rank_share_the_blocks(make, here, experiment_data):
+def test_trials_of_another_replay_ratio_or_rank_share_the_blocks(make, here, experiment_data):
     source, cache = make()
     list(cached_stream(source, cache, 0))
     before = len(here)
@@ -133,6 +136,18 @@ def test_what_decides_the_tokens_decides_the_key(make, experiment_data):
     assert len({cache.replay, seeded.replay, limited.replay, poured.replay}) == 4
     assert worded.replay == cache.replay
     assert poured.pairs == cache.pairs
+
+
+@pytest.mark.parametrize(("task", "shared"), [("mlm", True), ("tlm", False), ("mt", False)])
+def test_the_versions_of_the_tasks_of_the_mix_decide_the_key(make, monkeypatch, experiment_data, task, shared):
+    """`mt` takes the pairs that other tasks cannot use, so it belongs to every mix."""
+    tasks = experiment_data["tasks"] | {"mix": "tlm"}
+    _, before = make(tasks=tasks)
+    raised = replace(TASKS[task], version=TASKS[task].version + 1)
+    table = Extensible(TASKS.group, AlignmentTask, {**TASKS.builtin, task: raised})
+    monkeypatch.setattr("ialign_ray.tokens.cache.TASKS", table)
+    _, after = make("raised", tasks=tasks)
+    assert (after.pairs == before.pairs, after.replay == before.replay) == (shared, True)
 
 
 def test_another_tokenizers_library_makes_other_blocks(make, monkeypatch):
