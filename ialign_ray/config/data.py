@@ -30,7 +30,7 @@ class DataSource(Section):
     encoding: str = "utf-8"
     """Encoding of text files, as Python names it."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
-    """Whether a malformed row stops with its file and line, or is dropped and counted."""
+    """`refuse` stops at a malformed row with its file and line; `drop` drops and counts it."""
     where: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     """Keep only rows whose column equals the value (or one of the values)."""
     limit: int | None = Field(None, ge=1)
@@ -122,7 +122,7 @@ class TasksConfig(Section):
     templates: list[str] = Field(default_factory=lambda: ["eng"], min_length=1)
     """Template sets: `eng`, `ind`, or paths of your own YAML files, with templates for each task of the mix."""
     directions: Literal["both", "from-pivot", "to-pivot"] = "both"
-    """Which way a pivot and a new language are paired."""
+    """Directions in which a pivot and a new language are paired."""
 
     @field_validator("mix")
     @classmethod

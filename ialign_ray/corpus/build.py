@@ -42,17 +42,17 @@ from ialign_ray.corpus.statistics import StoredMeasures
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
 VERSION = 1
-"""Of identities, splits and what is written: raised whenever the same pieces give another finished corpus."""
+"""Version of identities, splits and writing: raised whenever the same pieces give another finished corpus."""
 COUNTS = "counts.json"
 SHARDS, LEAKS = ".shards", ".leaks"
-"""What builds share; no experiment's name begins with a dot."""
+"""Folders that all builds share; no experiment's name begins with a dot."""
 CORPUS_STEPS = frozenset({"ratio", "language", "duplicates", "near_duplicates"})
 """Names of the steps that decide about all rows at once."""
 
 Runner = Callable[[Sequence[Any], Callable[[Any], dict[str, Any]]], Iterator[dict[str, Any]]]
 """Applies a picklable function to each item, in any process, and gives the results in the items' order."""
 Watch = Callable[[str, int, int], None]
-"""Told the stage's name, and how many of its jobs are done, of how many."""
+"""Takes the stage's name, the number of its finished jobs, and the number of all its jobs."""
 
 
 def here(items: Sequence[Any], work: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
@@ -68,7 +68,7 @@ class Built:
 
     @cached_property
     def counts(self) -> dict[str, Any]:
-        """What was read, dropped, learned and kept; `ialign data inspect` shows it."""
+        """Counts of texts read, dropped and kept, and learned thresholds; `ialign data inspect` shows them."""
         counts: dict[str, Any] = read_json(self.folder / COUNTS)
         return counts
 
@@ -83,7 +83,7 @@ class Built:
 
 
 def corpora_folder(experiment: Experiment) -> Path:
-    """Where built corpora and their shards lie."""
+    """Folder of built corpora and their shards."""
     storage = experiment.storage
     return Path(storage.corpora).absolute() if storage.corpora else Path(storage.runs).absolute() / "corpora"
 
@@ -105,7 +105,7 @@ def build_corpus(
 ) -> Built:
     """Read, clean, clear of evaluation sentences and split every corpus; what is there already is kept.
 
-    Raises DataError with one sentence; shards that were finished stay, and the next build goes on from them.
+    Raises DataError with one sentence; finished shards stay, and the next build resumes from them.
     """
     root = corpora_folder(experiment)
     chunks = [(c, chunk) for c in experiment.corpora for chunk in corpus_chunks(c, experiment.storage.data)]
@@ -151,7 +151,7 @@ class _Build:
     watch: Watch
     jobs: list[ShardJob] = field(default_factory=list)
     pieces: list[tuple[CorpusConfig, ShardFile]] = field(default_factory=list)
-    """What the last stage left, in order."""
+    """Files of the last stage, in order."""
     counts: dict[str, ShardCounts] = field(default_factory=dict)
     """Per corpus."""
     learned: dict[str, Any] = field(default_factory=dict)
@@ -215,7 +215,7 @@ class _Build:
             offset += piece.rows
 
     def measures(self) -> StoredMeasures:
-        """What was measured of all rows that are left."""
+        """Measures of all remaining rows."""
         languages = list(dict.fromkeys(code for c in self.experiment.corpora for code in c.languages))
         return StoredMeasures(self.store, [p for _, p in self.pieces], languages)
 

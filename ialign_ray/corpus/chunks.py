@@ -31,7 +31,7 @@ class Chunk:
     """A part of a source that is read on its own; small and picklable."""
 
     source: DataSource
-    """What it is a part of."""
+    """The whole source, with its format named."""
     files: tuple[str, ...]
     """Absolute paths or URLs: one, or one a language for aligned text files; all files where one chunk is all."""
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class Chunk:
     line: int
     """Line or row number, from 1, at `start`."""
     stamp: tuple[Stamp, ...]
-    """What tells that a file has changed: size and mtime locally, what the file system knows remotely."""
+    """Marks that differ once a file has changed: size and mtime locally, the file system's own remotely."""
 
 
 @dataclass(frozen=True)
@@ -59,17 +59,17 @@ class BadRow:
 
 @dataclass(frozen=True)
 class ReadRequest:
-    """What a reader is asked to plan."""
+    """A source to plan, and the columns to read of it."""
 
     source: DataSource
     columns: tuple[str, ...]
     """Columns that must be there."""
     project: bool
-    """Whether other columns are left out, where the format can."""
+    """True if other columns are left out, where the format can."""
     size: int
     """Bytes of a chunk, about."""
     whole: bool = False
-    """Whether one chunk must hold everything."""
+    """True if one chunk must hold everything."""
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -106,7 +106,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _values(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """What `where` asks for, as values of a column: in text, 3 is "3" and true any of "true", "True", "TRUE"."""
+    """Values of `where` in a column's type: in text, 3 is "3" and true any of "true", "True", "TRUE"."""
     if pa.types.is_null(kind):
         return pa.array([], kind)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):

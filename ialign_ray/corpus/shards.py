@@ -2,7 +2,7 @@
 
 A shard is a folder named by the hash of everything that decides its contents: the files it was read from, the
 settings of the steps and the declared version of each. So an unchanged step is never computed twice, a build that died
-goes on where it stopped, two builds at once share their work, and an edit that changes no output costs nothing.
+resumes where it stopped, two builds at once share their work, and an edit that changes no output costs nothing.
 """
 
 from __future__ import annotations
@@ -39,7 +39,8 @@ INCOMPLETE, UNREADABLE = "incomplete", "unreadable"
 WHOLE_ROW = "*"
 KEPT_BAD_ROWS = 100
 VERSION = 1
-"""Of reading and writing shards: raised whenever the same files and settings give other rows. Steps have their own."""
+"""Version of reading and writing shards: raised whenever the same files and settings give other rows. Formats and steps
+have their own."""
 
 _BUILD_STEPS: dict[type[Section], type[Any]] = {
     **STEPS,
@@ -65,7 +66,7 @@ class ShardFile:
 
 @dataclass(frozen=True)
 class ShardJob:
-    """What a shard is made of."""
+    """The origin, steps and measurement of one shard."""
 
     corpus: CorpusConfig
     origin: Chunk | ShardFile
@@ -94,7 +95,7 @@ class ShardJob:
 
 @dataclass
 class ShardCounts:
-    """What happened to the texts of one job; the sum over jobs is the report."""
+    """Counts of the texts of one job; the sum over jobs is the report."""
 
     rows_in: int = 0
     rows_out: int = 0
@@ -152,11 +153,11 @@ class ShardStore:
         return self.folder / key[:2] / key
 
     def has(self, key: str) -> bool:
-        """Whether it is there, whole."""
+        """Return True if the shard or decision exists and is whole."""
         return is_intact(self.path(key))
 
     def meta(self, key: str) -> dict[str, Any]:
-        """What was recorded with it."""
+        """Counts or findings recorded with it."""
         meta: dict[str, Any] = read_json(self.path(key) / MANIFEST)["meta"]
         return meta
 

@@ -78,7 +78,7 @@ class Identities:
     held_out: Mask
     """Kept from training."""
     conflicting: Mask
-    """Dropped: the id stands for another text already (`bad_rows: drop`)."""
+    """Dropped: the id already names another text (`bad_rows: drop`)."""
     ordinal: npt.NDArray[np.int64]
     """0 for the first row of its id, 1 for the second, ...: where texts are the ids, a sentence may have several
     translations."""
@@ -91,7 +91,7 @@ def resolve(measures: Measures, parts: Sequence[CorpusRows]) -> Identities:
     """
     if not measures.rows:
         return Identities(np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, np.int64))
-    # an id begins with its corpus' name, so one hash tells both
+    # an id begins with its corpus' name, so one hash covers both
     ids = measures.column("id").astype(np.uint64, copy=False)
     conflicting = np.zeros(measures.rows, bool)
     for part in parts:

@@ -29,7 +29,7 @@ class TaskDraw:
 
 @dataclass(frozen=True)
 class DrawContext:
-    """What a task may draw on beside the pair."""
+    """Material for a draw beside the pair."""
 
     negatives: Negatives
     """Mismatched sentences of the corpus."""

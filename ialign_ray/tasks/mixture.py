@@ -53,7 +53,7 @@ class Mixture:
     def places(
         self, numbers: npt.NDArray[np.int64]
     ) -> tuple[npt.NDArray[np.bool_], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Of many examples at once: True if it is replay, its epoch, and its place in that epoch's order."""
+        """Arrays over examples: True for replay, the epoch, and the place in that epoch's order."""
         before = _replayed(self.ratio, numbers)
         replay = _replayed(self.ratio, numbers + 1) > before
         count = np.where(replay, before, numbers - before)

@@ -24,7 +24,7 @@ class Noise:
 
 
 def choose(rng: random.Random) -> tuple[str, ...]:
-    """Which noises one example gets, of "i", "d" and "p"."""
+    """Draw the noises of one example, of "i", "d" and "p"."""
     return rng.choices(_CHOICES, _WEIGHTS)[0]
 
 

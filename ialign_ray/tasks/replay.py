@@ -28,7 +28,7 @@ Row = tuple[str, str, str, str]
 
 @dataclass
 class ReplayCounts:
-    """What became of the instructions."""
+    """Counts of the instructions read, dropped and kept."""
 
     read: int = 0
     """Rows in the files after `where` and `limit`."""
@@ -129,7 +129,7 @@ def _eligible(
 
 
 def replay_leaks(experiment: Experiment, index: EvaluationIndex) -> ReplayCounts:
-    """Rows of the replay sources, and how many hold evaluation sentences; lengths are not looked at."""
+    """Rows of the replay sources, and how many hold evaluation sentences; lengths are not checked."""
     counts = ReplayCounts()
     for source in experiment.replay.sources:
         counts.eligible += len(
@@ -139,7 +139,7 @@ def replay_leaks(experiment: Experiment, index: EvaluationIndex) -> ReplayCounts
 
 
 def leaking(rows: list[Row], index: EvaluationIndex) -> tuple[Mask, Mask]:
-    """Which instructions hold an evaluation sentence: as a line or quotation, and by overlap with the whole text."""
+    """Masks of instructions that hold an evaluation sentence: as a line or quotation, and by overlap."""
     texts = [text for row in rows for text in row[2:]]
     owners = np.repeat(np.arange(len(rows)), 2)
     parts = [(owner, line) for owner, text in zip(owners, texts, strict=True) for line in lines_of(text)]

@@ -32,7 +32,7 @@ def resolve(path: str, base: str) -> str:
 
 
 def compression(path: str) -> str | None:
-    """How a file is compressed, going by its name."""
+    """Compression of a file by its name; None if it has none."""
     return _COMPRESSION.get(Path(path).suffix.lower())
 
 
@@ -68,7 +68,7 @@ def is_folder_error(path: str) -> DataError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an exception says, on one line."""
+    """First line of an exception's message."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
@@ -86,7 +86,7 @@ def _remote(path: str) -> tuple[Any, str]:
 
 
 def exists(path: str) -> bool:
-    """Whether there is a file or folder."""
+    """Return True if the file or folder exists."""
     with asking(path):
         if "://" not in path:
             return Path(path).exists()
@@ -95,7 +95,7 @@ def exists(path: str) -> bool:
 
 
 def is_folder(path: str) -> bool:
-    """Whether a path is a folder."""
+    """Return True if a path is a folder."""
     with asking(path):
         if "://" not in path:
             return Path(path).is_dir()
@@ -123,7 +123,7 @@ def matches(path: str) -> list[str]:
 
 
 def stamp(path: str) -> Stamp:
-    """What tells that a file has changed."""
+    """Marks of a file that differ once it has changed."""
     with asking(path):
         if "://" not in path:
             known = Path(path).stat()
@@ -140,7 +140,7 @@ def stamp(path: str) -> Stamp:
 
 @contextmanager
 def raw(path: str) -> Iterator[BinaryIO]:
-    """A file's bytes as they lie on disk."""
+    """A file's bytes as stored."""
     with asking(path):
         if "://" in path:
             system, key = _remote(path)

@@ -15,7 +15,7 @@ from ialign_ray.corpus.formats.files import stamp
 from ialign_ray.corpus.formats.text import Reject, TextRecords, chunk_records, scanned, splittable, why_bad
 from ialign_ray.errors import DataError
 
-_TAIL = 1 << 10  # a column's name may lie across two blocks
+_TAIL = 1 << 10  # a column's name may be split between two blocks
 
 
 def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:

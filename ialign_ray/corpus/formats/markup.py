@@ -24,13 +24,13 @@ _LONGEST_TAG = 16 << 20
 
 
 class Events(Protocol):
-    """What a format makes of the events; texts go into `rows` by column, and the line of each row into `lines`."""
+    """Handler of a format's events; texts go into `rows` by column, and the line of each row into `lines`."""
 
     rows: dict[str, list[str | None]]
     lines: list[int]
     text: Gathered
     line: Callable[[], int]
-    """Where the parser is; asked for only where it is needed, since events are many."""
+    """The parser's line; a call, since events are many and few need it."""
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
         """An element begins."""

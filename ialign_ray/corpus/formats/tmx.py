@@ -23,7 +23,7 @@ from ialign_ray.languages import normalise
 ID = "tuid"
 _UNIT = re.compile(rb"<tu[\s>]")
 _OPAQUE = (b"<!--", b"<![CDATA[", b"<?")
-"""What may hold `<tu` without a unit: such a file is read as one chunk."""
+"""Constructs that may contain `<tu` without a unit: such a file is read as one chunk."""
 _FOREIGN = re.compile(rb"encoding\s*=\s*[\"'](?!utf-?8[\"']|us-ascii[\"']|ascii[\"'])", re.IGNORECASE)
 _CODES = frozenset({"bpt", "ept", "ph", "it", "ut", "sub"})
 _BEFORE = b"<tmx><body>"
@@ -55,7 +55,7 @@ def _spans(path: str, size: int) -> list[Span]:
                 spans.append((start, at + counted, line))
                 start, line = at + counted, here
             low = counted + 1
-        cut = max(counted, len(data) - len(_OPAQUE[1]))  # a mark may lie across two blocks
+        cut = max(counted, len(data) - len(_OPAQUE[1]))  # a mark may be split between two blocks
         here, at, rest = here + data.count(b"\n", counted, cut), at + cut, data[cut:]
     return [*spans, (start, -1, line)]
 
