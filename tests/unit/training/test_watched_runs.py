@@ -96,7 +96,7 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says():
 
 
 def test_one_sentence_has_no_interval():
-    assert str(estimate([(4.0, 2)])) == "Estimate(value=2.0, low=nan, high=nan, n=1)"
+    assert str(estimate([(4.0, 2)])) == "LossEstimate(value=2.0, low=nan, high=nan, n=1)"
 
 
 class Interrupted(Exception):
