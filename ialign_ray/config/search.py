@@ -71,9 +71,9 @@ class SearchConfig(Section):
 
     space: dict[str, Domain] = Field(min_length=1)
     """Dotted field -> its values, e.g. `replay.ratio: {choice: [0, 0.25, 0.5]}`."""
-    searcher: Literal["grid", "random", "tpe", "nsga2", "bohb"] = "tpe"
-    """How settings are chosen: all of a grid, at random, Optuna's TPE or NSGA-II, or BOHB (`pip install
-    ialign_ray[bohb]`). TPE and NSGA-II know the retention constraint."""
+    searcher: Literal["grid", "random", "tpe", "nsga2"] = "tpe"
+    """How settings are chosen: all of a grid, at random, or by Optuna's TPE or NSGA-II, which know the retention
+    constraint."""
     trials: int = Field(20, ge=1)
     """How many settings are tried; `grid` tries all of them."""
     seed: int = Field(0, ge=0)
@@ -84,11 +84,8 @@ class SearchConfig(Section):
     """Nats per token by which the loss on held-out old instructions may rise."""
     against: Literal["base", "control"] = "base"
     """What the rise is measured from: the untouched base, or the replay-only control of equal compute."""
-    penalty: float = Field(1.0, ge=0)
-    """What a scheduler takes off the gain for each nat per token beyond the tolerance. High ones stop settings that
-    forget at first and recover as the learning rate falls."""
-    scheduler: Literal["none", "asha", "hyperband"] = "asha"
-    """What stops poor trials early, at equal budgets: ASHA (arXiv 1810.05934) or HyperBand (arXiv 1603.06560)."""
+    scheduler: Literal["none", "asha"] = "asha"
+    """What stops poor trials early, at equal budgets: ASHA (arXiv 1810.05934)."""
     unit: Literal["steps", "tokens"] = "steps"
     """What budgets count, and at what the control's compute is matched."""
     budget: int | None = Field(None, ge=1)
@@ -104,14 +101,21 @@ class SearchConfig(Section):
     gpus_per_trial: float | None = Field(None, ge=0)
     """GPUs that a trial reserves, 0.25 for four trials on one; 1 when left out and the cluster has any."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _retired(cls, value: Any) -> Any:
+        """Experiments of before load: finished runs and registry versions hold the whole file they were made with."""
+        if not isinstance(value, dict):
+            return value
+        for field, old, new in (("searcher", "bohb", "tpe"), ("scheduler", "hyperband", "asha")):
+            if value.get(field) == old:
+                raise ValueError(f"{field} {old!r} was removed; set {field}: {new}")
+        return {k: v for k, v in value.items() if k != "penalty"}
+
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.searcher == "grid" and (endless := [k for k, d in self.space.items() if d.bounds]):
             raise ValueError(f"`grid` cannot try all values of {endless[0]}; give it `choice` or `grid`")
-        if self.objective == "front" and self.searcher == "bohb":
-            raise ValueError("BOHB has one objective; use objective: gain, or searcher: tpe or nsga2")
-        if self.searcher == "bohb" and self.scheduler != "hyperband":
-            raise ValueError("BOHB chooses by HyperBand's budgets; set scheduler: hyperband")
         if self.unit == "tokens" and self.budget is None:
             raise ValueError("`unit: tokens` needs `budget`, the tokens of a full trial")
         if self.unit == "tokens" and "train.steps" in self.space:

@@ -93,8 +93,7 @@ def outcomes_of(run: TrialRun, k: int, shared: SearchContext, references: Refere
     found = []
     for report in run.reports[: k + 1]:
         matched = worth(run.losses(report["budget"]), references, report["budget"], search)
-        units = report["budget"] / shared.ends[0]
-        found.append({**report, **flat(matched, search.penalty), "units": units, "failed": ""})
+        found.append({**report, **flat(matched), "failed": ""})
     return found
 
 
@@ -102,7 +101,7 @@ def failed(message: str, first: int) -> dict[str, Any]:
     """The result of a trial that cannot be trained: no numbers but the schedulers' worst."""
     nothing = dict.fromkeys(("gain", "forgetting", "violation"), math.nan)
     return {
-        **nothing, "score": FAILED_SCORE, "failed": message, "budget": first, "units": 1.0, "last": False,
+        **nothing, "score": FAILED_SCORE, "failed": message, "budget": first, "last": False,
         "feasible": False, "done": True,
     }  # fmt: skip
 

@@ -62,7 +62,6 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
         logging.getLogger(name).setLevel(logging.ERROR)
     with cluster(experiment.scaling) as resources:
         most = concurrency(settings, nodes(), startable())
-        searcher(settings)  # BOHB may not be installed: told before anything is computed
         shared = assemble(experiment, console, cluster=True)
         need = demand(settings, resources)
         shared = with_references(shared, need, console)
@@ -219,8 +218,4 @@ def scheduler(search: SearchConfig, ends: Sequence[int]) -> Any:
         return schedulers.AsyncHyperBandScheduler(
             time_attr="budget", grace_period=ends[0], max_t=ends[-1], stop_last_trials=False, **common
         )
-    if search.scheduler == "hyperband":
-        # counted in first budgets, so that its own powers of the reduction are our budgets; BOHB's kind for every
-        # searcher, since it alone says which trials are paused
-        return schedulers.HyperBandForBOHB(time_attr="units", max_t=max(1, ends[-1] // ends[0]), **common)
     return schedulers.FIFOScheduler()

@@ -55,7 +55,7 @@ class SearchEstimate:
 def reaching(search: SearchConfig, ends: Sequence[int]) -> list[int]:
     """Trials expected at each budget: with early stopping one in `reduction` goes on from each.
 
-    ASHA promotes a few more, since it decides before all have come; HyperBand starts some at later budgets.
+    ASHA promotes a few more, since it decides before all have come.
     """
     n = trial_count(search)
     if search.scheduler == "none":

@@ -1,4 +1,4 @@
-"""Who chooses the next trial: a list (grid, random), Optuna with the retention constraint, or BOHB.
+"""Choosing the next trial: from a list (grid, random), or by Optuna with the retention constraint.
 
 Ray's own OptunaSearch knows no constraints and takes a trial that was stopped early for a finished one; here Optuna is
 driven by ask and tell. All searchers count a point once: one that was tried is answered from what is known.
@@ -19,7 +19,6 @@ from ray.tune.search import Searcher
 
 from ialign_ray.cluster import nodes, startable
 from ialign_ray.config import Domain, SearchConfig
-from ialign_ray.errors import ConfigError
 from ialign_ray.search.budget import concurrency
 from ialign_ray.search.space import Point, grid_points, point_name, random_points, size, trial_count, whole
 
@@ -34,7 +33,7 @@ class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         super().__init__(metric="score", mode="max")
         self.search = search
         self.most = most
-        """Trials at a time. Ray's own limiter counts paused trials too, and with HyperBand would wait for ever."""
+        """Trials at a time."""
         self.running: set[str] = set()
         self.points: dict[str, Point] = {}
         self.outcomes: dict[str, dict[str, Any]] = {}
@@ -84,14 +83,6 @@ class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Read the state; who runs will show, and how many may is for the cluster of now to say."""
         self.__dict__.update(cloudpickle.loads(Path(checkpoint_path).read_bytes()))
         self.most, self.running = concurrency(self.search, nodes(), startable()), set()
-
-    def on_pause(self, trial_id: str) -> None:
-        """Called by Ray's HyperBand for BOHB."""
-        self.running.discard(trial_id)
-
-    def on_unpause(self, trial_id: str) -> None:
-        """Called by Ray's HyperBand for BOHB."""
-        self.running.add(trial_id)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """It runs; a resumed search learns so."""
@@ -175,53 +166,9 @@ class OptunaSearcher(PointSearcher):
             self.study.tell(trial, state=TrialState.PRUNED)
 
 
-class BohbSearcher(PointSearcher):
-    """BOHB's model (Falkner et al. 2018, arXiv 1807.01774) from hpbandster; it goes with HyperBand."""
-
-    def __init__(self, search: SearchConfig, most: int = 1) -> None:
-        super().__init__(search, most)
-        try:
-            import ConfigSpace
-            from hpbandster.optimizers.config_generators.bohb import BOHB
-        except ImportError as error:
-            raise ConfigError(
-                f"search.searcher bohb needs hpbandster and ConfigSpace ({error}); `pip install ialign_ray[bohb]`, "
-                "or set searcher: tpe"
-            ) from error
-        space = ConfigSpace.ConfigurationSpace(seed=search.seed)
-        for name, (low, high, log, integer) in ranges(search.space).items():
-            kind = ConfigSpace.UniformIntegerHyperparameter if integer else ConfigSpace.UniformFloatHyperparameter
-            space.add(kind(name, low, high, log=log) if low < high else ConfigSpace.Constant(name, low))
-        self.model: Any = BOHB(space)
-        self.asked: dict[str, dict[str, Any]] = {}
-
-    def choose(self, trial_id: str) -> Point | None:
-        """Ask the model."""
-        for _ in range(ASKED):
-            drawn = dict(self.model.get_config(None)[0])
-            point = values(self.search.space, drawn)
-            if not self.tried(point):
-                self.asked[trial_id] = drawn
-                return point
-        return None
-
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Give the model a result at the end of a HyperBand rung."""
-        super().on_trial_result(trial_id, result)
-        from ray.tune.search.bohb.bohb_search import _BOHBJobWrapper
-
-        budget = result.get("hyperband_info", {}).get("budget")
-        if budget and trial_id in self.asked:
-            self.model.new_result(_BOHBJobWrapper(-result["score"], budget, self.asked[trial_id]))
-
-
 def searcher(search: SearchConfig, most: int = 1) -> PointSearcher:
-    """The searcher that the settings name, for `most` trials at a time.
-
-    Raises ConfigError where BOHB is not installed.
-    """
-    kinds = {"tpe": OptunaSearcher, "nsga2": OptunaSearcher, "bohb": BohbSearcher}
-    return kinds.get(search.searcher, ListSearcher)(search, most)
+    """The searcher that the settings name, for `most` trials at a time."""
+    return (ListSearcher if search.searcher in ("grid", "random") else OptunaSearcher)(search, most)
 
 
 def ordered(domain: Domain) -> list[Any] | None:
@@ -262,7 +209,7 @@ def distributions(space: Mapping[str, Domain]) -> dict[str, Any]:
 
 
 def values(space: Mapping[str, Domain], drawn: Mapping[str, Any]) -> Point:
-    """A point from what Optuna or BOHB drew."""
+    """The point of what Optuna drew."""
     point = {}
     for field, domain in space.items():
         known, value = ordered(domain), drawn[field]

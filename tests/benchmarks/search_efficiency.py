@@ -21,6 +21,7 @@ import pandas as pd
 
 from ialign_ray.config import Domain, SearchConfig
 from ialign_ray.search.driver import scheduler
+from ialign_ray.search.objective import PENALTY
 from ialign_ray.search.searchers import searcher
 
 FIELDS = ["replay.ratio", "model.lora.rank", "train.learning_rate"]
@@ -34,7 +35,7 @@ class Grid:
     rows: dict[tuple[float, ...], list[dict[str, Any]]]
     ends: list[int]
     tolerance: float
-    penalty: float = 1.0
+    penalty: float = PENALTY
 
     @classmethod
     def read(cls, path: Path, tolerance: float, penalty: float, first: float) -> Grid:
@@ -62,7 +63,7 @@ class Grid:
         """A recorded row as a trial reports it."""
         violation = row["forgetting"] - self.tolerance
         score = row["gain"] - self.penalty * max(0.0, violation)
-        return row | {"violation": violation, "score": score, "units": row["budget"] / self.ends[0], "failed": ""}
+        return row | {"violation": violation, "score": score, "failed": ""}
 
 
 def replay(grid: Grid, search: SearchConfig) -> list[tuple[float, float]]:

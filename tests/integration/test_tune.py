@@ -80,14 +80,6 @@ def nested_runs(database: Path) -> list[str]:
 
 
 @pytest.mark.nightly
-def test_hyperband_pauses_trials_and_no_lock_follows(ray_cluster, experiment_data):
-    experiment = searching(experiment_data, scheduler="hyperband", searcher="tpe", concurrent=1)
-    run = tune(experiment, console=QUIET)
-    assert is_intact(run / "model")
-    trained_once(run.parents[1])
-
-
-@pytest.mark.nightly
 def test_a_killed_driver_goes_on_where_it_was(experiment_data, tmp_path):
     experiment = searching(experiment_data, scheduler="asha")
     file = tmp_path / "search.yaml"

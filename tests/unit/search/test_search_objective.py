@@ -6,7 +6,7 @@ import pytest
 from ialign_ray.config import Domain, SearchConfig
 from ialign_ray.search.objective import Losses, References, best, difference, flat, pareto, worth
 
-SETTINGS = SearchConfig(space={"replay.ratio": Domain(choice=[0])}, tolerance=0.1, penalty=10)
+SETTINGS = SearchConfig(space={"replay.ratio": Domain(choice=[0])}, tolerance=0.1)
 
 
 def losses(new, old):
@@ -61,12 +61,13 @@ def test_the_interval_is_paired():
 def test_a_scheduler_ranks_what_forgets_too_much_lower():
     references = References(BASE, [(10, BASE)])
     kept = worth(losses([4, 5, 6], [1, 1, 2]), references, 10, SETTINGS)
-    lost = worth(losses([1, 2, 3], [2, 2, 3]), references, 10, SETTINGS)
+    lost = worth(losses([3.5, 4.5, 5.5], [2, 2, 3]), references, 10, SETTINGS)
     assert kept.feasible
     assert not lost.feasible
     assert lost.gain.value > kept.gain.value
-    assert lost.score(10) < kept.score(10)
-    assert flat(lost, 10)["violation"] == pytest.approx(0.9)
+    assert lost.score < kept.score
+    assert flat(lost)["score"] == pytest.approx(1.5 - 0.9)
+    assert flat(lost)["violation"] == pytest.approx(0.9)
 
 
 def row(gain, forgetting):
