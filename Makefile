@@ -22,10 +22,11 @@ $(BIN)/.installed: pyproject.toml
 	touch $@
 comma := ,
 
-check: setup  ## ruff and strict mypy
+check: setup  ## ruff, strict mypy, and the walls between rooms
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
 
 test: setup  ## all tests but the nightly ones; those of the shared data are skipped, visibly, where it is absent
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not ray and not browser and not nightly and not cluster"

@@ -19,7 +19,7 @@ from ialign_ray.tokens.batch import BUCKETED, Batching, Encoded
 from ialign_ray.training.checkpoint import CURE, Checkpoints, first_says, first_worker
 from ialign_ray.training.collate import Pass, ahead
 from ialign_ray.training.flops import peak_of, training_cost
-from ialign_ray.training.objective import OBJECTIVES, Layout, Objective
+from ialign_ray.training.objective import OBJECTIVES, Objective, PassLayout
 from ialign_ray.training.progress import RunProgress
 from ialign_ray.training.run_log import RunLog
 from ialign_ray.training.spikes import SpikeDetector
@@ -56,7 +56,7 @@ class Loop:
     stop_request: Callable[[], StopRequest] = lambda: StopRequest.GO_ON
     """Asked before every step what this worker wishes to happen after it."""
 
-    def collate(self, examples: list[Encoded], layout: Layout) -> list[Pass]:
+    def collate(self, examples: list[Encoded], layout: PassLayout) -> list[Pass]:
         """A step's passes, in memory that the device reads fastest."""
         made = self.objective.collate(examples, layout)
         return [p.pinned() for p in made] if self.device.type == "cuda" else made
@@ -76,7 +76,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
     start = restore(loop, progress, model, optimizer)
     cost, peak = training_cost(model), peak_of(device, bf16=loop.autocast)
     model.train()
-    layout = Layout.of(model, settings.micro_batch_tokens, loop.pad, loop.batching)
+    layout = PassLayout.of(model, settings.micro_batch_tokens, loop.pad, loop.batching)
     stream = ahead(loop.stream(start), partial(loop.collate, layout=layout))
     done = start
     reason = validate_due(loop, progress, model, start)  # the base, or what a killed attempt did not come to

@@ -22,7 +22,7 @@ from ialign_ray.training.loss import target_nats
 
 
 @dataclass(frozen=True)
-class Layout:
+class PassLayout:
     """What limits and shapes a forward pass."""
 
     tokens: int
@@ -34,7 +34,7 @@ class Layout:
     batching: Batching = BUCKETED
 
     @classmethod
-    def of(cls, model: nn.Module, tokens: int, pad: int, batching: Batching = BUCKETED) -> Layout:
+    def of(cls, model: nn.Module, tokens: int, pad: int, batching: Batching = BUCKETED) -> PassLayout:
         """The layout of a model's passes."""
         return cls(tokens, pad, decoder_start(model), batching)
 
@@ -42,7 +42,7 @@ class Layout:
 class Objective(ABC):
     """One training objective; without state, so that every worker and every resumed run computes the same."""
 
-    def collate(self, examples: Sequence[Encoded], layout: Layout) -> list[Pass]:
+    def collate(self, examples: Sequence[Encoded], layout: PassLayout) -> list[Pass]:
         """Lay out one worker's share of a step as passes, on the CPU."""
         return lay_out(examples, layout.batching, layout.tokens, layout.pad, layout.start)
 

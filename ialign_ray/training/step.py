@@ -14,7 +14,7 @@ from ialign_ray.config.train import LANGUAGE_MODELING
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.collate import CPU, Pass, collate
 from ialign_ray.training.flops import peak_memory
-from ialign_ray.training.objective import OBJECTIVES, Layout, Objective
+from ialign_ray.training.objective import OBJECTIVES, Objective, PassLayout
 from ialign_ray.training.sharding import FILLER, reduce_and_clip, rounds, sum_over_workers
 from ialign_ray.training.spikes import SpikeDetector
 
@@ -46,7 +46,7 @@ def train_step(
     step: int,
     seed: int,
     clip_norm: float,
-    layout: Layout,
+    layout: PassLayout,
     device: torch.device,
     objective: Objective = OBJECTIVES[LANGUAGE_MODELING],
     passes: Sequence[Pass] | None = None,

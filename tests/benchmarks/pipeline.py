@@ -28,7 +28,7 @@ from ialign_ray.streaming.examples import ExampleSource, local_stream
 from ialign_ray.tokens.batch import Batching
 from ialign_ray.training.collate import lay_out
 from ialign_ray.training.loop import make_optimizer
-from ialign_ray.training.objective import Layout
+from ialign_ray.training.objective import PassLayout
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.run_log import records
 from ialign_ray.training.step import train_step
@@ -61,7 +61,7 @@ def bare(experiment: Experiment, run: Path) -> float:
     for step, (batch, passes) in enumerate(ready):
         began = time.perf_counter()
         stats = train_step(
-            model, optimizer, batch, step=step, seed=0, layout=Layout.of(model, settings.micro_batch_tokens, pad),
+            model, optimizer, batch, step=step, seed=0, layout=PassLayout.of(model, settings.micro_batch_tokens, pad),
             clip_norm=settings.clip_norm, device=torch.device("cpu"), passes=passes,
         )  # fmt: skip
         if step:

@@ -36,7 +36,7 @@ from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.batch_size import measure
 from ialign_ray.training.collate import ahead, lay_out
 from ialign_ray.training.loop import make_optimizer
-from ialign_ray.training.objective import Layout
+from ialign_ray.training.objective import PassLayout
 from ialign_ray.training.step import train_step
 
 CPU = torch.device("cpu")
@@ -71,7 +71,7 @@ def ours(model: nn.Module, settings: TrainConfig, examples: Sequence[Encoded]) -
             ahead(iter(batches(examples)), lambda b: lay_out(b, batching, budget, PAD))
         ):
             stats = train_step(
-                model, optimizer, batch, step=step, seed=0, layout=Layout.of(model, budget, PAD), clip_norm=1.0,
+                model, optimizer, batch, step=step, seed=0, layout=PassLayout.of(model, budget, PAD), clip_norm=1.0,
                 device=CPU, passes=passes,
             )  # fmt: skip
             way.nats.append(stats.loss * stats.counts["target_tokens"])

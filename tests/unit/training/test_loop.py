@@ -11,7 +11,7 @@ from ialign_ray.streaming.examples import ExampleSource, local_stream
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.collate import collate
 from ialign_ray.training.loop import Loop, learning_rate, make_optimizer, run_loop
-from ialign_ray.training.objective import Layout
+from ialign_ray.training.objective import PassLayout
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.run_log import RECORDS, WARNINGS, RunLog, ledger, records, shown_warnings
 from ialign_ray.training.step import train_step
@@ -228,7 +228,14 @@ class Kept(torch.optim.Optimizer):
 def gradient(model, examples, step=0, seed=0, tokens=4096, clip=1e9, pad=1):
     kept = Kept(model)
     stats = train_step(
-        model, kept, examples, step=step, seed=seed, layout=Layout.of(model, tokens, pad), clip_norm=clip, device=CPU
+        model,
+        kept,
+        examples,
+        step=step,
+        seed=seed,
+        layout=PassLayout.of(model, tokens, pad),
+        clip_norm=clip,
+        device=CPU,
     )
     return stats, kept.gradients
 
@@ -302,7 +309,9 @@ def test_a_loss_that_is_no_number_is_told(full):
         model.lm_head.weight[0, 0] = float("nan")
     kept = Kept(model)
     with pytest.raises(ModelError, match=r"step 6: the loss is nan.*lower train\.learning_rate"):
-        train_step(model, kept, examples, step=5, seed=0, layout=Layout.of(model, 512, 1), clip_norm=1.0, device=CPU)
+        train_step(
+            model, kept, examples, step=5, seed=0, layout=PassLayout.of(model, 512, 1), clip_norm=1.0, device=CPU
+        )
     assert kept.gradients is None
     assert same({n: p for n, p in before.items() if n != "lm_head.weight"},
                 {n: p for n, p in weights(model).items() if n != "lm_head.weight"})  # fmt: skip

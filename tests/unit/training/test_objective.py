@@ -8,7 +8,7 @@ from ialign_ray.config import TrainConfig, build_experiment
 from ialign_ray.errors import ConfigError
 from ialign_ray.modeling.head import target_logits
 from ialign_ray.streaming.examples import local_stream
-from ialign_ray.training.objective import OBJECTIVES, LanguageModeling, Layout, Objective
+from ialign_ray.training.objective import OBJECTIVES, LanguageModeling, Objective, PassLayout
 from ialign_ray.training.prepare import prepare
 from ialign_ray.training.run_log import records
 from ialign_ray.training.step import train_step
@@ -42,7 +42,7 @@ def test_an_objective_decides_loss_and_counts(setting):
     found = {}
     for objective in (LanguageModeling(), PerExample()):
         kept = Kept(model)
-        layout = Layout.of(model, 4096, 1)
+        layout = PassLayout.of(model, 4096, 1)
         found[type(objective)] = train_step(
             model, kept, examples, step=0, seed=0, clip_norm=1e9, layout=layout, device=CPU, objective=objective
         )

@@ -13,7 +13,7 @@ from ialign_ray.modeling.attention import PACKABLE, attention_kernel, is_packabl
 from ialign_ray.tokens.batch import Batching, Encoded
 from ialign_ray.training.collate import collate_packed, lay_out
 from ialign_ray.training.loss import target_nats
-from ialign_ray.training.objective import Layout
+from ialign_ray.training.objective import PassLayout
 from ialign_ray.training.step import train_step
 
 GROUPED = COMMON | {"num_key_value_heads": 2, "head_dim": 8}
@@ -124,7 +124,7 @@ def test_a_step_is_the_same_packed_or_bucketed():
     stats, gradients = [], []
     for batching in (Batching(), Batching(packed=True, width=24), Batching(pass_tokens=0)):
         kept, passes = Kept(model), lay_out(whole, batching, 64, 0)
-        stats.append(train_step(model, kept, whole, step=0, seed=0, layout=Layout.of(model, 64, 0), clip_norm=1e9,
+        stats.append(train_step(model, kept, whole, step=0, seed=0, layout=PassLayout.of(model, 64, 0), clip_norm=1e9,
                                 device=CPU, passes=passes))  # fmt: skip
         gradients.append(kept.gradients)
     for other, found in zip(stats[1:], gradients[1:], strict=True):

@@ -24,7 +24,7 @@ from ialign_ray.streaming.examples import local_stream
 from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.collate import collate
 from ialign_ray.training.loss import logits_finish
-from ialign_ray.training.objective import Layout
+from ialign_ray.training.objective import PassLayout
 from ialign_ray.training.runs import MODEL, RECORD, save_run, start_record
 from ialign_ray.training.step import train_step
 from ialign_ray.workflows.evaluate import evaluate
@@ -115,7 +115,7 @@ def first_batch(setting):
 def step(model, examples, tokens):
     kept, pad = Kept(model), model.config.pad_token_id
     stats = train_step(
-        model, kept, examples, step=0, seed=0, layout=Layout.of(model, tokens, pad), clip_norm=1e9, device=CPU
+        model, kept, examples, step=0, seed=0, layout=PassLayout.of(model, tokens, pad), clip_norm=1e9, device=CPU
     )
     return stats, kept.gradients
 
@@ -243,7 +243,7 @@ def test_what_was_learned_is_generated(setting):
     for number in range(70):
         stats = train_step(
             model, optimizer, examples, step=number, seed=0, clip_norm=1.0,
-            layout=Layout.of(model, 999, tokenizer.pad_token_id), device=CPU,
+            layout=PassLayout.of(model, 999, tokenizer.pad_token_id), device=CPU,
         )  # fmt: skip
     assert stats.loss < 0.3
     texts = [a.text for a in generate(model, tokenizer, [e.prompt for e in examples], max_new_tokens=64)]

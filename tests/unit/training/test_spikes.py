@@ -16,7 +16,7 @@ from ialign_ray.streaming.examples import local_stream
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.loop import Loop, run_loop
-from ialign_ray.training.objective import Layout
+from ialign_ray.training.objective import PassLayout
 from ialign_ray.training.run_log import ENDING, RunLog, ledger, records, shown_warnings
 from ialign_ray.training.spikes import SpikeDetector, spike_limit
 from ialign_ray.training.step import train_step
@@ -135,7 +135,7 @@ def test_a_loss_that_is_no_number_names_its_rows(setting, tmp_path):
     examples[2] = replace(examples[2], row_id="broken:1:eng-jav", prompt=[rare, *examples[2].prompt])
     with torch.no_grad():
         model.get_input_embeddings().weight[rare] = float("nan")
-    settings = {"seed": 0, "layout": Layout.of(model, 64, 1), "clip_norm": 1.0, "device": CPU}
+    settings = {"seed": 0, "layout": PassLayout.of(model, 64, 1), "clip_norm": 1.0, "device": CPU}
     with pytest.raises(ModelError) as error:
         train_step(model, Kept(model), examples, step=4, detector=SpikeDetector(run=tmp_path / "run"), **settings)
     said = str(error.value)

@@ -5,7 +5,7 @@ import torch
 from ialign_ray.config import LoraSettings, ModelSettings, build_experiment
 from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.streaming.examples import ExampleSource, local_stream
-from ialign_ray.training.objective import Layout
+from ialign_ray.training.objective import PassLayout
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.sharding import FILLER, buckets, is_sharded, rounds, training_bytes
 from ialign_ray.training.step import train_step
@@ -51,7 +51,7 @@ def test_nothing_is_learned_from_a_filler(experiment_data, tmp_path):
         model = load_base(experiment.model)
         stats = train_step(
             model, torch.optim.SGD(model.parameters(), lr=1.0), examples, step=0, seed=0,
-            clip_norm=1e9, layout=Layout.of(model, 16, 1), device=torch.device("cpu"),
+            clip_norm=1e9, layout=PassLayout.of(model, 16, 1), device=torch.device("cpu"),
         )  # fmt: skip
         return stats, model.state_dict()
 
