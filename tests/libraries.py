@@ -42,9 +42,9 @@ async def serving(registry, *models, opening=open_noted, **fields):
         await made.close(1)
 
 
-async def ask(shelf, name=""):
+async def ask(models, name=""):
     """(what answered, its text)"""
-    async with shelf.lease(name) as served:
+    async with models.lease(name) as served:
         return served.id, await text_of(served)
 
 
@@ -53,8 +53,8 @@ async def text_of(served):
     return "".join([p.text async for p in served.engine.stream(prompt, Sampling(TOKENS), served.adapter)])
 
 
-def kinds(shelf):
-    return {card.name: (card.id, card.kind) for card in shelf.cards()}
+def kinds(models):
+    return {info.name: (info.id, info.kind) for info in models.infos()}
 
 
 def of_base(folder):

@@ -21,6 +21,8 @@ def material(data, tmp_path):
     rows.to_parquet(path)
     data["evaluate"] = data["evaluate"] | {"scorer": "sum"}
     data["languages"] = {"l1": ["eng"], "l2": ["ind"], "l3": ["jav"]}
+    for corpus in data["corpora"]:
+        corpus["columns"] = {"eng": "eng", "ind": "ind"}
     experiment = build_experiment(data, "test")
     test = classification_rows(experiment.evaluate.suites[0], str(tmp_path)).test
     runs, folders = {}, {}

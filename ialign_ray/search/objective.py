@@ -21,8 +21,8 @@ from ialign_ray.training.validation import INSTRUCTIONS, PAIRS, Loss, LossEstima
 Array = npt.NDArray[np.float64]
 PENALTY = 1.0
 """Nats per token of gain that a scheduler takes off for each nat beyond the tolerance. Of 20 replayed searches ASHA
-kept the grid's best setting in 17 at 1, in 8 at 5 and in 4 at 0 (docs/results/search-grid): a higher one stops settings that
-forget at first and recover as the learning rate falls."""
+kept the grid's best setting in 17 at 1, in 8 at 5 and in 4 at 0 (docs/results/search-grid): a higher one stops settings
+that forget at first and recover as the learning rate falls."""
 FAILED_SCORE = -1e9
 """For schedulers, which need a number: below every trial that ended."""
 

@@ -15,14 +15,13 @@ import shutil
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
-from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
@@ -32,36 +31,13 @@ from torch.distributed.fsdp import FSDPModule
 
 from ialign_ray.errors import CheckpointError
 from ialign_ray.storage import MANIFEST, is_intact, read_json, whole_folder
+from ialign_ray.training.full_disk import writing
 from ialign_ray.training.sharding import cut_like, trained
 
 T = TypeVar("T")
 _NAME = re.compile(r"^step-(\d{8})$")
 _SCRATCH = ".step-*"
 _WEIGHTS, _OPTIMIZER = "trainable.safetensors", "optimizer.pt"
-CURE = "free space or lift the quota there, then go on with --resume; what was saved before is intact"
-
-
-@contextmanager
-def writing(target: Path, cure: str = "") -> Iterator[None]:
-    """Turn a disk's refusal to take `target` into a CheckpointError that names it, the cause and the cure."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        cause = _refusal(error)
-        if cause is None:
-            raise
-        raise CheckpointError(f"{target} could not be written ({cause})" + (f"; {cure}" if cure else "")) from error
-
-
-def _refusal(error: BaseException | None) -> str | None:
-    """What the disk said, None when it said nothing; safetensors and torch wrap it in errors of their own."""
-    while error is not None:
-        if isinstance(error, OSError):
-            return error.strerror or str(error)
-        if isinstance(error, SafetensorError) and (said := re.search(r"([^:]+) \(os error \d+\)", str(error))):
-            return said[1].strip()
-        error = error.__cause__ or error.__context__
-    return None
 
 
 @dataclass(frozen=True)

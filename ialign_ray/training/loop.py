@@ -16,9 +16,10 @@ from ialign_ray.config import TrainConfig
 from ialign_ray.config.train import LANGUAGE_MODELING
 from ialign_ray.errors import CheckpointError, StoppedError
 from ialign_ray.tokens.batch import BUCKETED, Batching, Encoded
-from ialign_ray.training.checkpoint import CURE, Checkpoints, first_says, first_worker
+from ialign_ray.training.checkpoint import Checkpoints, first_says, first_worker
 from ialign_ray.training.collate import Pass, ahead
 from ialign_ray.training.flops import peak_of, training_cost
+from ialign_ray.training.full_disk import CURE
 from ialign_ray.training.objective import OBJECTIVES, Objective, PassLayout
 from ialign_ray.training.progress import RunProgress
 from ialign_ray.training.run_log import RunLog

@@ -27,7 +27,8 @@ from rich.console import Console
 from ialign_ray.config import Experiment
 from ialign_ray.errors import CheckpointError
 from ialign_ray.storage import file_hash, is_intact
-from ialign_ray.training.checkpoint import CURE, Checkpoints
+from ialign_ray.training.checkpoint import Checkpoints
+from ialign_ray.training.full_disk import CURE
 
 MODEL = "model"
 LAST = ("checkpoints", MODEL)

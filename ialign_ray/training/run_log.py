@@ -18,17 +18,19 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from ialign_ray.storage import write_bytes, write_json
 from ialign_ray.tokens.batch import Encoded
-from ialign_ray.training.checkpoint import CURE, writing
-from ialign_ray.training.step import StepStats
+from ialign_ray.training.full_disk import CURE, writing
 from ialign_ray.training.stopping import Validated
-from ialign_ray.training.validation import LossEstimate
+
+if TYPE_CHECKING:  # both import torch
+    from ialign_ray.training.step import StepStats
+    from ialign_ray.training.validation import LossEstimate
 
 ENDING = "ending.json"
 LEDGER = "ledger"

@@ -15,7 +15,7 @@ from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.load import save_model
 from ialign_ray.storage import MANIFEST, is_intact, read_json, whole_folder, write_json, write_text
 from ialign_ray.training.card import model_card
-from ialign_ray.training.checkpoint import CURE, writing
+from ialign_ray.training.full_disk import CURE, writing
 from ialign_ray.training.prepare import Prepared
 from ialign_ray.training.run_log import ENDING, ledger
 from ialign_ray.version import __version__

@@ -18,8 +18,9 @@ from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
 from ialign_ray.storage import alone, is_intact, read_json, write_json, write_text
 from ialign_ray.streaming.examples import ExampleSource
-from ialign_ray.training.checkpoint import CURE, Checkpoints, writing
+from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.display import watching
+from ialign_ray.training.full_disk import CURE, writing
 from ialign_ray.training.mirror import bring_back, mirror_of, mirrored
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.runs import FAILURE, MODEL, RECORD, run_folder, save_run, start_record, untrained_model

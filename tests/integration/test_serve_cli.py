@@ -91,7 +91,7 @@ def test_the_lines_to_try_are_what_a_shell_takes(registry):
     from ialign_ray.serving.model_sources import locate
 
     promote(registry, "mine", WEAK)
-    for line in curl_lines("http://127.0.0.1:8000", [locate("champion", registry.uri).card()], keyed=True):
+    for line in curl_lines("http://127.0.0.1:8000", [locate("champion", registry.uri).info()], keyed=True):
         words = shlex.split(line)
         assert words[0] == "curl"
         assert subprocess.run(["bash", "-nc", line]).returncode == 0

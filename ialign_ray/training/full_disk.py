@@ -1,0 +1,37 @@
+"""A disk that takes no more, as one sentence; without torch, since a report of finished runs reads the run log."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ialign_ray.errors import CheckpointError
+
+CURE = "free space or lift the quota there, then go on with --resume; what was saved before is intact"
+
+
+@contextmanager
+def writing(target: Path, cure: str = "") -> Iterator[None]:
+    """Turn a disk's refusal to take `target` into a CheckpointError that names it, the cause and the cure."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        cause = _refusal(error)
+        if cause is None:
+            raise
+        raise CheckpointError(f"{target} could not be written ({cause})" + (f"; {cure}" if cure else "")) from error
+
+
+def _refusal(error: BaseException | None) -> str | None:
+    """What the disk said, None when it said nothing; safetensors and torch wrap it in errors of their own."""
+    while error is not None:
+        if isinstance(error, OSError):
+            return error.strerror or str(error)
+        if isinstance(error, SafetensorError) and (said := re.search(r"([^:]+) \(os error \d+\)", str(error))):
+            return said[1].strip()
+        error = error.__cause__ or error.__context__
+    return None
