@@ -49,7 +49,7 @@ def inspect(
     page: Annotated[Path | None, typer.Option(help="HTML page to write. Default: beside the built corpus.")] = None,
     tokens: Annotated[bool, typer.Option("--tokens/--no-tokens", help="Measure the model's tokenizer too.")] = True,
 ) -> None:
-    """Show counts, lengths, the dirtiest texts, tokens and truncation; on the terminal and as an HTML page.
+    """Show counts, lengths, the most anomalous texts, tokens and truncation; on the terminal and as an HTML page.
 
     Example: `ialign data inspect experiment.yaml --page corpus.html`
     """

@@ -38,7 +38,7 @@ def render_page(report: Report) -> str:
         cell=terminal.step_cell,
         remarks=terminal.remarks,
         share=terminal.share,
-        charts=[charts(list(look.lengths.texts.values())) for look in report.corpora],
+        charts=[charts(list(corpus_report.lengths.texts.values())) for corpus_report in report.corpora],
     )
 
 

@@ -1,8 +1,8 @@
-"""How suspicious a pair of texts looks: a few plain measures of all rows at once, and a sum that ranks them.
+"""Anomaly score of a pair of texts: a few plain measures of all rows at once, and a sum that ranks them.
 
-Each measure counts 0 up to where it is usual and 1 from where something is surely odd, linearly between; the dirt of a
-pair is their sum. A high sum asks for a look, it does not prove that a text is wrong: cognates, tables and poems are
-odd as well.
+Each measure counts 0 up to where it is usual and 1 from where something is surely odd, linearly between; the anomaly
+score of a pair is their sum. A high score asks for an inspection, it proves nothing: cognates, tables
+and poems are odd as well.
 """
 
 from __future__ import annotations
@@ -94,10 +94,10 @@ _FEWEST_WORDS = 4
 """Of fewer words, names alone may all be the pivot's."""
 
 
-def dirt(
+def anomaly(
     table: pa.Table, scope: Scope, usual: Mapping[tuple[str, str], Usual], scripts: Scripts
 ) -> dict[tuple[str, str], dict[str, Numbers]]:
-    """Per pivot and other language every measure of every row, NaN where it says nothing; and the sum, `dirt`.
+    """Per pivot and other language every measure of every row, NaN where it says nothing; and the sum, `anomaly`.
 
     The sum is NaN where a side is missing.
     """
@@ -113,7 +113,7 @@ def dirt(
             "copied": _copied(two, one),
         }
         total = sum((m.count(measured[m.name]) for m in MEASURES), np.zeros(table.num_rows))
-        found[pivot, other] = measured | {"dirt": np.where(np.isnan(logs), np.nan, total)}
+        found[pivot, other] = measured | {"anomaly": np.where(np.isnan(logs), np.nan, total)}
     return found
 
 

@@ -12,10 +12,10 @@ from ialign_ray.corpus.assemble import TRAIN
 from ialign_ray.corpus.build import Built
 from ialign_ray.corpus.cleaning.step import Scope
 from ialign_ray.errors import ConfigError
+from ialign_ray.inspection.flagged import Dropped, FlaggedRow, dropped, flagged
 from ialign_ray.inspection.lengths import Lengths
 from ialign_ray.inspection.prompts import Tokens, tokens
 from ialign_ray.inspection.rows import batches, parts
-from ialign_ray.inspection.suspects import Dropped, Suspect, dropped, suspects
 from ialign_ray.languages import display_name
 from ialign_ray.tokens.encode import Encoder
 
@@ -83,14 +83,14 @@ class StepTable:
 
 
 @dataclass(frozen=True)
-class CorpusLook:
+class CorpusReport:
     """What was looked at of one corpus."""
 
     steps: StepTable
     lengths: Lengths
     dropped: dict[str, list[Dropped]]
     """Step -> examples."""
-    suspects: list[Suspect]
+    flagged: list[FlaggedRow]
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Report:
     name: str
     names: dict[str, str]
     """Language code -> English name."""
-    corpora: list[CorpusLook]
+    corpora: list[CorpusReport]
     learned: list[str]
     tokens: Tokens | None
     """None where they were not asked for."""
@@ -123,7 +123,7 @@ def inspect(experiment: Experiment, built: Built, encoder: Encoder | None) -> Re
         built,
         experiment.name,
         {code: english(experiment, code) for c in experiment.corpora for code in c.languages},
-        [_look(experiment, corpus, built) for corpus in experiment.corpora],
+        [_corpus_report(experiment, corpus, built) for corpus in experiment.corpora],
         learned(built.counts["learned"]),
         tokens(experiment, built, encoder) if encoder else None,
     )
@@ -152,17 +152,17 @@ def english(experiment: Experiment, code: str) -> str:
         return code
 
 
-def _look(experiment: Experiment, corpus: CorpusConfig, built: Built) -> CorpusLook:
+def _corpus_report(experiment: Experiment, corpus: CorpusConfig, built: Built) -> CorpusReport:
     table, scope = step_table(experiment, corpus, built), Scope(corpus.languages, corpus.pivots)
     lengths = Lengths(scope)
     for batch in batches(parts(built, corpus.name)):
         lengths.add(batch)
     scripts = next((s.scripts for s in experiment.cleaning.steps if isinstance(s, ScriptStep)), {})
-    return CorpusLook(
+    return CorpusReport(
         table,
         lengths,
         dropped(built, corpus.name, table.steps),
-        suspects(built, corpus.name, scope, lengths.usual(), scripts),
+        flagged(built, corpus.name, scope, lengths.usual(), scripts),
     )
 
 

@@ -10,11 +10,11 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from ialign_ray.inspection.flagged import Dropped, FlaggedRow
 from ialign_ray.inspection.lengths import Histogram, bar_width
 from ialign_ray.inspection.prompts import Rendered, Tokens
-from ialign_ray.inspection.report import CorpusLook, Report, StepTable
+from ialign_ray.inspection.report import CorpusReport, Report, StepTable
 from ialign_ray.inspection.rows import visible
-from ialign_ray.inspection.suspects import Dropped, Suspect
 from ialign_ray.inspection.tokenizer_fit import Fitness
 
 _BARS = " ▁▂▃▄▅▆▇█"
@@ -22,7 +22,7 @@ SHOWN = 600
 """Characters of a text that are printed at most; the page holds more."""
 LEARNED = 16
 """Lines of what was learned."""
-SUSPECTS = 5
+FLAGGED = 5
 """Suspicious rows that are printed a corpus; the page holds more."""
 
 
@@ -42,11 +42,11 @@ def show_counts(console: Console, tables: Iterable[StepTable], learned: Sequence
 
 def show_report(console: Console, report: Report) -> None:
     """What the page shows, in short: fewer suspicious rows, and prompts of one direction a task."""
-    show_counts(console, (look.steps for look in report.corpora), report.learned)
-    for look in report.corpora:
-        console.print(lengths_table(look))
-        _show_dropped(console, look)
-        _show_suspects(console, look)
+    show_counts(console, (corpus_report.steps for corpus_report in report.corpora), report.learned)
+    for corpus_report in report.corpora:
+        console.print(lengths_table(corpus_report))
+        _show_dropped(console, corpus_report)
+        _show_flagged(console, corpus_report)
     if report.tokens:
         _show_tokens(console, report.tokens)
 
@@ -85,11 +85,11 @@ def remarks(steps: StepTable) -> list[str]:
     return said
 
 
-def lengths_table(look: CorpusLook) -> Table:
+def lengths_table(corpus_report: CorpusReport) -> Table:
     """Characters a text, with a histogram a language."""
-    histograms = look.lengths.texts
+    histograms = corpus_report.lengths.texts
     width, count = bar_width(list(histograms.values()))
-    title = f"{look.steps.corpus}: characters a text ({width} a bar, from 0; the last bar holds all longer)"
+    title = f"{corpus_report.steps.corpus}: characters a text ({width} a bar, from 0; the last bar holds all longer)"
     table = _table(title, ["language", "histogram"], ["n", "median", "90%", "99%", "longest"])
     for code, histogram in histograms.items():
         numbers = [f"{histogram.percentile(p):,}" if histogram.n else "-" for p in (50, 90, 99, 100)]
@@ -131,23 +131,25 @@ def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
     return table
 
 
-def _show_dropped(console: Console, look: CorpusLook) -> None:
-    for step, found in look.dropped.items():
+def _show_dropped(console: Console, corpus_report: CorpusReport) -> None:
+    for step, found in corpus_report.dropped.items():
         if found:
-            total = sum(look.steps.counts["dropped"].get(step, {}).values())
-            console.print(f"\n{look.steps.corpus}: {len(found)} of {total:,} texts dropped by {step}", style="bold")
+            total = sum(corpus_report.steps.counts["dropped"].get(step, {}).values())
+            console.print(
+                f"\n{corpus_report.steps.corpus}: {len(found)} of {total:,} texts dropped by {step}", style="bold"
+            )
         for dropped in found:
-            console.print(_dropped(dropped, look.steps))
+            console.print(_dropped(dropped, corpus_report.steps))
 
 
-def _show_suspects(console: Console, look: CorpusLook) -> None:
-    if not (kept := look.steps.all_rows):
+def _show_flagged(console: Console, corpus_report: CorpusReport) -> None:
+    if not (kept := corpus_report.steps.all_rows):
         return
-    console.print(f"\n{look.steps.corpus}: the most suspicious of {kept:,} rows that were kept", style="bold")
-    if not look.suspects:
+    console.print(f"\n{corpus_report.steps.corpus}: the most suspicious of {kept:,} rows that were kept", style="bold")
+    if not corpus_report.flagged:
         console.print("None looks odd by any measure.")
-    for suspect in look.suspects[:SUSPECTS]:
-        console.print(_suspect(suspect, look.steps))
+    for flagged_row in corpus_report.flagged[:FLAGGED]:
+        console.print(_flagged_row(flagged_row, corpus_report.steps))
 
 
 def _show_tokens(console: Console, tokens: Tokens) -> None:
@@ -209,10 +211,10 @@ def _dropped(dropped: Dropped, steps: StepTable) -> RenderableType:
     return Group(Text(f"  {steps.place(dropped.file, dropped.line)}  {visible(dropped.id)[:80]}", style="dim"), *lines)
 
 
-def _suspect(suspect: Suspect, steps: StepTable) -> RenderableType:
-    head = f"  {steps.place(suspect.file, suspect.line)}  {visible(suspect.id)[:80]}"
-    why = f"    dirt {suspect.dirt:.2f}: {'; '.join(suspect.reasons)}"
-    sides = [_side(code, text) for code, text in zip((suspect.pivot, suspect.other), suspect.texts)]
+def _flagged_row(flagged_row: FlaggedRow, steps: StepTable) -> RenderableType:
+    head = f"  {steps.place(flagged_row.file, flagged_row.line)}  {visible(flagged_row.id)[:80]}"
+    why = f"    anomaly {flagged_row.anomaly:.2f}: {'; '.join(flagged_row.reasons)}"
+    sides = [_side(code, text) for code, text in zip((flagged_row.pivot, flagged_row.other), flagged_row.texts)]
     return Group(Text(head, style="dim"), Text(why, style="yellow"), *sides)
 
 

@@ -28,7 +28,7 @@ class Resolved:
         """Return what was chosen, in one line."""
         held = f"@{self.alias}" if self.alias else ""
         tags = self.version.tags
-        return f"{self.version.title}{held}: {tags.get('base')}, dose {tags.get('dose')}, files verified"
+        return f"{self.version.title}{held}: {tags.get('base')}, replay ratio {tags.get('dose')}, files verified"
 
 
 def names_version(reference: str) -> bool:

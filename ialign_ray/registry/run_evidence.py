@@ -134,7 +134,7 @@ def search_of(folder: Path) -> dict[str, Any] | None:
 
 
 def facts(material: RunEvidence) -> dict[str, str]:
-    """What a version's tags say: base, dose, data, code."""
+    """What a version's tags say: base, replay ratio, data, code."""
     experiment, record = material.experiment, read_json(material.run / MODEL / RECORD)
     return {
         "base": experiment.model.id,

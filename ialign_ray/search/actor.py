@@ -14,7 +14,7 @@ from ialign_ray.search.objective import FAILED_SCORE, References, flat, worth
 from ialign_ray.search.results import FAILED, OUTCOMES, POINT, STOPPED, TRIALS
 from ialign_ray.search.space import point_name, search_of, variant
 from ialign_ray.search.trial import TrialContext, TrialRun
-from ialign_ray.search.trial_cache import ExampleCache, family
+from ialign_ray.search.trial_cache import ExampleCache, cache_key
 from ialign_ray.search.trial_context import SearchContext, control_folder, control_point, search_folder
 from ialign_ray.storage import read_json, write_json
 
@@ -70,7 +70,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
 
     def _example_cache(self) -> ExampleCache:
         experiment = variant(self.shared.experiment, self.point)
-        name = family(experiment)
+        name = cache_key(experiment)
         if name not in self.shelves:
             while len(self.shelves) >= KEPT_SHELVES:
                 self.shelves.pop(next(iter(self.shelves)))

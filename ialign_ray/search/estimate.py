@@ -73,8 +73,8 @@ def estimate(
     most = (reach[0] + controls) * ends[-1]
     seconds = math.nan
     if speed:
-        looks = sum(reach) + controls * (len(ends) + 1)
-        work = trained * per_unit * speed.token + looks * speed.validation + (reach[0] + controls) * speed.start
+        validations = sum(reach) + controls * (len(ends) + 1)
+        work = trained * per_unit * speed.token + validations * speed.validation + (reach[0] + controls) * speed.start
         seconds = work / max(1, min(at_a_time, reach[0]))
     return SearchEstimate(reach, trained * per_unit, most * per_unit, seconds)
 
@@ -103,7 +103,7 @@ def measure(shared: SearchContext) -> Speed:
 
 
 def tokens_a_step(shared: SearchContext, steps: int = 20) -> float:
-    """Mean tokens of a step with the experiment's own dose."""
+    """Mean tokens of a step with the experiment's own replay ratio."""
     example_cache = shared.example_cache(shared.experiment)
     stream = example_cache.steps(example_cache.trial_plan(shared.experiment), shared.experiment.train.batch_size, 0)
     return sum(len(e) for step in islice(stream, steps) for e in step) / steps

@@ -1,4 +1,4 @@
-"""Encoded examples that all trials share: a trial's dose and diversity decide which are drawn, never what they say.
+"""Encoded examples that all trials share: replay ratio and pool size decide which are drawn, never what they say.
 
 The k-th pair drawn with a seed is the same for every ratio, and an instruction is the same in every pool, so a search
 encodes once what its trials would each encode again.
@@ -63,9 +63,9 @@ class ExampleCache:
 
     def trial_plan(self, experiment: Experiment) -> Plan:
         """The plan of a trial: a pool of 100 is the beginning of the pool of 1,000."""
-        dose = experiment.replay.ratio
-        pool = self.plan.replay.slice(0, experiment.replay.pool_size) if dose > 0 else self.plan.replay.slice(0, 0)
-        return replace(self.plan, ratio=dose, replay=pool)
+        ratio = experiment.replay.ratio
+        pool = self.plan.replay.slice(0, experiment.replay.pool_size) if ratio > 0 else self.plan.replay.slice(0, 0)
+        return replace(self.plan, ratio=ratio, replay=pool)
 
     def steps(self, plan: Plan, batch_size: int, start: int) -> Iterator[list[Encoded]]:
         """A trial's steps from `start` on."""
@@ -75,7 +75,7 @@ class ExampleCache:
             step += 1
 
 
-def family(experiment: Experiment) -> str:
+def cache_key(experiment: Experiment) -> str:
     """Trials with the same seed and mix draw from the same example_cache."""
     return json_hash([experiment.train.seed, resolve_mix(experiment.tasks.mix)])[:12]
 

@@ -18,7 +18,15 @@ from ialign_ray.search.budget import budgets, trial_budgets, whole_budget
 from ialign_ray.search.objective import References
 from ialign_ray.search.space import Point, search_of, variant
 from ialign_ray.search.trial import TrialContext, TrialRun
-from ialign_ray.search.trial_cache import ExampleCache, Key, SharedModel, base_model, family, open_example_cache, share
+from ialign_ray.search.trial_cache import (
+    ExampleCache,
+    Key,
+    SharedModel,
+    base_model,
+    cache_key,
+    open_example_cache,
+    share,
+)
 from ialign_ray.storage import json_hash
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tokens.batch import Encoded
@@ -54,7 +62,7 @@ def control_of_trial(experiment: Experiment, point: Point) -> Path:
 
 
 def control_point(seed: int) -> Point:
-    """The replay-only control: the experiment's own settings but for the dose."""
+    """The replay-only control: the experiment's own settings but for the replay ratio."""
     return {"replay.ratio": 1.0, "train.seed": seed}
 
 
@@ -84,9 +92,9 @@ class SearchContext:
         return TrialContext(base_model(self.model, device), self.held_out, self.record, self.data, self.rows, device)
 
     def example_cache(self, experiment: Experiment) -> ExampleCache:
-        """The encoded examples of a trial's family."""
+        """The encoded examples of a trial's cache_key."""
         example_cache = open_example_cache(self.plan, self.encoder, experiment)
-        example_cache.made.update(self.made.get(family(experiment), {}))
+        example_cache.made.update(self.made.get(cache_key(experiment), {}))
         return example_cache
 
     def trial(
@@ -164,5 +172,5 @@ def prefill(experiment: Experiment, prepared: Prepared, steps: int) -> dict[str,
         chosen = override(experiment, {"train.seed": seed, "tasks.mix": mix})
         example_cache = open_example_cache(prepared.plan, prepared.encoder, chosen)
         example_cache.fill(steps * size)
-        made[family(chosen)] = example_cache.made
+        made[cache_key(chosen)] = example_cache.made
     return made

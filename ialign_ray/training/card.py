@@ -27,7 +27,7 @@ def model_card(experiment: Experiment, record: dict[str, Any], *, seq2seq: bool 
 # {experiment.name}: {record["run"]}
 
 `{model.id}` aligned to {", ".join(languages.l2) or "no new language"} by continual cross-lingual instruction
-tuning (InstructAlign, arXiv 2305.13627), with replay of old instructions at a dose of {experiment.replay.ratio:g}.
+tuning (InstructAlign, arXiv 2305.13627), with replay of old instructions at a ratio of {experiment.replay.ratio:g}.
 
 ```python
 {_loading(experiment, "AutoModelForSeq2SeqLM" if seq2seq else "AutoModelForCausalLM")}

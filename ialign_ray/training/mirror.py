@@ -35,7 +35,7 @@ LAST = ("checkpoints", MODEL)
 """Folders by which a run is known to have a state: put in place after all else."""
 PARTS = (
     *("experiment.yaml", "record.json", "batching.json", "metrics.jsonl", "validation.jsonl", "warnings.txt"),
-    *("ending.json", "ledger", "suspects", *LAST),
+    *("ending.json", "ledger", "flagged", *LAST),
 )
 """What a copy holds; `data/` is made again from the experiment, curves and predictions from the run."""
 KEPT = 2
@@ -238,7 +238,7 @@ def mirrored(mirror: Mirror | None, run: Path, checkpoints: Checkpoints, console
     finally:
         stop.set()
         thread.join()
-        sender.look()
+        sender.send_new()
 
 
 class _Sender:
@@ -252,9 +252,9 @@ class _Sender:
         while not stop.wait(LOOK_SECONDS):
             if (found := self._checkpoints.found()) != self._seen:  # hashes are read for new ones alone
                 self._seen = found
-                self.look()
+                self.send_new()
 
-    def look(self) -> None:
+    def send_new(self) -> None:
         """Send what is new; where the mirror takes it not, say so and go on."""
         try:
             state = state_of(self._run, self._checkpoints)

@@ -1,6 +1,6 @@
-"""Losses that are no number or far above those before: the batch is named, and kept for looking at.
+"""Detector of spikes: losses that are not finite or far above the recent ones; the batch is named and kept.
 
-What is far above follows from the records of the steps before, so a resumed run judges as the undisturbed one.
+What is far above follows from the run log, so a resumed run decides as the undisturbed one.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ialign_ray.errors import ModelError
 from ialign_ray.storage import write_bytes
 from ialign_ray.tokens.batch import Encoded
 
-SUSPECTS = "suspects"
-"""Folder of the run for batches worth looking at."""
+FLAGGED = "flagged"
+"""Folder of the run for batches with a spike or without a finite loss."""
 WINDOW, ENOUGH = 50, 20
 """Steps that are looked back at, and how many there must be."""
 FLOOR = 0.01
-"""Least robust deviation as a share of the median: a run that is all but still must not cry at each tremor."""
+"""Floor for the deviation, as a share of the median, so that a nearly constant loss does not trigger on noise."""
 SHOWN = 3
 _MAD = 1.4826  # makes the median absolute deviation of a normal distribution its standard deviation
 Rows = list[tuple[Any, ...]]
@@ -84,7 +84,8 @@ class SpikeDetector:
         told = f"step {step}: {sentence or 'a spike'}; {self._batch(step, _of_all(own))}"
         if self.settings.on_spike == "stop":
             raise ModelError(
-                f"{told}; train.on_spike is stop: look at the batch, then go on with --resume --set train.on_spike=skip"
+                f"{told}; train.on_spike is stop: inspect the batch, then continue with --resume --set "
+                "train.on_spike=skip"
             )
         skipped = self.settings.on_spike == "skip"
         self.warn(told + ("; its update is skipped" if skipped else ""))
@@ -116,7 +117,7 @@ class SpikeDetector:
         """Write the batch (first worker); the words that tell where it lies."""
         if self.run is None:
             return ""
-        path = self.run / SUSPECTS / f"step-{step:08d}.parquet"
+        path = self.run / FLAGGED / f"step-{step:08d}.parquet"
         if not dist.is_initialized() or dist.get_rank() == 0:
             columns = dict(zip(_SCHEMA.names, zip(*rows, strict=True), strict=True))
             part = BytesIO()

@@ -23,7 +23,7 @@ from ialign_ray.terminal import say
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.workflows.evaluate import evaluate
 
-LOOKS, PAGE = "test-looks.json", "search.html"
+TEST_ACCESSES, PAGE = "test-looks.json", "search.html"
 
 
 def tune(experiment: Experiment, *, resume: bool = False, console: Console | None = None) -> Path:
@@ -49,15 +49,15 @@ def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
     say(console, f"\nWinner: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
     run = folder / TRIALS / str(found["trial"])
     if experiment.evaluate.suites:
-        look(folder, found, console)
+        record_test_access(folder, found, console)
         evaluate(experiment, [run], control_of_trial(experiment, found["point"]), console=console)
     say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
     return run
 
 
 def pareto_table(front: list[dict[str, Any]]) -> Table:
-    """The finished trials that none beats in both gain and forgetting."""
-    table = Table(title="The front: no trial gains more and forgets less", title_justify="left")
+    """Return the Pareto front: the finished trials that none beats in both gain and forgetting."""
+    table = Table(title="Pareto front: no trial gains more and forgets less", title_justify="left")
     for name in COLUMNS:
         table.add_column(name)
     for row in front:
@@ -65,22 +65,22 @@ def pareto_table(front: list[dict[str, Any]]) -> Table:
     return table
 
 
-def look(folder: Path, found: dict[str, Any], console: Console) -> None:
-    """Write down that the test rows are looked at, and warn of a second look by the same search.
+def record_test_access(folder: Path, found: dict[str, Any], console: Console) -> None:
+    """Record an access to the test rows, and warn when the test set has been used before.
 
-    A winner that is chosen again after its rival was seen on the test rows is no longer judged by rows it never met.
+    Re-selecting after seeing test scores biases the result.
     """
-    path = folder / LOOKS
-    looks = read_json(path) if path.exists() else []
-    others = sorted({str(past["trial"]) for past in looks} - {found["trial"]})
+    path = folder / TEST_ACCESSES
+    accesses = read_json(path) if path.exists() else []
+    others = sorted({str(past["trial"]) for past in accesses} - {found["trial"]})
     if others:
         say(
             console,
-            f"warning: this search looked at the test rows before, for {', '.join(others)}; a choice made after a "
-            "look is not judged by them alone, so report both, or take other test rows",
+            f"warning: this search has used the test rows before, for {', '.join(others)}; re-selecting after seeing "
+            "test scores biases the result, so report both, or use other test rows",
         )
-    if not any(past["trial"] == found["trial"] for past in looks):
-        write_json(path, [*looks, {"trial": found["trial"], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}])
+    if not any(past["trial"] == found["trial"] for past in accesses):
+        write_json(path, [*accesses, {"trial": found["trial"], "time": time.strftime("%Y-%m-%dT%H:%M:%S%z")}])
 
 
 def print_estimate(experiment: Experiment, console: Console) -> None:

@@ -17,7 +17,7 @@ from ialign_ray.search.progress import Progress
 from ialign_ray.search.results import trials_table, write_results
 from ialign_ray.search.trial_context import search_folder
 from ialign_ray.storage import alone, read_json, write_json
-from ialign_ray.workflows.tune import look, tune
+from ialign_ray.workflows.tune import record_test_access, tune
 
 SPACE = {"replay.ratio": Domain(choice=[0, 0.25, 0.5, 0.75]), "tasks.mix": Domain(choice=["pair", {"mt": 1.0}])}
 SETTINGS = SearchConfig(space=SPACE, tolerance=0.1)
@@ -110,13 +110,13 @@ def test_what_matters_is_told_with_enough_trials_alone():
     assert importances(table[:5], SETTINGS, "gain") == {}
 
 
-def test_a_second_look_at_the_test_rows_is_recorded_and_told(tmp_path):
+def test_a_second_access_to_the_test_rows_is_recorded_and_warned_of(tmp_path):
     console = Console(record=True, width=300, quiet=False, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
-    look(tmp_path, {"trial": "t1"}, console)
-    look(tmp_path, {"trial": "t1"}, console)
+    record_test_access(tmp_path, {"trial": "t1"}, console)
+    record_test_access(tmp_path, {"trial": "t1"}, console)
     assert "warning" not in console.export_text(clear=False)
-    look(tmp_path, {"trial": "t2"}, console)
-    assert "looked at the test rows before, for t1" in console.export_text()
+    record_test_access(tmp_path, {"trial": "t2"}, console)
+    assert "used the test rows before, for t1" in console.export_text()
     assert [r["trial"] for r in read_json(tmp_path / "test-looks.json")] == ["t1", "t2"]
 
 

@@ -89,8 +89,8 @@ def test_a_spike_is_told_with_the_batch_that_made_it(setting):
     assert told.startswith(f"step {ODD}: the gradient norm ")
     assert "is far above the last 25 steps' (median " in told
     assert "highest of 8 examples: odd:1:eng-ind (" in told
-    assert told.endswith(f"all are in run/suspects/step-{ODD:08d}.parquet")
-    rows = pq.read_table(setting.folder / "run" / "suspects" / f"step-{ODD:08d}.parquet").to_pylist()
+    assert told.endswith(f"all are in run/flagged/step-{ODD:08d}.parquet")
+    rows = pq.read_table(setting.folder / "run" / "flagged" / f"step-{ODD:08d}.parquet").to_pylist()
     own = [r for r in ledger(setting.folder / "run").to_pylist() if r["step"] == ODD]
     assert sorted((r["row_id"], r["tokens"]) for r in rows) == sorted((r["row_id"], r["tokens"]) for r in own)
     assert max(rows, key=lambda r: r["nats"])["row_id"] == "odd:1:eng-ind"
@@ -141,8 +141,8 @@ def test_a_loss_that_is_no_number_names_its_rows(setting, tmp_path):
     said = str(error.value)
     assert said.startswith("step 5: the loss is nan and the gradient norm nan; 1 (")
     assert f"({examples[2].source}: broken:1:eng-jav) of 8 examples have no finite loss" in said
-    assert "all are in run/suspects/step-00000005.parquet" in said
-    rows = pq.read_table(tmp_path / "run" / "suspects" / "step-00000005.parquet").to_pylist()
+    assert "all are in run/flagged/step-00000005.parquet" in said
+    rows = pq.read_table(tmp_path / "run" / "flagged" / "step-00000005.parquet").to_pylist()
     assert [r["row_id"] for r in rows if math.isnan(r["nats"])] == ["broken:1:eng-jav"]
 
 

@@ -1,4 +1,4 @@
-"""Texts worth a look: the dirtiest rows that were kept, and examples of what each step dropped."""
+"""Flagged texts: the most anomalous rows that were kept, and examples of what each step dropped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pyarrow.compute as pc
 from ialign_ray.corpus.build import Built
 from ialign_ray.corpus.cleaning.step import Scope
 from ialign_ray.inspection.lengths import Usual
-from ialign_ray.inspection.quality import MEASURES, Scripts, dirt
+from ialign_ray.inspection.quality import MEASURES, Scripts, anomaly
 from ialign_ray.inspection.rows import Lowest, batches, parts
 
-SUSPECTS = 15
+FLAGGED = 15
 """Kept rows shown a corpus."""
 DROPPED = 5
 """Dropped texts shown a step."""
@@ -24,7 +24,7 @@ _NAMES = [m.name for m in MEASURES]
 
 
 @dataclass(frozen=True)
-class Suspect:
+class FlaggedRow:
     """A kept row and the pair of it that looks worst."""
 
     id: str
@@ -34,7 +34,7 @@ class Suspect:
     other: str
     texts: tuple[str, str]
     """Pivot and other side."""
-    dirt: float
+    anomaly: float
     reasons: list[str]
     """What is odd, in words, the worst first."""
 
@@ -52,16 +52,16 @@ class Dropped:
     """The pivot's text beside it."""
 
 
-def suspects(
-    built: Built, corpus: str, scope: Scope, usual: Mapping[tuple[str, str], Usual], scripts: Scripts, k: int = SUSPECTS
-) -> list[Suspect]:
-    """The k rows with the most dirt, each with its worst pair; rows without any dirt are not among them."""
+def flagged(
+    built: Built, corpus: str, scope: Scope, usual: Mapping[tuple[str, str], Usual], scripts: Scripts, k: int = FLAGGED
+) -> list[FlaggedRow]:
+    """The k rows with the most anomaly, each with its worst pair; rows without any anomaly are not among them."""
     worst = Lowest(k)
     for table in batches(parts(built, corpus)):
         if scope.pairs():
             scores, rows = _worst_pairs(table, scope, usual, scripts)
             worst.offer(np.where(scores > 0, -scores, np.nan), rows)
-    return [_suspect(row) for row in worst.rows()]
+    return [_flagged_row(row) for row in worst.rows()]
 
 
 def dropped(
@@ -81,25 +81,25 @@ def dropped(
 def _worst_pairs(
     table: pa.Table, scope: Scope, usual: Mapping[tuple[str, str], Usual], scripts: Scripts
 ) -> tuple[np.ndarray[Any, np.dtype[np.float64]], pa.Table]:
-    """The largest dirt of each row, NaN without a pair; and rows of that pair's texts and measures."""
-    measured = dirt(table, scope, usual, scripts)
-    totals = np.stack([values["dirt"] for values in measured.values()])
+    """The largest anomaly of each row, NaN without a pair; and rows of that pair's texts and measures."""
+    measured = anomaly(table, scope, usual, scripts)
+    totals = np.stack([values["anomaly"] for values in measured.values()])
     place = np.argmax(np.nan_to_num(totals, nan=-1.0), axis=0)
     here = np.arange(table.num_rows)
-    columns = {name: np.stack([m[name] for m in measured.values()])[place, here] for name in [*_NAMES, "dirt"]}
+    columns = {name: np.stack([m[name] for m in measured.values()])[place, here] for name in [*_NAMES, "anomaly"]}
     names = pa.array([f"{pivot}|{other}" for pivot, other in measured])
     rows = table.append_column("pair", names.take(pa.array(place)))
     for name, values in columns.items():
         rows = rows.append_column(f":{name}", pa.array(values))
-    return columns["dirt"], rows
+    return columns["anomaly"], rows
 
 
-def _suspect(row: Mapping[str, Any]) -> Suspect:
+def _flagged_row(row: Mapping[str, Any]) -> FlaggedRow:
     pivot, _, other = row["pair"].partition("|")
     counted = {m: float(m.count(np.array([row[f":{m.name}"]]))[0]) for m in MEASURES}
     odd = sorted((m for m in MEASURES if counted[m] > 0), key=lambda m: -counted[m])
-    return Suspect(
-        row["id"], row["file"], row["line"], pivot, other, (row[pivot], row[other]), row[":dirt"],
+    return FlaggedRow(
+        row["id"], row["file"], row["line"], pivot, other, (row[pivot], row[other]), row[":anomaly"],
         [m.tell(row[f":{m.name}"]) for m in odd],
     )  # fmt: skip
 

@@ -10,10 +10,10 @@ from ialign_ray.config import build_experiment
 from ialign_ray.corpus.build import Built, build_corpus
 from ialign_ray.corpus.cleaning.step import Scope
 from ialign_ray.corpus.leaks import EvaluationIndex
+from ialign_ray.inspection.flagged import flagged
 from ialign_ray.inspection.lengths import Usual
-from ialign_ray.inspection.quality import MEASURES, dirt, longest_runs
+from ialign_ray.inspection.quality import MEASURES, anomaly, longest_runs
 from ialign_ray.inspection.report import inspect
-from ialign_ray.inspection.suspects import suspects
 
 LONG = "The farmer of the village buys rice and fish for all the children of the school near the river today."
 PLANTED = {
@@ -28,13 +28,13 @@ PLANTED = {
 
 def measured(eng, jav, usual=None, scripts=None):
     table = pa.table({"eng": pa.array([eng], pa.string()), "jav": pa.array([jav], pa.string())})
-    found = dirt(table, Scope(["eng", "jav"], ["eng"]), usual or {}, scripts or {})
+    found = anomaly(table, Scope(["eng", "jav"], ["eng"]), usual or {}, scripts or {})
     return {name: float(values[0]) for name, values in found["eng", "jav"].items()}
 
 
 @pytest.fixture
 def report(tmp_path):
-    """A corpus of 200 rows without cleaning, with one row of each kind of dirt."""
+    """A corpus of 200 rows without cleaning, with one row of each kind of anomaly."""
     rows = [{k: re.sub(r" (in house|ing omah) \d+", "", str(v)) for k, v in row.items()} for row in sentences(200)]
     for place, (_, eng, jav) in PLANTED.items():
         rows[place] |= {"eng": eng, "jav": jav}
@@ -53,18 +53,18 @@ def report(tmp_path):
 
 
 def test_planted_dirt_is_found_and_named(report):
-    [look] = report.corpora
+    [corpus_report] = report.corpora
     names = {m.name: m for m in MEASURES}
-    found = {s.id: s for s in look.suspects[: len(PLANTED)]}
+    found = {s.id: s for s in corpus_report.flagged[: len(PLANTED)]}
     assert found.keys() == {f"all:{place}" for place in PLANTED}
     for place, (measure, eng, jav) in PLANTED.items():
-        suspect = found[f"all:{place}"]
-        assert suspect.texts == (eng, jav)
-        assert suspect.line == place + 1
+        flagged_row = found[f"all:{place}"]
+        assert flagged_row.texts == (eng, jav)
+        assert flagged_row.line == place + 1
         said = re.escape(names[measure].says).replace(r"\{:\.0%\}", r"\d+%").replace(r"\{:\.0f\}", r"\d+")
         said = said.replace(r"\{:\.1f\}", r"[\d.]+")
-        assert any(re.fullmatch(said, reason) for reason in suspect.reasons), (measure, suspect.reasons)
-    scores = [s.dirt for s in look.suspects]
+        assert any(re.fullmatch(said, reason) for reason in flagged_row.reasons), (measure, flagged_row.reasons)
+    scores = [s.anomaly for s in corpus_report.flagged]
     assert scores == sorted(scores, reverse=True)
     assert min(scores) > 0
 
@@ -72,15 +72,15 @@ def test_planted_dirt_is_found_and_named(report):
 def test_the_best_are_the_same_whatever_the_batches(report, monkeypatch):
     from ialign_ray.inspection import rows
 
-    [look] = report.corpora
+    [corpus_report] = report.corpora
     monkeypatch.setattr(rows, "BATCH_ROWS", 7)
-    again = suspects(report.built, "all", look.lengths.scope, look.lengths.usual(), {}, k=6)
-    assert {s.id for s in again} == {s.id for s in look.suspects[:6]}
+    again = flagged(report.built, "all", corpus_report.lengths.scope, corpus_report.lengths.usual(), {}, k=6)
+    assert {s.id for s in again} == {s.id for s in corpus_report.flagged[:6]}
 
 
 def test_measures_of_plain_translations_count_nothing():
     found = measured("The cat eats fish in 2019.", "Si kucing mangan iwak ing 2019.", {("eng", "jav"): Usual(99, 0, 1)})
-    assert found["dirt"] == 0
+    assert found["anomaly"] == 0
     assert found["digits"] == 0
     assert found["run"] == 1
 
@@ -104,7 +104,7 @@ def test_values(name, eng, jav, value):
 def test_what_cannot_be_measured_counts_nothing():
     assert np.isnan(measured("a b", "a b")["length"])
     assert np.isnan(measured("a b", "a b")["copied"])
-    assert np.isnan(measured("abc", None)["dirt"])
+    assert np.isnan(measured("abc", None)["anomaly"])
     own = {"jav": ["Java"]}
     assert measured("abc", "abc", scripts=own)["script"] == 1
 
@@ -122,6 +122,6 @@ def test_many_pairs_are_ranked_too(tmp_path):
     folder = tmp_path / "data" / "corpus=all" / "split=heldout"
     folder.mkdir(parents=True)
     pq.write_table(table, folder / "part-00000.parquet")
-    [suspect] = suspects(Built(tmp_path), "all", Scope(["eng", *codes], ["eng"]), {}, {})
-    assert (suspect.pivot, suspect.other) == ("eng", "x39")
-    assert suspect.reasons == ["a word 9 times in a row"]
+    [flagged_row] = flagged(Built(tmp_path), "all", Scope(["eng", *codes], ["eng"]), {}, {})
+    assert (flagged_row.pivot, flagged_row.other) == ("eng", "x39")
+    assert flagged_row.reasons == ["a word 9 times in a row"]
