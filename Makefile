@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test test-fast nightly test-browser test-cluster test-faults host-tools quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz clean
+.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -28,12 +28,14 @@ check: setup  ## ruff, strict mypy, and the walls between rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-test: setup  ## all tests but the nightly ones; those of the shared data are skipped, visibly, where it is absent
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not ray and not browser and not nightly and not cluster"
-	$(BIN)/python -m pytest -m "(ray or browser) and not nightly and not cluster"
+test: setup  ## the quick tests, then the whole way once under Ray: what CI runs
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "$(QUICK)"
+	$(BIN)/python -m pytest -m smoke
+QUICK := not slow and not ray and not browser and not nightly and not cluster
 
-nightly: setup  ## all tests and the long ones: who dies, when, and how many workers go on
-	$(BIN)/python -m pytest -m "not cluster"
+nightly: setup  ## every test but those of `make test-cluster`: kills at any moment, elastic workers, Serve, search, the pages
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "not ray and not browser and not cluster"
+	$(BIN)/python -m pytest -m "(ray or browser) and not cluster"
 
 # Hosts of its own, in network namespaces: needs root, and Debian's packages below, which it installs where they lack.
 HOST_TOOLS := openssh-server openssh-client rsync iproute2 curl procps
@@ -52,9 +54,6 @@ test-browser: setup  ## the pages in a headless Chromium, which is installed (De
 	command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
 		|| { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends chromium; }
 	$(BIN)/python -m pytest -m browser tests/browser
-
-test-fast: setup  ## the tests that need neither Ray nor more than seconds
-	$(BIN)/python -m pytest -m "not ray and not slow and not cluster"
 
 quickstart: setup  ## the pocket experiment: search, front, champion, a request of each kind; SERVE=1 leaves it up
 	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume

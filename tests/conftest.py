@@ -21,6 +21,31 @@ settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
 
 
+BUDGET = 5.0
+"""CPU seconds, children included, that a test without a mark may take: more is listed; three times as much fails."""
+UNLIMITED = {"slow", "ray", "nightly", "browser", "cluster"}
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    began = os.times()
+    result = yield
+    spent = sum(now - before for now, before in zip(os.times()[:4], began[:4], strict=True))
+    if spent > BUDGET and not UNLIMITED & {mark.name for mark in item.iter_markers()}:
+        item.user_properties.append(("over budget", round(spent, 1)))
+        assert spent < 3 * BUDGET, f"{spent:.0f} s of CPU: mark it slow, or make it faster"
+    return result
+
+
+def pytest_terminal_summary(terminalreporter):
+    """List what should be marked slow, whichever process ran it."""
+    reports = [r for key in ("passed", "failed") for r in terminalreporter.stats.get(key, [])]
+    for report in reports:
+        for name, seconds in getattr(report, "user_properties", []):
+            if name == "over budget" and report.when == "call":
+                terminalreporter.line(f"{report.nodeid}: {seconds} s of CPU without the mark `slow`")
+
+
 @pytest.fixture(scope="session")
 def tiny_tokenizer():
     from tokenizers import ByteLevelBPETokenizer

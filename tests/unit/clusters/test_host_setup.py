@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 CLUSTERS = Path(__file__).resolve().parents[3] / "clusters"
 REPOSITORY = CLUSTERS.parent
 

@@ -15,6 +15,8 @@ from ialign_ray.corpus.formats import delimited, files, markup
 from ialign_ray.corpus.readers import plan_chunks, read_chunk
 from ialign_ray.errors import DataError
 
+pytestmark = pytest.mark.slow
+
 QUICK = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 sizes = st.integers(1, 60)
 LANGUAGES = ["eng", "jav"]

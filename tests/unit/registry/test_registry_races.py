@@ -15,6 +15,8 @@ from ialign_ray.registry.decisions import FORCED, REFUSED, Event, append, head
 from ialign_ray.registry.promotion import promote
 from ialign_ray.registry.store import Registry
 
+pytestmark = pytest.mark.slow
+
 RACER = Path(__file__).parents[2] / "racer.py"
 ROUNDS = 6
 
@@ -32,7 +34,6 @@ def ended(processes):
     return said
 
 
-@pytest.mark.slow
 def test_of_two_promotions_at_once_one_wins_and_the_other_is_judged_against_it(registry, tmp_path):
     for k in range(ROUNDS):
         promote(registry, "mine", WEAK, f"race-{k}", force="start")
@@ -59,7 +60,6 @@ def test_of_two_promotions_at_once_one_wins_and_the_other_is_judged_against_it(r
         assert [event.number for event in kept] == [1, 2, 3]
 
 
-@pytest.mark.slow
 def test_a_history_under_many_writers_loses_and_doubles_nothing(registry, tmp_path):
     count = 8
     said = ended([racer("append", tmp_path / "runs", number, count) for number in (1, 2, 3)])

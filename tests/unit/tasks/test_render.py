@@ -194,6 +194,7 @@ def test_an_example_is_a_function_of_its_key_alone():
         assert json.loads(run.stdout) == first
 
 
+@pytest.mark.slow
 def test_labels_are_hard_to_guess_from_the_surface():
     """Defect 2 of the reference: its negatives give themselves away."""
     if not FLORES.exists():

@@ -23,6 +23,8 @@ from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.run_log import ENDING, shown_warnings
 from ialign_ray.training.trainer import resources_beside
 
+pytestmark = pytest.mark.slow
+
 
 def beside(setting, late=0, **how):
     return Beside(setting.experiment, setting.folder, late, **how)

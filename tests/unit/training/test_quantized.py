@@ -16,6 +16,8 @@ from ialign_ray.training.runs import MODEL
 from ialign_ray.workflows.export import export_model
 from ialign_ray.workflows.predict import open_model
 
+pytestmark = pytest.mark.slow
+
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
 

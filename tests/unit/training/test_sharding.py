@@ -32,6 +32,8 @@ from ialign_ray.modeling.load import load_adapted, load_base
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.workflows.export import export_model
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def alone(request, job):  # noqa: F811

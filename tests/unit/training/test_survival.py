@@ -24,6 +24,8 @@ from ialign_ray.storage import is_intact, read_json
 from ialign_ray.training.prepare import prepare, save_data
 from ialign_ray.training.run_log import ENDING, VALIDATIONS, RunLogFile, ledger, records, shown_warnings
 
+pytestmark = pytest.mark.slow
+
 STEPS, EVERY = 12, 3
 PATIENCE = 300
 """Seconds; an attempt takes tenths of one, unless the machine is busy with something else."""

@@ -27,6 +27,8 @@ from ialign_ray.training.runs import MODEL
 from ialign_ray.workflows.export import export_model
 from ialign_ray.workflows.predict import answer, open_model
 
+pytestmark = pytest.mark.slow
+
 SHAPE = {
     "hidden_size": 32,
     "intermediate_size": 64,
