@@ -3,14 +3,14 @@
 Changes are turned so that + is better. *Backward transfer* is the mean over old tasks of the score after training less
 the score before (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, with one later task); an old task is an L1 language of
 a suite that is scored right or wrong. *Retention* is the same of what `evaluate.retention` declares, judged by its
-tolerance: `retained` if the whole interval lies above -tolerance, `lost` if it lies below, else `not shown`.
+tolerance as `evaluation.rules` does: `retained`, `lost` or `not shown`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -23,8 +23,9 @@ from ialign_ray.evaluation.metrics.registry import KINDS, NAMES
 from ialign_ray.evaluation.results.cells import Key, Measured
 from ialign_ray.evaluation.results.significance import detectable, to_show
 from ialign_ray.evaluation.results.summary import on_common_ids
+from ialign_ray.evaluation.rules import FORGOT, KEPT, LOST, NOT_SHOWN, forgetting_outcome, turned
 
-RETAINED, LOST, NOT_SHOWN = "retained", "lost", "not shown"
+RETAINED = "retained"
 OLD: Final = "L1"
 
 
@@ -43,9 +44,8 @@ class Retention:
     @property
     def outcome(self) -> str:
         """`retained`, `lost` or `not shown`."""
-        if self.change.low > -self.tolerance:
-            return RETAINED
-        return LOST if self.change.high < -self.tolerance else NOT_SHOWN
+        found = forgetting_outcome(self.change, self.tolerance)
+        return {KEPT: RETAINED, FORGOT: LOST}.get(found, NOT_SHOWN)
 
     @property
     def text(self) -> str:
@@ -84,7 +84,7 @@ def old_tasks(comparisons: pd.DataFrame, groups: dict[str, str], scorer: str, ba
         kind, language = KINDS[row["kind"]], str(row["scope"]).removeprefix("language:")
         old = str(row["scope"]).startswith("language:") and (kind.by_source or _is_old(language, groups))
         if old and kind.old and (row["metric"], row["scorer"]) == (kind.metric, kind.scored(scorer)):
-            rows.append(row | {"language": language} | _turned(row))
+            rows.append(row | vars(turned(row)) | {"language": language})
     names = ["run", "suite", "kind", "language", "metric", "value", "low", "high", "n", "p", "p_holm", "detectable"]
     return pd.DataFrame(rows, columns=names)
 
@@ -142,10 +142,3 @@ def _keys(measured: Measured, scorer: str, metric: str | None) -> Iterator[Key]:
 
 def _is_old(language: str, groups: dict[str, str]) -> bool:
     return all(groups.get(side) == OLD for side in language.split("-"))
-
-
-def _turned(row: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Value and bounds of a record, + being better."""
-    if row["metric"] not in LOWER_IS_BETTER:
-        return {}
-    return {"value": -row["value"], "low": -row["high"], "high": -row["low"]}
