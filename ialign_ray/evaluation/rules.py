@@ -20,10 +20,10 @@ from typing import Any, Final
 
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment, TranslationSuite
+from ialign_ray.config import Experiment
 from ialign_ray.evaluation.metrics.bootstrap import Difference
-from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
-from ialign_ray.evaluation.metrics.registry import Kind
+from ialign_ray.evaluation.metrics.registry import lower_is_better
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, SuiteKind
 
 GAINED: Final = "gained"
 LOST: Final = "lost"
@@ -73,7 +73,7 @@ def rules_of(experiment: Experiment) -> Rules:
 def turned(row: Mapping[Any, Any]) -> Difference:
     """Paired difference of one row of `summary.compare`, its sign turned so that + is better."""
     value, low, high = (float(row[field]) for field in ("value", "low", "high"))
-    if row["metric"] in LOWER_IS_BETTER:
+    if lower_is_better(row["metric"]):
         value, low, high = -value, -high, -low
     return Difference(value, low, high, int(row["n"]), float(row["p"]))
 
@@ -92,14 +92,14 @@ def forgetting_outcome(better: Difference, tolerance: float) -> str:
     return FORGOT if better.high < -tolerance else EITHER
 
 
-def tolerance_of(kind: Kind, rules: Rules) -> float | None:
+def tolerance_of(kind: SuiteKind, rules: Rules) -> float | None:
     """Tolerance of a kind's change on old work, in its metric's unit; None where no limit has such a unit."""
     if kind.old == "score":
         return rules.tolerance
-    return rules.loss_tolerance if kind.metric in LOWER_IS_BETTER else None
+    return rules.loss_tolerance if lower_is_better(kind.metric) else None
 
 
-def judged_rows(pairs: pd.DataFrame, kind: Kind, rules: Rules, metric: str | None = None) -> pd.DataFrame:
+def judged_rows(pairs: pd.DataFrame, kind: SuiteKind, rules: Rules, metric: str | None = None) -> pd.DataFrame:
     """Rows of `summary.compare` in the mean over prompts, of the scorer and metric that a kind is judged by."""
     wanted = (pairs["metric"] == (metric or kind.metric)) & (pairs["scorer"] == kind.scored(rules.scorer))
     return pairs[wanted & (pairs["prompt"] == "all")]
@@ -107,9 +107,9 @@ def judged_rows(pairs: pd.DataFrame, kind: Kind, rules: Rules, metric: str | Non
 
 def _default_suites(experiment: Experiment) -> list[str]:
     new = set(experiment.languages.l2)
-    suites = experiment.evaluate.suites
-    labelled = [s.name for s in suites if isinstance(s, ClassificationSuite) and new & set(s.spoken)]
-    translated = [
-        s.name for s in suites if isinstance(s, TranslationSuite) and any(new & set(pair) for pair in s.pairs)
-    ]
-    return labelled or translated
+    by_proof: dict[int, list[str]] = {}
+    for suite in experiment.evaluate.suites:
+        proof = SUITES[suite.kind].proof
+        if proof is not None and new & set(getattr(suite, "measured", ())):
+            by_proof.setdefault(proof, []).append(suite.name)
+    return by_proof[min(by_proof)] if by_proof else []

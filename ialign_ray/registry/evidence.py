@@ -9,10 +9,10 @@ import pandas as pd
 
 from ialign_ray.config import DataSource, Experiment, Suite
 from ialign_ray.errors import RegistryError
-from ialign_ray.evaluation.metrics.registry import KINDS
 from ialign_ray.evaluation.results.cells import Measured, ResamplingPlan, measure
 from ialign_ray.evaluation.results.summary import compare
 from ialign_ray.evaluation.rules import rules_of
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 from ialign_ray.registry.gate import NEW, OLD, GateDecision, judge
 
 _FACTS = ("label", "chars", "bytes", "candidates")  # of the test sentence alone, so equal in every run
@@ -82,7 +82,7 @@ def _differences(first: Evidence, second: Evidence) -> Iterator[str]:
             yield f"suite {name!r} asks differently (prompts, labels, columns or directions)"
         if difference := _other_rows(first.frames[name], second.frames[name]):
             yield f"suite {name!r} holds other data: {difference}"
-        per_token = KINDS[suites[name].kind].metric == "nats_per_token"
+        per_token = SUITES[suites[name].kind].metric == "nats_per_token"
         if per_token and (difference := _other_rows(first.frames[name], second.frames[name], ("tokens",))):
             yield f"suite {name!r} is counted in tokens of two tokenizers: {difference}"
 

@@ -23,7 +23,6 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.evaluation.metrics.bootstrap import Difference
-from ialign_ray.evaluation.metrics.registry import KINDS, Kind
 from ialign_ray.evaluation.rules import (
     GAINED,
     KEPT,
@@ -36,6 +35,7 @@ from ialign_ray.evaluation.rules import (
     tolerance_of,
     turned,
 )
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, SuiteKind
 
 Side = Literal["new", "old"]
 NEW: Final[Side] = "new"
@@ -81,7 +81,7 @@ def judge(pairs: pd.DataFrame, rules: Rules, sides: Collection[Side] = (NEW, OLD
     if not len(pairs):
         return checks
     for suite, part in pairs.groupby("suite", sort=True):
-        kind = KINDS.get(str(part["kind"].iloc[0]))
+        kind = SUITES.get(str(part["kind"].iloc[0]))
         if kind is None:
             continue
         rows = judged_rows(part, kind, rules)
@@ -92,7 +92,7 @@ def judge(pairs: pd.DataFrame, rules: Rules, sides: Collection[Side] = (NEW, OLD
     return checks
 
 
-def _new(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
+def _new(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
     place, needed = f"new languages ({suite})", suite in rules.better_on
     found = rows[rows["scope"] == "group:L2"].to_dict("records")
     if needed and not found:
@@ -105,11 +105,11 @@ def _new(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[C
             continue
         outcome = gain_outcome(d)
         if needed or outcome == LOST:
-            numbers = f"{_signed(d)} {_unit(kind)} against {row['against']} (n = {d.n}, p = {d.p:.2g})"
+            numbers = f"{_signed(d)} {kind.title} against {row['against']} (n = {d.n}, p = {d.p:.2g})"
             yield Check(NEW, outcome == GAINED, f"{place}: {_WORDS[outcome]}, {numbers}")
 
 
-def _old(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
+def _old(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
     if (tolerance := tolerance_of(kind, rules)) is None:
         return
     for row in _old_rows(kind, rows, rules.old):
@@ -118,7 +118,7 @@ def _old(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[C
         if unknown := _unknown(d, rules):
             yield Check(OLD, False, f"{place}: {unknown}")
             continue
-        unit, rest = _unit(kind), f"against {row['against']} (n = {d.n}, tolerance {tolerance:g})"
+        unit, rest = kind.title, f"against {row['against']} (n = {d.n}, tolerance {tolerance:g})"
         if forgetting_outcome(d, tolerance) == KEPT:
             yield Check(OLD, True, f"{place}: kept, {_signed(d)} {unit} {rest}")
             continue
@@ -130,7 +130,7 @@ def _old(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[C
         yield Check(OLD, False, f"{place}: {said} {rest}")
 
 
-def _old_rows(kind: Kind, rows: pd.DataFrame, old: frozenset[str]) -> list[dict[Any, Any]]:
+def _old_rows(kind: SuiteKind, rows: pd.DataFrame, old: frozenset[str]) -> list[dict[Any, Any]]:
     """Each old language, and their mean where it says more; of instructions all sources together, and each group."""
     if kind.by_source:
         groups = rows[rows["scope"].str.startswith("group:")]
@@ -158,7 +158,3 @@ def _unknown(d: Difference, rules: Rules) -> str | None:
 
 def _signed(d: Difference) -> str:
     return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
-
-
-def _unit(kind: Kind) -> str:
-    return kind.shown[0][1]

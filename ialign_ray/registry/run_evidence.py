@@ -24,13 +24,12 @@ from rich.console import Console
 
 from ialign_ray.config import Experiment, dump_yaml, load_experiment
 from ialign_ray.errors import RegistryError
-from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
-from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.metrics.registry import lower_is_better
 from ialign_ray.evaluation.results.cells import Frames, Measured
 from ialign_ray.evaluation.results.summary import summarise
 from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.predictions import row_keys
-from ialign_ray.evaluation.scoring.prompted_suites import suite_units
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, plan_work
 from ialign_ray.evaluation.subjects import BASE, PREDICTIONS, base_subject, run_name, run_subject
 from ialign_ray.registry.evidence import Evidence
@@ -165,8 +164,9 @@ def _side_by_side(scores: pd.DataFrame, by: str) -> list[dict[str, Any]]:
     """A line for each suite and value of the column `by`: `version` and `base` with value, low and high."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in scores[scores["run"].isin([VERSION, BASE])].to_dict("records"):
-        metric, title = KINDS[row["kind"]].shown[0]
-        told = {"metric": metric, "title": title, "lower_is_better": metric in LOWER_IS_BETTER, "n": row["n"]}
+        kind = SUITES[row["kind"]]
+        metric, title = kind.metric, kind.title
+        told = {"metric": metric, "title": title, "lower_is_better": lower_is_better(metric), "n": row["n"]}
         line = found.setdefault((row["suite"], row[by]), {"suite": row["suite"], by: row[by], **told})
         line[row["run"]] = {k: None if row[k] != row[k] else row[k] for k in ("value", "low", "high")}
     return list(found.values())
@@ -220,15 +220,15 @@ def _scores(material: RunEvidence) -> pd.DataFrame:
 
 def _judged(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """Rows by group (of instructions, all) of the metric and scorer that the gate reads."""
-    by_source = scores["kind"].map({name: kind.by_source for name, kind in KINDS.items()})
+    by_source = scores["kind"].map({name: kind.by_source for name, kind in SUITES.items()})
     shown = scores["scope"].str.startswith("group:") | ((scores["scope"] == "all") & by_source.eq(True))
     return _by_gate(scores[shown], experiment)
 
 
 def _by_gate(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """Rows of the metric and scorer that the gate reads, over all prompts."""
-    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
-    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
+    metric = scores["kind"].map({name: kind.metric for name, kind in SUITES.items()})
+    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in SUITES.items()})
     return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer)]
 
 

@@ -12,7 +12,9 @@ from rich.table import Table
 from ialign_ray.config import ClassificationSuite, Suite
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
-from ialign_ray.evaluation.metrics.registry import INSTRUCTIONS, KINDS, LIKELIHOOD
+from ialign_ray.evaluation.metrics.cell import LIKELIHOOD
+from ialign_ray.evaluation.metrics.registry import INSTRUCTIONS
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
 
 class Column(NamedTuple):
@@ -48,8 +50,8 @@ def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Colu
     `scorer` is the experiment's. A metric that the results do not hold (say, of text where none was generated) has no
     column; a suite of instructions is shown over all of its sources.
     """
-    kind = KINDS[suite.kind]
-    titles = dict(kind.shown)
+    kind = SUITES[suite.kind]
+    titles = kind.titles
     chief = getattr(suite, "metric", kind.metric)
     found = results[results["suite"] == suite.name]
     scopes = sorted(scope for scope in found["scope"].unique() if scope.startswith("group:"))

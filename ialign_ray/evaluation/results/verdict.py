@@ -18,7 +18,7 @@ import pandas as pd
 
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.bootstrap import Difference
-from ialign_ray.evaluation.metrics.registry import CLASSIFICATION, KINDS, NAMES
+from ialign_ray.evaluation.metrics.registry import CLASSIFICATION, in_words
 from ialign_ray.evaluation.results.significance import to_show
 from ialign_ray.evaluation.rules import (
     EITHER,
@@ -33,6 +33,7 @@ from ialign_ray.evaluation.rules import (
     tolerance_of,
     turned,
 )
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
 
 @dataclass(frozen=True)
@@ -88,7 +89,7 @@ class _Judged:
 
     def __str__(self) -> str:
         """Return value, interval, metric and n; p and the spread over seeds where known."""
-        name, d = NAMES.get(self.metric, self.metric), self.better
+        name, d = in_words(self.metric), self.better
         if np.isnan(d.low):
             return f"{d.value:+.3f} {name} (no interval, n = {d.n})"
         spread = f", s.d. over {self.seeds} seeds {self.seed_sd:.3f}" if self.seeds > 1 else ""
@@ -109,7 +110,7 @@ def _judged(
     """
     if not len(pairs):
         return
-    kind = KINDS[name]
+    kind = SUITES[name]
     found = judged_rows(pairs, kind, rules, metric)
     found = found[(found["run"] == run) & (found["against"] == against) & (found["kind"] == name)]
     for suite, part in found.groupby("suite", sort=False):
@@ -121,7 +122,7 @@ def _judged(
 
 
 def _gains(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
-    for name in (name for name, kind in KINDS.items() if not kind.by_source):
+    for name in (name for name, kind in SUITES.items() if not kind.by_source):
         for judged in _judged(pairs, arm, rules.control, name, rules):
             if judged.scope == "group:L1":
                 continue
@@ -135,7 +136,7 @@ def _gains(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
 
 
 def _forgetting(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
-    for name, kind in KINDS.items():
+    for name, kind in SUITES.items():
         tolerance = tolerance_of(kind, rules)
         if kind.old is None or tolerance is None:
             continue
@@ -197,7 +198,7 @@ def _wide(run: str, scores: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
     found = scores[
         (scores["run"] == run)
         & (scores["scorer"] == rules.scorer)
-        & (scores["metric"] == KINDS[CLASSIFICATION].metric)
+        & (scores["metric"] == SUITES[CLASSIFICATION].metric)
         & scores["scope"].str.startswith("group:")
         & ~((scores["high"] - scores["low"]) / 2 <= rules.half_width)  # an unknown interval is too wide
     ]
