@@ -32,6 +32,7 @@ from ialign_ray.evaluation.scoring.predictions import row_keys
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES, suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, plan_work
 from ialign_ray.evaluation.subjects import BASE, PREDICTIONS, base_subject, run_name, run_subject
+from ialign_ray.pages import markdown_table
 from ialign_ray.registry.evidence import Evidence
 from ialign_ray.registry.store import content_hash
 from ialign_ray.search.results import PARETO_FRONT, TRIALS, WINNER
@@ -235,13 +236,13 @@ def _by_gate(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
 def _table(scores: pd.DataFrame, experiment: Experiment) -> str:
     """Scores of the version beside base and control, as Markdown."""
     roles = list(scores["run"].unique())
-    lines = ["## Scores", "", f"Value [95 % interval over sentences], scorer {experiment.evaluate.scorer}.", ""]
-    lines += ["| suite | group | metric | n | " + " | ".join(roles) + " |", "|---|---|---|---|" + "---|" * len(roles)]
-    return "\n".join([*lines, *_table_rows(_judged(scores, experiment), roles)]) + "\n"
+    intro = f"## Scores\n\nValue [95 % interval over sentences], scorer {experiment.evaluate.scorer}.\n\n"
+    header = ["suite", "group", "metric", "n", *roles]
+    return intro + markdown_table(header, _table_rows(_judged(scores, experiment), roles), texts=3)
 
 
-def _table_rows(scores: pd.DataFrame, roles: list[str]) -> Iterator[str]:
+def _table_rows(scores: pd.DataFrame, roles: list[str]) -> Iterator[list[str]]:
     for (suite, scope, metric), part in scores.groupby(["suite", "scope", "metric"], sort=True):
         cells = {r["run"]: f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in part.to_dict("records")}
-        shown = " | ".join(cells.get(role, "–") for role in roles)
-        yield f"| {suite} | {str(scope).removeprefix('group:')} | {metric} | {part['n'].iloc[0]} | {shown} |"
+        about = [str(suite), str(scope).removeprefix("group:"), str(metric), str(part["n"].iloc[0])]
+        yield [*about, *(cells.get(role, "–") for role in roles)]

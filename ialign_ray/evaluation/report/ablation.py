@@ -19,6 +19,7 @@ from ialign_ray.evaluation.results.analysis import CONTROL, RunFrames, analyse
 from ialign_ray.evaluation.results.cells import Measured
 from ialign_ray.evaluation.results.summary import compare
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
+from ialign_ray.pages import markdown_table
 from ialign_ray.storage import write_text
 
 PAGES = "ablation"
@@ -94,10 +95,11 @@ def _tables(experiment: Experiment, suite: str, kind: str, results: pd.DataFrame
 
 
 def _gains(differences: pd.DataFrame, columns: Sequence[Column]) -> str:
-    lines = [["setting", "control", *(c.title for c in columns)], ["---", "---"] + ["---:"] * len(columns)]
-    for (run, against), part in differences.groupby(["run", "against"], sort=False):
-        lines.append([str(run), str(against), *(_gain(part, column) for column in columns)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    rows = [
+        [str(run), str(against), *(_gain(part, column) for column in columns)]
+        for (run, against), part in differences.groupby(["run", "against"], sort=False)
+    ]
+    return markdown_table(["setting", "control", *(c.title for c in columns)], rows, texts=2)
 
 
 def _gain(part: pd.DataFrame, column: Column) -> str:

@@ -1,7 +1,7 @@
 """What can be told from a sample and what cannot: tests of many languages, paired tests, power, correlation.
 
-The tests are scipy's; here stands what they are applied to. Holm's correction is four lines, which statsmodels has too,
-at the price of a second of imports and a collection of all garbage for each call.
+The tests are scipy's. Holm's correction stays four lines of ours: statsmodels gives the same numbers, but counts
+unknown p among the tests, collects all garbage for each call (74 ms instead of 28 µs) and weighs 62 MB.
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from sklearn.metrics import f1_score
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.report import tables
 from ialign_ray.evaluation.results import cells, summary
+from ialign_ray.pages import markdown_table
 
 GROUPS = {"eng": "L1", "ind": "L1", "jav": "L2", "bug": "L3"}
 
@@ -225,3 +226,8 @@ def test_table():
     assert f"[{row['low']:.3f}, {row['high']:.3f}]" in out.getvalue()
     with pytest.raises(DataError, match="no such metric"):
         tables.table(found[found["kind"] == "classification"], tables.default_columns(found, "nothing")[:0])
+
+
+def test_a_bar_in_a_name_starts_no_column():
+    text = markdown_table(["run", "F1"], [["a|b", "0.5"]])
+    assert text.splitlines() == ["| run | F1 |", "| --- | ---: |", r"| a\|b | 0.5 |"]
