@@ -8,7 +8,7 @@ from tiny_corpus import sentences
 
 from ialign_ray.config import build_experiment, override
 from ialign_ray.evaluation.scoring.predictions import row_keys
-from ialign_ray.evaluation.scoring.prompted_suites import suite_units
+from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.worker import store_of
 from ialign_ray.evaluation.subjects import base_subject, run_subject
 from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer

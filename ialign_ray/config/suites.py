@@ -1,4 +1,8 @@
-"""Evaluation suites: what is read, asked and measured, one small class a kind."""
+"""Evaluation suites: what is read, asked and measured, one small class a kind.
+
+An installed package adds a kind by an entry point of the group `ialign.suites` (`evaluation.scoring.suite_kinds`); its
+fields are read by the class that the entry has as `config`.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +10,23 @@ import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    SerializeAsAny,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
 
 from ialign_ray.config.base import Section
 from ialign_ray.config.data import DataSource, Scalar
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
+from ialign_ray.errors import ConfigError
+from ialign_ray.plugins import Extensible
 
 SLOT = re.compile(r"\{([a-z_]+)\}")
 TEXT = "text"
@@ -18,6 +34,34 @@ TEXT = "text"
 
 Texts = str | dict[str, str]
 """A column, or slot -> column where a row holds several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""
+
+
+def _measures(kind: str, *built_in: str) -> AfterValidator:
+    """Check that a suite's `metric` is built in, or one that an installed package adds to its kind."""
+    known: Extensible[object] = Extensible("ialign.metrics", object, dict.fromkeys(built_in))
+
+    def checked(value: str) -> str:
+        try:
+            entry = known.find(value, "metric")
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        if value not in built_in and kind not in getattr(entry, "kinds", ()):
+            raise ValueError(f"metric is {value!r}, which does not measure suites of kind {kind!r}; name another")
+        return value
+
+    return AfterValidator(checked)
+
+
+_OF_LABELS = ("f1_weighted", "f1_macro", "accuracy", "auc", "auc_ovr")
+_OF_TEXT = ("chrf", "bleu", "spbleu")
+LabelMetric = Annotated[
+    str, _measures("classification", *_OF_LABELS), Field(json_schema_extra={"enum": list(_OF_LABELS)})
+]
+TextMetric = Annotated[
+    str,
+    _measures("translation", "bits_per_byte", *_OF_TEXT),
+    Field(json_schema_extra={"enum": ["bits_per_byte", *_OF_TEXT]}),
+]
 
 
 def columns_of(texts: Texts) -> dict[str, str]:
@@ -90,6 +134,11 @@ class SuiteSource(DataSource):
         return [c for c in self.known if self.languages is None or c in self.languages]
 
     @property
+    def measured(self) -> set[str]:
+        """Languages of which some number speaks."""
+        return set(self.spoken)
+
+    @property
     def slots(self) -> tuple[str, ...]:
         """Names of the texts of a row."""
         return tuple(columns_of(self._texts[0]))
@@ -146,7 +195,7 @@ class ClassificationSuite(SuiteSource):
     """Several wordings; results are given per prompt and averaged."""
     prompt_languages: LanguageList | None = None
     """Ask only by the prompts in these languages."""
-    metric: Literal["f1_weighted", "f1_macro", "accuracy", "auc", "auc_ovr"] = "f1_weighted"
+    metric: LabelMetric = "f1_weighted"
     """The metric that stands for the suite."""
 
     @model_validator(mode="after")
@@ -205,6 +254,11 @@ class _Directed(SuiteSource):
         others = [c for c in spoken if c != pivot] if pivot in spoken else []
         return [pair for other in others for pair in ((pivot, other), (other, pivot))]
 
+    @property
+    def measured(self) -> set[str]:
+        """Languages of a direction that is measured."""
+        return {code for pair in self.pairs for code in pair}
+
 
 PLAIN = PromptConfig(
     name="plain", text="Translate the following text from {source_language} to {target_language}.\n{source}"
@@ -224,7 +278,7 @@ class TranslationSuite(_Directed):
     """Also generate translations, which takes long: chrF++, BLEU, copies, output in another language."""
     max_new_tokens: int = Field(128, ge=1)
     """The longest translation that is generated."""
-    metric: Literal["bits_per_byte", "chrf", "bleu", "spbleu"] = "bits_per_byte"
+    metric: TextMetric = "bits_per_byte"
     """The metric that stands for the suite."""
 
     @model_validator(mode="before")
@@ -243,7 +297,7 @@ class TranslationSuite(_Directed):
             _check_slots(prompt, ("source",), ("source_language", "target_language"))
         if not self.asked:
             raise ValueError(f"no prompt is in {self.prompt_languages}; the suite's are in {_languages(self.prompts)}")
-        if self.metric != "bits_per_byte" and not self.generate:
+        if self.metric in _OF_TEXT and not self.generate:
             raise ValueError(f"`metric` is {self.metric!r}, which needs generated text; set generate: true")
         return self
 
@@ -289,11 +343,41 @@ class InstructionSuite(DataSource):
     """Whether replay holds instructions of these sources; unseen ones measure forgetting more purely."""
 
 
-Suite = Annotated[
-    ClassificationSuite | TranslationSuite | PerplexitySuite | RetrievalSuite | InstructionSuite,
-    Field(discriminator="kind"),
+KINDS: dict[str, type[DataSource]] = {
+    "classification": ClassificationSuite,
+    "translation": TranslationSuite,
+    "perplexity": PerplexitySuite,
+    "retrieval": RetrievalSuite,
+    "instructions": InstructionSuite,
+}
+_KINDS: Extensible[object] = Extensible("ialign.suites", object, KINDS)
+
+
+def _of_its_kind(value: Any, built_in: ValidatorFunctionWrapHandler) -> Any:
+    """A suite from plain data: of a built-in kind, or of one that an installed package adds."""
+    kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
+    if not isinstance(kind, str) or kind in KINDS:
+        return built_in(value)
+    try:
+        config = getattr(_KINDS.find(kind, "kind"), "config", None)
+        if not (isinstance(config, type) and issubclass(config, SuiteSource)):
+            raise ConfigError(f"kind is {kind!r}, but its plug-in has no `config` that is a SuiteSource")
+    except ConfigError as error:
+        reason = str(error).removeprefix(f"kind is {kind!r}, ").removeprefix("but ").replace("which", "it", 1)
+        unknown = PydanticCustomError("suite_kind", "{reason}", {"reason": reason})
+        raise ValidationError.from_exception_data(kind, [{"type": unknown, "loc": ("kind",), "input": kind}]) from error
+    return config.model_validate(value)
+
+
+Suite = SerializeAsAny[
+    Annotated[
+        Annotated[
+            ClassificationSuite | TranslationSuite | PerplexitySuite | RetrievalSuite | InstructionSuite,
+            Field(discriminator="kind"),
+        ],
+        WrapValidator(_of_its_kind),
+    ]
 ]
-KINDS = ("classification", "translation", "perplexity", "retrieval", "instructions")
 
 
 def _check_slots(prompt: PromptConfig, needed: tuple[str, ...], allowed: tuple[str, ...] = ()) -> None:

@@ -12,14 +12,16 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import log_softmax, logsumexp
 
 from ialign_ray.errors import ConfigError, DataError
-from ialign_ray.inference.scoring import LabelScores
+
+if TYPE_CHECKING:  # torch, which these numbers do not need
+    from ialign_ray.inference.scoring import LabelScores
 
 Scorer = Literal["sum", "mean", "calibrated"]
 

@@ -1,4 +1,6 @@
-"""The look that all pages share: one stylesheet, and templates that escape whatever comes from data."""
+"""The look that all pages share: one stylesheet, templates that escape whatever comes from data, Markdown tables."""
+
+from collections.abc import Iterable, Sequence
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
@@ -14,3 +16,10 @@ def themed(package: str) -> Environment:
     )
     environment.filters["count"] = lambda n: f"{n:,}"
     return environment
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:
+    """Markdown lines of a table; columns after the first `texts` hold numbers, which are set to the right."""
+    rule = ["---"] * texts + ["---:"] * (len(header) - texts)
+    cells = ([cell.replace("|", "\\|") for cell in line] for line in (header, rule, *rows))
+    return "".join(f"| {' | '.join(line)} |\n" for line in cells)

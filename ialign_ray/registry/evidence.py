@@ -7,12 +7,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, DataSource, Experiment, Suite, TranslationSuite
+from ialign_ray.config import DataSource, Experiment, Suite
 from ialign_ray.errors import RegistryError
-from ialign_ray.evaluation.metrics.registry import KINDS
 from ialign_ray.evaluation.results.cells import Measured, ResamplingPlan, measure
 from ialign_ray.evaluation.results.summary import compare
-from ialign_ray.registry.gate import NEW, OLD, GateDecision, Rules, judge
+from ialign_ray.evaluation.rules import rules_of
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
+from ialign_ray.registry.gate import NEW, OLD, GateDecision, judge
 
 _FACTS = ("label", "chars", "bytes", "candidates")  # of the test sentence alone, so equal in every run
 
@@ -34,29 +35,6 @@ class Evidence:
         kinds = {s.name: s.kind for s in evaluate.suites}
         plan = ResamplingPlan(self.experiment.languages.groups(), kinds, resamples=evaluate.resamples)
         return measure(list(self.frames.values()), plan)
-
-
-def rules_of(experiment: Experiment) -> Rules:
-    """The gate's limits as an experiment declares them."""
-    promotion, evaluate = experiment.promotion, experiment.evaluate
-    return Rules(
-        scorer=evaluate.scorer,
-        old=frozenset(experiment.languages.l1),
-        better_on=frozenset(promotion.better_on or _default_suites(experiment)),
-        tolerance=evaluate.tolerance,
-        loss_tolerance=promotion.loss_tolerance,
-        min_rows=promotion.min_rows,
-    )
-
-
-def _default_suites(experiment: Experiment) -> list[str]:
-    new = set(experiment.languages.l2)
-    suites = experiment.evaluate.suites
-    labelled = [s.name for s in suites if isinstance(s, ClassificationSuite) and new & set(s.spoken)]
-    translated = [
-        s.name for s in suites if isinstance(s, TranslationSuite) and any(new & set(pair) for pair in s.pairs)
-    ]
-    return labelled or translated
 
 
 def over_champion(candidate: Evidence, champion: Evidence) -> GateDecision:
@@ -104,7 +82,7 @@ def _differences(first: Evidence, second: Evidence) -> Iterator[str]:
             yield f"suite {name!r} asks differently (prompts, labels, columns or directions)"
         if difference := _other_rows(first.frames[name], second.frames[name]):
             yield f"suite {name!r} holds other data: {difference}"
-        per_token = KINDS[suites[name].kind].metric == "nats_per_token"
+        per_token = SUITES[suites[name].kind].metric == "nats_per_token"
         if per_token and (difference := _other_rows(first.frames[name], second.frames[name], ("tokens",))):
             yield f"suite {name!r} is counted in tokens of two tokenizers: {difference}"
 

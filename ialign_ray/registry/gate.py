@@ -1,12 +1,11 @@
 """The gate before an alias: better on the new languages, and not worse on the old ones than the present champion.
 
-Every check reads one *paired* difference with its 95 % interval, turned so that + is better:
+Every check reads one *paired* difference by the rules that the verdict has (`evaluation.rules`):
 
 ===========  ==========================================================================================
-better       the whole interval lies above 0 (new languages, on each suite of `better_on`)
-not worse    the interval does not lie below 0 as a whole (new languages, on the other suites)
-kept         the interval's lower end is at least -tolerance (old languages, each and together; old
-             instructions): a larger loss is excluded
+better       gained (new languages, on each suite of `better_on`)
+not worse    not lost (new languages, on the other suites)
+kept         kept within the tolerance (old languages, each and together; old instructions)
 ===========  ==========================================================================================
 
 A promotion needs every check, so no correction for their number is due: the chance that all pass by luck is
@@ -24,27 +23,24 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.evaluation.metrics.bootstrap import Difference
-from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
-from ialign_ray.evaluation.metrics.registry import KINDS, Kind
+from ialign_ray.evaluation.rules import (
+    GAINED,
+    KEPT,
+    LOST,
+    NOT_SHOWN,
+    Rules,
+    forgetting_outcome,
+    gain_outcome,
+    judged_rows,
+    tolerance_of,
+    turned,
+)
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, SuiteKind
 
 Side = Literal["new", "old"]
 NEW: Final[Side] = "new"
 OLD: Final[Side] = "old"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """The limits, as the candidate's experiment declares them."""
-
-    scorer: str
-    """Label scorer of classification suites."""
-    old: frozenset[str]
-    """Codes of the old languages (L1)."""
-    better_on: frozenset[str]
-    """Suites on which the new languages must be better."""
-    tolerance: float = 0.02
-    loss_tolerance: float = 0.1
-    min_rows: int = 30
+_WORDS: Final = {GAINED: "better", LOST: "worse", NOT_SHOWN: "not shown better"}
 
 
 @dataclass(frozen=True)
@@ -84,11 +80,11 @@ def judge(pairs: pd.DataFrame, rules: Rules, sides: Collection[Side] = (NEW, OLD
     checks: list[Check] = []
     if not len(pairs):
         return checks
-    for suite, part in pairs[pairs["prompt"] == "all"].groupby("suite", sort=True):
-        kind = KINDS.get(str(part["kind"].iloc[0]))
+    for suite, part in pairs.groupby("suite", sort=True):
+        kind = SUITES.get(str(part["kind"].iloc[0]))
         if kind is None:
             continue
-        rows = part[(part["metric"] == kind.metric) & (part["scorer"] == kind.scored(rules.scorer))]
+        rows = judged_rows(part, kind, rules)
         if NEW in sides and not kind.by_source:
             checks += _new(str(suite), kind, rows, rules)
         if OLD in sides:
@@ -96,34 +92,34 @@ def judge(pairs: pd.DataFrame, rules: Rules, sides: Collection[Side] = (NEW, OLD
     return checks
 
 
-def _new(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
+def _new(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
     place, needed = f"new languages ({suite})", suite in rules.better_on
     found = rows[rows["scope"] == "group:L2"].to_dict("records")
     if needed and not found:
         yield Check(NEW, False, f"{place}: promotion.better_on names a suite without a new language (languages.l2)")
     for row in found:
-        d = _better(row)
+        d = turned(row)
         if unknown := _unknown(d, rules):
             if needed:
                 yield Check(NEW, False, f"{place}: {unknown}")
             continue
-        outcome = "worse" if d.high < 0 else "better" if d.low > 0 else "not shown better"
-        if needed or d.high < 0:
-            told = f"{_signed(d)} {_unit(kind)} against {row['against']} (n = {d.n}, p = {d.p:.2g})"
-            yield Check(NEW, d.low > 0, f"{place}: {outcome}, {told}")
+        outcome = gain_outcome(d)
+        if needed or outcome == LOST:
+            numbers = f"{_signed(d)} {kind.title} against {row['against']} (n = {d.n}, p = {d.p:.2g})"
+            yield Check(NEW, outcome == GAINED, f"{place}: {_WORDS[outcome]}, {numbers}")
 
 
-def _old(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
-    if (tolerance := _tolerance(kind, rules)) is None:
+def _old(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
+    if (tolerance := tolerance_of(kind, rules)) is None:
         return
     for row in _old_rows(kind, rows, rules.old):
         place = _place(str(row["scope"]), suite)
-        d = _better(row)
+        d = turned(row)
         if unknown := _unknown(d, rules):
             yield Check(OLD, False, f"{place}: {unknown}")
             continue
-        unit, rest = _unit(kind), f"against {row['against']} (n = {d.n}, tolerance {tolerance:g})"
-        if d.low >= -tolerance:
+        unit, rest = kind.title, f"against {row['against']} (n = {d.n}, tolerance {tolerance:g})"
+        if forgetting_outcome(d, tolerance) == KEPT:
             yield Check(OLD, True, f"{place}: kept, {_signed(d)} {unit} {rest}")
             continue
         said = (
@@ -134,19 +130,13 @@ def _old(suite: str, kind: Kind, rows: pd.DataFrame, rules: Rules) -> Iterator[C
         yield Check(OLD, False, f"{place}: {said} {rest}")
 
 
-def _tolerance(kind: Kind, rules: Rules) -> float | None:
-    """Of a kind's change on old work, in its metric's unit; None where no limit is declared for such a unit."""
-    if kind.old == "score":
-        return rules.tolerance
-    return rules.loss_tolerance if kind.metric in LOWER_IS_BETTER else None
-
-
-def _old_rows(kind: Kind, rows: pd.DataFrame, old: frozenset[str]) -> list[dict[Any, Any]]:
-    """Each old language, and their mean where it says more; of instructions all sources together."""
+def _old_rows(kind: SuiteKind, rows: pd.DataFrame, old: frozenset[str]) -> list[dict[Any, Any]]:
+    """Each old language, and their mean where it says more; of instructions all sources together, and each group."""
     if kind.by_source:
-        return rows[rows["scope"] == "all"].to_dict("records")
+        groups = rows[rows["scope"].str.startswith("group:")]
+        return pd.concat([rows[rows["scope"] == "all"], groups]).to_dict("records")
     each = rows[[_is_old(str(scope), old) for scope in rows["scope"]]]
-    together = rows[rows["scope"] == "group:L1"] if len(each) > 1 else rows[:0]
+    together = rows[rows["scope"] == "group:L1"] if len(each) != 1 else rows[:0]
     return pd.concat([together, each]).to_dict("records")
 
 
@@ -157,7 +147,7 @@ def _is_old(scope: str, old: frozenset[str]) -> bool:
 
 def _place(scope: str, suite: str) -> str:
     known = {"group:L1": "old languages together", "all": "old instructions"}
-    return f"{known.get(scope, scope.removeprefix('language:'))} ({suite})"
+    return f"{known.get(scope, scope.partition(':')[2])} ({suite})"
 
 
 def _unknown(d: Difference, rules: Rules) -> str | None:
@@ -168,14 +158,3 @@ def _unknown(d: Difference, rules: Rules) -> str | None:
 
 def _signed(d: Difference) -> str:
     return f"{d.value:+.3f} [{d.low:+.3f}, {d.high:+.3f}]"
-
-
-def _unit(kind: Kind) -> str:
-    return kind.shown[0][1]
-
-
-def _better(row: dict[Any, Any]) -> Difference:
-    value, low, high = (float(row[field]) for field in ("value", "low", "high"))
-    if row["metric"] in LOWER_IS_BETTER:
-        value, low, high = -value, -high, -low
-    return Difference(value, low, high, int(row["n"]), float(row["p"]))

@@ -24,15 +24,15 @@ from rich.console import Console
 
 from ialign_ray.config import Experiment, dump_yaml, load_experiment
 from ialign_ray.errors import RegistryError
-from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
-from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.metrics.registry import lower_is_better
 from ialign_ray.evaluation.results.cells import Frames, Measured
 from ialign_ray.evaluation.results.summary import summarise
 from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.predictions import row_keys
-from ialign_ray.evaluation.scoring.prompted_suites import suite_units
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, plan_work
 from ialign_ray.evaluation.subjects import BASE, PREDICTIONS, base_subject, run_name, run_subject
+from ialign_ray.pages import markdown_table
 from ialign_ray.registry.evidence import Evidence
 from ialign_ray.registry.store import content_hash
 from ialign_ray.search.results import PARETO_FRONT, TRIALS, WINNER
@@ -165,8 +165,9 @@ def _side_by_side(scores: pd.DataFrame, by: str) -> list[dict[str, Any]]:
     """A line for each suite and value of the column `by`: `version` and `base` with value, low and high."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in scores[scores["run"].isin([VERSION, BASE])].to_dict("records"):
-        metric, title = KINDS[row["kind"]].shown[0]
-        told = {"metric": metric, "title": title, "lower_is_better": metric in LOWER_IS_BETTER, "n": row["n"]}
+        kind = SUITES[row["kind"]]
+        metric, title = kind.metric, kind.title
+        told = {"metric": metric, "title": title, "lower_is_better": lower_is_better(metric), "n": row["n"]}
         line = found.setdefault((row["suite"], row[by]), {"suite": row["suite"], by: row[by], **told})
         line[row["run"]] = {k: None if row[k] != row[k] else row[k] for k in ("value", "low", "high")}
     return list(found.values())
@@ -220,28 +221,28 @@ def _scores(material: RunEvidence) -> pd.DataFrame:
 
 def _judged(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """Rows by group (of instructions, all) of the metric and scorer that the gate reads."""
-    by_source = scores["kind"].map({name: kind.by_source for name, kind in KINDS.items()})
+    by_source = scores["kind"].map({name: kind.by_source for name, kind in SUITES.items()})
     shown = scores["scope"].str.startswith("group:") | ((scores["scope"] == "all") & by_source.eq(True))
     return _by_gate(scores[shown], experiment)
 
 
 def _by_gate(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
     """Rows of the metric and scorer that the gate reads, over all prompts."""
-    metric = scores["kind"].map({name: kind.metric for name, kind in KINDS.items()})
-    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in KINDS.items()})
+    metric = scores["kind"].map({name: kind.metric for name, kind in SUITES.items()})
+    scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in SUITES.items()})
     return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer)]
 
 
 def _table(scores: pd.DataFrame, experiment: Experiment) -> str:
     """Scores of the version beside base and control, as Markdown."""
     roles = list(scores["run"].unique())
-    lines = ["## Scores", "", f"Value [95 % interval over sentences], scorer {experiment.evaluate.scorer}.", ""]
-    lines += ["| suite | group | metric | n | " + " | ".join(roles) + " |", "|---|---|---|---|" + "---|" * len(roles)]
-    return "\n".join([*lines, *_table_rows(_judged(scores, experiment), roles)]) + "\n"
+    intro = f"## Scores\n\nValue [95 % interval over sentences], scorer {experiment.evaluate.scorer}.\n\n"
+    header = ["suite", "group", "metric", "n", *roles]
+    return intro + markdown_table(header, _table_rows(_judged(scores, experiment), roles), texts=3)
 
 
-def _table_rows(scores: pd.DataFrame, roles: list[str]) -> Iterator[str]:
+def _table_rows(scores: pd.DataFrame, roles: list[str]) -> Iterator[list[str]]:
     for (suite, scope, metric), part in scores.groupby(["suite", "scope", "metric"], sort=True):
         cells = {r["run"]: f"{r['value']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for r in part.to_dict("records")}
-        shown = " | ".join(cells.get(role, "–") for role in roles)
-        yield f"| {suite} | {str(scope).removeprefix('group:')} | {metric} | {part['n'].iloc[0]} | {shown} |"
+        about = [str(suite), str(scope).removeprefix("group:"), str(metric), str(part["n"].iloc[0])]
+        yield [*about, *(cells.get(role, "–") for role in roles)]

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ialign_ray.config import Experiment
-from ialign_ray.evaluation.scoring.prompted_suites import suite_units
+from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
 from ialign_ray.modeling.load import check_rank, model_shape
 from ialign_ray.tasks.negatives import Pair

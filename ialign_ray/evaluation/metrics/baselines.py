@@ -20,7 +20,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.tree import DecisionTreeClassifier
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics.classification import SCORERS, Floats, Ints, gold_labels
+from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
+from ialign_ray.evaluation.metrics.classification import SCORERS, gold_labels
 
 BASELINES: Final = ("random", "majority", "length", "ngrams")
 _FLOOR: Final = 1e-6  # a label unseen in training is improbable, not impossible: scores stay finite

@@ -15,19 +15,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import NDArray
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics.classification import (
-    Floats,
-    Ints,
-    extreme_margin,
-    length_strata,
-    predict,
-)
+
+Floats = NDArray[np.float64]
+Ints = NDArray[np.int64]
 
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
@@ -122,102 +118,3 @@ def mean_draws(vectors: Sequence[Floats]) -> Floats:
     """
     mean: Floats = np.mean(np.stack(vectors), axis=0)
     return mean
-
-
-def classification_draws(
-    weights: Floats, unit: Ints, gold: Ints, scores: Floats, chars: ArrayLike
-) -> dict[str, Floats]:
-    """`metrics.classification_metrics` of one cell as draw vectors.
-
-    `weights` (units, draws); for each row `unit` (rows,) its unit's index, `gold` (rows,), `scores`
-    (rows, labels), `chars` (rows,). All inputs already checked by `metrics.score_matrix` and `gold_labels`.
-    """
-    labels = scores.shape[1]
-    confusion = confusion_draws(weights, unit, gold, predict(scores))
-    total = confusion.sum(axis=(0, 1))
-    extreme = (gold == 0) | (gold == labels - 1)
-    ranked = (weights, unit[extreme], gold[extreme] > 0, extreme_margin(scores)[extreme])
-    strata = length_strata(np.asarray(chars)[extreme])
-    shares = _ratio(confusion.sum(axis=0), total)
-    return {
-        "f1_weighted": f1_draws(confusion, "weighted"),
-        "f1_macro": f1_draws(confusion, "macro"),
-        "accuracy": _ratio(np.trace(confusion), total),
-        "auc": auc_draws(*ranked, np.zeros_like(strata)),
-        "auc_length_fixed": auc_draws(*ranked, strata),
-        **{f"share_{label}": shares[label] for label in range(labels)},
-    }
-
-
-def likelihood_draws(
-    weights: Floats, unit: Ints, nats: Floats, sizes: Floats, mismatched_nats: Floats | None = None
-) -> Floats:
-    """Total nats per unit of `sizes` (bytes or tokens) as a draw vector; all row inputs are (rows,).
-
-    With `mismatched_nats` it is what the right source saves, `metrics.source_use` before the division by
-    ln 2; rows where it is NaN are left out.
-    """
-    cost = nats if mismatched_nats is None else mismatched_nats - nats
-    known = np.isfinite(cost)
-    return _ratio(
-        _by_unit(unit[known], cost[known], len(weights)) @ weights,
-        _by_unit(unit[known], sizes[known], len(weights)) @ weights,
-    )
-
-
-def confusion_draws(weights: Floats, unit: Ints, gold: Ints, predicted: Floats) -> Floats:
-    """Confusion matrices (labels, labels, draws), gold by predicted; `predicted` is `metrics.predict`'s."""
-    labels, units = predicted.shape[1], len(weights)
-    flat = (gold[:, None] * labels + np.arange(labels)) * units + unit[:, None]
-    counts = np.bincount(flat.ravel(), predicted.ravel(), minlength=labels * labels * units)
-    confusion: Floats = (counts.reshape(labels * labels, units) @ weights).reshape(labels, labels, -1)
-    return confusion
-
-
-def f1_draws(confusion: Floats, average: Literal["weighted", "macro"]) -> Floats:
-    """F1 (draws,) of confusion matrices (labels, labels, draws), as scikit-learn with zero_division=0.
-
-    Macro averages over labels that occur in gold or predictions of that draw. NaN for an empty draw.
-    """
-    support = confusion.sum(axis=1)
-    occurring = support + confusion.sum(axis=0)
-    hits = 2 * np.einsum("iid->id", confusion)
-    per_label = np.divide(hits, occurring, out=np.zeros_like(hits), where=occurring > 0)
-    share = support if average == "weighted" else (occurring > 0).astype(np.float64)
-    return _ratio((share * per_label).sum(axis=0), share.sum(axis=0))
-
-
-def auc_draws(weights: Floats, unit: Ints, positive: ArrayLike, margin: Floats, stratum: Ints) -> Floats:
-    """AUC (draws,) over pairs inside a stratum, each pair weighted by how often both rows were drawn.
-
-    `unit`, `positive` (bool), `margin` and `stratum` are (rows,). Negatives are sorted once; a running sum
-    of their weights tells each positive how many it beats, so the cost is linear in rows. Ties count half.
-    """
-    is_positive = np.asarray(positive, dtype=bool)
-    # One integer key orders rows by stratum, then margin; equal margins share a key.
-    by_margin = np.unique(margin, return_inverse=True)[1].astype(np.int64)
-    base = stratum * (by_margin.max(initial=0) + 1)
-    key = base + by_margin
-    below = np.argsort(key[~is_positive], kind="stable")
-    negatives = key[~is_positive][below]
-    running = np.zeros((negatives.size + 1, weights.shape[1]))
-    np.cumsum(weights[unit[~is_positive][below]], axis=0, out=running[1:])
-
-    def up_to(keys: Ints, side: Literal["left", "right"]) -> Floats:
-        return running[np.searchsorted(negatives, keys, side=side)]
-
-    own, start = key[is_positive], base[is_positive]
-    drawn, floor = weights[unit[is_positive]], up_to(start, "left")
-    beaten = (up_to(own, "left") + up_to(own, "right")) / 2 - floor
-    faced = up_to(start + by_margin.max(initial=0), "right") - floor
-    return _ratio(np.einsum("rd,rd->d", drawn, beaten), np.einsum("rd,rd->d", drawn, faced))
-
-
-def _by_unit(unit: Ints, values: Floats, units: int) -> Floats:
-    return np.bincount(unit, values, minlength=units).astype(np.float64)
-
-
-def _ratio(numerator: Floats, denominator: Floats) -> Floats:
-    ratio: Floats = np.full(np.shape(numerator), np.nan)
-    np.divide(numerator, denominator, out=ratio, where=np.broadcast_to(denominator > 0, ratio.shape))
-    return ratio

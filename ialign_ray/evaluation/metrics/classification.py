@@ -1,28 +1,22 @@
-"""Point metrics of one cell (one suite, prompt and language), on scikit-learn.
+"""Metrics of label scores: F1, accuracy, AUC and label shares of one cell, each as a draw vector.
 
-Every metric is defined here once; `statistics` resamples the same definitions quickly, and a test holds
-the two equal. Tied best scores share a prediction equally (two tied labels get one half each), so label
-order never decides, and a constant scorer is the *expected* uniform guess, with an AUC of exactly .5.
+Tests hold every draw equal to scikit-learn's score of the rows drawn, which would take a second a cell. Tied best
+scores share a prediction equally (two tied labels get one half each), so label order never decides, and a constant
+scorer is the *expected* uniform guess, with an AUC of exactly .5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
-from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
+import pandas as pd
+from numpy.typing import ArrayLike
 
 from ialign_ray.errors import DataError
-
-Floats = NDArray[np.float64]
-Ints = NDArray[np.int64]
-
-LOWER_IS_BETTER: Final = frozenset(
-    {"bits_per_byte", "nats_per_token", "perplexity", "calibration_error", "copied", "empty", "cut", "off_target"}
-)
-"""Metrics that improve by falling; every other one improves by rising."""
+from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
+from ialign_ray.evaluation.metrics.cell import Cell, quotient
 
 SCORERS: Final = ("sum", "mean", "calibrated")
 """How a label's tokens make its score: summed, mean over tokens, or relative to a contentless prompt."""
@@ -90,7 +84,69 @@ def length_strata(chars: ArrayLike, bins: int = LENGTH_STRATA) -> Ints:
     return np.searchsorted(edges, lengths, side="right").astype(np.int64)
 
 
-def auc(gold: Ints, scores: Floats) -> float:
+def label_cells(rows: pd.DataFrame, unit: Ints, weights: Floats) -> dict[str, Cell]:
+    """Scorer -> its cell; one cell for scorers that agree, as on baselines and on labels of one token.
+
+    Raises `DataError` where the rows hold no scores, or scores or labels that are no numbers in range.
+    """
+    cells = {
+        name: Cell(rows, unit, weights, name) for name in SCORERS if name in rows.columns and rows[name].notna().any()
+    }
+    if not cells:
+        where = Cell(rows, unit, weights).where
+        raise DataError(f"predictions of {where}: no column of scores; give one of {', '.join(SCORERS)}")
+    known: list[Cell] = []
+    for name, cell in cells.items():
+        equal = (other for other in known if np.array_equal(other.shared(scores), cell.shared(scores)))
+        cells[name] = next(equal, cell)
+        known.append(cell)
+    return cells
+
+
+def scores(cell: Cell) -> Floats:
+    """Label scores (rows, labels), checked."""
+    return score_matrix(cell.rows[cell.scorer], f"{cell.where}, scorer '{cell.scorer}'")
+
+
+def gold(cell: Cell) -> Ints:
+    """Right labels (rows,), checked."""
+    return gold_labels(cell.rows["label"], cell.shared(scores).shape[1], len(cell.rows))
+
+
+def confusion(cell: Cell) -> Floats:
+    """Confusion matrices (labels, labels, draws), gold by predicted."""
+    predicted, units = predict(cell.shared(scores)), len(cell.weights)
+    labels = predicted.shape[1]
+    flat = (cell.shared(gold)[:, None] * labels + np.arange(labels)) * units + cell.unit[:, None]
+    counts = np.bincount(flat.ravel(), predicted.ravel(), minlength=labels * labels * units)
+    found: Floats = (counts.reshape(labels * labels, units) @ cell.weights).reshape(labels, labels, -1)
+    return found
+
+
+def f1_weighted(cell: Cell) -> Floats:
+    """F1 averaged over labels by their rows, as scikit-learn with zero_division=0."""
+    return f1_draws(cell.shared(confusion), "weighted")
+
+
+def f1_macro(cell: Cell) -> Floats:
+    """F1 averaged over the labels that occur in gold or predictions, as scikit-learn with zero_division=0."""
+    return f1_draws(cell.shared(confusion), "macro")
+
+
+def accuracy(cell: Cell) -> Floats:
+    """Share of right predictions."""
+    counts = cell.shared(confusion)
+    return quotient(np.trace(counts), counts.sum(axis=(0, 1)))
+
+
+def shares(cell: Cell) -> dict[str, Floats]:
+    """Share of the predictions that each label gets."""
+    counts = cell.shared(confusion)
+    found = quotient(counts.sum(axis=0), counts.sum(axis=(0, 1)))
+    return {str(label): draws for label, draws in enumerate(found)}
+
+
+def auc(cell: Cell) -> Floats:
     """AUC of the last label against the first, over the rows of those two classes only.
 
     Meant for ordinal labels whose first and last are the extremes (negative, neutral, positive): rows are
@@ -98,87 +154,62 @@ def auc(gold: Ints, scores: Floats) -> float:
     is the ordinary AUC; for unordered labels it says only how well those two are told apart. NaN if
     either class is absent.
     """
-    extreme = (gold == 0) | (gold == scores.shape[1] - 1)
-    positive = gold[extreme] > 0
-    if positive.all() or not positive.any():
-        return float("nan")
-    return float(roc_auc_score(positive, extreme_margin(scores)[extreme]))
+    return _extreme_auc(cell, bins=1)
 
 
-def auc_length_fixed(gold: Ints, scores: Floats, chars: ArrayLike, bins: int = LENGTH_STRATA) -> float:
+def auc_length_fixed(cell: Cell) -> Floats:
     """AUC as in `auc`, but only pairs of texts of about the same length are compared.
 
-    The rows of the two extreme classes are cut into `bins` quantiles of length (fewer for under 8 rows a
-    stratum); the AUC of each stratum is averaged with its number of (first, last) pairs as weight. A
-    scorer that only measures length falls to about .52 here, where NusaX gives it .73 in `auc`, as its
-    positive texts are longer (the rest is the spread of length inside a stratum). NaN if no stratum holds
-    both classes.
+    The rows of the two extreme classes are cut into quantiles of length (fewer for under 8 rows a stratum); strata
+    weigh by their pairs. A scorer that only measures length falls to about .52 here, where NusaX gives it .73 in
+    `auc`, as its positive texts are longer (the rest is the spread of length inside a stratum). NaN if no stratum
+    holds both classes.
     """
-    extreme = (gold == 0) | (gold == scores.shape[1] - 1)
-    strata = length_strata(np.asarray(chars)[extreme], bins)
-    kept_gold, kept_scores = gold[extreme], scores[extreme]
-    total, pairs = 0.0, 0
-    for stratum in np.unique(strata):
-        inside = strata == stratum
-        last = int((kept_gold[inside] > 0).sum())
-        count = last * (int(inside.sum()) - last)
-        if count:
-            total += auc(kept_gold[inside], kept_scores[inside]) * count
-            pairs += count
-    return total / pairs if pairs else float("nan")
+    return _extreme_auc(cell, LENGTH_STRATA)
 
 
-def classification_metrics(gold: ArrayLike, scores: Iterable[Any], chars: ArrayLike) -> dict[str, float]:
-    """Every classification metric of one cell.
+def _extreme_auc(cell: Cell, bins: int) -> Floats:
+    matrix, truth = cell.shared(scores), cell.shared(gold)
+    extreme = (truth == 0) | (truth == matrix.shape[1] - 1)
+    strata = length_strata(cell.rows["chars"].to_numpy()[extreme], bins)
+    margin = extreme_margin(matrix)[extreme]
+    return auc_draws(cell.weights, cell.unit[extreme], truth[extreme] > 0, margin, strata)
 
-    `gold` (rows,) label indices, `scores` (rows, labels) log-scores, `chars` (rows,) text lengths in
-    characters. Returns f1_weighted, f1_macro (over labels that occur in gold or predictions, as in
-    scikit-learn), accuracy, auc, auc_length_fixed, and share_0 .. share_{L-1}, the predicted share of
-    each label. Raises `DataError` for NaN scores, ragged rows and labels out of range.
+
+def f1_draws(confusion: Floats, average: Literal["weighted", "macro"]) -> Floats:
+    """F1 (draws,) of confusion matrices (labels, labels, draws), as scikit-learn with zero_division=0.
+
+    Macro averages over labels that occur in gold or predictions of that draw. NaN for an empty draw.
     """
-    matrix = score_matrix(scores)
-    truth = gold_labels(gold, matrix.shape[1], len(matrix))
-    shares = predict(matrix)
-    rows, predicted = np.nonzero(shares)
-    weight = shares[rows, predicted]
-
-    def f1(average: str) -> float:
-        return float(f1_score(truth[rows], predicted, average=average, sample_weight=weight, zero_division=0.0))
-
-    return {
-        "f1_weighted": f1("weighted"),
-        "f1_macro": f1("macro"),
-        "accuracy": float(accuracy_score(truth[rows], predicted, sample_weight=weight)),
-        "auc": auc(truth, matrix),
-        "auc_length_fixed": auc_length_fixed(truth, matrix, chars),
-        **{f"share_{label}": float(share) for label, share in enumerate(shares.mean(axis=0))},
-    }
+    support = confusion.sum(axis=1)
+    occurring = support + confusion.sum(axis=0)
+    hits = 2 * np.einsum("iid->id", confusion)
+    per_label = np.divide(hits, occurring, out=np.zeros_like(hits), where=occurring > 0)
+    share = support if average == "weighted" else (occurring > 0).astype(np.float64)
+    return quotient((share * per_label).sum(axis=0), share.sum(axis=0))
 
 
-def bits_per_byte(nats: ArrayLike, sizes: ArrayLike) -> float:
-    """Total bits over total UTF-8 bytes of the targets: comparable across tokenizers, lower is better."""
-    return float(np.sum(nats) / np.log(2) / _positive_total(sizes, "bytes"))
+def auc_draws(weights: Floats, unit: Ints, positive: ArrayLike, margin: Floats, stratum: Ints) -> Floats:
+    """AUC (draws,) over pairs inside a stratum, each pair weighted by how often both rows were drawn.
 
-
-def nats_per_token(nats: ArrayLike, tokens: ArrayLike) -> float:
-    """Total nats over total target tokens (EOS counted): the loss training minimises, lower is better."""
-    return float(np.sum(nats) / _positive_total(tokens, "tokens"))
-
-
-def source_use(nats: ArrayLike, mismatched_nats: ArrayLike, sizes: ArrayLike) -> float:
-    """Bits per byte that the right source saves against another example's source; 0 = the source is ignored.
-
-    Rows without a mismatched score (NaN) are left out of both sums; NaN if none is left.
+    `unit`, `positive` (bool), `margin` and `stratum` are (rows,). Negatives are sorted once; a running sum
+    of their weights tells each positive how many it beats, so the cost is linear in rows. Ties count half.
     """
-    wrong = np.asarray(mismatched_nats, dtype=np.float64)
-    known = np.isfinite(wrong)
-    if not known.any():
-        return float("nan")
-    return bits_per_byte(wrong[known] - np.asarray(nats)[known], np.asarray(sizes)[known])
+    is_positive = np.asarray(positive, dtype=bool)
+    # One integer key orders rows by stratum, then margin; equal margins share a key.
+    by_margin = np.unique(margin, return_inverse=True)[1].astype(np.int64)
+    base = stratum * (by_margin.max(initial=0) + 1)
+    key = base + by_margin
+    below = np.argsort(key[~is_positive], kind="stable")
+    negatives = key[~is_positive][below]
+    running = np.zeros((negatives.size + 1, weights.shape[1]))
+    np.cumsum(weights[unit[~is_positive][below]], axis=0, out=running[1:])
 
+    def up_to(keys: Ints, side: Literal["left", "right"]) -> Floats:
+        return running[np.searchsorted(negatives, keys, side=side)]
 
-def _positive_total(counts: ArrayLike, name: str) -> float:
-    total = float(np.sum(counts))
-    if not total > 0:
-        raise DataError(f"{name}: the targets sum to {total:g} {name}; give rows with a non-empty target")
-    return total
+    own, start = key[is_positive], base[is_positive]
+    drawn, floor = weights[unit[is_positive]], up_to(start, "left")
+    beaten = (up_to(own, "left") + up_to(own, "right")) / 2 - floor
+    faced = up_to(start + by_margin.max(initial=0), "right") - floor
+    return quotient(np.einsum("rd,rd->d", drawn, beaten), np.einsum("rd,rd->d", drawn, faced))

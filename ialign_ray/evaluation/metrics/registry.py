@@ -1,248 +1,201 @@
-"""Kinds of suites: which columns their predictions hold, how a cell of rows is drawn, and what is shown of them.
+"""Metrics: one declaration each, from which point values, intervals, tables and the verdict follow.
 
-A new kind is one `Kind` in `KINDS`; measuring, comparing, the verdict and the report read nothing else of it.
+A metric is a function from a `Cell` to a draw vector; its point value is the first number, drawn with weights of one.
+An installed package adds one to existing kinds of suites by an entry point of the group `ialign.metrics`:
+
+    BREVITY = Metric("length ratio", lambda cell: cell.ratio(cell.rows["new_tokens"], cell.rows["tokens"]),
+                     kinds=("translation",), higher_is_better=False)
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import logging
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Final, Literal
+from functools import lru_cache
+from typing import Final
 
 import numpy as np
-import pandas as pd
-from scipy.special import log_softmax
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics.bootstrap import classification_draws, likelihood_draws
-from ialign_ray.evaluation.metrics.classification import (
-    SCORERS,
-    Floats,
-    Ints,
-    gold_labels,
-    predict,
-    score_matrix,
-)
-from ialign_ray.evaluation.metrics.columns import (
-    CLASSIFICATION,
-    INSTRUCTIONS,
-    PERPLEXITY,
-    RETRIEVAL,
-    TRANSLATION,
-)
-from ialign_ray.evaluation.metrics.probabilities import probability_draws
-from ialign_ray.evaluation.metrics.retrieval import retrieval_draws
+from ialign_ray.evaluation.metrics import classification, probabilities
+from ialign_ray.evaluation.metrics.bootstrap import Floats
+from ialign_ray.evaluation.metrics.cell import Cell
+from ialign_ray.plugins import Extensible
 
-__all__ = ["CLASSIFICATION", "INSTRUCTIONS", "KINDS", "LIKELIHOOD", "PERPLEXITY", "RETRIEVAL", "TRANSLATION", "Kind"]
+CLASSIFICATION: Final = "classification"
+TRANSLATION: Final = "translation"
+PERPLEXITY: Final = "perplexity"
+RETRIEVAL: Final = "retrieval"
+INSTRUCTIONS: Final = "instructions"
 
-NEAREST: Final = "nearest"  # stands in the scorer column of retrieval
-LIKELIHOOD: Final = "likelihood"  # stands in the scorer column of kinds that score one text, not labels
-
-Drawn = dict[tuple[str, str], Floats]
-"""(scorer, metric) -> draw vector."""
-Draw = Callable[[pd.DataFrame, Ints, Floats], Drawn]
-"""Of one cell (suite, prompt, language): its rows, the index of each row's sentence id (rows,), and the weights
-(ids, draws) of `statistics.resample_weights`. Raises `DataError` for rows that cannot be drawn."""
-Rows = Callable[[pd.DataFrame, str], Floats]
-"""Of predictions and the experiment's scorer, one number a row."""
+Draws = Floats | Mapping[str, Floats] | None
+"""A draw vector (draws,); several by the suffix of their names (`share` of label 0 is `share_0`); or None where a cell
+has nothing to measure."""
 
 
 @dataclass(frozen=True)
-class Kind:
-    """One kind of suite."""
+class Metric:
+    """One metric of a suite's predictions."""
 
-    columns: tuple[str, ...]
-    """That its predictions must hold beside suite, language and id; cells are by `prompt` where there is one."""
-    draw: Draw
-    shown: tuple[tuple[str, str], ...]
-    """(metric, title) of what tables show; the first is the one that gain and forgetting are judged by."""
-    scorer: str | None = LIKELIHOOD
-    """What its records hold as scorer; None where labels are scored: then the experiment chooses one."""
-    right: Rows | None = None
-    """Whether each answer is right (rows,): 1, 0, or a share where labels tie. None where nothing is right or wrong."""
-    cost: Rows | None = None
-    """What each row costs (rows,), lower is better: finds the examples on which a run got worst."""
-    cost_name: str = "nats"
-    """What `cost` is, for the reader."""
-    old: Literal["score", "loss"] | None = None
-    """Which tolerance its change on old work is judged by, if it is."""
-    by_source: bool = False
-    """Its `language` is a source of old instructions, grouped by `group_key` where it has one."""
-
-    @property
-    def metric(self) -> str:
-        """The metric that it is judged by."""
-        return self.shown[0][0]
-
-    def scored(self, scorer: str) -> str:
-        """What stands in the scorer column, `scorer` being the experiment's choice."""
-        return self.scorer or scorer
+    title: str
+    """Header of its column in tables."""
+    draws: Callable[[Cell], Draws]
+    """Its value in every resample; raises `DataError` for rows that it cannot measure."""
+    kinds: tuple[str, ...]
+    """Kinds of suites that it measures."""
+    higher_is_better: bool = True
+    """Whether it improves by rising."""
+    words: str = ""
+    """The metric in sentences, where its name is not the word; a falling one is phrased as what was saved."""
 
 
-def draw_classification(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
-    """F1, accuracy, AUC, calibration error and label shares for each column of label scores."""
-    where = "/".join(str(rows[column].iloc[0]) for column in ("suite", "prompt", "language"))
-    scorers = [name for name in SCORERS if name in rows.columns and rows[name].notna().any()]
-    if not scorers:
-        raise DataError(f"predictions of {where}: no column of scores; give one of {', '.join(SCORERS)}")
-    drawn: Drawn = {}
-    known: list[tuple[Floats, dict[str, Floats]]] = []  # scorers agree on baselines, and on labels of one token
-    for scorer in scorers:
-        scores = score_matrix(rows[scorer], f"{where}, scorer '{scorer}'")
-        metrics = next((found for of, found in known if np.array_equal(of, scores)), None)
-        if metrics is None:
-            gold = gold_labels(rows["label"], scores.shape[1], len(scores))
-            cell = (weights, unit, gold, scores, rows["chars"].to_numpy())
-            metrics = classification_draws(*cell) | probability_draws(*cell)
-            known.append((scores, metrics))
-        drawn |= {(scorer, metric): draws for metric, draws in metrics.items()}
-    return drawn
+def _bits_per_byte(cell: Cell) -> Floats:
+    bits: Floats = cell.ratio(cell.shared(_nats), cell.rows["bytes"]) / np.log(2)
+    return bits
 
 
-def right_label(rows: pd.DataFrame, scorer: str) -> Floats:
-    """Share of the prediction that the right label gets (rows,)."""
-    shares = predict(score_matrix(rows[scorer]))
-    right: Floats = shares[np.arange(len(rows)), rows["label"].to_numpy(np.int64)]
-    return right
+def _source_use(cell: Cell) -> Floats | None:
+    """Bits per byte that the right source saves against another sentence's; 0 where the source is ignored."""
+    if "mismatched_nats" not in cell.rows.columns:
+        return None
+    saved = cell.rows["mismatched_nats"].to_numpy(np.float64) - cell.shared(_nats)
+    bits: Floats = cell.ratio(saved, cell.rows["bytes"]) / np.log(2)
+    return bits
 
 
-def label_cost(rows: pd.DataFrame, scorer: str) -> Floats:
-    """Nats of the right label among the labels (rows,): 0 is certainty."""
-    logs = log_softmax(score_matrix(rows[scorer]), axis=1)
-    cost: Floats = -logs[np.arange(len(rows)), rows["label"].to_numpy(np.int64)]
-    return cost
+def _nats_per_token(cell: Cell) -> Floats:
+    return cell.ratio(cell.shared(_nats), cell.rows["tokens"])
 
 
-def text_cost(rows: pd.DataFrame, scorer: str) -> Floats:
-    """Nats of the target (rows,)."""
-    return rows["nats"].to_numpy(np.float64)
+def _perplexity(cell: Cell) -> Floats:
+    """Compares models of one tokenizer only."""
+    found: Floats = np.exp(_nats_per_token(cell))
+    return found
 
 
-def draw_translation(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
-    """Bits per byte of the target, what the right source saves of them, and scores of what was generated."""
-    nats, sizes = _finite_nats(rows), rows["bytes"].to_numpy(np.float64)
-    drawn = {(LIKELIHOOD, "bits_per_byte"): likelihood_draws(weights, unit, nats, sizes) / np.log(2)}
-    if "mismatched_nats" in rows.columns:
-        wrong = rows["mismatched_nats"].to_numpy(np.float64)
-        drawn[LIKELIHOOD, "source_use"] = likelihood_draws(weights, unit, nats, sizes, wrong) / np.log(2)
-    if "hypothesis" in rows.columns:
-        from ialign_ray.evaluation.metrics.translation import (
-            generation_draws,  # sacrebleu: only where text was made
-        )
-
-        source, reference, hypothesis = (rows[name].tolist() for name in ("source", "reference", "hypothesis"))
-        target = str(rows["language"].iloc[0]).rpartition("-")[2]
-        made = generation_draws(weights, unit, source, reference, hypothesis, target, rows["cut"].tolist())
-        drawn |= {(LIKELIHOOD, metric): draws for metric, draws in made.items()}
-    return drawn
-
-
-def draw_perplexity(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
-    """Bits per byte of the text, and its perplexity, which compares models of one tokenizer only."""
-    nats, sizes, tokens = _finite_nats(rows), rows["bytes"].to_numpy(np.float64), rows["tokens"].to_numpy(np.float64)
-    return {
-        (LIKELIHOOD, "bits_per_byte"): likelihood_draws(weights, unit, nats, sizes) / np.log(2),
-        (LIKELIHOOD, "perplexity"): np.exp(likelihood_draws(weights, unit, nats, tokens)),
-    }
-
-
-def draw_retrieval(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
-    """Share of sentences whose translation is the nearest, beside chance and spelling alone."""
-    columns = (rows[name].to_numpy() for name in ("rank", "surface_rank", "candidates"))
-    return {(NEAREST, metric): draws for metric, draws in retrieval_draws(weights, unit, *columns).items()}
-
-
-def found(rows: pd.DataFrame, scorer: str) -> Floats:
-    """Whether the translation was the nearest (rows,): 1 or 0."""
-    right: Floats = np.asarray(rows["rank"] == 0, dtype=np.float64)
-    return right
-
-
-def draw_instructions(rows: pd.DataFrame, unit: Ints, weights: Floats) -> Drawn:
-    """Nats per token of the answer."""
-    tokens = rows["tokens"].to_numpy(np.float64)
-    return {(LIKELIHOOD, "nats_per_token"): likelihood_draws(weights, unit, _finite_nats(rows), tokens)}
-
-
-def kind_of(suite: str, rows: pd.DataFrame, given: Mapping[str, str] | None) -> str:
-    """Kind of a suite: as given, else by the columns and the shape of `language` ("eng-jav")."""
-    if given and suite in given:
-        return given[suite]
-    if "label" in rows.columns:
-        return CLASSIFICATION
-    directions = rows["language"].astype(str).str.fullmatch(r"[a-z]{2,3}-[a-z]{2,3}")
-    return TRANSLATION if directions.all() else INSTRUCTIONS
-
-
-def _finite_nats(rows: pd.DataFrame) -> Floats:
-    nats = rows["nats"].to_numpy(np.float64)
+def _nats(cell: Cell) -> Floats:
+    nats = cell.rows["nats"].to_numpy(np.float64)
     if not np.isfinite(nats).all():
-        bad = rows["id"][~np.isfinite(nats)].iloc[0]
-        raise DataError(f"predictions of {rows['suite'].iloc[0]}: nats of id '{bad}' is NaN or infinite")
+        bad = cell.rows["id"][~np.isfinite(nats)].iloc[0]
+        raise DataError(f"predictions of {cell.rows['suite'].iloc[0]}: nats of id '{bad}' is NaN or infinite")
     return nats
 
 
-_TEXT: Final = ("nats", "tokens", "bytes")
-KINDS: Final[dict[str, Kind]] = {
-    CLASSIFICATION: Kind(
-        ("prompt", "label", "chars"),
-        draw_classification,
-        (("f1_weighted", "F1"), ("auc_length_fixed", "AUC, length fixed")),
-        scorer=None,
-        right=right_label,
-        cost=label_cost,
-        cost_name="nats of the right label",
-        old="score",
-    ),
-    TRANSLATION: Kind(
-        _TEXT,
-        draw_translation,
-        (
-            ("bits_per_byte", "bits/byte"),
-            ("source_use", "source use"),
-            ("chrf", "chrF++"),
-            ("chrf_over_copy", "chrF++ above copying"),
-            ("bleu", "BLEU"),
-        ),
-        cost=text_cost,
-        cost_name="nats of the translation",
-    ),
-    PERPLEXITY: Kind(
-        _TEXT,
-        draw_perplexity,
-        (("bits_per_byte", "bits/byte"), ("perplexity", "perplexity")),
-        cost=text_cost,
-        cost_name="nats of the text",
-    ),
-    RETRIEVAL: Kind(
-        ("rank", "surface_rank", "candidates"),
-        draw_retrieval,
-        (
-            ("retrieval_accuracy", "retrieval"),
-            ("retrieval_over_surface", "above spelling"),
-            ("retrieval_chance", "chance"),
-        ),
-        scorer=NEAREST,
-        right=found,
-    ),
-    INSTRUCTIONS: Kind(
-        _TEXT,
-        draw_instructions,
-        (("nats_per_token", "nats/token"),),
-        cost=text_cost,
-        cost_name="nats of the answer",
-        old="loss",
-        by_source=True,
-    ),
-}
-"""Every kind of suite by its name in the experiment file."""
+def _generated(name: str) -> Callable[[Cell], Floats | None]:
+    """A metric of generated text, absent where none was generated."""
+    return lambda cell: cell.shared(_generation).get(name)
 
-NAMES: Final[Mapping[str, str]] = {
-    "f1_weighted": "weighted F1",
-    "f1_macro": "macro F1",
-    "auc": "AUC",
-    "auc_length_fixed": "AUC at fixed length",
-    "bits_per_byte": "bits per byte saved",
-    "nats_per_token": "nats per token saved",
-}
-"""Metrics in words, where their name is not the word; falling ones are told as what was saved."""
+
+def _generation(cell: Cell) -> Mapping[str, Floats]:
+    if "hypothesis" not in cell.rows.columns:
+        return {}
+    from ialign_ray.evaluation.metrics.translation import generation_draws  # sacrebleu: only where text was made
+
+    return generation_draws(cell)
+
+
+def _found(column: str) -> Callable[[Cell], Floats]:
+    return lambda cell: cell.mean(cell.rows[column] == 0)
+
+
+_LABELS, _TEXTS, _PAIRS = (CLASSIFICATION,), (TRANSLATION,), (RETRIEVAL,)
+METRICS: Final = Extensible(
+    "ialign.metrics",
+    Metric,
+    {
+        "f1_weighted": Metric("F1", classification.f1_weighted, _LABELS, words="weighted F1"),
+        "f1_macro": Metric("macro F1", classification.f1_macro, _LABELS, words="macro F1"),
+        "accuracy": Metric("accuracy", classification.accuracy, _LABELS),
+        "auc": Metric("AUC", classification.auc, _LABELS, words="AUC"),
+        "auc_length_fixed": Metric(
+            "AUC, length fixed", classification.auc_length_fixed, _LABELS, words="AUC at fixed length"
+        ),
+        "share": Metric("share of predictions", classification.shares, _LABELS),
+        "calibration_error": Metric(
+            "calibration error", probabilities.calibration_error, _LABELS, higher_is_better=False
+        ),
+        "auc_ovr": Metric("AUC, one against the rest", probabilities.auc_ovr, _LABELS),
+        "auc_ovr_length_fixed": Metric(
+            "AUC, one against the rest, length fixed", probabilities.auc_ovr_length_fixed, _LABELS
+        ),
+        "bits_per_byte": Metric(
+            "bits/byte",
+            _bits_per_byte,
+            (TRANSLATION, PERPLEXITY),
+            higher_is_better=False,
+            words="bits per byte saved",
+        ),
+        "source_use": Metric("source use", _source_use, _TEXTS),
+        "perplexity": Metric("perplexity", _perplexity, (PERPLEXITY,), higher_is_better=False),
+        "nats_per_token": Metric(
+            "nats/token", _nats_per_token, (INSTRUCTIONS,), higher_is_better=False, words="nats per token saved"
+        ),
+        "chrf": Metric("chrF++", _generated("chrf"), _TEXTS),
+        "chrf_copy": Metric("chrF++ of the source", _generated("chrf_copy"), _TEXTS),
+        "bleu": Metric("BLEU", _generated("bleu"), _TEXTS),
+        "bleu_copy": Metric("BLEU of the source", _generated("bleu_copy"), _TEXTS),
+        "spbleu": Metric("spBLEU", _generated("spbleu"), _TEXTS),
+        "spbleu_copy": Metric("spBLEU of the source", _generated("spbleu_copy"), _TEXTS),
+        "chrf_over_copy": Metric("chrF++ above copying", _generated("chrf_over_copy"), _TEXTS),
+        "copied": Metric("copies", _generated("copied"), _TEXTS, higher_is_better=False),
+        "empty": Metric("empty", _generated("empty"), _TEXTS, higher_is_better=False),
+        "cut": Metric("too long", _generated("cut"), _TEXTS, higher_is_better=False),
+        "off_target": Metric("in another language", _generated("off_target"), _TEXTS, higher_is_better=False),
+        "off_target_reference": Metric("references in another language", _generated("off_target_reference"), _TEXTS),
+        "retrieval_accuracy": Metric("retrieval", _found("rank"), _PAIRS),
+        "retrieval_mrr": Metric("mean reciprocal rank", lambda cell: cell.mean(1 / (1 + cell.rows["rank"])), _PAIRS),
+        "retrieval_chance": Metric("chance", lambda cell: cell.mean(1 / cell.rows["candidates"]), _PAIRS),
+        "retrieval_surface": Metric("spelling alone", _found("surface_rank"), _PAIRS),
+        "retrieval_over_surface": Metric(
+            "above spelling", lambda cell: _found("rank")(cell) - _found("surface_rank")(cell), _PAIRS
+        ),
+    },
+)
+"""Every metric by its name in results."""
+
+
+def draw_metrics(cell: Cell, kind: str, also: Collection[str] = ()) -> dict[str, Floats]:
+    """Draw vectors (draws,) by name: of every metric that measures a kind of suite, and of those that it names.
+
+    A metric of an installed package that fails is reported once, as a warning, and left out.
+    """
+    drawn: dict[str, Floats] = {}
+    for name, metric in METRICS.items():
+        if kind not in metric.kinds and name not in also:
+            continue
+        if name in METRICS.builtin:
+            drawn |= _named(name, metric.draws(cell))
+            continue
+        try:
+            found = _named(name, metric.draws(cell))
+            for one in found.values():
+                if np.shape(one) != (cell.weights.shape[1],):
+                    raise DataError(f"it returned an array of shape {np.shape(one)}, not {(cell.weights.shape[1],)}")
+            drawn |= found
+        except Exception as error:  # a stranger's code may raise anything, and must not take ours down
+            _warn(f"plug-in metric {name!r} fails on suites of kind {kind!r}: {type(error).__name__}: {error}")
+    return drawn
+
+
+def _named(name: str, draws: Draws) -> dict[str, Floats]:
+    if isinstance(draws, Mapping):
+        return {f"{name}_{suffix}": found for suffix, found in draws.items()}
+    return {} if draws is None else {name: draws}
+
+
+@lru_cache(maxsize=256)
+def _warn(message: str) -> None:
+    logging.getLogger(__name__).warning("%s; it is left out", message)
+
+
+def lower_is_better(metric: str) -> bool:
+    """Return True if a metric of the results improves by falling."""
+    found = METRICS.get(metric)
+    return found is not None and not found.higher_is_better
+
+
+def in_words(metric: str) -> str:
+    """A metric of the results as sentences name it."""
+    found = METRICS.get(metric)
+    return (found and found.words) or metric

@@ -9,12 +9,10 @@ up; the candidates stay as they are, and accuracy falls with their number.
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import ArrayLike
 from sklearn.feature_extraction.text import TfidfVectorizer
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics.bootstrap import likelihood_draws
-from ialign_ray.evaluation.metrics.classification import Floats, Ints
+from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
 
 
 def ranks(queries: Floats, candidates: Floats) -> Ints:
@@ -47,39 +45,6 @@ def surface_ranks(queries: list[str], candidates: list[str]) -> Ints:
     near = np.asarray((vectors.transform(queries) @ vectors.transform(candidates).T).todense())
     found: Ints = np.count_nonzero(near >= np.diag(near)[:, None] - 1e-12, axis=1).astype(np.int64) - 1
     return found
-
-
-def retrieval_metrics(rank: ArrayLike, surface_rank: ArrayLike, candidates: ArrayLike) -> dict[str, float]:
-    """Every metric of one direction, a row a sentence; see `retrieval_draws`."""
-    rows = len(np.asarray(rank))
-    drawn = retrieval_draws(np.ones((rows, 1)), np.arange(rows), rank, surface_rank, candidates)
-    return {name: float(draws[0]) for name, draws in drawn.items()}
-
-
-def retrieval_draws(
-    weights: Floats, unit: Ints, rank: ArrayLike, surface_rank: ArrayLike, candidates: ArrayLike
-) -> dict[str, Floats]:
-    """Metrics of one direction as draw vectors (draws,); `unit` and the three columns of a frame are (rows,).
-
-    retrieval_accuracy (share of rank 0), retrieval_mrr (mean of 1 / (1 + rank)), retrieval_chance (1 / candidates),
-    retrieval_surface (accuracy by character n-grams), retrieval_over_surface (accuracy minus that). Raises
-    `DataError` without a row.
-    """
-    found, surface = np.asarray(rank, dtype=np.float64), np.asarray(surface_rank, dtype=np.float64)
-    if not len(found):
-        raise DataError("retrieval: there is no row; give two sentences at least")
-
-    def mean(values: Floats) -> Floats:
-        return likelihood_draws(weights, unit, values, np.ones(len(values)))
-
-    accuracy, by_surface = mean((found == 0).astype(np.float64)), mean((surface == 0).astype(np.float64))
-    return {
-        "retrieval_accuracy": accuracy,
-        "retrieval_mrr": mean(1 / (1 + found)),
-        "retrieval_chance": mean(1 / np.asarray(candidates, dtype=np.float64)),
-        "retrieval_surface": by_surface,
-        "retrieval_over_surface": accuracy - by_surface,
-    }
 
 
 def _unit(vectors: Floats) -> Floats:

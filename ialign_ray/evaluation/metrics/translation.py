@@ -23,8 +23,8 @@ from sacrebleu.utils import SACREBLEU_DIR
 from ialign_ray.config.cleaning import LanguageStep
 from ialign_ray.corpus.cleaning import identify
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics.bootstrap import likelihood_draws
-from ialign_ray.evaluation.metrics.classification import Floats, Ints
+from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
+from ialign_ray.evaluation.metrics.cell import Cell
 from ialign_ray.languages import normalise
 
 _SPM: Final = Path(SACREBLEU_DIR, "models", "flores200sacrebleuspm")  # where sacrebleu keeps what it downloads
@@ -77,32 +77,11 @@ def described(frame: pd.DataFrame) -> list[str]:
     return [f"{signature} (into {', '.join(targets)})." for signature, targets in made.items()] + list(missing)
 
 
-def generation_metrics(
-    sources: Sequence[str],
-    references: Sequence[str],
-    hypotheses: Sequence[str],
-    language: str,
-    cut: Sequence[bool] = (),
-) -> dict[str, float]:
-    """Every metric of one direction, a row a sentence; see `generation_draws`."""
-    rows = len(references)
-    drawn = generation_draws(np.ones((rows, 1)), np.arange(rows), sources, references, hypotheses, language, cut)
-    return {name: float(draws[0]) for name, draws in drawn.items()}
+def generation_draws(cell: Cell) -> dict[str, Floats]:
+    """Metrics of one direction of generated translations, as draw vectors (draws,).
 
-
-def generation_draws(
-    weights: Floats,
-    unit: Ints,
-    sources: Sequence[str],
-    references: Sequence[str],
-    hypotheses: Sequence[str],
-    language: str,
-    cut: Sequence[bool] = (),
-) -> dict[str, Floats]:
-    """Metrics of one direction into `language` as draw vectors (draws,).
-
-    `weights` (units, draws); `unit` (rows,) the unit of each row; the texts and `cut` (whether the output was ended
-    by its length) are (rows,).
+    The cell's rows hold the texts `source`, `reference` and `hypothesis`, and `cut`: whether the output was ended by
+    its length.
 
     - chrf (chrF++), bleu, spbleu: 0 to 100; `*_copy` of the source as hypothesis, `chrf_over_copy` their difference
     - copied, empty, cut: shares of outputs that are the source (blind to case and spacing), nothing, or too long
@@ -111,22 +90,24 @@ def generation_draws(
       off_target_reference is the same share of the references, which is the identifier's own error. Both are absent
       where the target is not `identifiable`.
 
-    Raises `DataError` for texts of unequal number, none at all, or a missing hypothesis.
+    Raises `DataError` for a missing hypothesis.
     """
-    _check(sources, references, hypotheses)
+    sources, references, hypotheses = (cell.rows[name].tolist() for name in ("source", "reference", "hypothesis"))
+    language = str(cell.rows["language"].iloc[0]).rpartition("-")[2]
+    missing = [i for i, h in enumerate(hypotheses) if not isinstance(h, str)]
+    if missing:
+        raise DataError(f"translations: row {missing[0]} has no hypothesis; generate it (nothing is an empty text)")
     drawn: dict[str, Floats] = {}
     for name, scorer in scorers(language).items():
-        drawn[name] = corpus_draws(scorer, weights, unit, hypotheses, references)
-        drawn[f"{name}_copy"] = corpus_draws(scorer, weights, unit, sources, references)
+        drawn[name] = corpus_draws(scorer, cell.weights, cell.unit, hypotheses, references)
+        drawn[f"{name}_copy"] = corpus_draws(scorer, cell.weights, cell.unit, sources, references)
     drawn["chrf_over_copy"] = drawn["chrf"] - drawn["chrf_copy"]
-    same = [_plain(h) == _plain(s) for h, s in zip(hypotheses, sources)]
-    drawn["copied"] = _share(weights, unit, np.array(same, np.float64))
-    drawn["empty"] = _share(weights, unit, np.array([not h.strip() for h in hypotheses], np.float64))
-    if len(cut):
-        drawn["cut"] = _share(weights, unit, np.asarray(cut, dtype=np.float64))
+    drawn["copied"] = cell.mean([_plain(h) == _plain(s) for h, s in zip(hypotheses, sources)])
+    drawn["empty"] = cell.mean([not h.strip() for h in hypotheses])
+    drawn["cut"] = cell.mean(cell.rows["cut"])
     if identifiable(language, references):
-        drawn["off_target"] = _share(weights, unit, elsewhere(hypotheses, language))
-        drawn["off_target_reference"] = _share(weights, unit, elsewhere(references, language))
+        drawn["off_target"] = cell.mean(elsewhere(hypotheses, language))
+        drawn["off_target_reference"] = cell.mean(elsewhere(references, language))
     return drawn
 
 
@@ -180,23 +161,5 @@ def _labels(language: str, kin: bool) -> tuple[bool, ...]:
     )
 
 
-def _share(weights: Floats, unit: Ints, values: Floats) -> Floats:
-    known = np.isfinite(values)
-    return likelihood_draws(weights, unit[known], values[known], np.ones(int(known.sum())))
-
-
 def _plain(text: str) -> str:
     return " ".join(text.casefold().split())
-
-
-def _check(sources: Sequence[str], references: Sequence[str], hypotheses: Sequence[str]) -> None:
-    if not len(sources) == len(references) == len(hypotheses):
-        raise DataError(
-            f"translations: {len(sources)} sources, {len(references)} references and {len(hypotheses)} hypotheses; "
-            "give one of each to a row"
-        )
-    if not len(references):
-        raise DataError("translations: there is no row; give one sentence at least")
-    missing = [i for i, h in enumerate(hypotheses) if not isinstance(h, str)]
-    if missing:
-        raise DataError(f"translations: row {missing[0]} has no hypothesis; generate it (nothing is an empty text)")

@@ -11,14 +11,15 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment
-from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
-from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.metrics.registry import lower_is_better
 from ialign_ray.evaluation.report.inputs import gather
 from ialign_ray.evaluation.report.tables import Column, table
 from ialign_ray.evaluation.report.write import write_page
 from ialign_ray.evaluation.results.analysis import CONTROL, RunFrames, analyse
 from ialign_ray.evaluation.results.cells import Measured
 from ialign_ray.evaluation.results.summary import compare
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
+from ialign_ray.pages import markdown_table
 from ialign_ray.storage import write_text
 
 PAGES = "ablation"
@@ -76,10 +77,10 @@ def against_controls(rows: Sequence[AblationRow], measured: Mapping[str, Measure
 def _tables(experiment: Experiment, suite: str, kind: str, results: pd.DataFrame) -> list[tuple[str, list[Column]]]:
     """Title and columns of the tables of one suite: the scores its kind shows, and the shares of predicted labels."""
     scopes = sorted({scope for scope in results["scope"] if scope.startswith("group:")}) or ["all"]
-    scorer = KINDS[kind].scored(experiment.evaluate.scorer)
+    scorer = SUITES[kind].scored(experiment.evaluate.scorer)
     shown = [
         Column(f"{title} {scope.removeprefix('group:')}", suite, scope, metric, scorer)
-        for metric, title in KINDS[kind].shown
+        for metric, title in SUITES[kind].titles.items()
         for scope in scopes
     ]
     labels = next((list(s.labels) for s in experiment.evaluate.suites if s.name == suite and hasattr(s, "labels")), [])
@@ -94,10 +95,11 @@ def _tables(experiment: Experiment, suite: str, kind: str, results: pd.DataFrame
 
 
 def _gains(differences: pd.DataFrame, columns: Sequence[Column]) -> str:
-    lines = [["setting", "control", *(c.title for c in columns)], ["---", "---"] + ["---:"] * len(columns)]
-    for (run, against), part in differences.groupby(["run", "against"], sort=False):
-        lines.append([str(run), str(against), *(_gain(part, column) for column in columns)])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    rows = [
+        [str(run), str(against), *(_gain(part, column) for column in columns)]
+        for (run, against), part in differences.groupby(["run", "against"], sort=False)
+    ]
+    return markdown_table(["setting", "control", *(c.title for c in columns)], rows, texts=2)
 
 
 def _gain(part: pd.DataFrame, column: Column) -> str:
@@ -107,7 +109,7 @@ def _gain(part: pd.DataFrame, column: Column) -> str:
         return "–"
     value, low, high = (float(found[name].iloc[0]) for name in ("value", "low", "high"))
     text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
-    better = high < 0 if column.metric in LOWER_IS_BETTER else low > 0
+    better = high < 0 if lower_is_better(column.metric) else low > 0
     return f"**{text}**" if better and not np.isnan(low) else text
 
 

@@ -14,12 +14,13 @@ from markupsafe import Markup
 
 from ialign_ray.config import ClassificationSuite, Experiment, dump_yaml
 from ialign_ray.evaluation.metrics.baselines import BASELINES
-from ialign_ray.evaluation.metrics.registry import KINDS, NAMES
+from ialign_ray.evaluation.metrics.registry import in_words
 from ialign_ray.evaluation.report import page_charts, page_history
 from ialign_ray.evaluation.report.inputs import ReportInputs
 from ialign_ray.evaluation.report.page_examples import suite_texts, worst_examples
 from ialign_ray.evaluation.report.tables import row_order
 from ialign_ray.evaluation.results.analysis import BASE, Analysis
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 from ialign_ray.pages import themed
 
 _DRAW = """
@@ -47,7 +48,7 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
         experiment=experiment,
         a=analysis,
         seeds={run: len(seeds) for run, seeds in material.runs.items()},
-        names=NAMES,
+        in_words=in_words,
         groups=experiment.languages.groups(),
         heat=heat_maps(experiment, analysis.languages),
         scores=group_scores(experiment, analysis.results),
@@ -86,7 +87,7 @@ def heat_map(suite: object, part: pd.DataFrame, groups: Mapping[str, str]) -> di
     runs = row_order(part["run"].unique())
     cells = {(row["language"], row["run"]): _heat_cell(row, strongest) for row in part.to_dict("records")}
     metric = str(part["metric"].iloc[0])
-    return {"suite": str(suite), "metric": NAMES.get(metric, metric), "runs": runs, "cells": cells} | {
+    return {"suite": str(suite), "metric": in_words(metric), "runs": runs, "cells": cells} | {
         "languages": sorted(part["language"].unique(), key=lambda code: (groups.get(code, ""), code)),
         "n": int(part["n"].max()),
     }
@@ -107,13 +108,19 @@ def group_scores(experiment: Experiment, results: pd.DataFrame) -> list[dict[str
     """For each suite the scores of its chief metric: a run a row, a group a column."""
     found = []
     for suite in experiment.evaluate.suites:
-        kind = KINDS[suite.kind]
+        kind = SUITES[suite.kind]
         part = _chief(results, suite.name, kind.metric, kind.scored(experiment.evaluate.scorer))
         scopes = sorted(s for s in part["scope"].unique() if s.startswith("group:")) or ["all"]
         cells = {(row["run"], row["scope"]): row for row in part.to_dict("records")}
         if cells:
             runs = row_order(part["run"].unique())
-            of = {"suite": suite.name, "title": kind.shown[0][1], "runs": runs, "scopes": scopes, "cells": cells}
+            of = {
+                "suite": suite.name,
+                "title": kind.title,
+                "runs": runs,
+                "scopes": scopes,
+                "cells": cells,
+            }
             found.append(of | {"baselines": BASELINES})
     return found
 
@@ -122,7 +129,7 @@ def prompt_rows(experiment: Experiment, results: pd.DataFrame) -> list[dict[str,
     """Mean over prompts with the spread, by suite, group and run, where there are several prompts."""
     rows: list[dict[str, Any]] = []
     for suite in experiment.evaluate.suites:
-        kind = KINDS[suite.kind]
+        kind = SUITES[suite.kind]
         part = _chief(results, suite.name, kind.metric, kind.scored(experiment.evaluate.scorer))
         if "prompts" in part.columns:
             several = part[(part["prompts"] > 1) & part["scope"].str.startswith("group:")]
@@ -170,7 +177,7 @@ def _tradeoffs(analysis: Analysis) -> list[dict[str, Any]]:
         if rows:
             metric = str(part["metric"].iloc[0])
             first = next(iter(kept.values()))
-            gain = f"{NAMES.get(metric, metric)} over {analysis.reference}"
+            gain = f"{in_words(metric)} over {analysis.reference}"
             spec = page_charts.gain_against_forgetting(
                 pd.DataFrame(rows), first.tolerance, gain, "change over base", _trained(analysis)
             )

@@ -9,23 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ialign_ray.config import (
-    ClassificationSuite,
-    Experiment,
-    InstructionSuite,
-    PerplexitySuite,
-    Suite,
-    TranslationSuite,
-)
+from ialign_ray.config import ClassificationSuite, Experiment, Suite
 from ialign_ray.errors import IalignError
-from ialign_ray.evaluation.metrics.registry import KINDS
 from ialign_ray.evaluation.results.analysis import RunFrames
-from ialign_ray.evaluation.suites.load import (
-    classification_rows,
-    instruction_rows,
-    perplexity_rows,
-    translation_rows,
-)
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
 SHOWN = 5
 _KEYS = ["language", "id"]
@@ -53,7 +40,7 @@ def worst_examples(
     """
     found = {}
     for suite in experiment.evaluate.suites:
-        kind = KINDS[suite.kind]
+        kind = SUITES[suite.kind]
         frames = [[seed[suite.name] for seed in seeds if suite.name in seed] for seeds in (run, against)]
         if kind.cost is None or suite.name not in texts or not all(frames):
             continue
@@ -80,10 +67,11 @@ def suite_texts(experiment: Experiment) -> tuple[dict[str, pd.DataFrame], list[s
     texts: dict[str, pd.DataFrame] = {}
     notes = []
     for suite in experiment.evaluate.suites:
-        if KINDS[suite.kind].cost is None:
+        kind = SUITES[suite.kind]
+        if kind.cost is None or kind.texts is None:
             continue
         try:
-            rows = _rows(suite, experiment)
+            rows = kind.texts(suite, experiment)
         except (IalignError, OSError) as error:
             notes.append(f"No examples of {suite.name} are shown, since its source cannot be read: {error}")
             continue
@@ -91,20 +79,8 @@ def suite_texts(experiment: Experiment) -> tuple[dict[str, pd.DataFrame], list[s
     return texts, notes
 
 
-def _rows(suite: Suite, experiment: Experiment) -> pd.DataFrame:
-    base = experiment.storage.data
-    if isinstance(suite, ClassificationSuite):
-        return classification_rows(suite, base).test
-    if isinstance(suite, TranslationSuite):
-        return translation_rows(suite, experiment, suite.asked[0])
-    if isinstance(suite, InstructionSuite):
-        return instruction_rows(suite, base)
-    assert isinstance(suite, PerplexitySuite)  # retrieval has no cost
-    return perplexity_rows(suite, base)
-
-
 def _costs(frames: Sequence[pd.DataFrame], kind: str, scorer: str) -> pd.Series:
-    cost = KINDS[kind].cost
+    cost = SUITES[kind].cost
     assert cost is not None
     rows = [frame[_KEYS].assign(id=frame["id"].astype(str), cost=cost(frame, scorer)) for frame in frames]
     return pd.concat(rows).groupby(_KEYS)["cost"].mean()

@@ -12,7 +12,10 @@ from rich.table import Table
 from ialign_ray.config import ClassificationSuite, Suite
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
-from ialign_ray.evaluation.metrics.registry import INSTRUCTIONS, KINDS, LIKELIHOOD
+from ialign_ray.evaluation.metrics.cell import LIKELIHOOD
+from ialign_ray.evaluation.metrics.registry import INSTRUCTIONS
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
+from ialign_ray.pages import markdown_table
 
 
 class Column(NamedTuple):
@@ -48,8 +51,8 @@ def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Colu
     `scorer` is the experiment's. A metric that the results do not hold (say, of text where none was generated) has no
     column; a suite of instructions is shown over all of its sources.
     """
-    kind = KINDS[suite.kind]
-    titles = dict(kind.shown)
+    kind = SUITES[suite.kind]
+    titles = kind.titles
     chief = getattr(suite, "metric", kind.metric)
     found = results[results["suite"] == suite.name]
     scopes = sorted(scope for scope in found["scope"].unique() if scope.startswith("group:"))
@@ -79,13 +82,13 @@ def bias_table(suite: ClassificationSuite, results: pd.DataFrame) -> str:
     found = found[found["scope"].str.startswith("group:") & ~found["run"].isin({*BASELINES} - {"majority"})]
     values = found.pivot_table(index=["run", "scope", "scorer"], columns="metric", values="value", sort=False)
     header = ["run", "group", "scorer", suite.metric, "calibration error", *(f"says {label}" for label in suite.labels)]
-    lines = [header, ["---"] * 3 + ["---:"] * len(metrics)]
+    lines = []
     for run in row_order(found["run"].unique()):
         for row in values.loc[[run]].reset_index().to_dict("records"):
             if run not in BASELINES or row["scorer"] == "sum":  # a baseline's scores are the same under each name
                 cells = [_number(float(row[metric])) for metric in metrics]
                 lines.append([run, str(row["scope"]).removeprefix("group:"), str(row["scorer"]), *cells])
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+    return markdown_table(header, lines, texts=3)
 
 
 def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tuple[str, Table]:
@@ -101,11 +104,10 @@ def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tup
     found = [_column_cells(results, column) for column in chosen]
     header = ["run", *(_title(column, cells) for column, cells in zip(chosen, found))]
     rows = [[run, *(_cell(cells, run) for cells in found)] for run in row_order(results["run"].unique())]
-    lines = [header, ["---"] + ["---:"] * len(chosen), *rows]
     rich_table = Table(*header)
     for row in rows:
         rich_table.add_row(*(cell.replace("[", r"\[") for cell in row))
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n", rich_table
+    return markdown_table(header, rows), rich_table
 
 
 def _column_cells(results: pd.DataFrame, column: Column) -> pd.DataFrame:

@@ -21,7 +21,8 @@ from ialign_ray.evaluation.results.transfer import (
     language_matrix,
     transfer_correlations,
 )
-from ialign_ray.evaluation.results.verdict import Rules, Statement, verdict
+from ialign_ray.evaluation.results.verdict import Statement, verdict
+from ialign_ray.evaluation.rules import rules_of
 
 BASE, CONTROL = "base", "control"
 
@@ -78,11 +79,6 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
     measured = {name: measure(of_run, plan) for name, of_run in frames.items()}
     results = summarise(measured, groups, resamples=settings.resamples)
     comparisons = compare_all(measured)
-    rules = Rules(
-        scorer=settings.scorer,
-        tolerance=settings.tolerance,
-        loss_tolerance=experiment.promotion.loss_tolerance,
-    )
     labels = {s.name: list(s.labels) for s in settings.suites if isinstance(s, ClassificationSuite)}
     trained = {name: m for name, m in measured.items() if name not in (*BASELINES, BASE)}
     base = measured.get(BASE)
@@ -104,7 +100,7 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
         gains=gains,
         correlations=transfer_correlations(gains),
         mcnemar=_mcnemar(trained, measured, reference, settings.scorer),
-        statements=declared + verdict(results, comparisons, rules, labels),
+        statements=declared + verdict(results, comparisons, rules_of(experiment), labels),
         reference=reference,
         notes=_power_notes(comparisons, settings.resamples),
     )

@@ -17,9 +17,8 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics.bootstrap import RESAMPLES, mean_draws, resample_weights
-from ialign_ray.evaluation.metrics.classification import Floats
-from ialign_ray.evaluation.metrics.registry import KINDS, Kind, kind_of
+from ialign_ray.evaluation.metrics.bootstrap import RESAMPLES, Floats, mean_draws, resample_weights
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, SuiteKind, kind_of
 
 Frames = pd.DataFrame | Sequence[pd.DataFrame]
 """Predictions of one run: one frame per seed, or one frame with an optional `seed` column."""
@@ -137,7 +136,7 @@ def _measure_suite(
 ) -> dict[Key, CellDraws]:
     parts = [seed for seed in seeds if not seed.empty]
     name = kind_of(suite, parts[0], plan.kinds)
-    kind = KINDS[name]
+    kind = SUITES.find(name, f"kind of suite '{suite}'")
     scopes = _scopes(kind, parts, plan.groups)
     index = pd.Index(sorted(frozenset().union(*ids.values())))
     weights = resample_weights(len(index), plan.resamples, plan.seed)
@@ -153,7 +152,7 @@ def _measure_suite(
     }
 
 
-def _cells(part: pd.DataFrame, kind: Kind, index: pd.Index, weights: Floats) -> _Cells:
+def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Index, weights: Floats) -> _Cells:
     cells: _Cells = defaultdict(lambda: defaultdict(dict))
     prompted = part if "prompt" in part.columns else part.assign(prompt="all")
     for (prompt, language), rows in prompted.groupby(["prompt", "language"]):
@@ -184,7 +183,7 @@ def _roll_up(cells: _Cells, scopes: Mapping[str, list[str]]) -> Iterator[tuple[t
                     yield (prompt, scorer, scope, metric), draws
 
 
-def _scopes(kind: Kind, parts: Sequence[pd.DataFrame], groups: Mapping[str, str]) -> dict[str, list[str]]:
+def _scopes(kind: SuiteKind, parts: Sequence[pd.DataFrame], groups: Mapping[str, str]) -> dict[str, list[str]]:
     """Languages of each scope. An instruction source's group is its `group_key`, where it has one."""
     rows = pd.concat([part[[c for c in ("language", "group_key") if c in part.columns]] for part in parts])
     languages = sorted(rows["language"].astype(str).unique())

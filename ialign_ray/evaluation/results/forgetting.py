@@ -3,28 +3,29 @@
 Changes are turned so that + is better. *Backward transfer* is the mean over old tasks of the score after training less
 the score before (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, with one later task); an old task is an L1 language of
 a suite that is scored right or wrong. *Retention* is the same of what `evaluate.retention` declares, judged by its
-tolerance: `retained` if the whole interval lies above -tolerance, `lost` if it lies below, else `not shown`.
+tolerance as `evaluation.rules` does: `retained`, `lost` or `not shown`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import numpy as np
 import pandas as pd
 
 from ialign_ray.config import EvaluateConfig
 from ialign_ray.errors import ConfigError
-from ialign_ray.evaluation.metrics.bootstrap import Difference, difference, mean_draws
-from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER, Floats
-from ialign_ray.evaluation.metrics.registry import KINDS, NAMES
+from ialign_ray.evaluation.metrics.bootstrap import Difference, Floats, difference, mean_draws
+from ialign_ray.evaluation.metrics.registry import in_words, lower_is_better
 from ialign_ray.evaluation.results.cells import Key, Measured
 from ialign_ray.evaluation.results.significance import detectable, to_show
 from ialign_ray.evaluation.results.summary import on_common_ids
+from ialign_ray.evaluation.rules import FORGOT, KEPT, LOST, NOT_SHOWN, forgetting_outcome, turned
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
-RETAINED, LOST, NOT_SHOWN = "retained", "lost", "not shown"
+RETAINED = "retained"
 OLD: Final = "L1"
 
 
@@ -43,9 +44,8 @@ class Retention:
     @property
     def outcome(self) -> str:
         """`retained`, `lost` or `not shown`."""
-        if self.change.low > -self.tolerance:
-            return RETAINED
-        return LOST if self.change.high < -self.tolerance else NOT_SHOWN
+        found = forgetting_outcome(self.change, self.tolerance)
+        return {KEPT: RETAINED, FORGOT: LOST}.get(found, NOT_SHOWN)
 
     @property
     def text(self) -> str:
@@ -81,10 +81,10 @@ def old_tasks(comparisons: pd.DataFrame, groups: dict[str, str], scorer: str, ba
     of_base = comparisons[(comparisons["against"] == base) & (comparisons["prompt"] == "all")]
     rows = []
     for row in of_base.to_dict("records"):
-        kind, language = KINDS[row["kind"]], str(row["scope"]).removeprefix("language:")
+        kind, language = SUITES[row["kind"]], str(row["scope"]).removeprefix("language:")
         old = str(row["scope"]).startswith("language:") and (kind.by_source or _is_old(language, groups))
         if old and kind.old and (row["metric"], row["scorer"]) == (kind.metric, kind.scored(scorer)):
-            rows.append(row | {"language": language} | _turned(row))
+            rows.append(row | vars(turned(row)) | {"language": language})
     names = ["run", "suite", "kind", "language", "metric", "value", "low", "high", "n", "p", "p_holm", "detectable"]
     return pd.DataFrame(rows, columns=names)
 
@@ -92,7 +92,7 @@ def old_tasks(comparisons: pd.DataFrame, groups: dict[str, str], scorer: str, ba
 def backward_transfer(run: str, after: Measured, base: Measured, scorer: str) -> Retention | None:
     """Mean change over the old tasks that are scored right or wrong, or None where there is none."""
     scopes = [f"language:{code}" for code, group in after.plan.groups.items() if group == OLD]
-    keys = [k for k in _chief_keys(after, scorer) if k.scope in scopes and KINDS[k.kind].old == "score"]
+    keys = [k for k in _chief_keys(after, scorer) if k.scope in scopes and SUITES[k.kind].old == "score"]
     return _mean_change(run, after, base, keys, f"backward transfer over {OLD} languages", 0.0)
 
 
@@ -107,9 +107,9 @@ def retention(run: str, after: Measured, base: Measured, settings: EvaluateConfi
     if declared.metric and there and not keys:
         raise ConfigError(f"evaluate.retention.metric is {declared.metric!r}, which no suite there measures")
     scope = f"group:{declared.group}" if declared.group != "all" else "all"
-    of_scope = [k for k in keys if k.scope == scope and (declared.suite or KINDS[k.kind].old == "score")]
+    of_scope = [k for k in keys if k.scope == scope and (declared.suite or SUITES[k.kind].old == "score")]
     tolerance = settings.tolerance if declared.tolerance is None else declared.tolerance
-    metrics = " and ".join(sorted({NAMES.get(k.metric, k.metric) for k in of_scope}))
+    metrics = " and ".join(sorted({in_words(k.metric) for k in of_scope}))
     what = f"{metrics} on {declared.group} of {', '.join(k.suite for k in of_scope)}"
     return _mean_change(run, after, base, of_scope, what, tolerance)
 
@@ -121,7 +121,7 @@ def _mean_change(
     pairs = [(k, first.measures[k], second.measures[k]) for k in keys if k in second.measures]
     if not pairs:
         return None
-    signs = [-1.0 if k.metric in LOWER_IS_BETTER else 1.0 for k, _, _ in pairs]
+    signs = [-1.0 if lower_is_better(k.metric) else 1.0 for k, _, _ in pairs]
     draws: Floats = mean_draws([sign * (a.draws - b.draws) for sign, (_, a, b) in zip(signs, pairs)])
     n = sum({k.suite: a.n for k, a, _ in pairs}.values())
     change = difference(draws, np.zeros_like(draws), n)
@@ -135,17 +135,10 @@ def _chief_keys(measured: Measured, scorer: str) -> Iterator[Key]:
 def _keys(measured: Measured, scorer: str, metric: str | None) -> Iterator[Key]:
     """Keys in the mean over prompts of a metric, or of the one that each kind is judged by."""
     for key in measured.measures:
-        kind = KINDS[key.kind]
+        kind = SUITES[key.kind]
         if (key.prompt, key.scorer, key.metric) == ("all", kind.scored(scorer), metric or kind.metric):
             yield key
 
 
 def _is_old(language: str, groups: dict[str, str]) -> bool:
     return all(groups.get(side) == OLD for side in language.split("-"))
-
-
-def _turned(row: Mapping[Any, Any]) -> dict[Any, Any]:
-    """Value and bounds of a record, + being better."""
-    if row["metric"] not in LOWER_IS_BETTER:
-        return {}
-    return {"value": -row["value"], "low": -row["high"], "high": -row["low"]}

@@ -10,10 +10,10 @@ from collections.abc import Mapping
 import pandas as pd
 
 from ialign_ray.evaluation.metrics.baselines import BASELINES
-from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
-from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.metrics.registry import lower_is_better
 from ialign_ray.evaluation.results.cells import Measured
 from ialign_ray.evaluation.results.significance import Correlation, correlation
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
 MATRIX = ["suite", "kind", "metric", "language", "run", "value", "low", "high", "n", "p", "p_holm", "detectable"]
 
@@ -30,8 +30,8 @@ def chief_changes(comparisons: pd.DataFrame, scorer: str, against: str, scope: s
     """
     if comparisons.empty:
         return pd.DataFrame(columns=[*MATRIX, "of"])
-    chief = [KINDS[kind].metric for kind in comparisons["kind"]]
-    scored = [KINDS[kind].scored(scorer) for kind in comparisons["kind"]]
+    chief = [SUITES[kind].metric for kind in comparisons["kind"]]
+    scored = [SUITES[kind].scored(scorer) for kind in comparisons["kind"]]
     found = comparisons[
         (comparisons["against"] == against)
         & (comparisons["prompt"] == "all")
@@ -40,7 +40,7 @@ def chief_changes(comparisons: pd.DataFrame, scorer: str, against: str, scope: s
         & (comparisons["scorer"] == scored)
         & ~comparisons["run"].isin(BASELINES)
     ]
-    falling = found["metric"].isin(LOWER_IS_BETTER)
+    falling = found["metric"].map(lower_is_better).astype(bool)
     turned = found.assign(
         of=found["scope"].str.removeprefix(scope),
         value=found["value"].where(~falling, -found["value"]),
@@ -60,11 +60,11 @@ def gains_by_seed(runs: Mapping[str, Measured], scorer: str, base: str = "base")
         if run == base or run in BASELINES or base not in runs:
             continue
         for key, m in measured.measures.items():
-            kind, before = KINDS[key.kind], runs[base].measures.get(key)
+            kind, before = SUITES[key.kind], runs[base].measures.get(key)
             chief = (key.prompt, key.metric, key.scorer) == ("all", kind.metric, kind.scored(scorer))
             if not chief or before is None or not key.scope.startswith("group:"):
                 continue
-            sign = -1 if key.metric in LOWER_IS_BETTER else 1
+            sign = -1 if lower_is_better(key.metric) else 1
             of = {"run": run, "suite": key.suite, "kind": key.kind, "group": key.scope.removeprefix("group:")}
             rows += [{**of, "seed": k, "gain": sign * (v - float(before.draws[0]))} for k, v in enumerate(m.values)]
     return pd.DataFrame(rows, columns=["run", "seed", "suite", "kind", "group", "gain"])

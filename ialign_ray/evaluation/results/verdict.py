@@ -1,16 +1,7 @@
 """What the numbers show, in sentences: gain on new languages, forgetting of old ones, and warnings.
 
-Every claim is about a *paired* difference, turned so that + is better, and its 95 % interval:
-
-=================  ==================================================================================
-gained             the whole interval over the control lies above 0
-lost               the whole interval lies below 0
-not shown          anything else, an unknown interval included
-kept               the whole interval lies above -tolerance: a loss of that size is excluded
-forgot             the whole interval lies below -tolerance: the loss is at least that large
-not shown either   anything else; where the interval lies below 0, the sentence says that some loss is
-way                shown though its size is not
-=================  ==================================================================================
+Every claim is about one *paired* difference, judged by `evaluation.rules`. Of an interval of old work that lies below 0
+without a shown size, the sentence says that some loss is shown.
 
 What is not shown comes with the difference that this many sentences would have shown (80 % power), or with how many
 it would take. Gain is judged against the *control* (same steps, replay only), never against base alone: in the
@@ -21,37 +12,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.bootstrap import Difference
-from ialign_ray.evaluation.metrics.classification import LOWER_IS_BETTER
-from ialign_ray.evaluation.metrics.registry import CLASSIFICATION, KINDS, NAMES
+from ialign_ray.evaluation.metrics.registry import CLASSIFICATION, in_words
 from ialign_ray.evaluation.results.significance import to_show
-
-GAINED, LOST, NOT_SHOWN = "gained", "lost", "not shown"
-KEPT, FORGOT, EITHER = "kept", "forgot", "not shown either way"
-
-
-@dataclass(frozen=True)
-class Rules:
-    """What is judged, and the limits declared beforehand."""
-
-    base: str = "base"
-    control: str = "control"
-    metric: str = "f1_weighted"
-    scorer: str = "sum"
-    tolerance: float = 0.02
-    """Largest acceptable loss of `metric` on old languages."""
-    loss_tolerance: float = 0.1
-    """Largest acceptable rise of loss on old work: nats/token of old instructions, bits/byte of old translations."""
-    collapse_share: float = 0.8
-    """A label that takes more than this share of a language's predictions is a collapse."""
-    half_width: float = 0.05
-    """A wider interval of `metric` calls for more sentences."""
+from ialign_ray.evaluation.rules import (
+    EITHER,
+    FORGOT,
+    GAINED,
+    KEPT,
+    NOT_SHOWN,
+    Rules,
+    forgetting_outcome,
+    gain_outcome,
+    judged_rows,
+    tolerance_of,
+    turned,
+)
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
 
 @dataclass(frozen=True)
@@ -62,20 +44,6 @@ class Statement:
     topic: str
     outcome: str
     text: str
-
-
-def gain_outcome(better: Difference) -> str:
-    """`gained`, `lost` or `not shown` of a difference in which + is better."""
-    if better.low > 0:
-        return GAINED
-    return LOST if better.high < 0 else NOT_SHOWN
-
-
-def forgetting_outcome(better: Difference, tolerance: float) -> str:
-    """`kept`, `forgot` or `not shown either way` of a difference in which + is better."""
-    if better.low > -tolerance:
-        return KEPT
-    return FORGOT if better.high < -tolerance else EITHER
 
 
 def verdict(
@@ -121,7 +89,7 @@ class _Judged:
 
     def __str__(self) -> str:
         """Return value, interval, metric and n; p and the spread over seeds where known."""
-        name, d = NAMES.get(self.metric, self.metric), self.better
+        name, d = in_words(self.metric), self.better
         if np.isnan(d.low):
             return f"{d.value:+.3f} {name} (no interval, n = {d.n})"
         spread = f", s.d. over {self.seeds} seeds {self.seed_sd:.3f}" if self.seeds > 1 else ""
@@ -133,42 +101,29 @@ class _Judged:
         return f"{where} ({self.suite})"
 
 
-def _judged(pairs: pd.DataFrame, run: str, against: str, kind: str, metric: str, scorer: str) -> Iterator[_Judged]:
-    """Differences of a run by group (of all sources for instructions without groups), turned + = better."""
+def _judged(
+    pairs: pd.DataFrame, run: str, against: str, name: str, rules: Rules, metric: str | None = None
+) -> Iterator[_Judged]:
+    """Differences of a run by group (of all sources for instructions without groups), turned so that + is better.
+
+    `name` is a kind of suite, `metric` the one that it is judged by where left out.
+    """
     if not len(pairs):
         return
-    found = pairs[
-        (pairs["run"] == run)
-        & (pairs["against"] == against)
-        & (pairs["kind"] == kind)
-        & (pairs["metric"] == metric)
-        & (pairs["scorer"] == scorer)
-    ]
+    kind = SUITES[name]
+    found = judged_rows(pairs, kind, rules, metric)
+    found = found[(found["run"] == run) & (found["against"] == against) & (found["kind"] == name)]
     for suite, part in found.groupby("suite", sort=False):
         grouped = part[part["scope"].str.startswith("group:")].sort_values("scope")
-        chosen = part[part["scope"] == "all"] if grouped.empty and KINDS[kind].by_source else grouped
+        chosen = part[part["scope"] == "all"] if grouped.empty and kind.by_source else grouped
         for row in chosen.to_dict("records"):
-            yield _Judged(
-                str(suite),
-                row["scope"],
-                metric,
-                _better(row, metric),
-                int(row["seeds"]),
-                row["seed_sd"],
-                row["detectable"],
-            )
-
-
-def _better(row: Mapping[Any, Any], metric: str) -> Difference:
-    value, low, high, n, p = (row[field] for field in ("value", "low", "high", "n", "p"))
-    if metric in LOWER_IS_BETTER:
-        value, low, high = -value, -high, -low
-    return Difference(value, low, high, int(n), p)
+            spread = int(row["seeds"]), row["seed_sd"], row["detectable"]
+            yield _Judged(str(suite), row["scope"], row["metric"], turned(row), *spread)
 
 
 def _gains(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
-    for kind, metric, scorer in _sought(rules, [name for name, kind in KINDS.items() if not kind.by_source]):
-        for judged in _judged(pairs, arm, rules.control, kind, metric, scorer):
+    for name in (name for name, kind in SUITES.items() if not kind.by_source):
+        for judged in _judged(pairs, arm, rules.control, name, rules):
             if judged.scope == "group:L1":
                 continue
             outcome = gain_outcome(judged.better)
@@ -181,11 +136,13 @@ def _gains(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
 
 
 def _forgetting(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
-    for kind, metric, scorer in _sought(rules, [name for name, kind in KINDS.items() if kind.old]):
-        tolerance = rules.tolerance if KINDS[kind].old == "score" else rules.loss_tolerance
+    for name, kind in SUITES.items():
+        tolerance = tolerance_of(kind, rules)
+        if kind.old is None or tolerance is None:
+            continue
         for against in (rules.base, rules.control):
-            for judged in _judged(pairs, arm, against, kind, metric, scorer):
-                if not KINDS[kind].by_source and judged.scope != "group:L1":
+            for judged in _judged(pairs, arm, against, name, rules):
+                if not kind.by_source and judged.scope != "group:L1":
                     continue
                 outcome = forgetting_outcome(judged.better, tolerance)
                 text = _forgetting_text(arm, against, judged, outcome, tolerance)
@@ -211,13 +168,6 @@ def _unseen(judged: _Judged) -> str:
     return f"; with this n a difference under {judged.detectable:.3f} would mostly go unseen"
 
 
-def _sought(rules: Rules, kinds: Sequence[str]) -> Iterator[tuple[str, str, str]]:
-    """(kind, metric, scorer) that each kind is judged by."""
-    for name in kinds:
-        kind = KINDS[name]
-        yield name, rules.metric if name == CLASSIFICATION else kind.metric, kind.scored(rules.scorer)
-
-
 def _collapses(run: str, scores: pd.DataFrame, rules: Rules, names: Mapping[str, Sequence[str]]) -> Iterator[Statement]:
     found = scores[
         (scores["run"] == run)
@@ -238,7 +188,7 @@ def _collapses(run: str, scores: pd.DataFrame, rules: Rules, names: Mapping[str,
 
 
 def _below_length(run: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
-    for judged in _judged(pairs, run, "length", CLASSIFICATION, rules.metric, rules.scorer):
+    for judged in _judged(pairs, run, "length", CLASSIFICATION, rules):
         if not judged.better.low > 0:
             text = f"{run} is not shown to beat text length alone on {judged.place}: {judged}."
             yield Statement(run, "warning", "not above length", text)
@@ -248,7 +198,7 @@ def _wide(run: str, scores: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
     found = scores[
         (scores["run"] == run)
         & (scores["scorer"] == rules.scorer)
-        & (scores["metric"] == rules.metric)
+        & (scores["metric"] == SUITES[CLASSIFICATION].metric)
         & scores["scope"].str.startswith("group:")
         & ~((scores["high"] - scores["low"]) / 2 <= rules.half_width)  # an unknown interval is too wide
     ]
@@ -263,10 +213,9 @@ def _wide(run: str, scores: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
 
 def _calibration_only(run: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
     ranked = {
-        (j.suite, j.scope): j
-        for j in _judged(pairs, run, rules.control, CLASSIFICATION, "auc_length_fixed", rules.scorer)
+        (j.suite, j.scope): j for j in _judged(pairs, run, rules.control, CLASSIFICATION, rules, "auc_length_fixed")
     }
-    for judged in _judged(pairs, run, rules.control, CLASSIFICATION, rules.metric, rules.scorer):
+    for judged in _judged(pairs, run, rules.control, CLASSIFICATION, rules):
         ranking = ranked.get((judged.suite, judged.scope))
         if ranking and gain_outcome(judged.better) == GAINED and gain_outcome(ranking.better) != GAINED:
             text = f"{run} gained on {judged.place}, but may only have shifted label bias: {ranking}."

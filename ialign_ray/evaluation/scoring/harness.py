@@ -17,6 +17,7 @@ from rich.table import Table
 
 from ialign_ray.config import Experiment, HarnessConfig
 from ialign_ray.errors import ConfigError, DataError
+from ialign_ray.pages import markdown_table
 from ialign_ray.storage import file_hash, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
 if TYPE_CHECKING:  # it brings torch, which reading a table does not need
@@ -78,16 +79,16 @@ def run_tasks(experiment: Experiment, subjects: Sequence[Subject], console: Cons
 
 def report_tasks(table: pd.DataFrame, folder: Path, console: Console) -> None:
     """Print the table, and write lm_eval.csv and LM_EVAL.md."""
-    shown = Table("run", "task", "metric", "value [95 %]", "n")
-    lines = ["| run | task | metric | value [95 %] | n |", "|---|---|---|---:|---:|"]
+    header = ["run", "task", "metric", "value [95 %]", "n"]
+    shown, lines = Table(*header), []
     for row in table.to_dict("records"):
         metric = row["metric"] if row["filter"] == "none" else f"{row['metric']} ({row['filter']})"
         cells = [row["run"], row["task"], metric, _interval(row), str(row["n"])]
         shown.add_row(*(cell.replace("[", r"\[") for cell in cells))
-        lines.append("| " + " | ".join(cells) + " |")
+        lines.append(cells)
     console.print(shown)
     note = "Scores by lm-evaluation-harness; the interval is 1.96 of its standard errors.\n\n"
-    write_text(folder / "LM_EVAL.md", note + "\n".join(lines) + "\n")
+    write_text(folder / "LM_EVAL.md", note + markdown_table(header, lines, texts=3))
     write_text(folder / TABLE, table.to_csv(index=False))
 
 

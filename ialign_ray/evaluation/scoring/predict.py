@@ -10,7 +10,7 @@ from rich.console import Console
 from ialign_ray.config import Experiment
 from ialign_ray.evaluation.scoring.actors import Tell, layout, score_on_replicas, told
 from ialign_ray.evaluation.scoring.predictions import row_keys
-from ialign_ray.evaluation.scoring.prompted_suites import suite_units
+from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, Work, plan_work, store_of
 
 

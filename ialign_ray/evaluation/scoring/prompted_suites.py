@@ -7,34 +7,20 @@ knows suites only through this interface.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 import pandas as pd
 
-from ialign_ray.config import (
-    ClassificationSuite,
-    Experiment,
-    InstructionSuite,
-    PerplexitySuite,
-    RetrievalSuite,
-    TranslationSuite,
-)
 from ialign_ray.evaluation.metrics.retrieval import ranks, surface_ranks
-from ialign_ray.evaluation.scoring.scorer import Scorer
-from ialign_ray.evaluation.suites.load import (
-    classification_rows,
-    fill,
-    instruction_rows,
-    perplexity_rows,
-    retrieval_rows,
-    text_column,
-    translation_rows,
-)
+from ialign_ray.evaluation.suites.load import fill, text_column
 from ialign_ray.inference.calibration import CONTENT_FREE, label_values
-from ialign_ray.inference.embedding import Layer
+
+if TYPE_CHECKING:  # torch, which reading predictions does not need
+    from ialign_ray.evaluation.scoring.scorer import Scorer
+    from ialign_ray.inference.embedding import Layer
 
 
 @dataclass(frozen=True)
@@ -63,7 +49,7 @@ class Unit(ABC):
         """Predictions of some of the `rows`, one a row in their order; none depends on which rows are beside it."""
 
     def finish(self, predictions: pd.DataFrame) -> pd.DataFrame:
-        """The suite's frame (see `frames`) from the predictions of all `rows` in their order: what needs them all."""
+        """The suite's frame (see `suite_kinds`) from the predictions of all `rows` in order: what needs them all."""
         return predictions
 
 
@@ -115,7 +101,7 @@ class TranslationUnit(Unit):
     """The longest translation that is generated; None generates none."""
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
-        """Columns suite, language, id, prompt, nats, tokens, mismatched_nats, bytes; with text see `frames`."""
+        """Columns suite, language, id, prompt, nats, tokens, mismatched_nats, bytes; with text see `suite_kinds`."""
         targets = list(rows["target"])
         frame = rows[["suite", "language", "id"]].assign(prompt=self.prompt)
         frame["nats"], frame["tokens"] = scorer.nats(list(rows["prompt"]), targets)
@@ -169,54 +155,3 @@ class RetrievalUnit(Unit):
         }
         about = {"suite": self.suite, "language": f"{first}-{second}", "id": ids}
         return pd.DataFrame(about | found | {"candidates": len(ids)})
-
-
-def suite_units(experiment: Experiment) -> list[Unit]:
-    """The units of all suites, suites in order. Raises DataError for a missing column, label or row."""
-    return [unit for suite in experiment.evaluate.suites for unit in MAKERS[suite.kind](suite, experiment)]
-
-
-def _classification(suite: ClassificationSuite, experiment: Experiment) -> Iterator[Unit]:
-    rows = classification_rows(suite, experiment.storage.data)
-    test = rows.test.drop(columns="fold").assign(length=rows.test["chars"])
-    for prompt in suite.asked:
-        words = tuple(suite.labels[label][prompt.language] for label in rows.labels)
-        yield LabelUnit(suite.name, prompt.name, test, prompt.text, suite.slots, words)
-
-
-def _translation(suite: TranslationSuite, experiment: Experiment) -> Iterator[Unit]:
-    for prompt in suite.asked:
-        rows = _measured(translation_rows(suite, experiment, prompt), "prompt", "target")
-        yield TranslationUnit(suite.name, prompt.name, rows, suite.max_new_tokens if suite.generate else None)
-
-
-def _perplexity(suite: PerplexitySuite, experiment: Experiment) -> Iterator[Unit]:
-    yield LikelihoodUnit(suite.name, ALONE, _measured(perplexity_rows(suite, experiment.storage.data), "target"))
-
-
-def _retrieval(suite: RetrievalSuite, experiment: Experiment) -> Iterator[Unit]:
-    rows = _measured(retrieval_rows(suite, experiment.storage.data), "text")
-    yield RetrievalUnit(suite.name, ALONE, rows, suite.layer, tuple(suite.pairs), suite.centre)
-
-
-def _instructions(suite: InstructionSuite, experiment: Experiment) -> Iterator[Unit]:
-    rows = _measured(instruction_rows(suite, experiment.storage.data), "prompt", "target")
-    yield LikelihoodUnit(suite.name, ALONE, rows)
-
-
-ALONE: Final = "default"
-"""Name of the prompt of a suite that has one only."""
-
-
-def _measured(rows: pd.DataFrame, *texts: str) -> pd.DataFrame:
-    return rows.assign(length=sum(rows[text].str.len() for text in texts))
-
-
-MAKERS: Final[Mapping[str, Callable[[Any, Experiment], Iterator[Unit]]]] = {
-    "classification": _classification,
-    "translation": _translation,
-    "perplexity": _perplexity,
-    "retrieval": _retrieval,
-    "instructions": _instructions,
-}
-"""Kind of suite -> its units."""

@@ -3,13 +3,15 @@
 import time
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_metrics import sample
+from test_metrics import by_scikit_learn, drawn, sample
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics import bootstrap, classification
+from ialign_ray.evaluation.metrics import bootstrap
+from ialign_ray.evaluation.metrics.cell import Cell
 
 
 def accuracy_draws(weights, hits):
@@ -34,24 +36,22 @@ def test_draws_equal_the_point_metrics_on_every_resample(rows, labels, seed, coa
     gold, scores, chars = sample(rows, labels, seed=seed)
     scores = scores.round() if coarse else scores  # ties
     weights = bootstrap.resample_weights(rows, 3, seed)
-    drawn = bootstrap.classification_draws(weights, np.arange(rows), gold, scores, chars)
+    found = drawn(gold, scores, chars, weights)
     for column in range(4):
         picked = np.repeat(np.arange(rows), weights[:, column].astype(int))
-        expected = classification.classification_metrics(gold[picked], scores[picked], chars[picked])
+        expected = by_scikit_learn(gold[picked], scores[picked], chars[picked])
         if column:  # strata are fixed by the sample, so they are compared on the sample alone
             expected.pop("auc_length_fixed")
         for name, value in expected.items():
-            assert drawn[name][column] == pytest.approx(value, nan_ok=True), name
+            assert found[name][column] == pytest.approx(value, nan_ok=True), name
 
 
 def test_a_sentence_in_two_languages_is_one_unit():
     gold, scores, chars = sample(100)
     once = bootstrap.resample_weights(100)
-    alone = bootstrap.classification_draws(once, np.arange(100), gold, scores, chars)["accuracy"]
+    alone = drawn(gold, scores, chars, once)["accuracy"]
     twice = np.tile(np.arange(100), 2)
-    doubled = bootstrap.classification_draws(once, twice, gold[twice % 100], scores[twice % 100], chars[twice % 100])[
-        "accuracy"
-    ]
+    doubled = drawn(gold[twice], scores[twice], chars[twice], once, twice)["accuracy"]
     assert alone == pytest.approx(doubled)  # copies add no certainty
 
 
@@ -112,34 +112,32 @@ def test_one_sentence_has_no_interval():
 
 def test_a_metric_undefined_in_many_resamples_has_no_interval():
     gold = np.array([0] * 30 + [2])
-    drawn = bootstrap.classification_draws(
-        bootstrap.resample_weights(31), np.arange(31), gold, np.random.default_rng(0).random((31, 3)), gold
-    )
-    assert np.isnan(bootstrap.interval(drawn["auc"], 31).low)
-    assert np.isfinite(bootstrap.interval(drawn["f1_weighted"], 31).low)
+    found = drawn(gold, np.random.default_rng(0).random((31, 3)), gold, bootstrap.resample_weights(31))
+    assert np.isnan(bootstrap.interval(found["auc"], 31).low)
+    assert np.isfinite(bootstrap.interval(found["f1_weighted"], 31).low)
 
 
 def test_constant_predictions_have_a_defined_interval():
     gold, _, chars = sample(200)
     constant = np.tile([1.0, 0.0, 0.0], (200, 1))
-    drawn = bootstrap.classification_draws(bootstrap.resample_weights(200), np.arange(200), gold, constant, chars)
-    assert bootstrap.interval(drawn["share_0"], 200) == bootstrap.Interval(1.0, 1.0, 1.0, 200)
-    assert bootstrap.interval(drawn["auc"], 200) == bootstrap.Interval(0.5, 0.5, 0.5, 200)
-    assert 0 < bootstrap.interval(drawn["f1_weighted"], 200).half_width < 0.1
+    found = drawn(gold, constant, chars, bootstrap.resample_weights(200))
+    assert bootstrap.interval(found["share_0"], 200) == bootstrap.Interval(1.0, 1.0, 1.0, 200)
+    assert bootstrap.interval(found["auc"], 200) == bootstrap.Interval(0.5, 0.5, 0.5, 200)
+    assert 0 < bootstrap.interval(found["f1_weighted"], 200).half_width < 0.1
 
 
-def test_likelihood_draws_equal_the_point_metrics():
+def test_totals_are_those_of_the_rows_drawn():
     rng = np.random.default_rng(0)
-    nats, sizes, wrong = rng.random(40) * 50, rng.integers(1, 90, 40).astype(float), rng.random(40) * 80
-    wrong[5] = np.nan
-    weights = bootstrap.resample_weights(40)
-    unit = np.arange(40)
-    assert bootstrap.likelihood_draws(weights, unit, nats, sizes)[0] / np.log(2) == pytest.approx(
-        classification.bits_per_byte(nats, sizes)
-    )
-    assert bootstrap.likelihood_draws(weights, unit, nats, sizes, wrong)[0] / np.log(2) == pytest.approx(
-        classification.source_use(nats, wrong, sizes)
-    )
+    nats, sizes = rng.random(40) * 50, rng.integers(1, 90, 40).astype(float)
+    nats[5] = np.nan  # left out of both totals
+    unit = np.arange(40) // 2  # two rows a sentence
+    weights = bootstrap.resample_weights(20, 9)
+    cell = Cell(pd.DataFrame({"id": unit}), unit, weights)
+    for column, (ratio, mean) in enumerate(zip(cell.ratio(nats, sizes), cell.mean(nats), strict=True)):
+        picked = np.repeat(np.arange(40), weights[unit, column].astype(int))
+        picked = picked[picked != 5]
+        assert ratio == pytest.approx(nats[picked].sum() / sizes[picked].sum())
+        assert mean == pytest.approx(nats[picked].mean())
 
 
 def test_fifteen_cells_are_fast():
@@ -147,7 +145,7 @@ def test_fifteen_cells_are_fast():
     start = time.perf_counter()
     weights = bootstrap.resample_weights(400)
     for _ in range(15):
-        bootstrap.classification_draws(weights, np.arange(400), gold, scores, chars)
+        drawn(gold, scores, chars, weights)
     assert time.perf_counter() - start < 5  # about 0.1 s alone; the machine may be busy
 
 

@@ -1,6 +1,7 @@
-"""Point metrics against scikit-learn."""
+"""Every draw of a metric against scikit-learn's score of the rows drawn; the point value is the first draw."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -8,6 +9,8 @@ from sklearn.metrics import accuracy_score, f1_score, roc_auc_score
 
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics import classification
+from ialign_ray.evaluation.metrics.cell import Cell
+from ialign_ray.evaluation.metrics.registry import METRICS, draw_metrics, in_words, lower_is_better
 
 
 def sample(rows=300, labels=3, strength=1.0, seed=0):
@@ -20,11 +23,55 @@ def sample(rows=300, labels=3, strength=1.0, seed=0):
     )
 
 
+def drawn(gold, scores, chars, weights=None, unit=None):
+    """Metric -> draw vector of a cell of label scores; a sample alone without weights."""
+    rows = pd.DataFrame({"label": gold, "chars": chars, "sum": list(np.asarray(scores))})
+    unit = np.arange(len(rows)) if unit is None else unit
+    weights = np.ones((len(rows), 1)) if weights is None else weights
+    return draw_metrics(Cell(rows, unit, weights, "sum"), "classification")
+
+
+def point(gold, scores, chars):
+    return {name: float(draws[0]) for name, draws in drawn(gold, scores, chars).items()}
+
+
+def by_scikit_learn(gold, scores, chars):
+    """The metrics of rows as scikit-learn has them, ties shared by weights."""
+    shares = classification.predict(scores)
+    rows, predicted = np.nonzero(shares)
+    weight = shares[rows, predicted]
+    extreme = (gold == 0) | (gold == scores.shape[1] - 1)
+    margin = (scores[:, -1] - scores[:, 0])[extreme]
+    strata = classification.length_strata(np.asarray(chars)[extreme])
+    f1 = {
+        f"f1_{average}": f1_score(gold[rows], predicted, average=average, sample_weight=weight, zero_division=0.0)
+        for average in ("weighted", "macro")
+    }
+    return f1 | {
+        "accuracy": accuracy_score(gold[rows], predicted, sample_weight=weight),
+        "auc": within(gold[extreme] > 0, margin, np.zeros_like(strata)),
+        "auc_length_fixed": within(gold[extreme] > 0, margin, strata),
+        **{f"share_{label}": share for label, share in enumerate(shares.mean(axis=0))},
+    }
+
+
+def within(positive, score, strata):
+    """scikit-learn's AUC of each stratum, weighted by its pairs."""
+    total = pairs = 0.0
+    for stratum in np.unique(strata):
+        inside = strata == stratum
+        count = float(positive[inside].sum() * (~positive[inside]).sum())
+        if count:
+            total += roc_auc_score(positive[inside], score[inside]) * count
+            pairs += count
+    return total / pairs if pairs else float("nan")
+
+
 @given(st.integers(1, 80), st.integers(2, 5), st.integers(0, 10_000))
 def test_f1_accuracy_and_shares_equal_scikit_learn(rows, labels, seed):
     gold, scores, chars = sample(rows, labels, seed=seed)
     predicted = scores.argmax(axis=1)
-    found = classification.classification_metrics(gold, scores, chars)
+    found = point(gold, scores, chars)
     for average in ("weighted", "macro"):
         expected = f1_score(gold, predicted, average=average, zero_division=0.0)
         assert found[f"f1_{average}"] == pytest.approx(expected)
@@ -35,17 +82,17 @@ def test_f1_accuracy_and_shares_equal_scikit_learn(rows, labels, seed):
 
 
 def test_auc_of_two_labels_is_the_ordinary_one_and_ignores_a_bias():
-    gold, scores, _ = sample(labels=2)
+    gold, scores, chars = sample(labels=2)
     expected = roc_auc_score(gold, scores[:, 1] - scores[:, 0])
-    assert classification.auc(gold, scores) == pytest.approx(expected)
-    assert classification.auc(gold, scores + np.array([7.0, 0.0])) == pytest.approx(expected)
+    assert point(gold, scores, chars)["auc"] == pytest.approx(expected)
+    assert point(gold, scores + np.array([7.0, 0.0]), chars)["auc"] == pytest.approx(expected)
 
 
 def test_auc_of_three_labels_leaves_the_middle_out():
-    gold, scores, _ = sample(labels=3)
+    gold, scores, chars = sample(labels=3)
     ends = gold != 1
     expected = roc_auc_score(gold[ends] == 2, (scores[:, 2] - scores[:, 0])[ends])
-    assert classification.auc(gold, scores) == pytest.approx(expected)
+    assert point(gold, scores, chars)["auc"] == pytest.approx(expected)
 
 
 def test_fixed_length_takes_a_pure_length_score_to_chance_and_spares_a_real_one():
@@ -54,28 +101,30 @@ def test_fixed_length_takes_a_pure_length_score_to_chance_and_spares_a_real_one(
     chars = (60 + 40 * gold + rng.normal(0, 50, 3000)).clip(5).astype(int)
     by_length = np.stack([-chars, np.zeros(3000), chars], axis=1) / 100.0
     real = rng.normal(size=(3000, 3)) + 2 * np.eye(3)[gold]
-    assert classification.auc(gold, by_length) > 0.8
-    assert classification.auc_length_fixed(gold, by_length, chars) == pytest.approx(0.5, abs=0.04)
-    assert classification.auc_length_fixed(gold, real, chars) == pytest.approx(classification.auc(gold, real), abs=0.02)
+    found = point(gold, by_length, chars)
+    assert found["auc"] > 0.8
+    assert found["auc_length_fixed"] == pytest.approx(0.5, abs=0.04)
+    found = point(gold, real, chars)
+    assert found["auc_length_fixed"] == pytest.approx(found["auc"], abs=0.02)
 
 
 def test_constant_predictions_are_a_uniform_guess():
     gold, _, chars = sample(labels=4)
-    found = classification.classification_metrics(gold, np.zeros((300, 4)), chars)
+    found = point(gold, np.zeros((300, 4)), chars)
     assert found["accuracy"] == pytest.approx(0.25)
     assert [found[f"share_{k}"] for k in range(4)] == [0.25] * 4
     assert found["auc"] == found["auc_length_fixed"] == 0.5
 
 
 def test_two_tied_labels_get_half_each():
-    found = classification.classification_metrics([0, 1], [[0.0, 0.0, -9.0], [0.0, 0.0, -9.0]], [5, 6])
+    found = point([0, 1], [[0.0, 0.0, -9.0], [0.0, 0.0, -9.0]], [5, 6])
     assert found["accuracy"] == found["share_0"] == found["share_1"] == 0.5
 
 
 def test_one_class_missing_leaves_auc_undefined_and_f1_defined():
     gold, scores, chars = sample()
     kept = gold != 2
-    found = classification.classification_metrics(gold[kept], scores[kept], chars[kept])
+    found = point(gold[kept], scores[kept], chars[kept])
     assert np.isnan(found["auc"])
     assert np.isnan(found["auc_length_fixed"])
     expected = f1_score(gold[kept], scores[kept].argmax(1), average="weighted", zero_division=0.0)
@@ -83,7 +132,7 @@ def test_one_class_missing_leaves_auc_undefined_and_f1_defined():
 
 
 def test_one_row():
-    found = classification.classification_metrics([1], [[0.0, 1.0]], [9])
+    found = point([1], [[0.0, 1.0]], [9])
     assert found["f1_weighted"] == found["accuracy"] == 1.0
 
 
@@ -109,11 +158,34 @@ def test_bad_labels_are_refused(gold):
         classification.gold_labels(gold, labels=2, rows=2)
 
 
+def of_texts(kind, **columns):
+    rows = pd.DataFrame(
+        {"suite": "s", "language": "eng-jav", "id": [str(k) for k in range(len(columns["nats"]))], **columns}
+    )
+    cell = Cell(rows, np.arange(len(rows)), np.ones((len(rows), 1)))
+    return {name: float(draws[0]) for name, draws in draw_metrics(cell, kind).items()}
+
+
 def test_likelihood_metrics():
     ln2 = np.log(2)
-    assert classification.bits_per_byte([8 * ln2, 4 * ln2], [4, 2]) == pytest.approx(2.0)
-    assert classification.nats_per_token([3.0, 5.0], [2, 2]) == pytest.approx(2.0)
-    assert classification.source_use([8 * ln2, 1.0], [12 * ln2, np.nan], [4, 99]) == pytest.approx(1.0)
-    assert np.isnan(classification.source_use([1.0], [np.nan], [4]))
-    with pytest.raises(DataError, match="0 bytes"):
-        classification.bits_per_byte([1.0], [0])
+    found = of_texts("translation", nats=[8 * ln2, 1.0], bytes=[4, 99], mismatched_nats=[12 * ln2, np.nan])
+    assert found["source_use"] == pytest.approx(1.0)  # of the row that has another source
+    assert of_texts("translation", nats=[8 * ln2, 4 * ln2], bytes=[4, 2]) == {"bits_per_byte": pytest.approx(2.0)}
+    assert of_texts("instructions", nats=[3.0, 5.0], tokens=[2, 2]) == {"nats_per_token": pytest.approx(2.0)}
+    found = of_texts("perplexity", nats=[3.0, 5.0], tokens=[2, 2], bytes=[4, 4])
+    assert found["perplexity"] == pytest.approx(np.exp(2.0))
+    assert np.isnan(of_texts("translation", nats=[1.0], bytes=[4], mismatched_nats=[np.nan])["source_use"])
+    assert np.isnan(of_texts("translation", nats=[1.0], bytes=[0])["bits_per_byte"])
+    with pytest.raises(DataError, match="nats of id '1' is NaN or infinite"):
+        of_texts("translation", nats=[1.0, np.nan], bytes=[4, 4])
+
+
+def test_direction_and_words_come_from_the_declaration():
+    falling = {name for name in METRICS if lower_is_better(name)}
+    assert falling == {
+        "bits_per_byte", "nats_per_token", "perplexity", "calibration_error", "copied", "empty", "cut", "off_target"
+    }  # fmt: skip
+    assert not lower_is_better("share_0")
+    assert in_words("f1_weighted") == "weighted F1"
+    assert in_words("accuracy") == "accuracy"
+    assert in_words("share_0") == "share_0"

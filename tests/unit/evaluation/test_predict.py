@@ -10,8 +10,8 @@ from ialign_ray.errors import ClusterError
 from ialign_ray.evaluation.scoring import actors
 from ialign_ray.evaluation.scoring.actors import Layout, shared
 from ialign_ray.evaluation.scoring.predict import predict_models
-from ialign_ray.evaluation.scoring.prompted_suites import suite_units
 from ialign_ray.evaluation.scoring.scorer import Scorer
+from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.worker import Subject
 from ialign_ray.evaluation.subjects import open_scorer
 

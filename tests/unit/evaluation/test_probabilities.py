@@ -4,15 +4,10 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 from sklearn.metrics import roc_auc_score
+from test_metrics import drawn, point, within
 
 from ialign_ray.evaluation.metrics.bootstrap import resample_weights
-from ialign_ray.evaluation.metrics.classification import gold_labels, score_matrix
-from ialign_ray.evaluation.metrics.probabilities import (
-    auc_ovr,
-    calibration_error,
-    probability_draws,
-    probability_metrics,
-)
+from ialign_ray.evaluation.metrics.classification import length_strata
 
 
 def sample(rows=200, labels=4, strength=1.5, seed=0):
@@ -25,7 +20,7 @@ def sample(rows=200, labels=4, strength=1.5, seed=0):
 def test_auc_is_scikit_learns_one_against_rest(labels):
     gold, scores, chars = sample(labels=labels)
     expected = roc_auc_score(gold, softmax(scores, axis=1), multi_class="ovr", average="macro")
-    assert probability_metrics(gold, scores, chars)["auc_ovr"] == pytest.approx(expected)
+    assert point(gold, scores, chars)["auc_ovr"] == pytest.approx(expected)
 
 
 def test_a_label_that_is_only_long_is_no_better_than_chance_at_fixed_length():
@@ -33,12 +28,13 @@ def test_a_label_that_is_only_long_is_no_better_than_chance_at_fixed_length():
     gold = rng.integers(3, size=3000)
     chars = (60 + 40 * gold + rng.normal(0, 50, 3000)).clip(5).astype(int)
     by_length = -np.abs(chars[:, None] - np.array([60, 100, 140])) / 10.0
-    assert auc_ovr(gold, by_length) > 0.65
-    assert auc_ovr(gold, by_length, chars) == pytest.approx(0.5, abs=0.04)
+    found = point(gold, by_length, chars)
+    assert found["auc_ovr"] > 0.65
+    assert found["auc_ovr_length_fixed"] == pytest.approx(0.5, abs=0.04)
 
 
 def test_calibration_error_is_the_gap_of_each_bin():
-    gold, scores, _ = sample()
+    gold, scores, chars = sample()
     shares = softmax(scores, axis=1)
     confidence, right = shares.max(axis=1), shares.argmax(axis=1) == gold
     expected = 0.0
@@ -46,31 +42,35 @@ def test_calibration_error_is_the_gap_of_each_bin():
         inside = (confidence > k / 10) & (confidence <= (k + 1) / 10)
         if inside.any():
             expected += inside.mean() * abs(confidence[inside].mean() - right[inside].mean())
-    assert calibration_error(gold, scores) == pytest.approx(expected)
+    assert point(gold, scores, chars)["calibration_error"] == pytest.approx(expected)
 
 
 def test_sure_and_right_is_calibrated_sure_and_wrong_is_not():
     gold = np.array([0, 1, 0, 1])
     sure = 50.0 * np.eye(2)[gold]
-    assert calibration_error(gold, sure) == pytest.approx(0.0)
-    assert calibration_error(1 - gold, sure) == pytest.approx(1.0)
-    assert calibration_error(gold, np.zeros((4, 2))) == pytest.approx(0.0)  # a tie is a guess, and says .5
+    for right, scores, expected in ((gold, sure, 0.0), (1 - gold, sure, 1.0), (gold, np.zeros((4, 2)), 0.0)):
+        # a tie is a guess, and says .5
+        assert point(right, scores, gold)["calibration_error"] == pytest.approx(expected)
+
+
+def one_vs_rest(gold, scores, strata):
+    shares = softmax(scores, axis=1)
+    return np.mean([within(gold == k, shares[:, k], strata) for k in np.unique(gold)])
 
 
 def test_draws_are_the_metrics_of_the_rows_drawn():
     gold, scores, chars = sample(rows=60, labels=3)
-    scores, gold = score_matrix(scores), gold_labels(gold, 3, 60)
     weights = resample_weights(60, 8, seed=2)
-    draws = probability_draws(weights, np.arange(60), gold, scores, np.full(60, 10))
+    draws = drawn(gold, scores, np.full(60, 10), weights)
     for d in range(9):
         rows = np.repeat(np.arange(60), weights[:, d].astype(int))
-        expected = probability_metrics(gold[rows], scores[rows], np.full(60, 10))
-        for name in ("calibration_error", "auc_ovr"):
-            assert draws[name][d] == pytest.approx(expected[name])
-    whole = probability_draws(weights, np.arange(60), gold, scores, chars)
-    assert whole["auc_ovr_length_fixed"][0] == pytest.approx(auc_ovr(gold, scores, chars))
+        assert draws["auc_ovr"][d] == pytest.approx(one_vs_rest(gold[rows], scores[rows], np.zeros(60)))
+        expected = point(gold[rows], scores[rows], np.full(60, 10))["calibration_error"]
+        assert draws["calibration_error"][d] == pytest.approx(expected)
+    whole = point(gold, scores, chars)["auc_ovr_length_fixed"]
+    assert whole == pytest.approx(one_vs_rest(gold, scores, length_strata(chars)))
 
 
 def test_one_label_alone_has_no_auc():
-    found = probability_metrics([1, 1], [[0.0, 1.0], [0.0, 2.0]], [3, 4])
+    found = point([1, 1], [[0.0, 1.0], [0.0, 2.0]], [3, 4])
     assert np.isnan(found["auc_ovr"])

@@ -12,21 +12,23 @@ from sklearn.metrics import f1_score
 
 from ialign_ray.config import build_experiment
 from ialign_ray.config.suites import KINDS as CONFIGURED
-from ialign_ray.evaluation.metrics.columns import (
-    COLUMNS,
-    GENERATED,
-    PERPLEXITY,
-    RETRIEVAL,
-    SCORES,
-    TRANSLATION,
-)
-from ialign_ray.evaluation.metrics.registry import KINDS
+from ialign_ray.evaluation.metrics.classification import SCORERS as SCORES
+from ialign_ray.evaluation.metrics.registry import PERPLEXITY, RETRIEVAL, TRANSLATION
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.report.write import report
 from ialign_ray.evaluation.results.cells import ResamplingPlan, measure
 from ialign_ray.evaluation.results.summary import summarise
-from ialign_ray.evaluation.scoring.prompted_suites import MAKERS, suite_units
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, suite_units
 from ialign_ray.evaluation.subjects import open_scorer
+
+COLUMNS = {
+    "classification": ("suite", "prompt", "language", "id", "label", "chars"),
+    "translation": ("suite", "prompt", "language", "id", "nats", "tokens", "bytes", "mismatched_nats"),
+    "instructions": ("suite", "language", "id", "source", "nats", "tokens", "bytes"),
+    "perplexity": ("suite", "language", "id", "nats", "tokens", "bytes"),
+    "retrieval": ("suite", "language", "id", "rank", "surface_rank", "candidates"),
+}
+GENERATED = ("source", "reference", "hypothesis", "new_tokens", "cut")
 
 
 @pytest.fixture
@@ -67,7 +69,9 @@ def predicted(units, scorer, suite, size=5):
 
 
 def test_every_kind_has_units_columns_and_metrics():
-    assert set(CONFIGURED) == set(MAKERS) == set(COLUMNS) == set(KINDS)
+    assert {name: kind.config for name, kind in SUITES.items()} == CONFIGURED
+    assert [kind.name for kind in SUITES.values()] == list(SUITES)
+    assert {name for name, kind in SUITES.items() if set(kind.columns) <= set(COLUMNS[name])} == set(COLUMNS)
 
 
 def test_frames_hold_their_columns_and_every_shown_metric_is_measured(experiment, scorer):
@@ -79,7 +83,7 @@ def test_frames_hold_their_columns_and_every_shown_metric_is_measured(experiment
         assert set(frame.columns) == wanted | (set(GENERATED) if suite.name == "written" else set())
         measured = measure(frame, ResamplingPlan(groups, {suite.name: suite.kind}, resamples=10))
         metrics = {key.metric for key in measured.measures}
-        shown = {metric for metric, _ in KINDS[suite.kind].shown}
+        shown = set(SUITES[suite.kind].shown)
         assert shown <= metrics | ({"chrf", "bleu", "chrf_over_copy"} if suite.name == "mt" else set()), suite.name
         assert {key.prompt for key in measured.measures} >= {"all"}
 
@@ -196,7 +200,7 @@ def test_tables_show_a_suites_own_metric_first_and_no_empty_column(experiment, s
         if suite.kind == "classification":
             suite = suite.model_copy(update={"metric": "accuracy"})
         columns = suite_columns(suite, results, "sum")
-        expected = "accuracy" if suite.kind == "classification" else KINDS[suite.kind].metric
+        expected = "accuracy" if suite.kind == "classification" else SUITES[suite.kind].metric
         assert columns[0].metric == expected
         text, _ = table(results, columns)
         assert "–" not in text.replace("[–, –]", ""), suite.name

@@ -9,9 +9,9 @@ from rich.console import Console
 from sklearn.metrics import f1_score
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics.classification import bits_per_byte
 from ialign_ray.evaluation.report import tables
 from ialign_ray.evaluation.results import cells, summary
+from ialign_ray.pages import markdown_table
 
 GROUPS = {"eng": "L1", "ind": "L1", "jav": "L2", "bug": "L3"}
 
@@ -102,7 +102,7 @@ def test_translation_is_grouped_by_its_less_known_side():
     assert set(found["scope"]) >= {"group:L1", "group:L2", "group:L3", "language:bug-ind", "all"}
     row = pick(found, scope="group:L2", metric="bits_per_byte")
     jav = frame[frame["language"] == "eng-jav"]
-    assert row["value"] == pytest.approx(bits_per_byte(jav["nats"], jav["bytes"]))
+    assert row["value"] == pytest.approx(jav["nats"].sum() / np.log(2) / jav["bytes"].sum())
     assert (row["kind"], row["scorer"], row["prompt"]) == ("translation", "likelihood", "all")
     assert pick(found, scope="group:L2", metric="source_use")["value"] == pytest.approx(0.1)
 
@@ -226,3 +226,8 @@ def test_table():
     assert f"[{row['low']:.3f}, {row['high']:.3f}]" in out.getvalue()
     with pytest.raises(DataError, match="no such metric"):
         tables.table(found[found["kind"] == "classification"], tables.default_columns(found, "nothing")[:0])
+
+
+def test_a_bar_in_a_name_starts_no_column():
+    text = markdown_table(["run", "F1"], [["a|b", "0.5"]])
+    assert text.splitlines() == ["| run | F1 |", "| --- | ---: |", r"| a\|b | 0.5 |"]

@@ -1,14 +1,12 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.bootstrap import resample_weights
-from ialign_ray.evaluation.metrics.retrieval import (
-    ranks,
-    retrieval_draws,
-    retrieval_metrics,
-    surface_ranks,
-)
+from ialign_ray.evaluation.metrics.cell import Cell
+from ialign_ray.evaluation.metrics.registry import draw_metrics
+from ialign_ray.evaluation.metrics.retrieval import ranks, surface_ranks
 
 
 def test_ranks_against_a_loop_over_cosines():
@@ -40,14 +38,15 @@ def test_surface_ranks_find_what_spelling_shares_and_nothing_else():
 
 def test_metrics_and_their_draws():
     rank, surface = np.array([0, 0, 1, 3]), np.array([0, 2, 2, 2])
-    found = retrieval_metrics(rank, surface, np.full(4, 4))
+    rows = pd.DataFrame({"rank": rank, "surface_rank": surface, "candidates": 4})
+    found = {name: d[0] for name, d in draw_metrics(Cell(rows, np.arange(4), np.ones((4, 1))), "retrieval").items()}
     assert found["retrieval_accuracy"] == 0.5
     assert found["retrieval_mrr"] == pytest.approx((1 + 1 + 1 / 2 + 1 / 4) / 4)
     assert found["retrieval_chance"] == 0.25
     assert found["retrieval_surface"] == 0.25
     assert found["retrieval_over_surface"] == 0.25
     weights = resample_weights(4, 20)
-    draws = retrieval_draws(weights, np.arange(4), rank, surface, np.full(4, 4))
+    draws = draw_metrics(Cell(rows, np.arange(4), weights), "retrieval")
     for d in range(21):
         drawn = np.repeat(np.arange(4), weights[:, d].astype(int))
         assert draws["retrieval_accuracy"][d] == pytest.approx((rank[drawn] == 0).mean())
@@ -58,5 +57,3 @@ def test_refusals():
         ranks(np.ones((1, 3)), np.ones((1, 3)))
     with pytest.raises(DataError, match="NaN or infinite"):
         ranks(np.full((2, 3), np.nan), np.ones((2, 3)))
-    with pytest.raises(DataError, match="no row"):
-        retrieval_metrics([], [], [])

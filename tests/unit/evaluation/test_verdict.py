@@ -8,7 +8,8 @@ from ialign_ray.config import build_experiment
 from ialign_ray.evaluation.metrics.bootstrap import Difference
 from ialign_ray.evaluation.results import cells, summary
 from ialign_ray.evaluation.results.analysis import analyse
-from ialign_ray.evaluation.results.verdict import Rules, forgetting_outcome, gain_outcome, verdict
+from ialign_ray.evaluation.results.verdict import verdict
+from ialign_ray.evaluation.rules import Rules, forgetting_outcome, gain_outcome
 
 NAN = float("nan")
 

@@ -6,8 +6,9 @@ from runs import chosen, small_experiment, suite
 
 from ialign_ray.config import override
 from ialign_ray.errors import RegistryError
-from ialign_ray.evaluation.scoring.prompted_suites import suite_units
-from ialign_ray.registry.evidence import Evidence, over_champion, over_references, rules_of
+from ialign_ray.evaluation.rules import rules_of
+from ialign_ray.evaluation.scoring.suite_kinds import suite_units
+from ialign_ray.registry.evidence import Evidence, over_champion, over_references
 
 WEAK = {"eng": 1.0, "ind": 0.0, "jav": 0.0}
 STRONG = {"eng": 1.0, "ind": 1.5, "jav": 1.5}

@@ -6,7 +6,8 @@ import pytest
 
 from ialign_ray.evaluation.results.cells import ResamplingPlan, measure
 from ialign_ray.evaluation.results.summary import compare
-from ialign_ray.registry.gate import NEW, GateDecision, Rules, judge
+from ialign_ray.evaluation.rules import Rules
+from ialign_ray.registry.gate import NEW, GateDecision, judge
 
 GROUPS = {"eng": "L1", "fra": "L1", "jav": "L2", "sun": "L2", "min": "L3"}
 RULES = Rules(scorer="sum", old=frozenset({"eng", "fra"}), better_on=frozenset({"mood"}))

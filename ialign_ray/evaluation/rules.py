@@ -1,0 +1,115 @@
+"""Decision rules of the verdict and of the promotion gate, kept once so that the two cannot disagree.
+
+Every rule reads one *paired* difference with its 95 % interval, turned so that + is better:
+
+====================  ===============================================================================================
+gained                the whole interval lies above 0
+lost                  the whole interval lies below 0
+not shown             anything else, an unknown interval included
+kept                  the interval's lower end is at least -tolerance: a larger loss is excluded
+forgot                the whole interval lies below -tolerance: the loss is at least that large
+not shown either way  anything else, an unknown interval included
+====================  ===============================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pandas as pd
+
+from ialign_ray.config import Experiment
+from ialign_ray.evaluation.metrics.bootstrap import Difference
+from ialign_ray.evaluation.metrics.registry import lower_is_better
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, SuiteKind
+
+GAINED: Final = "gained"
+LOST: Final = "lost"
+NOT_SHOWN: Final = "not shown"
+KEPT: Final = "kept"
+FORGOT: Final = "forgot"
+EITHER: Final = "not shown either way"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """Runs and limits that judge an evaluation, declared before anything is measured."""
+
+    base: str = "base"
+    control: str = "control"
+    scorer: str = "sum"
+    """Label scorer of classification suites."""
+    tolerance: float = 0.02
+    """Largest acceptable loss of a score on old languages."""
+    loss_tolerance: float = 0.1
+    """Largest acceptable rise of loss on old work: nats/token of old instructions, bits/byte of old translations."""
+    old: frozenset[str] = frozenset()
+    """Codes of the old languages (L1)."""
+    better_on: frozenset[str] = frozenset()
+    """Suites on which a candidate must be better on the new languages."""
+    min_rows: int = 30
+    """Fewer sentences in common than this decide no promotion."""
+    collapse_share: float = 0.8
+    """A label that takes more than this share of a language's predictions is a collapse."""
+    half_width: float = 0.05
+    """A wider interval calls for more sentences."""
+
+
+def rules_of(experiment: Experiment) -> Rules:
+    """Rules with the limits that an experiment declares."""
+    promotion, evaluate = experiment.promotion, experiment.evaluate
+    return Rules(
+        scorer=evaluate.scorer,
+        tolerance=evaluate.tolerance,
+        loss_tolerance=promotion.loss_tolerance,
+        old=frozenset(experiment.languages.l1),
+        better_on=frozenset(promotion.better_on or _default_suites(experiment)),
+        min_rows=promotion.min_rows,
+    )
+
+
+def turned(row: Mapping[Any, Any]) -> Difference:
+    """Paired difference of one row of `summary.compare`, its sign turned so that + is better."""
+    value, low, high = (float(row[field]) for field in ("value", "low", "high"))
+    if lower_is_better(row["metric"]):
+        value, low, high = -value, -high, -low
+    return Difference(value, low, high, int(row["n"]), float(row["p"]))
+
+
+def gain_outcome(better: Difference) -> str:
+    """`gained`, `lost` or `not shown` of a difference in which + is better."""
+    if better.low > 0:
+        return GAINED
+    return LOST if better.high < 0 else NOT_SHOWN
+
+
+def forgetting_outcome(better: Difference, tolerance: float) -> str:
+    """`kept`, `forgot` or `not shown either way` of a difference in which + is better."""
+    if better.low >= -tolerance:
+        return KEPT
+    return FORGOT if better.high < -tolerance else EITHER
+
+
+def tolerance_of(kind: SuiteKind, rules: Rules) -> float | None:
+    """Tolerance of a kind's change on old work, in its metric's unit; None where no limit has such a unit."""
+    if kind.old == "score":
+        return rules.tolerance
+    return rules.loss_tolerance if lower_is_better(kind.metric) else None
+
+
+def judged_rows(pairs: pd.DataFrame, kind: SuiteKind, rules: Rules, metric: str | None = None) -> pd.DataFrame:
+    """Rows of `summary.compare` in the mean over prompts, of the scorer and metric that a kind is judged by."""
+    wanted = (pairs["metric"] == (metric or kind.metric)) & (pairs["scorer"] == kind.scored(rules.scorer))
+    return pairs[wanted & (pairs["prompt"] == "all")]
+
+
+def _default_suites(experiment: Experiment) -> list[str]:
+    new = set(experiment.languages.l2)
+    by_proof: dict[int, list[str]] = {}
+    for suite in experiment.evaluate.suites:
+        proof = SUITES[suite.kind].proof
+        if proof is not None and new & set(getattr(suite, "measured", ())):
+            by_proof.setdefault(proof, []).append(suite.name)
+    return by_proof[min(by_proof)] if by_proof else []

@@ -1,0 +1,273 @@
+"""Kinds of suites: one declaration each, from its fields in the experiment file to what tables show of it.
+
+Everything that scores, measures, compares, judges or reports knows suites only through `SUITES`; an installed package
+adds a kind by an entry point of the group `ialign.suites`, named as the kind. Predictions are a frame a suite: one row
+is one example under one prompt. `id` is a string, unique within (suite, prompt, language); rows of several languages
+or prompts with the same id are the same sentence, and are resampled together. `language` is a code, for translation
+and retrieval a direction "eng-jav", for instructions the suite's name.
+
+==============  =======================================================================================================
+classification  suite, prompt, language, id, `label` (int, position in the suite's labels), `chars` (of all texts of
+                the row), `sum`, `mean`, `calibrated` (lists of a score for each label, in nats)
+translation     suite, prompt, language, id, `nats` of the reference given the source, `tokens` and `bytes` of the
+                reference, `mismatched_nats` of the reference given another sentence's source. A suite that generates
+                adds `source`, `reference`, `hypothesis` (texts; the hypothesis may be empty), `new_tokens` (int,
+                generated) and `cut` (bool, ended by the suite's `max_new_tokens`)
+instructions    suite, language, id, `source` (name of the file or set), `nats`, `tokens`, `bytes` of the answer
+perplexity      suite, language, id, `nats`, `tokens`, `bytes` of the text given nothing
+retrieval       suite, language, id, `rank` (0: the right translation is the nearest; ties count against the model),
+                `surface_rank` (the same by character n-grams instead of hidden states), `candidates` (how many)
+==============  =======================================================================================================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Literal
+
+import numpy as np
+import pandas as pd
+from scipy.special import log_softmax
+
+from ialign_ray.config import (
+    ClassificationSuite,
+    Experiment,
+    InstructionSuite,
+    PerplexitySuite,
+    RetrievalSuite,
+    TranslationSuite,
+)
+from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
+from ialign_ray.evaluation.metrics.cell import LIKELIHOOD, Cell
+from ialign_ray.evaluation.metrics.classification import label_cells, predict, score_matrix
+from ialign_ray.evaluation.metrics.registry import (
+    CLASSIFICATION,
+    INSTRUCTIONS,
+    METRICS,
+    PERPLEXITY,
+    RETRIEVAL,
+    TRANSLATION,
+    draw_metrics,
+)
+from ialign_ray.evaluation.scoring.prompted_suites import (
+    LabelUnit,
+    LikelihoodUnit,
+    RetrievalUnit,
+    TranslationUnit,
+    Unit,
+)
+from ialign_ray.evaluation.suites.load import (
+    classification_rows,
+    instruction_rows,
+    perplexity_rows,
+    retrieval_rows,
+    translation_rows,
+)
+from ialign_ray.plugins import Extensible
+
+ALONE: Final = "default"
+"""Name of the prompt of a suite that has one only."""
+NEAREST: Final = "nearest"
+"""Scorer of retrieval in results."""
+
+RowValues = Callable[[pd.DataFrame, str], Floats]
+"""Of predictions and the experiment's scorer, one number a row (rows,)."""
+
+
+@dataclass(frozen=True)
+class SuiteKind:
+    """One kind of suite."""
+
+    config: type[Any]
+    """Its fields in the experiment file: a `config.SuiteSource` with `kind: Literal["NAME"] = "NAME"`."""
+    units: Callable[[Any, Experiment], Iterator[Unit]]
+    """What is predicted, and how, of a suite (`config`); a unit a prompt."""
+    columns: tuple[str, ...]
+    """Columns that its predictions hold beside suite, language and id; cells are by `prompt` where there is one."""
+    shown: tuple[str, ...]
+    """Metrics that tables show; the first is the one that gain and forgetting are judged by."""
+    scorer: str | None = LIKELIHOOD
+    """What its records hold as scorer; None where labels are scored: then the experiment chooses one."""
+    texts: Callable[[Any, Experiment], pd.DataFrame] | None = None
+    """Rows of a suite with language, id and their texts (`text`, `text:SLOT`, `prompt`, `source`, `target`), for the
+    examples of the report."""
+    right: RowValues | None = None
+    """Whether each answer is right: 1, 0, or a share where labels tie. None where nothing is right or wrong."""
+    cost: RowValues | None = None
+    """What each row costs, lower is better: finds the examples on which a run got worst."""
+    cost_name: str = "nats"
+    """What `cost` is, for the reader."""
+    old: Literal["score", "loss"] | None = None
+    """Which tolerance its change on old work is judged by in the verdict, if it is."""
+    by_source: bool = False
+    """Its `language` is a source of old instructions, grouped by `group_key` where it has one."""
+    proof: int | None = None
+    """A candidate must be better on the new languages of the suites with the lowest number, unless
+    `promotion.better_on` names others; None where it never must."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the experiment file."""
+        return str(self.config.model_fields["kind"].default)
+
+    @property
+    def metric(self) -> str:
+        """The metric that it is judged by."""
+        return self.shown[0]
+
+    @property
+    def title(self) -> str:
+        """Title of that metric."""
+        return METRICS[self.metric].title
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Metric -> title of what tables show; metrics that installed packages add to the kind come last."""
+        added = [m for m in METRICS if m not in METRICS.builtin and self.name in METRICS[m].kinds]
+        return {metric: METRICS[metric].title for metric in (*self.shown, *added)}
+
+    def scored(self, scorer: str) -> str:
+        """What stands in the scorer column, `scorer` being the experiment's choice."""
+        return self.scorer or scorer
+
+    def draw(self, rows: pd.DataFrame, unit: Ints, weights: Floats) -> dict[tuple[str, str], Floats]:
+        """(scorer, metric) -> draw vector (draws,) of one cell; arguments as the fields of `Cell`.
+
+        Raises `DataError` for rows that cannot be measured.
+        """
+        single = {} if self.scorer is None else {self.scorer: Cell(rows, unit, weights, self.scorer)}
+        cells = single or label_cells(rows, unit, weights)
+        drawn = {cell: draw_metrics(cell, self.name, self.shown) for cell in dict.fromkeys(cells.values())}
+        return {(scorer, name): d for scorer, cell in cells.items() for name, d in drawn[cell].items()}
+
+
+def suite_units(experiment: Experiment) -> list[Unit]:
+    """The units of all suites, suites in order. Raises DataError for a missing column, label or row."""
+    return [unit for suite in experiment.evaluate.suites for unit in SUITES[suite.kind].units(suite, experiment)]
+
+
+def kind_of(suite: str, rows: pd.DataFrame, given: Mapping[str, str] | None) -> str:
+    """Kind of a suite: as given, else by the columns and the shape of `language` ("eng-jav")."""
+    if given and suite in given:
+        return given[suite]
+    if "label" in rows.columns:
+        return CLASSIFICATION
+    directions = rows["language"].astype(str).str.fullmatch(r"[a-z]{2,3}-[a-z]{2,3}")
+    return TRANSLATION if directions.all() else INSTRUCTIONS
+
+
+def _classification(suite: ClassificationSuite, experiment: Experiment) -> Iterator[Unit]:
+    rows = classification_rows(suite, experiment.storage.data)
+    test = rows.test.drop(columns="fold").assign(length=rows.test["chars"])
+    for prompt in suite.asked:
+        words = tuple(suite.labels[label][prompt.language] for label in rows.labels)
+        yield LabelUnit(suite.name, prompt.name, test, prompt.text, suite.slots, words)
+
+
+def _translation(suite: TranslationSuite, experiment: Experiment) -> Iterator[Unit]:
+    for prompt in suite.asked:
+        rows = _measured(translation_rows(suite, experiment, prompt), "prompt", "target")
+        yield TranslationUnit(suite.name, prompt.name, rows, suite.max_new_tokens if suite.generate else None)
+
+
+def _perplexity(suite: PerplexitySuite, experiment: Experiment) -> Iterator[Unit]:
+    yield LikelihoodUnit(suite.name, ALONE, _measured(perplexity_rows(suite, experiment.storage.data), "target"))
+
+
+def _retrieval(suite: RetrievalSuite, experiment: Experiment) -> Iterator[Unit]:
+    rows = _measured(retrieval_rows(suite, experiment.storage.data), "text")
+    yield RetrievalUnit(suite.name, ALONE, rows, suite.layer, tuple(suite.pairs), suite.centre)
+
+
+def _instructions(suite: InstructionSuite, experiment: Experiment) -> Iterator[Unit]:
+    rows = _measured(instruction_rows(suite, experiment.storage.data), "prompt", "target")
+    yield LikelihoodUnit(suite.name, ALONE, rows)
+
+
+def _measured(rows: pd.DataFrame, *texts: str) -> pd.DataFrame:
+    return rows.assign(length=sum(rows[text].str.len() for text in texts))
+
+
+def _right_label(rows: pd.DataFrame, scorer: str) -> Floats:
+    """Share of the prediction that the right label gets."""
+    shares = predict(score_matrix(rows[scorer]))
+    right: Floats = shares[np.arange(len(rows)), rows["label"].to_numpy(np.int64)]
+    return right
+
+
+def _label_cost(rows: pd.DataFrame, scorer: str) -> Floats:
+    """Nats of the right label among the labels: 0 is certainty."""
+    logs = log_softmax(score_matrix(rows[scorer]), axis=1)
+    cost: Floats = -logs[np.arange(len(rows)), rows["label"].to_numpy(np.int64)]
+    return cost
+
+
+def _nearest(rows: pd.DataFrame, scorer: str) -> Floats:
+    right: Floats = np.asarray(rows["rank"] == 0, dtype=np.float64)
+    return right
+
+
+def _nats(rows: pd.DataFrame, scorer: str) -> Floats:
+    return rows["nats"].to_numpy(np.float64)
+
+
+_TEXT: Final = ("nats", "tokens", "bytes")
+SUITES: Final = Extensible(
+    "ialign.suites",
+    SuiteKind,
+    {
+        CLASSIFICATION: SuiteKind(
+            ClassificationSuite,
+            _classification,
+            ("prompt", "label", "chars"),
+            ("f1_weighted", "auc_length_fixed"),
+            scorer=None,
+            texts=lambda suite, experiment: classification_rows(suite, experiment.storage.data).test,
+            right=_right_label,
+            cost=_label_cost,
+            cost_name="nats of the right label",
+            old="score",
+            proof=1,
+        ),
+        TRANSLATION: SuiteKind(
+            TranslationSuite,
+            _translation,
+            _TEXT,
+            ("bits_per_byte", "source_use", "chrf", "chrf_over_copy", "bleu"),
+            texts=lambda suite, experiment: translation_rows(suite, experiment, suite.asked[0]),
+            cost=_nats,
+            cost_name="nats of the translation",
+            proof=2,
+        ),
+        PERPLEXITY: SuiteKind(
+            PerplexitySuite,
+            _perplexity,
+            _TEXT,
+            ("bits_per_byte", "perplexity"),
+            texts=lambda suite, experiment: perplexity_rows(suite, experiment.storage.data),
+            cost=_nats,
+            cost_name="nats of the text",
+        ),
+        RETRIEVAL: SuiteKind(
+            RetrievalSuite,
+            _retrieval,
+            ("rank", "surface_rank", "candidates"),
+            ("retrieval_accuracy", "retrieval_over_surface", "retrieval_chance"),
+            scorer=NEAREST,
+            right=_nearest,
+        ),
+        INSTRUCTIONS: SuiteKind(
+            InstructionSuite,
+            _instructions,
+            _TEXT,
+            ("nats_per_token",),
+            texts=lambda suite, experiment: instruction_rows(suite, experiment.storage.data),
+            cost=_nats,
+            cost_name="nats of the answer",
+            old="loss",
+            by_source=True,
+        ),
+    },
+)
+"""Every kind of suite by its name in the experiment file."""
