@@ -1,4 +1,10 @@
-"""What is answered: OpenAI's objects, and ours in their manner."""
+"""Response models: OpenAI's objects, and ours in their manner.
+
+Written here and not imported from `openai.types`: those cost 2.4 s, 650 modules and 25 MiB at import, allow unknown
+fields, refuse two things that we send (`finish_reason: null` while a completion streams, `null` for the first token of
+an echoed prompt), and make the document of a chat answer four times as long with fields that we never fill. A test
+checks answers against them instead.
+"""
 
 from __future__ import annotations
 
