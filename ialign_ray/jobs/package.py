@@ -1,7 +1,8 @@
-"""The working directory as a job takes it along: a zip of the code and the experiment, without data, runs or secrets.
+"""The package of a job: a zip of the code and the experiment, without data, runs or secrets.
 
-Ray would pack the folder itself, with what `.gitignore` leaves. Packed here, it can be looked at, held to a size and
-kept free of secrets before anything leaves this machine; and equal folders make equal bytes, which Ray sends once.
+Ray packs a folder too (`working_dir` with `excludes`), by the same ignore files. It follows links, out of the folder
+and in circles, and never lists what it takes. The checks for the experiment, its data and the size need that list
+before anything leaves this machine, and a second walk with other rules could send what the first one did not see.
 """
 
 from __future__ import annotations
