@@ -1,4 +1,8 @@
-"""Prometheus metrics of one process; a deployment of several replicas has as many."""
+"""Prometheus metrics of one process; a deployment of several replicas has as many.
+
+`prometheus-fastapi-instrumentator` knows neither the model, the tokens nor the first token of a request, so its labels
+and all metrics but one would still be written here.
+"""
 
 from __future__ import annotations
 

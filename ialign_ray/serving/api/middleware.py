@@ -1,7 +1,8 @@
-"""What stands before every route: request id, key, rate and size limits; and after it: access log and metrics.
+"""Middleware around every route: request id, key, rate and size limits before it, access log and metrics after it.
 
-Plain ASGI, since it must see the response to its last byte: the model's lease and the engine's streams are let go
-there, also when the client went away in the middle.
+Plain ASGI, since it must see the response to its last byte: the model's lease and the engine's streams are released
+there, also when the client disconnects in the middle. `asgi-correlation-id` would replace four lines (the request id)
+and take another middleware for it.
 """
 
 from __future__ import annotations
