@@ -1,9 +1,8 @@
-"""What the API asks of an engine and of the library of models, and what they answer: plain data, no torch, no ray."""
+"""The engine's interface and the plain data that engine, model library and API exchange. No torch, no ray."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -154,16 +153,3 @@ class ModelInfo:
     """Unix seconds."""
     details: dict[str, Any] = field(default_factory=dict)
     """Languages by group, dose, suites' scores with intervals: whatever the registry tells of it."""
-
-
-class Library(Protocol):
-    """The models of one deployment, by the names that requests use: adapters, versions, aliases, the base."""
-
-    def infos(self) -> list[ModelInfo]:
-        """All that can be asked for."""
-
-    def lease(self, name: str) -> AbstractAsyncContextManager[Served]:
-        """Hold a model for one request, loading it first where it is not in memory.
-
-        Raises UnknownModelError, or ModelError where it does not load.
-        """

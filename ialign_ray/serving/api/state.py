@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
@@ -17,7 +17,10 @@ from ialign_ray.serving.api.errors import ApiError, log, not_ready, printable
 from ialign_ray.serving.api.limits import Rates
 from ialign_ray.serving.api.metrics import Metrics
 from ialign_ray.serving.api.request import Call
-from ialign_ray.serving.protocol import LabelSums, Library, ModelInfo, Served, UnknownModelError
+from ialign_ray.serving.protocol import LabelSums, ModelInfo, Served, UnknownModelError
+
+if TYPE_CHECKING:  # it brings MLflow, which the API itself does not need
+    from ialign_ray.serving.model_library import ModelLibrary
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,255}")
 
@@ -26,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,255}")
 class Service:
     """One app's state; `app.state.service`."""
 
-    library: Library
+    library: ModelLibrary
     settings: ServeConfig
     keys: KeyRing | None
     rates: Rates = field(default_factory=Rates)
