@@ -126,10 +126,10 @@ def _ready(url: str, settings: ServeConfig, found: list[Named]) -> None:
 
 
 def _try(url: str, found: list[Named]) -> None:
-    from ialign_ray.serving.examples import tried
+    from ialign_ray.serving.examples import try_requests
 
     console.print("Answers:")
-    for line in tried(url, [named.info() for named in found]):
+    for line in try_requests(url, [named.info() for named in found]):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 
 from ialign_ray.config import Experiment, load_experiment
@@ -135,8 +135,8 @@ def refuse_unsent(experiment: Experiment, package: Package) -> None:
         if "://" in path or path.startswith(POCKET) or Path(path).is_absolute():
             continue
         whole = Path(os.path.normpath(package.root / base / path))
-        first = Path(*_plain(whole.parts))
-        if not first.is_relative_to(package.root) or not (first == package.root or package.holds(first)):
+        fixed = Path(*takewhile(lambda part: not set(part) & set("*?[{"), whole.parts))  # before any pattern
+        if not fixed.is_relative_to(package.root) or not (fixed == package.root or package.holds(fixed)):
             raise ConfigError(
                 f"{path} (in storage.data {base!r}) does not go with the job; put it on storage that all nodes reach "
                 "and name that folder, e.g. --set storage.data=/shared/data, or s3://bucket/data"
@@ -147,11 +147,3 @@ def sources(experiment: Experiment) -> Iterator[str]:
     """Every path that the experiment reads."""
     every = [*experiment.corpora, *experiment.replay.sources, *experiment.evaluate.suites]
     yield from (s.path for s in (*every, *experiment.decontamination.sets) if s.path)
-
-
-def _plain(parts: Collection[str]) -> Iterator[str]:
-    """Parts of a path before the first that is a pattern or holds a language's slot."""
-    for part in parts:
-        if any(sign in part for sign in "*?[{"):
-            return
-        yield part

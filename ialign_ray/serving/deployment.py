@@ -83,14 +83,11 @@ def application(settings: ServeConfig, registry: str) -> serve.Application:
         from ialign_ray.serving.vllm import vllm_application
 
         return vllm_application(settings, registry)
-    paths = {"keys": settings.keys and str(Path(settings.keys).absolute()), "models": [*map(_path, settings.models)]}
+    models = [str(Path(m).absolute()) if Path(m).exists() else m for m in settings.models]
+    paths = {"keys": settings.keys and str(Path(settings.keys).absolute()), "models": models}
     absolute = settings.model_copy(update=paths)  # a replica's working directory is where Ray was started
     deployment = serve.deployment(name="models", **options(settings))(Replica)
     return deployment.bind(absolute.model_dump(mode="json"), registry_uri(registry))
-
-
-def _path(reference: str) -> str:
-    return str(Path(reference).absolute()) if Path(reference).exists() else reference
 
 
 def options(settings: ServeConfig) -> dict[str, Any]:
@@ -196,8 +193,8 @@ def _deploy(built: serve.Application) -> None:
         serve.run(built, name=APPLICATION)
     except RuntimeError as error:
         state = serve.status().applications.get(APPLICATION)
-        told = [each.message for each in state.deployments.values()] if state else []
-        raise ModelError(reason_of("\n".join([str(error), *told]))) from error
+        messages = [each.message for each in state.deployments.values()] if state else []
+        raise ModelError(reason_of("\n".join([str(error), *messages]))) from error
 
 
 def reason_of(message: str) -> str:

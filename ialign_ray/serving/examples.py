@@ -46,7 +46,7 @@ def curl_lines(url: str, infos: Sequence[ModelInfo], keyed: bool) -> list[str]:
     return [_curl(url + path, body, key) for _, path, body in requests_of(infos)]
 
 
-def tried(url: str, infos: Sequence[ModelInfo]) -> Iterator[str]:
+def try_requests(url: str, infos: Sequence[ModelInfo]) -> Iterator[str]:
     """Send one request of each kind, with `$IALIGN_KEY` where it is set, and tell its answer in a line each.
 
     Raises ClusterError with the server's own message where one is not answered.
@@ -79,8 +79,8 @@ def _short(said: str) -> str:
     if "choices" in found:
         return ", ".join(repr(c["message"]["content"] if "message" in c else c["text"]) for c in found["choices"])
     kept = {k: v for k, v in found.items() if k not in ("id", "object", "created", "model", "usage")}
-    told = json.dumps(kept, ensure_ascii=False)
-    return told if len(told) <= SHOWN else told[:SHOWN] + " …"
+    text = json.dumps(kept, ensure_ascii=False)
+    return text if len(text) <= SHOWN else text[:SHOWN] + " …"
 
 
 def _chat(model: str, text: str) -> dict[str, Any]:

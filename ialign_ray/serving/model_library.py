@@ -15,7 +15,15 @@ from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import IalignError, ModelError, RegistryError
 from ialign_ray.registry.store import MlflowError, Registry
 from ialign_ray.serving.model_pool import EnginePool, OpenEngine
-from ialign_ray.serving.model_sources import ModelSource, Named, bases, from_version, listed, locate, with_own_names
+from ialign_ray.serving.model_sources import (
+    ModelSource,
+    Named,
+    bases,
+    from_version,
+    locate,
+    version_info,
+    with_own_names,
+)
 from ialign_ray.serving.protocol import ModelInfo, Served, UnknownModelError
 
 log = logging.getLogger(__name__)
@@ -60,7 +68,7 @@ class ModelLibrary:
         self._chosen = [await self._first(each, name) for each, name in zip(found, references, strict=True)]
         self._settle()
         if self._models():
-            await self.look()
+            await self.refresh()
             self._following = asyncio.create_task(self._follow())
 
     def infos(self) -> list[ModelInfo]:
@@ -79,11 +87,11 @@ class ModelLibrary:
         finally:
             self._pool.release(loaded)
 
-    async def look(self) -> None:
+    async def refresh(self) -> None:
         """Look where the aliases stand, and take up what has moved. A registry out of reach changes nothing."""
         silent: list[str] = []
-        looks: list[Callable[[], Awaitable[None]]] = [partial(self._look_at, model) for model in self._models()]
-        for each in (*looks, self._list):
+        parts: list[Callable[[], Awaitable[None]]] = [partial(self._refresh_aliases, m) for m in self._models()]
+        for each in (*parts, self._refresh_versions):
             try:
                 await each()
             except Exception as error:  # of the registry, its database or the network: what serves is untouched by it
@@ -128,18 +136,18 @@ class ModelLibrary:
                 raise ModelError(reason) from error
         return replace(named, refused=reason, retry_at=time.monotonic() + _TRY_AGAIN_S) if reason else named
 
-    async def _look_at(self, model: str) -> None:
+    async def _refresh_aliases(self, model: str) -> None:
         aliases = await asyncio.to_thread(self._registry.aliases, model)
         for named in [n for n in self._chosen if n.model == model and n.alias]:
-            await self._take_up(named, aliases.get(named.alias or ""))
+            await self._switch(named, aliases.get(named.alias or ""))
 
-    async def _take_up(self, named: Named, number: int | None) -> None:
+    async def _switch(self, named: Named, number: int | None) -> None:
         """Serve the version that an alias points to now, or say why not and go on."""
         present = named.source.version
         if number is None or (present is not None and number == present.number):
             gone = None if number is not None else f"alias {named.alias!r} is gone from the registry"
             if gone != named.refused:
-                self._tell(named, gone)
+                self._set_refused(named, gone)
             return
         target = f"{named.model}/{number}"
         if named.refused is not None and named.refused.startswith(f"{target}:") and time.monotonic() < named.retry_at:
@@ -149,32 +157,32 @@ class ModelLibrary:
             await self._pool.load(source, beside=True)
         except Exception as error:  # whatever is wrong with the new version, the old one serves
             named.retry_at = time.monotonic() + _TRY_AGAIN_S
-            self._tell(named, _refusal(target, error))
+            self._set_refused(named, _refusal(target, error))
             log.error("%s stays at %s, %s is refused: %s", named.name, named.source.id, target, _sentence(error))
             return
         log.warning("%s moves from %s to %s", named.name, named.source.id, source.id)
         named.source = source
-        self._tell(named, None)
+        self._set_refused(named, None)
 
-    def _tell(self, named: Named, refused: str | None) -> None:
+    def _set_refused(self, named: Named, refused: str | None) -> None:
         named.refused = refused
         self._settle()
 
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(self._settings.follow_s)
-            await self.look()
+            await self.refresh()
             try:
                 await self._pool.trim()
             except Exception as error:  # an engine that does not close is no reason to stop following
                 log.error("could not be unloaded: %s", _sentence(error))
 
-    async def _list(self) -> None:
+    async def _refresh_versions(self) -> None:
         """Tell of the newest versions; seldom, since a list costs more than a look at aliases."""
         if time.monotonic() - self._listed_at < _LIST_EVERY_S:
             return
         found = [v for m in self._models() for v in (await asyncio.to_thread(self._registry.versions, m))[-_LISTED:]]
-        self._listed = [listed(version) for version in reversed(found)]
+        self._listed = [version_info(version) for version in reversed(found)]
         self._listed_at = time.monotonic()
         self._settle()
 

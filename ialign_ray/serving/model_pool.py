@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ialign_ray.config import ModelSettings
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.modeling.load import load_config, load_tokenizer
 from ialign_ray.serving.model_sources import ModelSource
@@ -137,8 +136,8 @@ class EnginePool:
     async def _open(self, source: ModelSource) -> Opened:
         settings, folder = source.settings, source.folder if source.kind == "full" else None
         serve = self._settings
-        config = await asyncio.to_thread(load_config, settings, _with(folder, "config.json"))
-        tokenizer = await asyncio.to_thread(load_tokenizer, settings, _with(folder, _TOKENIZER))
+        config = await asyncio.to_thread(load_config, settings, _folder_with(folder, "config.json"))
+        tokenizer = await asyncio.to_thread(load_tokenizer, settings, _folder_with(folder, _TOKENIZER))
         engine = await asyncio.to_thread(
             self._open_engine,
             settings,
@@ -195,23 +194,25 @@ class EnginePool:
 
 
 def _served(source: ModelSource, opened: Opened, adapter: str | None) -> Served:
-    own = _with(source.folder, _TOKENIZER) if adapter else None
+    own = _folder_with(source.folder, _TOKENIZER) if adapter else None
     tokenizer = load_tokenizer(source.settings, own) if own else opened.tokenizer
     return Served(
         id=source.id,
         engine=opened.engine,
         adapter=adapter,
-        encoder=_encoder(source.settings, tokenizer, opened.config),
+        encoder=Encoder.of(
+            tokenizer,
+            source.settings.chat,
+            source.settings.separator,
+            _UNBOUNDED,
+            _UNBOUNDED,
+            seq2seq=bool(getattr(opened.config, "is_encoder_decoder", False)),
+        ),
         max_positions=getattr(opened.config.get_text_config(), "max_position_embeddings", None),
         experiment=source.experiment,
     )
 
 
-def _encoder(settings: ModelSettings, tokenizer: Any, config: Any) -> Encoder:
-    seq2seq = bool(getattr(config, "is_encoder_decoder", False))
-    return Encoder.of(tokenizer, settings.chat, settings.separator, _UNBOUNDED, _UNBOUNDED, seq2seq=seq2seq)
-
-
-def _with(folder: Path | None, file: str) -> str | None:
+def _folder_with(folder: Path | None, file: str) -> str | None:
     """The folder, where it has a file of its own."""
     return str(folder) if folder is not None and (folder / file).exists() else None

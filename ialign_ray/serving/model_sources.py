@@ -109,7 +109,7 @@ def version_source(version: Version, folder: Path) -> ModelSource:
     return replace(source, created=version.created, details=details, version=version)
 
 
-def listed(version: Version) -> ModelInfo:
+def version_info(version: Version) -> ModelInfo:
     """A version that is not loaded, as its tags tell it."""
     kind: Kind = "full" if version.tags.get("tuning") == "full" else "adapter"
     details = {k: version.tags[k] for k in ("dose", "run", "seed", "steps") if k in version.tags}
@@ -129,12 +129,12 @@ def from_folder(path: Path, name: str) -> ModelSource:
     if _is_adapter(folder):
         settings = experiment.model if experiment else ModelSettings(id=_base_of(folder))
         kind: Kind = "adapter" if _shares_base(folder) else "full"
-        return ModelSource(name, kind, settings, folder, experiment, created, _about(experiment))
+        return ModelSource(name, kind, settings, folder, experiment, created, _details(experiment))
     if not (folder / _CONFIG).exists():
         raise ModelError(f"{path} holds neither {_ADAPTER} nor {_CONFIG}; name a finished run or a model folder")
     settings = experiment.model if experiment else ModelSettings(id=str(folder))
     whole = settings.model_copy(update={"quantization": None})  # a merged model's weights are plain
-    return ModelSource(name, "full", whole, folder, experiment, created, _about(experiment))
+    return ModelSource(name, "full", whole, folder, experiment, created, _details(experiment))
 
 
 def from_hub(identifier: str) -> ModelSource:
@@ -147,7 +147,7 @@ def base_of(source: ModelSource, name: str) -> ModelSource:
     if source.kind == "full" and source.experiment is None and not _is_adapter(source.folder):
         return source
     return ModelSource(
-        name, "base", source.settings, None, source.experiment, source.created, _about(source.experiment)
+        name, "base", source.settings, None, source.experiment, source.created, _details(source.experiment)
     )
 
 
@@ -250,7 +250,7 @@ def _base_of(folder: Path) -> str:
     return str(found)
 
 
-def _about(experiment: Experiment | None) -> dict[str, Any]:
+def _details(experiment: Experiment | None) -> dict[str, Any]:
     if experiment is None:
         return {}
     groups = experiment.languages
@@ -258,7 +258,7 @@ def _about(experiment: Experiment | None) -> dict[str, Any]:
         "experiment": experiment.name,
         "base": Path(experiment.model.id).name,
         "languages": {g.upper(): list(getattr(groups, g)) for g in ("l1", "l2", "l3")},
-        "names": {code: _called(code, groups.names) for code in groups.groups()},
+        "names": {code: _language_name(code, groups.names) for code in groups.groups()},
         "suites": [
             {"name": suite.name, "slots": list(suite.slots), "labels": list(suite.labels)}
             for suite in experiment.evaluate.suites
@@ -267,7 +267,7 @@ def _about(experiment: Experiment | None) -> dict[str, Any]:
     }
 
 
-def _called(code: str, names: Mapping[str, Mapping[str, str]]) -> str:
+def _language_name(code: str, names: Mapping[str, Mapping[str, str]]) -> str:
     try:
         return display_name(code, "eng", names)
     except ConfigError:  # a language that is measured alone needs no name

@@ -42,7 +42,10 @@ def llm_config(named: Named, settings: ServeConfig) -> dict[str, Any]:
             "autoscaling_config": {"min_replicas": low, "max_replicas": high},
             "max_ongoing_requests": settings.limits.queue,
         },
-        "engine_kwargs": {"max_num_seqs": settings.max_batch, "trust_remote_code": _trusted(named)},
+        "engine_kwargs": {
+            "max_num_seqs": settings.max_batch,
+            "trust_remote_code": named.source.settings.trust_remote_code,
+        },
     }
 
 
@@ -66,7 +69,3 @@ def _whole(named: Named) -> str:
 
     known = json_hash([str(folder), folder.stat().st_mtime_ns, plain.model_dump(mode="json")])
     return str(once(cache_folder() / "merged" / known, write))
-
-
-def _trusted(named: Named) -> bool:
-    return named.source.settings.trust_remote_code

@@ -16,7 +16,7 @@ from ialign_ray.inference.scoring import LabelScores
 from ialign_ray.serving.api.errors import ASKING, wrong
 from ialign_ray.serving.api.prompts import language_of, read, tokenised
 from ialign_ray.serving.api.request import Call, TheCall, bounded
-from ialign_ray.serving.api.respond import as_json, fits, many
+from ialign_ray.serving.api.respond import as_json, check_count, check_length
 from ialign_ray.serving.api.responses import Classification, Classifications, Score, Scores, Usage
 from ialign_ray.serving.api.schemas import SLOTS, ClassifyRequest, ScoreRequest
 from ialign_ray.serving.api.state import Service, TheService
@@ -58,7 +58,7 @@ class Question:
 async def classify(body: ClassifyRequest, request: Request, call: TheCall, service: TheService) -> Response:
     """Tell the likeliest label of each text, and the probability of every one."""
     async with bounded(request):
-        many(len(body.texts), service.limits, "texts")
+        check_count(len(body.texts), service.limits, "texts")
         served = await service.open(call, body.model)
         question = _question(body, served)
         if len(question.labels) > service.limits.labels:
@@ -67,7 +67,7 @@ async def classify(body: ClassifyRequest, request: Request, call: TheCall, servi
         prompts = [question.of(text) for text in body.texts]
         found, call.tokens_in = await _sums(call, served, question, prompts, service)
         prior = await _prior(call, served, question, service) if scorer == "calibrated" else None
-    data = _told(question, found, scorer, prior)
+    data = _classifications(question, found, scorer, prior)
     usage = Usage.of(call.tokens_in, 0)
     answer = Classifications(model=call.model or "", scorer=scorer, prompt=question.template, data=data, usage=usage)
     return as_json(answer)
@@ -75,7 +75,7 @@ async def classify(body: ClassifyRequest, request: Request, call: TheCall, servi
 
 def _question(body: ClassifyRequest, served: Served) -> Question:
     if body.suite is not None:
-        return _of_suite(body.suite, body.prompt_language, served)
+        return _suite_question(body.suite, body.prompt_language, served)
     template, labels = body.prompt or "", body.labels or []
     if unknown := [s for s in SLOTS.findall(template) if s != "text" and all(isinstance(t, str) for t in body.texts)]:
         raise wrong("prompt", f"the prompt has the slot {{{unknown[0]}}}; use {{text}}, or give texts as objects")
@@ -83,7 +83,7 @@ def _question(body: ClassifyRequest, served: Served) -> Question:
     return Question(template, tuple(labels), words)
 
 
-def _of_suite(name: str, prompt_language: str | None, served: Served) -> Question:
+def _suite_question(name: str, prompt_language: str | None, served: Served) -> Question:
     suites = served.experiment.evaluate.suites if served.experiment is not None else []
     known = {suite.name: suite for suite in suites if suite.kind == "classification"}
     if name not in known:
@@ -110,7 +110,7 @@ async def _sums(
     if not all(labels):
         raise wrong("labels", "a label has no tokens of this model; give another word")
     for prompt in asked:
-        fits(served, prompt, max(len(label) for label in labels), service.limits)
+        check_length(served, prompt, max(len(label) for label in labels), service.limits)
     found = await served.engine.score_labels(asked, labels, served.adapter)
     return found, sum(len(prompt) for prompt in asked)
 
@@ -125,7 +125,9 @@ async def _prior(call: Call, served: Served, question: Question, service: Servic
     return found
 
 
-def _told(question: Question, sums: LabelSums, scorer: Scorer, prior: LabelSums | None) -> list[Classification]:
+def _classifications(
+    question: Question, sums: LabelSums, scorer: Scorer, prior: LabelSums | None
+) -> list[Classification]:
     values = label_values(_array(sums), scorer, None if prior is None else _array(prior))
     return [
         Classification(
@@ -146,12 +148,12 @@ def _array(sums: LabelSums) -> LabelScores:
 async def score(body: ScoreRequest, request: Request, call: TheCall, service: TheService) -> Response:
     """Tell the log-probability of each continuation."""
     async with bounded(request):
-        many(len(body.continuations), service.limits, "continuations")
+        check_count(len(body.continuations), service.limits, "continuations")
         served = await service.open(call, body.model)
         prompt, texts = await tokenised(call, served, lambda: _tokens(served, body))
         if not all(texts):
             raise wrong("continuations", "a continuation has no tokens of this model; give another text")
-        fits(served, prompt, max(len(text) for text in texts), service.limits)
+        check_length(served, prompt, max(len(text) for text in texts), service.limits)
         call.tokens_in = len(prompt) + sum(len(text) for text in texts)
         found = await served.engine.score_labels([prompt], texts, served.adapter)
     pairs = zip(found.log_prob[0], found.tokens[0])

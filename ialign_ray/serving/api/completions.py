@@ -21,9 +21,9 @@ from ialign_ray.serving.api.respond import (
     as_json,
     ask,
     begun,
+    check_count,
+    check_length,
     collect,
-    fits,
-    many,
     new_tokens,
     sampling,
     together,
@@ -39,7 +39,7 @@ router = APIRouter(tags=["OpenAI"])
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt, and what is told of it where it is echoed."""
+    """A prompt, and what is scored of it where it is echoed."""
 
     ids: list[int]
     text: str
@@ -52,7 +52,7 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
     async with bounded(request):
         served = await service.open(call, body.model)
         prompts = await tokenised(call, served, lambda: _prompts(served, body))
-        many(len(prompts) * (body.n or 1), service.limits, "prompt")
+        check_count(len(prompts) * (body.n or 1), service.limits, "prompt")
         asks = _asks(served, prompts, body, service)
         call.tokens_in = sum(len(prompt.ids) for prompt in prompts)
         if body.echo and body.logprobs is not None:
@@ -63,7 +63,9 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
             return as_events(call, _chunks(call, served, writer, pieces, body))
         found = await collect(call, served, asks) if asks else [Whole() for _ in range(writer.count)]
         if body.echo and body.logprobs is not None:
-            await together(_end(served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found))
+            await together(
+                _append_end(served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found)
+            )
     choices = [writer.whole(index, answer) for index, answer in enumerate(found)]
     usage = Usage.of(call.tokens_in, call.tokens_out)
     return as_json(Completion(**about(call, served, "cmpl"), choices=choices, usage=usage))
@@ -87,7 +89,7 @@ def _asks(served: Served, prompts: list[Prompted], body: CompletionRequest, serv
     """None where only the prompt is asked for."""
     if body.max_tokens == 0:
         for prompt in prompts:
-            fits(served, prompt.ids, 0, service.limits)
+            check_length(served, prompt.ids, 0, service.limits)
         return []
     lengths = [new_tokens(served, prompt.ids, body.max_tokens, service.limits) for prompt in prompts]
     return [
@@ -104,7 +106,7 @@ async def _scored(served: Served, prompt: Prompted, top: int) -> Prompted:
     return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))
 
 
-async def _end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
+async def _append_end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
     """Append the end-of-sequence token of an answer, which the engine does not tell of.
 
     lm-evaluation-harness asks for one token after an echoed prompt and drops the last token of the answer, whatever
@@ -133,29 +135,25 @@ class _CompletionWriter:
     def whole(self, index: int, answer: Whole) -> Choice:
         """A choice at once."""
         begin = self.prompt(index)
-        told = self._told(index, answer.scores)
-        if begin.logprobs is not None and told is not None:
-            told = _joined(begin.logprobs, told)
-        return Choice(index=index, text=begin.text + answer.text, logprobs=told, finish_reason=answer.finish)
+        scored = self._logprobs(index, answer.scores)
+        if begin.logprobs is not None and scored is not None:
+            scored = Logprobs(**{name: [*value, *getattr(scored, name)] for name, value in begin.logprobs})
+        return Choice(index=index, text=begin.text + answer.text, logprobs=scored, finish_reason=answer.finish)
 
     def prompt(self, index: int) -> Choice:
         """The prompt's part of a choice; empty where it is not echoed."""
         if not self._body.echo:
             return Choice(index=index, text="")
         prompt = self._prompts[index // self._n]
-        return Choice(index=index, text=prompt.text, logprobs=self._told(index, prompt.scores))
+        return Choice(index=index, text=prompt.text, logprobs=self._logprobs(index, prompt.scores))
 
     def piece(self, index: int, piece: TextDelta) -> Choice:
         """The next part of a choice."""
-        told = self._told(index, piece.tokens)
-        return Choice(index=index, text=piece.text, logprobs=told, finish_reason=piece.finish)
+        scored = self._logprobs(index, piece.tokens)
+        return Choice(index=index, text=piece.text, logprobs=scored, finish_reason=piece.finish)
 
-    def _told(self, index: int, scores: Sequence[TokenScore]) -> Logprobs | None:
+    def _logprobs(self, index: int, scores: Sequence[TokenScore]) -> Logprobs | None:
         return None if self._body.logprobs is None else logprobs(self._pieces, self._offsets[index], scores)
-
-
-def _joined(first: Logprobs, second: Logprobs) -> Logprobs:
-    return Logprobs(**{name: [*value, *getattr(second, name)] for name, value in first})
 
 
 async def _chunks(

@@ -24,6 +24,11 @@ log = logging.getLogger("ialign_ray.serving")
 
 INVALID: Final = "invalid_request_error"
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_ROUTING: Final = {
+    404: "there is nothing at this address; see /docs",
+    405: "this address takes another method; see /docs",
+}
+"""Messages for Starlette's own errors."""
 GONE: Final = 499
 """What the access log says of a client that went away; nobody receives it."""
 
@@ -114,14 +119,14 @@ def internal() -> ApiError:
     return ApiError(500, "the server failed; its log has the request under this x-request-id", code="internal_error")
 
 
-def told(error: Exception) -> ApiError:
+def to_api_error(error: Exception) -> ApiError:
     """Any exception as the answer to its request; what is unknown is a bug, logged without its message."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestValidationError):
         return invalid(error.errors())
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, _plain(error), headers=error.headers)
+        return ApiError(error.status_code, _ROUTING.get(error.status_code, str(error.detail)), headers=error.headers)
     if isinstance(error, BusyError):
         return too_busy(str(error), error.retry_after, "server_busy")
     if isinstance(error, UnknownModelError):
@@ -141,14 +146,6 @@ def log_bug(error: BaseException) -> None:
         frames.append(f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}")
         at = at.tb_next
     log.error("%s at %s", type(error).__name__, " < ".join(reversed(frames)))
-
-
-def _plain(error: HTTPException) -> str:
-    """Routing's own errors, in a sentence."""
-    return {
-        404: "there is nothing at this address; see /docs",
-        405: "this address takes another method; see /docs",
-    }.get(error.status_code, str(error.detail))
 
 
 def invalid(errors: Sequence[Any]) -> ApiError:
@@ -178,7 +175,7 @@ def printable(text: str, most: int = 64) -> str:
 
 async def handle(request: Request, error: Exception) -> JSONResponse:
     """Answer for any exception that a route raises."""
-    failed = told(error)
+    failed = to_api_error(error)
     request.state.call.failure = failed.reason
     return response(failed)
 

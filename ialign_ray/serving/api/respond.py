@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from fastapi.responses import Response, StreamingResponse
 
 from ialign_ray.config.serve import LimitsConfig
-from ialign_ray.serving.api.errors import ApiError, told, wrong
+from ialign_ray.serving.api.errors import ApiError, to_api_error, wrong
 from ialign_ray.serving.api.request import Call
 from ialign_ray.serving.api.responses import Answer
 from ialign_ray.serving.api.schemas import Decoding
@@ -49,13 +49,13 @@ class Whole:
         self.finish = piece.finish or self.finish
 
 
-def many(count: int, limits: LimitsConfig, param: str) -> None:
+def check_count(count: int, limits: LimitsConfig, param: str) -> None:
     """Raise ApiError (400) where a request has more parts than one may have."""
     if count > limits.texts:
         raise wrong(param, f"{param} asks for {count} at once; this server takes {limits.texts}, so split it")
 
 
-def fits(served: Served, prompt: Sequence[int], answer: int, limits: LimitsConfig) -> None:
+def check_length(served: Served, prompt: Sequence[int], answer: int, limits: LimitsConfig) -> None:
     """Raise ApiError (400) where a prompt and `answer` tokens after it do not fit."""
     size, room = len(prompt), served.max_positions
     if limits.prompt_tokens is not None and size > limits.prompt_tokens:
@@ -75,14 +75,14 @@ def _too_long(param: str, message: str) -> ApiError:
 
 
 def new_tokens(served: Served, prompt: Sequence[int], wanted: int | None, limits: LimitsConfig) -> int:
-    """How long an answer may be: as asked, where it fits, or what is left of the default."""
+    """How long an answer may be: as asked, where it check_length, or what is left of the default."""
     if wanted is not None:
         if wanted > limits.new_tokens:
             message = f"max_tokens is {wanted}; this server makes {limits.new_tokens} at most, so ask for less"
             raise wrong("max_tokens", message)
-        fits(served, prompt, wanted, limits)
+        check_length(served, prompt, wanted, limits)
         return wanted
-    fits(served, prompt, 1, limits)
+    check_length(served, prompt, 1, limits)
     default = min(limits.default_new_tokens, limits.new_tokens)
     if served.max_positions is None:
         return default
@@ -187,7 +187,7 @@ def as_events(call: Call, answers: AsyncIterator[Answer]) -> StreamingResponse:
                 yield f"data: {answer.model_dump_json()}\n\n"
             yield "data: [DONE]\n\n"
         except Exception as error:
-            failed = told(error)
+            failed = to_api_error(error)
             call.failure = failed.reason
             yield f"data: {failed.body.model_dump_json()}\n\n"
 

@@ -182,7 +182,7 @@ class Message(Body):
 
     @model_validator(mode="before")
     @classmethod
-    def _plain(cls, data: Any) -> Any:
+    def _without_empty_fields(cls, data: Any) -> Any:
         """Without the empty fields of an answer, which clients send back with it."""
         if not isinstance(data, Mapping):
             return data

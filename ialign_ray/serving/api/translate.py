@@ -8,7 +8,7 @@ from fastapi.responses import Response
 from ialign_ray.serving.api.errors import ASKING
 from ialign_ray.serving.api.prompts import Wording, language_of, tokenised
 from ialign_ray.serving.api.request import TheCall, bounded
-from ialign_ray.serving.api.respond import Ask, as_json, collect, many, new_tokens, sampling
+from ialign_ray.serving.api.respond import Ask, as_json, check_count, collect, new_tokens, sampling
 from ialign_ray.serving.api.responses import Translation, Translations, Usage
 from ialign_ray.serving.api.schemas import TranslateRequest
 from ialign_ray.serving.api.state import TheService
@@ -22,7 +22,7 @@ TEMPERATURE = 0.0
 async def translate(body: TranslateRequest, request: Request, call: TheCall, service: TheService) -> Response:
     """Translate each text."""
     async with bounded(request):
-        many(len(body.texts), service.limits, "texts")
+        check_count(len(body.texts), service.limits, "texts")
         served = await service.open(call, body.model)
         languages = [
             language_of(name, side, served.experiment)

@@ -50,17 +50,17 @@ class AnswerText:
             self._extend(whole[len(self.text) :])
 
     def take(self, *, last: bool = False) -> tuple[str, tuple[TokenScore, ...]]:
-        """What can be told and was not yet: a text, and the tokens that begin in it.
+        """What can be taken and was not yet: a text, and the tokens that begin in it.
 
-        Of the last piece all that remains; tokens that begin in the stop text are never told.
+        Of the last piece all that remains; tokens that begin in the stop text are never taken.
         """
         upto = len(self.text) if last else len(self.text) - self._held()
         text = self.text[self._sent : upto]
         self._sent = max(self._sent, upto)
         whole = last and not self.stopped
         count = next((i for i, (at, _) in enumerate(self._scores) if at >= upto and not whole), len(self._scores))
-        told, self._scores = self._scores[:count], self._scores[count:]
-        return text, tuple(score for _, score in told)
+        taken, self._scores = self._scores[:count], self._scores[count:]
+        return text, tuple(score for _, score in taken)
 
     def _extend(self, more: str) -> None:
         known = len(self.text)

@@ -79,7 +79,7 @@ class AdapterRows:
             if name not in self._parts:
                 self._parts[name] = self._part(blocks)
             if (part := self._parts[name]) is not None:
-                part.add(_flat(inputs), output.view(-1, output.shape[-1]))
+                part.add(inputs.reshape(-1, inputs.shape[-1]), output.view(-1, output.shape[-1]))
         else:
             self._by_adapter(blocks, inputs, output)
         return output
@@ -127,10 +127,6 @@ class AdapterRows:
         for key, first, last in used:
             mask[self._rows_of[key], first - begin : last - begin] = 1
         return mask
-
-
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
 
 
 class LoraBank:

@@ -13,7 +13,7 @@ from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.serving.engine.decoding import Continued
 from ialign_ray.serving.engine.lora import LoraBank
 from ialign_ray.serving.engine.requests import Labels, Reading, Text
-from ialign_ray.serving.engine.sampling import tell
+from ialign_ray.serving.engine.sampling import token_scores
 from ialign_ray.serving.protocol import TokenScore
 
 LOGITS = 1024
@@ -77,7 +77,7 @@ class Reader:
         found = [[TokenScore(text.ids[0], None)] for text in chosen]
         for begin, log_probs in self._parts(ids, mask):
             for scores, text, own in zip(found, chosen, log_probs):
-                scores += tell(own, text.ids[begin + 1 : begin + 1 + len(own)], text.top)
+                scores += token_scores(own, text.ids[begin + 1 : begin + 1 + len(own)], text.top)
         return found
 
     def _parts(self, ids: Tensor, mask: Tensor) -> Iterator[tuple[int, Tensor]]:

@@ -74,10 +74,10 @@ def choose(logits: Tensor, rows: Sequence[SampledRow]) -> list[TokenScore]:
 
 def _with_log_prob(logits: Tensor, token: int, row: SampledRow) -> TokenScore:
     top = row.sampling.top_log_probs
-    return TokenScore(token, None) if top is None else tell(logits[None].log_softmax(-1), [token], top)[0]
+    return TokenScore(token, None) if top is None else token_scores(logits[None].log_softmax(-1), [token], top)[0]
 
 
-def tell(log_probs: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:
+def token_scores(log_probs: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:
     """Tokens with their log-probabilities and the `top` likeliest ones, from log-probabilities [at least n, V]."""
     own = log_probs[: len(tokens)]
     values = own.gather(1, torch.tensor(tokens, device=own.device).long()[:, None])[:, 0].tolist()

@@ -132,7 +132,7 @@ class Worker(threading.Thread):
             try:
                 order.work()
             except Exception as error:
-                in_loop(order.loop, _settle, order.done, _told(error))
+                in_loop(order.loop, _settle, order.done, _engine_error(error))
             else:
                 in_loop(order.loop, _settle, order.done, None)
 
@@ -226,14 +226,14 @@ class Worker(threading.Thread):
             work()
         except Exception as error:
             LOG.exception("the engine failed with %d requests in the step", len(own))
-            told = _told(error)
+            failure = _engine_error(error)
             traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
             self._forget(own, group)
-            self._fail(own, told)
+            self._fail(own, failure)
             # a request too large for the memory says nothing of the next one
             self._faults += not isinstance(error, torch.OutOfMemoryError | MemoryError)
             if self._faults >= FAULTS:
-                self._die(told)
+                self._die(failure)
         else:
             self._faults = 0
 
@@ -257,7 +257,7 @@ class Worker(threading.Thread):
 
     def _die(self, error: Exception) -> None:
         self.dead = self._stopping = True
-        self._fail(self._all(), _told(error))
+        self._fail(self._all(), _engine_error(error))
         self._rows, self._readings = [], []
         self._decoding.stop_beginning()
         self._decoding.groups = []
@@ -266,7 +266,7 @@ class Worker(threading.Thread):
 BROKEN = "the engine failed while it wrote this answer, for a reason of its own; send the request again."
 
 
-def _told(error: Exception) -> IalignError:
+def _engine_error(error: Exception) -> IalignError:
     if isinstance(error, IalignError):
         return error
     lines = str(error).strip().splitlines()

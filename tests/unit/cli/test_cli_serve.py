@@ -15,7 +15,7 @@ from ialign_ray.errors import ClusterError, ConfigError
 from ialign_ray.registry.promotion import promote
 from ialign_ray.serving.api import KeyRing
 from ialign_ray.serving.deployment import application, build, free_port, options, reason_of, url_of
-from ialign_ray.serving.examples import requests_of, tried
+from ialign_ray.serving.examples import requests_of, try_requests
 from ialign_ray.serving.model_sources import locate
 
 
@@ -127,7 +127,7 @@ def test_an_address_is_what_a_client_takes(host, url):
 def test_a_server_that_is_gone_is_one_sentence(registry):
     port = free_port("127.0.0.1", 0)
     with pytest.raises(ClusterError, match="/v1/models is not answered .*Connection refused"):
-        list(tried(f"http://127.0.0.1:{port}", [locate("mine/1", registry.uri).info()]))
+        list(try_requests(f"http://127.0.0.1:{port}", [locate("mine/1", registry.uri).info()]))
 
 
 def test_handlers_are_put_back_when_a_trial_fails():
