@@ -197,7 +197,7 @@ def test_models_that_are_served_already_are_not_replaced(champion):
     from ialign_ray.serving.deployment import running
 
     with (
-        pytest.raises(ClusterError, match=f"serves models already, at {champion.url};.*serve delete ialign"),
+        pytest.raises(ClusterError, match=f"already serves models, at {champion.url};.*serve delete ialign"),
         running(ServeConfig(port=0), champion.registry.uri, ScalingConfig()),
     ):
         raise AssertionError

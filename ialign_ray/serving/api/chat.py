@@ -45,7 +45,7 @@ _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "require
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "The answer, whole or in parts."}
 }
-"""Of a route that may stream."""
+"""`responses` of a route that may stream."""
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=EVENTS | ASKING)

@@ -1,4 +1,4 @@
-"""`/v1/classify`: labels by the likelihood of their words, exactly as suites are scored; `/v1/score`: continuations."""
+"""`/v1/classify`: labels by the likelihood of their words, scored as suites are; `/v1/score`: continuations."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ router = APIRouter(tags=["ialign"])
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of each text."""
+    """The question asked about each text: prompt and labels."""
 
     template: str
     labels: tuple[str, ...]
-    """What answers are called."""
+    """Names of the labels in the answer."""
     words: tuple[str, ...]
-    """What the model is asked for, label by label."""
+    """Word of each label, whose likelihood the model gives."""
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of the texts."""
+        """Slots of the template."""
         return tuple(dict.fromkeys(SLOTS.findall(self.template)))
 
     def of(self, text: str | dict[str, str]) -> str:
-        """The prompt for a text; raises ApiError (400) where the slots are others."""
+        """Fill the prompt with a text. Raises ApiError (400) if the text has other slots."""
         texts = {self.slots[0]: text} if isinstance(text, str) else text
         if set(texts) != set(self.slots):
             expected = ", ".join(self.slots)
@@ -50,19 +50,21 @@ class Question:
         return fill(self.template, texts, {})[0]
 
     def content_free(self) -> list[str]:
-        """The prompts without a text, whose label scores are the prior."""
+        """Prompts with content-free texts, whose label scores are the prior."""
         return [self.of(dict.fromkeys(self.slots, text)) for text in CONTENT_FREE]
 
 
 @router.post("/v1/classify", response_model=Classifications, responses=ASKING)
 async def classify(body: ClassifyRequest, request: Request, call: TheCall, service: TheService) -> Response:
-    """Tell the likeliest label of each text, and the probability of every one."""
+    """Return the likeliest label of each text, and the probability of every label."""
     async with bounded(request):
         check_count(len(body.texts), service.limits, "texts")
         served = await service.open(call, body.model)
         question = _question(body, served)
         if len(question.labels) > service.limits.labels:
-            raise wrong("labels", f"there are {len(question.labels)} labels; this server takes {service.limits.labels}")
+            raise wrong(
+                "labels", f"there are {len(question.labels)} labels; this server accepts {service.limits.labels}"
+            )
         scorer = body.scorer or (served.experiment.evaluate.scorer if served.experiment else "calibrated")
         prompts = [question.of(text) for text in body.texts]
         found, call.tokens_in = await _sums(call, served, question, prompts, service)
@@ -102,7 +104,7 @@ def _suite_question(name: str, prompt_language: str | None, served: Served) -> Q
 async def _sums(
     call: Call, served: Served, question: Question, prompts: Sequence[str], service: Service
 ) -> tuple[LabelSums, int]:
-    """Label scores under each prompt, and the number of tokens that were read."""
+    """Return label scores for each prompt, and the number of tokens read."""
     encoder = served.encoder
     labels, asked = await tokenised(
         call, served, lambda: ([encoder.label(w) for w in question.words], [encoder.prompt(p) for p in prompts])
@@ -116,7 +118,7 @@ async def _sums(
 
 
 async def _prior(call: Call, served: Served, question: Question, service: Service) -> LabelSums:
-    # `base` keeps its id when a promotion brings another base along; the engine is another one then
+    # The id alone is not enough: after a promotion `base` may be another model, but then in another engine.
     key = (ref(served.engine), served.id, served.adapter, question)
     found = service.priors.get(key)
     if found is None:
@@ -146,7 +148,7 @@ def _array(sums: LabelSums) -> LabelScores:
 
 @router.post("/v1/score", response_model=Scores, responses=ASKING)
 async def score(body: ScoreRequest, request: Request, call: TheCall, service: TheService) -> Response:
-    """Tell the log-probability of each continuation."""
+    """Return the log-probability of each continuation."""
     async with bounded(request):
         check_count(len(body.continuations), service.limits, "continuations")
         served = await service.open(call, body.model)
@@ -162,6 +164,6 @@ async def score(body: ScoreRequest, request: Request, call: TheCall, service: Th
 
 
 def _tokens(served: Served, body: ScoreRequest) -> tuple[list[int], list[list[int]]]:
-    """Of the prompt, and of each continuation."""
+    """Return token ids of the prompt and of each continuation."""
     prompt = read(served, body.prompt) if body.raw else served.encoder.prompt(body.prompt)
     return prompt, [served.encoder.label(text) for text in body.continuations]

@@ -39,7 +39,7 @@ router = APIRouter(tags=["OpenAI"])
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt, and what is scored of it where it is echoed."""
+    """A prompt, with its tokens' scores if it is echoed with log-probabilities."""
 
     ids: list[int]
     text: str
@@ -86,7 +86,7 @@ def _prompted(served: Served, given: str | list[int]) -> Prompted:
 
 
 def _asks(served: Served, prompts: list[Prompted], body: CompletionRequest, service: Service) -> list[Ask]:
-    """None where only the prompt is asked for."""
+    """Return one `Ask` for each answer; an empty list if only the echo is requested."""
     if body.max_tokens == 0:
         for prompt in prompts:
             check_length(served, prompt.ids, 0, service.limits)
@@ -107,12 +107,12 @@ async def _scored(served: Served, prompt: Prompted, top: int) -> Prompted:
 
 
 async def _append_end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
-    """Append the end-of-sequence token of an answer, which the engine does not tell of.
+    """Append the end-of-sequence token of an answer, which the engine leaves out.
 
     lm-evaluation-harness asks for one token after an echoed prompt and drops the last token of the answer, whatever
     it is, so there must be one.
     """
-    if answer.finish != "stop" or body.stop:  # with stop texts nobody knows which of the two ended it
+    if answer.finish != "stop" or body.stop:  # a stop text may have ended it just as well
         return
     end = int(served.encoder.tokenizer.eos_token_id)
     ids = [*prompt.ids, *(score.token for score in answer.scores), end]
@@ -120,7 +120,7 @@ async def _append_end(served: Served, prompt: Prompted, answer: Whole, body: Com
 
 
 class _CompletionWriter:
-    """Choices of one request: they begin with the prompt where it is echoed, and count offsets on from it."""
+    """Builds the choices of one request; an echoed prompt comes first and shifts the offsets."""
 
     def __init__(self, served: Served, body: CompletionRequest, prompts: list[Prompted]) -> None:
         self._body, self._prompts, self._n = body, prompts, body.n or 1
@@ -133,7 +133,7 @@ class _CompletionWriter:
         return len(self._prompts) * self._n
 
     def whole(self, index: int, answer: Whole) -> Choice:
-        """A choice at once."""
+        """Return a whole choice."""
         begin = self.prompt(index)
         scored = self._logprobs(index, answer.scores)
         if begin.logprobs is not None and scored is not None:
@@ -141,14 +141,14 @@ class _CompletionWriter:
         return Choice(index=index, text=begin.text + answer.text, logprobs=scored, finish_reason=answer.finish)
 
     def prompt(self, index: int) -> Choice:
-        """The prompt's part of a choice; empty where it is not echoed."""
+        """Return the echoed prompt as a choice; empty without `echo`."""
         if not self._body.echo:
             return Choice(index=index, text="")
         prompt = self._prompts[index // self._n]
         return Choice(index=index, text=prompt.text, logprobs=self._logprobs(index, prompt.scores))
 
     def piece(self, index: int, piece: TextDelta) -> Choice:
-        """The next part of a choice."""
+        """Return the next piece of a choice."""
         scored = self._logprobs(index, piece.tokens)
         return Choice(index=index, text=piece.text, logprobs=scored, finish_reason=piece.finish)
 

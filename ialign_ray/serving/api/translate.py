@@ -1,4 +1,4 @@
-"""`/v1/translate`: texts from one language into another, asked as in training."""
+"""`/v1/translate`: texts from one language into another, prompted as in training."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ialign_ray.serving.api.state import TheService
 
 router = APIRouter(tags=["ialign"])
 TEMPERATURE = 0.0
-"""A translation is the likeliest one unless asked otherwise."""
+"""Default: greedy, the likeliest translation."""
 
 
 @router.post("/v1/translate", response_model=Translations, responses=ASKING)

@@ -126,7 +126,7 @@ def test_an_address_is_what_a_client_takes(host, url):
 
 def test_a_server_that_is_gone_is_one_sentence(registry):
     port = free_port("127.0.0.1", 0)
-    with pytest.raises(ClusterError, match="/v1/models is not answered .*Connection refused"):
+    with pytest.raises(ClusterError, match="/v1/models does not answer .*Connection refused"):
         list(try_requests(f"http://127.0.0.1:{port}", [locate("mine/1", registry.uri).info()]))
 
 

@@ -198,7 +198,7 @@ def test_a_registry_out_of_reach_changes_nothing(registry, tmp_path, caplog):
             caplog.set_level(logging.WARNING)
             await shelf.refresh()
             await shelf.refresh()
-            assert caplog.text.count("registry cannot be read, the present versions go on serving") == 1
+            assert caplog.text.count("registry cannot be read, the loaded versions keep serving") == 1
             assert (await ask(shelf))[0] == "mine/2"
             database.write_bytes(whole)
             promote(registry, "mine", BEST)
