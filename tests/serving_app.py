@@ -24,7 +24,7 @@ from ialign_ray.tokens.encode import Encoder
 
 
 class PlainLibrary:
-    """`Library` of models that are there; counts the leases that are held."""
+    """A `ModelLibrary` of models that are there; counts the leases that are held."""
 
     def __init__(self, served):
         self.served, self.held, self.asked = served, 0, []

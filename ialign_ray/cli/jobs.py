@@ -25,12 +25,12 @@ def submit(
         list[str] | None, typer.Argument(help="The job's own arguments, after `--`.", show_default=False)
     ] = None,
     job: Annotated[
-        str, typer.Option("--job", "-j", help="build_data, align, tune, evaluate, promote, serve or pipeline.")
+        str, typer.Option("--job", "-j", help="Step: build_data, align, tune, evaluate, promote, serve or pipeline.")
     ] = "align",
     overrides: Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a field; repeatable.")] = None,
     address: Address = None,
     name: Annotated[str | None, typer.Option(help="Job name. Default: EXPERIMENT-JOB.")] = None,
-    wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow the log to the end, or only submit.")] = True,
+    wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow the log to its end, or only submit.")] = True,
     working_dir: Annotated[Path, typer.Option(help="Folder to upload with the job (no data, no secrets).")] = Path(),
     env: Annotated[
         list[str] | None, typer.Option("--env", help="Also pass this environment variable. May be repeated.")
@@ -59,7 +59,7 @@ def submit(
     attempt = server.submit(submission)
     passed = [key for key in submission.environment if key in {*PASSED, *(env or [])}]
     with_names = f", with {', '.join(passed)}" if passed else ""
-    say(f"{attempt}: sent to {server.address}, {len(submission.package.files)} files{with_names}")
+    say(f"{attempt}: submitted to {server.address}, {len(submission.package.files)} files{with_names}")
     if wait:
         _follow(server, attempt)
     say(f"Follow: ialign jobs --follow {attempt}\nStop:   ialign stop {attempt}")
@@ -79,7 +79,7 @@ def jobs(
     if follow:
         _follow(server, follow)
     if not console.is_terminal:
-        console.width = 240  # a pipe has none, and half a name is of no use to the next command
+        console.width = 240  # a pipe has no width, and a cut-off name is useless to the next command
     table = Table(Column("job", overflow="fold"), "step", "status", "exit code", "started", "took")
     for job in server.jobs():
         table.add_row(*_row(job))

@@ -1,4 +1,4 @@
-"""`ialign serve`: the models over HTTP on this machine, and `ialign serve keys`, which makes API keys."""
+"""`ialign serve`: models over HTTP on this machine, and `ialign serve keys`, which creates API keys."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 
 
 class ServeCommands(typer.core.TyperGroup):
-    """`ialign serve [EXPERIMENT]` runs, unless the first word is another command's."""
+    """Commands of `ialign serve`; `run` is the default if the first word is not a command."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """What follows `ialign serve`."""
+        """Insert `run` before arguments that do not begin with a command."""
         return super().parse_args(ctx, args if args[:1] and args[0] in self.commands else ["run", *args])
 
 
-serve = typer.Typer(name="serve", cls=ServeCommands, help="Serve models over HTTP, or make API keys.")
+serve = typer.Typer(name="serve", cls=ServeCommands, help="Serve models over HTTP, or create API keys.")
 
 
 @serve.command()
@@ -54,7 +54,7 @@ def run(
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM: OpenAI's routes, translation, classification.
 
-    `ialign serve keys NAME` makes an API key.
+    `ialign serve keys NAME` creates an API key.
 
     Example: `ialign serve --model champion`
 
@@ -74,7 +74,7 @@ def run(
     settings = experiment.served if experiment else serve_settings(changes)
     where = registry or (experiment.tracking_uri if experiment else DEFAULT_REGISTRY)
     scaling = experiment.scaling if experiment else ScalingConfig()
-    # beside the few answers of --try the access log would only be in the way
+    # with --try the access log would hide the few answers
     with serve(settings, where, scaling, console, show_log=not trial) as (url, found), _stopping() as asked:
         _ready(url, settings, found)
         if trial:
@@ -82,7 +82,7 @@ def run(
         else:
             console.print("Stop with Ctrl-C.")
             asked.wait()
-        console.print("Stopping: requests under way are finished, new ones are refused", highlight=False)
+        console.print("Stopping: running requests are finished, new ones are refused", highlight=False)
 
 
 @serve.command()
@@ -126,16 +126,16 @@ def _ready(url: str, settings: ServeConfig, found: list[Named]) -> None:
 
 
 def _try(url: str, found: list[Named]) -> None:
-    from ialign_ray.serving.examples import tried
+    from ialign_ray.serving.examples import try_requests
 
     console.print("Answers:")
-    for line in tried(url, [named.info() for named in found]):
+    for line in try_requests(url, [named.info() for named in found]):
         console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """An event that is set by Ctrl-C or SIGTERM; a second one stops at once."""
+    """Yield an event that Ctrl-C or SIGTERM sets; a second one stops at once."""
     asked = threading.Event()
     before: dict[int, Any] = {}
 

@@ -1,1 +1,1 @@
-"""Steps of an experiment as jobs of a Ray cluster: what runs there, and how it is sent, followed and stopped."""
+"""Steps of an experiment as jobs of a Ray cluster: the job itself, and submitting, following and stopping it."""

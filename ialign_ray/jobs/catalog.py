@@ -1,6 +1,6 @@
-"""Every job by name: the workflow that the command of the same name calls, and what its record holds of the result.
+"""The jobs by name: each calls the workflow of the command of the same name, and returns the result for its record.
 
-A job always resumes what it finds; `outputs` of its record are the paths that must still exist for it to count as done.
+A job always resumes; `outputs` in its record are the paths that must still exist for it to count as done.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ Result = dict[str, Any]
 
 @dataclass(frozen=True)
 class Options:
-    """A job's arguments beside the experiment."""
+    """Arguments of a job besides the experiment."""
 
     run: str = DEFAULT_RUN
     """Name of the run under `storage.runs`/`name`, or the path of one elsewhere, such as a search's trial."""
     control: str | None = None
-    """Name of the replay-only run. Default: `control-sSEED` where it is finished."""
+    """Name of the replay-only run. Default: `control-sSEED`, if it is finished."""
     alias: str = "champion"
     force: str | None = None
     """Reason to skip the gate."""
 
 
 def build_data(experiment: Experiment, options: Options, console: Console) -> Result:
-    """Read, clean, clear and split every corpus."""
+    """Read, clean, decontaminate and split every corpus."""
     from ialign_ray.workflows.build import build
 
     built = build(experiment, console)
@@ -54,7 +54,7 @@ def align(experiment: Experiment, options: Options, console: Console) -> Result:
 
 
 def tune(experiment: Experiment, options: Options, console: Console) -> Result:
-    """Search, choose, evaluate the winner."""
+    """Run the search, choose the winner and evaluate it."""
     from ialign_ray.search.results import WINNER
     from ialign_ray.search.trial_context import control_of_trial, search_folder
     from ialign_ray.storage import read_json
@@ -101,13 +101,13 @@ def promote(experiment: Experiment, options: Options, console: Console) -> Resul
 
 
 def serve(experiment: Experiment, options: Options, console: Console) -> Result:
-    """Serve the models of `serve.models` until the job is stopped; requests under way are finished first.
+    """Serve the models of `serve.models` until the job is stopped; running requests are finished first.
 
-    Ends with StoppedError, or with ClusterError where no replica can start.
+    Raises StoppedError when it is stopped, ClusterError if no replica can start.
     """
     from ialign_ray.workflows.serve import serve
 
-    # what an attempt that was killed left behind makes room for this one
+    # replace: a killed attempt leaves its application behind, which would otherwise block this one
     where = experiment.tracking_uri
     with serve(experiment.served, where, experiment.scaling, console, replace=True) as (url, _):
         say(console, f"Ready at {url}, until the job is stopped")
@@ -116,7 +116,7 @@ def serve(experiment: Experiment, options: Options, console: Console) -> Result:
 
 
 def control_run(experiment: Experiment, options: Options) -> Path | None:
-    """The replay-only run: the one named, or the one that `compare` and the pipeline leave, if it is finished."""
+    """Return the replay-only run: the named one, or that of `compare` and the pipeline if it is finished."""
     from ialign_ray.storage import is_intact
     from ialign_ray.training.runs import MODEL, run_folder
 
@@ -127,7 +127,7 @@ def control_run(experiment: Experiment, options: Options) -> Path | None:
 
 
 def control_name(experiment: Experiment) -> str:
-    """Name of `compare`'s control run with the experiment's seed."""
+    """Return the name of `compare`'s control run with the experiment's seed."""
     from ialign_ray.evaluation.subjects import run_name
 
     return run_name("control", experiment.train.seed)
@@ -144,16 +144,16 @@ class Job:
     """One kind of job."""
 
     work: Callable[[Experiment, Options, Console], Result]
-    """Returns what its record holds."""
+    """Function that does the job and returns the result for its record."""
     about: str
     takes: tuple[str, ...] = ()
     """Fields of Options that it reads."""
     workers: bool = False
-    """True if it starts `scaling.workers`, so that their room is checked before anything else."""
+    """True if it starts `scaling.workers`, so that their resources are checked before anything else."""
 
 
 STEPS = {
-    "build_data": Job(build_data, "Read, clean, clear of evaluation sentences and split every corpus."),
+    "build_data": Job(build_data, "Read, clean, decontaminate and split every corpus."),
     "align": Job(align, "Train one run.", ("run",), workers=True),
     "tune": Job(tune, "Search the space of `search`, and evaluate the winner."),
     "evaluate": Job(evaluate, "Score a finished run beside base and control.", ("run", "control")),
@@ -164,9 +164,9 @@ STEPS = {
     ),
     "serve": Job(serve, "Serve the models of `serve.models` until the job is stopped."),
 }
-"""Jobs of one step each; the pipeline is made of them."""
+"""Jobs of one step each, of which the pipeline consists."""
 
 
 def titled(step: str, run: str) -> str:
-    """Name of a step's record: `align`, or `align-first` of another run than the default one."""
+    """Return the name of a step's record: `align`, or `align-first` for a run called `first`."""
     return step if run == DEFAULT_RUN else f"{step}-{Path(run).name}"

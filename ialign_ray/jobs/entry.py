@@ -1,4 +1,4 @@
-"""What every script of `jobs/` does around its one call: arguments, log, record and exit code."""
+"""Entry point of the scripts of `jobs/`: arguments, log, record and exit code around the job."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ JOBS = STEPS | {
 }
 ARGUMENTS = {
     "run": "Name of the run under storage.runs/NAME.",
-    "control": "Name of the replay-only run. Default: control-sSEED, where it is finished.",
+    "control": "Name of the replay-only run. Default: control-sSEED, if it is finished.",
     "alias": "Alias to move.",
     "force": "Skip the gate; the reason given is recorded.",
 }
 WIDTH = 140
-"""Columns of tables: a job's log is no terminal, whose width they would follow."""
+"""Columns of tables; a job's log is not a terminal with a width of its own."""
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
@@ -52,19 +52,19 @@ def main(name: str, arguments: Sequence[str] | None = None) -> NoReturn:
         sys.stderr.write(f"ialign: {error}\n")
         sys.exit(error.exit_code)
     except KeyboardInterrupt as error:
-        sys.stderr.write("ialign: interrupted; what is finished is kept, run the job again to resume\n")
+        sys.stderr.write("ialign: interrupted; finished work is kept, run the job again to resume\n")
         sys.exit(exit_code_of(error))
     sys.exit(0)
 
 
 def forget_script_folder() -> None:
-    """Take `jobs/` from the import path, of Ray's workers too: its evaluate.py would hide the package `evaluate`."""
+    """Remove `jobs/` from the import path, also of Ray's workers: its evaluate.py would hide the package `evaluate`."""
     here = Path(sys.argv[0]).resolve().parent
     sys.path[:] = [p for p in sys.path if not p or Path(p).resolve() != here]
 
 
 def parser(name: str) -> argparse.ArgumentParser:
-    """The arguments of a job."""
+    """Build the argument parser of a job."""
     job = JOBS[name]
     made = argparse.ArgumentParser(prog=f"{name}.py", description=job.about)
     made.add_argument("experiment", type=Path, help="Experiment YAML.")
@@ -77,12 +77,12 @@ def parser(name: str) -> argparse.ArgumentParser:
 
 
 def options_of(name: str, given: argparse.Namespace) -> Options:
-    """What a job was given beside its experiment."""
+    """Return a job's parsed arguments besides the experiment."""
     return Options(**{field: getattr(given, field) for field in JOBS[name].takes})
 
 
 def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> Result:
-    """Load the experiment and do the job; its record holds the result too."""
+    """Load the experiment, do the job and return its result, which its record holds too."""
     experiment = in_cluster(load_experiment(file, overrides))
     console = Console(force_terminal=False, width=WIDTH)
     title, began = title_of(name, options), time.monotonic()
@@ -98,12 +98,12 @@ def run(name: str, file: Path, overrides: Sequence[str], options: Options) -> Re
 
 
 def title_of(name: str, options: Options) -> str:
-    """Name of a job's record; a run of its own has one of its own."""
+    """Return the name of a job's record, which includes the run's name if it is not the default."""
     return titled(name, options.run) if "run" in JOBS[name].takes else name
 
 
 def joined(name: str, experiment: Experiment, options: Options, console: Console) -> Result:
-    """The job's work, on the cluster where it needs room for workers: told before anything is computed."""
+    """Do the job's work; if it starts workers, join the cluster and check their resources first."""
     from ialign_ray.cluster import awaited, check_resources, cluster, hosts, present
 
     job = JOBS[name]
@@ -117,22 +117,22 @@ def joined(name: str, experiment: Experiment, options: Options, console: Console
 
 
 def in_cluster(experiment: Experiment) -> Experiment:
-    """The experiment as it runs under a job server: on that cluster, with runs that outlive the job's folder.
+    """Adapt the experiment to a job server: run on its cluster, and keep runs outside the job's folder.
 
-    Raises ConfigError where runs would lie in the job's own copy of the working directory, which Ray removes.
+    Raises ConfigError if runs would be in the job's own copy of the working directory, which Ray removes.
     """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # run by hand
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" not in os.environ:  # started by hand
         return experiment
     refuse_lost_runs(experiment)
     return override(experiment, {"scaling.address": "auto"}) if experiment.scaling.address is None else experiment
 
 
 def refuse_lost_runs(experiment: Experiment) -> None:
-    """Raise ConfigError where `storage.runs` is relative: in a job it would lie in a folder that goes away."""
+    """Raise ConfigError if `storage.runs` is relative: a job's working directory is removed at its end."""
     runs = experiment.storage.runs
     if not Path(runs).is_absolute():
         raise ConfigError(
-            f"storage.runs is {runs!r}, which a job would write into its own copy of the working directory, and lose; "
+            f"storage.runs is {runs!r}, which a job would write into its own copy of the working directory and lose; "
             "give the absolute path of a folder that all nodes share, e.g. --set storage.runs=/shared/runs"
         )
 
@@ -145,7 +145,7 @@ def stoppable() -> Iterator[None]:
         return
 
     def stop(_: int, __: FrameType | None) -> None:
-        raise StoppedError("stopped by SIGTERM; what is finished is kept, submit the job again to go on")
+        raise StoppedError("stopped by SIGTERM; finished work is kept, submit the job again to resume")
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -1,4 +1,4 @@
-"""What a job gets of its sender's environment: settings of Ray, and credentials by name, which go nowhere else."""
+"""Environment variables of a job: settings of Ray, and the submitter's credentials by name, kept nowhere else."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from ialign_ray.errors import ConfigError
 
 SUBMITTED_WITH = "IALIGN_SUBMITTED_WITH"
 STOP_SECONDS = 120
-"""From SIGTERM to SIGKILL when a job is stopped; Ray's own 3 s are less than a step and its checkpoint may take."""
+"""Seconds from SIGTERM to SIGKILL when a job is stopped; Ray's default of 3 s is too short for a checkpoint."""
 OWN = SETTINGS | {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_SECONDS)}
-"""What every job gets; `jobs/runtime-env.yaml` says the same to `ray job submit`."""
+"""Variables that every job gets; `jobs/runtime-env.yaml` has the same for `ray job submit`."""
 PASSED = (
     *("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_REGION", "AWS_DEFAULT_REGION"),
     *("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"),
     *("HF_TOKEN", "HF_ENDPOINT", "HF_HUB_OFFLINE"),
     *("MLFLOW_TRACKING_USERNAME", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN"),
 )
-"""What is passed on where it is set; other variables by `--env NAME`."""
+"""Variables that are passed on if they are set; others need `--env NAME`."""
 TRACKING = "MLFLOW_TRACKING_URI"
-"""Passed on where it names a server; a file or a database of the sender's is none of the cluster's."""
+"""Passed on if it names a server; the cluster cannot reach a file or database on the submitter's machine."""
 
 
 def job_environment(environ: Mapping[str, str], also: Iterable[str] = ()) -> dict[str, str]:
-    """Variables of a job. Raises ConfigError for one that is asked for and not set, or that Ray would change."""
+    """Return a job's variables. Raises ConfigError if a requested one is not set, or Ray would change its value."""
     wanted = list(also)
     if unset := [name for name in wanted if name not in environ]:
         raise ConfigError(f"--env {unset[0]} is not set here; export it first, or leave it out")
@@ -35,19 +35,19 @@ def job_environment(environ: Mapping[str, str], also: Iterable[str] = ()) -> dic
     passed = {name: environ[name] for name in dict.fromkeys((*PASSED, *server, *wanted)) if name in environ}
     for name, value in passed.items():
         if re.search(r"\$(\w|\{)", value):
-            raise ConfigError(f"{name} holds a $, which Ray would take for a variable; set it on the cluster's nodes")
+            raise ConfigError(f"{name} holds a $, which Ray would expand as a variable; set it on the cluster's nodes")
     here = f"{platform.python_version()} {version('ray')}"
     return OWN | {SUBMITTED_WITH: here} | passed
 
 
 def differing(sender: str | None, python: str, ray: str) -> str | None:
-    """A warning where the sender's Python (to the minor version) or Ray is not the cluster's."""
+    """Return a warning if the submitter's Python (to the minor version) or Ray differs from the cluster's."""
     if not sender:
         return None
     its_python, its_ray = sender.split()
     if its_ray == ray and its_python.split(".")[:2] == python.split(".")[:2]:
         return None
     return (
-        f"sent from Python {its_python} with Ray {its_ray}, run by Python {python} with Ray {ray}; the job follows the "
-        "cluster's, so results may differ from those at home"
+        f"submitted from Python {its_python} with Ray {its_ray}, run by Python {python} with Ray {ray}; the job uses "
+        "the cluster's versions, so results may differ from local ones"
     )

@@ -1,7 +1,8 @@
-"""The working directory as a job takes it along: a zip of the code and the experiment, without data, runs or secrets.
+"""The package of a job: a zip of the code and the experiment, without data, runs or secrets.
 
-Ray would pack the folder itself, with what `.gitignore` leaves. Packed here, it can be looked at, held to a size and
-kept free of secrets before anything leaves this machine; and equal folders make equal bytes, which Ray sends once.
+Ray packs a folder too (`working_dir` with `excludes`), by the same ignore files. It follows links, out of the folder
+and in circles, and never lists what it takes. The checks for the experiment, its data and the size need that list
+before anything leaves this machine, and a second walk with other rules could send what the first one did not see.
 """
 
 from __future__ import annotations
@@ -17,11 +18,11 @@ from ialign_ray.errors import ConfigError
 
 CODE = "ialign_ray"
 EXCLUDED = (
-    # what is not the experiment's: versions, environments, caches
+    # not part of the experiment: version control, environments, caches
     *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"),
-    # what lies on the cluster's storage
+    # belongs on the cluster's storage
     *("/data", "/runs", "mlruns", "mlflow.db", "*.safetensors", "*.bin", "*.pt", "*.gguf", "*.distcp"),
-    # what must not leave this machine
+    # secrets: must not leave this machine
     *(".env", ".env.*", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", ".aws", ".ssh", ".netrc", ".kube"),
     *(
         "credentials",
@@ -34,42 +35,42 @@ EXCLUDED = (
         "*token*.txt",
     ),
 )
-"""Patterns as in `.gitignore`, beside those of its own `.gitignore` and `.rayignore` files."""
+"""Patterns as in `.gitignore`, in addition to the folder's own `.gitignore` and `.rayignore` files."""
 LIMIT = 100 * 2**20
-"""Bytes, not yet compressed. Ray's own limit is 512 MiB, and all of it goes through the head's memory."""
+"""Most bytes before compression. Ray's own limit is 512 MiB, all of which passes through the head's memory."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
 
 
 @dataclass(frozen=True)
 class Package:
-    """What a job takes along."""
+    """The files that are uploaded with a job."""
 
     root: Path
     files: tuple[str, ...]
-    """Paths from the root, sorted."""
+    """Paths relative to the root, sorted."""
     code: Path | None
-    """Our package's folder, where the root holds none."""
+    """Folder of our package; None if the root has its own copy."""
 
     @classmethod
     def of(cls, root: Path, also: Sequence[str] = ()) -> Package:
-        """Choose the files of a working directory. Raises ConfigError where they are too large, or there is no folder.
+        """Choose the files of a working directory. Raises ConfigError if it is not a folder or too large.
 
-        `also` are more patterns to leave out.
+        `also`: more patterns to leave out.
         """
         root = root.absolute()
         if not root.is_dir():
-            raise ConfigError(f"--working-dir {root} is no folder; name the one that holds the experiment file")
+            raise ConfigError(f"--working-dir {root} is not a folder; pass the one containing the experiment file")
         files = tuple(sorted(chosen(root, GitIgnoreSpec.from_lines([*EXCLUDED, *also]))))
         refuse_large(root, files)
         return cls(root, files, None if f"{CODE}/__init__.py" in files else Path(__file__).parents[1])
 
     def holds(self, path: Path) -> bool:
-        """Whether a file, or something below a folder, is taken along."""
+        """Return True if the package has this file, or a file in this folder."""
         inside = path.relative_to(self.root).as_posix()
         return any(f == inside or f.startswith(f"{inside}/") for f in self.files)
 
     def write(self, target: Path) -> None:
-        """Make the zip; the same files make the same bytes."""
+        """Write the zip. Equal files give equal bytes, which Ray uploads once."""
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
             for name in self.files:
                 _add(archive, name, self.root / name)
@@ -79,7 +80,7 @@ class Package:
 
 
 def chosen(root: Path, excluded: GitIgnoreSpec) -> Iterator[str]:
-    """Files below a folder that no pattern and no ignore file names; links that lead out of it are left out."""
+    """Yield the files below a folder that no pattern or ignore file excludes; links out of the folder are left out."""
     real = root.resolve()
 
     def below(folder: Path, rules: tuple[tuple[Path, GitIgnoreSpec], ...]) -> Iterator[str]:
@@ -106,7 +107,7 @@ def _own_rules(folder: Path) -> Iterator[tuple[Path, GitIgnoreSpec]]:
 
 
 def refuse_large(root: Path, files: Sequence[str]) -> None:
-    """Raise ConfigError, naming the largest, where files are too much to send with every job."""
+    """Raise ConfigError, naming the largest files, if the package is too large."""
     sizes = {name: (root / name).stat().st_size for name in files}
     total = sum(sizes.values())
     if total <= LIMIT:
@@ -114,8 +115,8 @@ def refuse_large(root: Path, files: Sequence[str]) -> None:
     largest = sorted(sizes, key=lambda name: -sizes[name])[:3]
     named = ", ".join(f"{name} ({sizes[name] / 2**20:.0f} MiB)" for name in largest)
     raise ConfigError(
-        f"the working directory {root} has {total / 2**20:.0f} MiB to send, {LIMIT / 2**20:.0f} are allowed (largest: "
-        f"{named}); put data on the cluster's storage, or name what is not needed in a .rayignore file"
+        f"the working directory {root} has {total / 2**20:.0f} MiB to upload, {LIMIT / 2**20:.0f} are allowed "
+        f"(largest: {named}); put data on the cluster's storage, or list unneeded files in a .rayignore file"
     )
 
 

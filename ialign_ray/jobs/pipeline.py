@@ -1,4 +1,4 @@
-"""All steps of an experiment in one job. Each has a record of its own, and one that is finished is not done again."""
+"""All steps of an experiment in one job. Each step has a record of its own, and finished steps are skipped."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ialign_ray.terminal import say
 
 
 def pipeline(experiment: Experiment, options: Options, console: Console) -> Result:
-    """Build the corpus; search, or train the control and the run; evaluate; promote what passes the gate.
+    """Build the corpus; search, or train the control and the run; evaluate; promote the run if it passes the gate.
 
-    Without evaluation suites it ends with the trained run. Raises what the first step raises that fails, a refused
-    promotion included; the steps before it stay.
+    Without evaluation suites it ends with the trained run. The first error, a refused promotion included, ends it;
+    finished steps are kept.
     """
     steps = _Steps(console)
     steps.do("build_data", experiment, Options())
@@ -29,13 +29,13 @@ def pipeline(experiment: Experiment, options: Options, console: Console) -> Resu
 
 
 def searched(steps: _Steps, experiment: Experiment) -> Options:
-    """Search; the winner, which `tune` has evaluated, and its control."""
+    """Run the search; return options for the winner, which `tune` has evaluated, and its control."""
     found = steps.do("tune", experiment, Options())
     return Options(run=found["run"], control=found["control"])
 
 
 def trained(steps: _Steps, experiment: Experiment, run: str) -> Options:
-    """Train the control, where there are old instructions, and the run; evaluate them where there are suites."""
+    """Train the control (if there are replay sources) and the run; evaluate them if there are suites."""
     control = control_name(experiment)
     made = Options(run=run)
     if experiment.replay.sources and control != run:
@@ -49,14 +49,14 @@ def trained(steps: _Steps, experiment: Experiment, run: str) -> Options:
 
 
 class _Steps:
-    """The steps so far."""
+    """Runs steps and collects their results."""
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self.results: dict[str, Result] = {}
 
     def do(self, step: str, experiment: Experiment, options: Options) -> Result:
-        """Do a step, or find that it was done with the same settings; its record is called as the job's of its own."""
+        """Do a step, unless it was done with the same settings; its record is named as if it were a job."""
         title, given = titled(step, options.run), asdict(options)
         result = finished_before(experiment, title, given)
         if result is None:
@@ -64,6 +64,6 @@ class _Steps:
             work = STEPS[step].work
             result = recorded(experiment, title, given, lambda: work(experiment, options, self._console))
         else:
-            say(self._console, f"pipeline: {title} is done already")
+            say(self._console, f"pipeline: {title} is already done")
         self.results[title] = result
         return result

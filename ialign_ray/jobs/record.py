@@ -1,7 +1,7 @@
-"""A job's result as JSON in `storage.runs`: what it was, how it ended, and what it made.
+"""Record of a job as JSON in `storage.runs`: arguments, outcome and result.
 
-The file is written when a job begins and when it ends, whole or not at all. One that says `running` beside no such job
-in `ialign jobs` was killed; the job goes on when it is submitted again.
+The file is written atomically when a job begins and when it ends. If it says `running` but `ialign jobs` does not list
+the job as running, the job was killed; it resumes when it is submitted again.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from ialign_ray.storage import json_hash, read_json, write_json
 
 SUCCEEDED, FAILED, STOPPED, RUNNING = "succeeded", "failed", "stopped", "running"
 _FREE = {"scaling", "serve"}
-"""Sections that change nothing of what a step makes; `tracking` names the registry that `promote` writes into."""
+"""Sections that do not affect a step's result; `tracking` does: it names the registry that `promote` writes to."""
 
 
 def record_path(experiment: Experiment, title: str) -> Path:
-    """Where the result of a job lies."""
+    """Return the path of a job's record."""
     return Path(experiment.storage.runs).absolute() / experiment.name / "jobs" / f"{title}.json"
 
 
 @dataclass
 class Record:
-    """One job's file."""
+    """A job's record and its file."""
 
     path: Path
     fields: dict[str, Any]
 
     @classmethod
     def begin(cls, experiment: Experiment, title: str, given: dict[str, Any]) -> Record:
-        """Write down that a job runs, and which attempt it is; `given` are its arguments."""
+        """Record that a job runs, and which attempt it is; `given` are its arguments."""
         path = record_path(experiment, title)
         fields = {
             "job": title,
@@ -60,7 +60,7 @@ class Record:
         return record
 
     def end(self, status: str, exit_code: int, seconds: float, **found: Any) -> None:
-        """Write down how it ended; `found` is its result or its error."""
+        """Record how the job ended; `found` is its result or error."""
         self.fields |= {"status": status, "exit_code": exit_code, "ended": _now(), "seconds": round(seconds, 1)} | found
         self.write()
 
@@ -72,7 +72,7 @@ class Record:
 def recorded(
     experiment: Experiment, title: str, given: dict[str, Any], work: Callable[[], dict[str, Any]]
 ) -> dict[str, Any]:
-    """Do the work between the two writings of its record, and return its result."""
+    """Do the work, with its record written before and after, and return its result."""
     record, began = Record.begin(experiment, title, given), time.monotonic()
     try:
         result = work()
@@ -87,14 +87,14 @@ def recorded(
 
 
 def exit_code_of(error: BaseException) -> int:
-    """As the command line ends: 2 for what a user can mend, 143 and 130 when told to stop, 1 for a bug."""
+    """Return the command line's exit code: 2 for an error that a user can fix, 143 or 130 when stopped, 1 for a bug."""
     if isinstance(error, IalignError):
         return error.exit_code
     return 130 if isinstance(error, KeyboardInterrupt) else 1
 
 
 def finished_before(experiment: Experiment, title: str, given: dict[str, Any]) -> dict[str, Any] | None:
-    """The result of an earlier job with the same settings, if it succeeded and all that it made is still there."""
+    """Return the result of an earlier job with the same settings if it succeeded and its outputs still exist."""
     known = _read(record_path(experiment, title))
     if known.get("status") != SUCCEEDED or known.get("key") != key_of(experiment, given):
         return None
@@ -103,14 +103,14 @@ def finished_before(experiment: Experiment, title: str, given: dict[str, Any]) -
 
 
 def key_of(experiment: Experiment, given: dict[str, Any]) -> str:
-    """Hash of everything that decides what a job makes."""
+    """Hash everything that affects a job's result."""
     return json_hash([experiment.model_dump(mode="json", exclude=_FREE), given])
 
 
 def _read(path: Path) -> dict[str, Any]:
     try:
         known = read_json(path)
-    except (OSError, ValueError):  # none yet, or not ours
+    except (OSError, ValueError):  # no record yet, or another file
         return {}
     return known if isinstance(known, dict) else {}
 

@@ -1,4 +1,4 @@
-"""A Ray cluster's job server: send, follow, list and stop jobs; what goes wrong is one sentence."""
+"""Client of a Ray cluster's job server: submit, follow, list and stop jobs, with errors in one sentence."""
 
 from __future__ import annotations
 
@@ -30,26 +30,26 @@ _REACH_SECONDS = 10
 _POLL_SECONDS = 0.5
 _AGENT_SECONDS = 120
 _LOST_SECONDS = 120
-"""How long a head may be out of reach while a job is followed; it may be restarting."""
+"""Seconds that a head may be unreachable while a job is followed, since it may be restarting."""
 
 
 class JobServer:
-    """One job server. Raises ClusterError where it cannot be reached, refuses the token, or runs an older Ray."""
+    """A job server. Raises ClusterError if it is unreachable, refuses the token, or runs an older Ray."""
 
     def __init__(self, address: str | None = None) -> None:
         self.address = http_address(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
         self._check_version()
         from ray.job_submission import JobSubmissionClient
 
-        for module in ("dashboard_sdk", "job.sdk"):  # they tell of each package and connection
+        for module in ("dashboard_sdk", "job.sdk"):  # they log each package and connection
             logging.getLogger(f"ray.dashboard.modules.{module}").setLevel(logging.WARNING)
         with self._in_sentences(), _own_address(self.address):
             self._client = JobSubmissionClient(self.address)
 
     def submit(self, submission: Submission) -> str:
-        """Send a job; returns the id of this attempt. Raises ConfigError while an earlier one goes on."""
+        """Submit a job and return the id of this attempt. Raises ConfigError while an earlier attempt is running."""
         known = {
-            # one that was sent by other means has no name beside its id
+            # a job that was submitted by other means has only an id
             job.submission_id: Attempt((job.metadata or {}).get(NAME, job.submission_id), job.status.is_terminal())
             for job in self.jobs()
         }
@@ -69,18 +69,18 @@ class JobServer:
         return attempt
 
     def jobs(self) -> list[Any]:
-        """Ray's details of every job that was submitted, oldest first."""
+        """Return Ray's details of every submitted job, oldest first."""
         with self._in_sentences():
             found = [job for job in self._client.list_jobs() if job.submission_id]
         return sorted(found, key=lambda job: job.start_time or 0)
 
     def job(self, name: str) -> Any:
-        """Ray's details of one job."""
+        """Return Ray's details of one job. Raises ClusterError if there is no such job."""
         with self._in_sentences(name):
             return self._client.get_job_info(name)
 
     def stop(self, name: str) -> bool:
-        """Send SIGTERM and wait until the job has ended; False where it had ended before."""
+        """Send SIGTERM and wait until the job has ended. Return False if it had already ended."""
         if self.job(name).status.is_terminal():
             return False
         with self._in_sentences(name):
@@ -88,18 +88,19 @@ class JobServer:
         deadline = time.monotonic() + STOP_SECONDS + 30
         while not self.job(name).status.is_terminal():
             if time.monotonic() > deadline:
-                raise ClusterError(f"{name} did not end within {STOP_SECONDS} s of SIGTERM; look at the head's logs")
+                raise ClusterError(f"{name} did not end within {STOP_SECONDS} s of SIGTERM; see the head's logs")
             time.sleep(_POLL_SECONDS)
         return True
 
     def follow(self, name: str, write: Callable[[str], object]) -> int:
-        """Write a job's log as it grows, to the end; returns the exit code of its driver.
+        """Write a job's log as it grows, to its end, and return the exit code of its driver.
 
-        A lost connection is taken up again where the log was. Raises DetachedError at Ctrl-C: the job goes on.
+        After a lost connection the log continues at the same place. Raises DetachedError at Ctrl-C: the job keeps
+        running.
         """
         log, lost = _Log(write), time.monotonic()
         try:
-            self.job(name)  # one that is not there will not come
+            self.job(name)  # raises if there is no such job
             while True:
                 try:
                     asyncio.run(self._tail(name, log))
@@ -112,20 +113,20 @@ class JobServer:
                 time.sleep(_POLL_SECONDS)
         except KeyboardInterrupt as error:
             raise DetachedError(
-                f"{name} goes on; follow it again with `ialign jobs --follow {name}`, or end it with `ialign stop "
-                f"{name}`"
+                f"{name} is still running; follow it again with `ialign jobs --follow {name}`, or end it with "
+                f"`ialign stop {name}`"
             ) from error
 
     def _ended(self, job: Any, log: _Log) -> Any:
-        """Write what is left of a log; where its driver did not end by itself, what Ray says of it too."""
+        """Write the rest of a log, and Ray's message if the driver did not exit normally."""
         with self._in_sentences():
             log.take(0, self._client.get_job_logs(job.submission_id))
         if job.status == "FAILED" and job.driver_exit_code is None:
-            log.write(f"the job did not run to an end: {' '.join(str(job.message).split())[:500]}\n")
+            log.write(f"the job did not run to its end: {' '.join(str(job.message).split())[:500]}\n")
         return job
 
     async def _tail(self, name: str, log: _Log) -> None:
-        """Write a log, from the first character that was not written yet, until the connection or the job ends."""
+        """Write the new part of a log until the connection or the job ends."""
         start = 0
         with self._in_sentences(name):
             async for text in self._client.tail_job_logs(name):
@@ -138,7 +139,7 @@ class JobServer:
         except requests.RequestException as error:
             raise ClusterError(
                 f"no Ray job server answers at {self.address} ({type(error).__name__}); start a head with `ray start "
-                "--head`, open a tunnel with `ray dashboard CLUSTER.yaml`, or name another with --address"
+                "--head`, open a tunnel with `ray dashboard CLUSTER.yaml`, or pass another address with --address"
             ) from error
         if answer.status_code in (401, 403):  # the client sends the token, if there is one
             return
@@ -146,12 +147,12 @@ class JobServer:
             found = Version(answer.json()["ray_version"])
         except (ValueError, KeyError, TypeError) as error:
             raise ClusterError(
-                f"{self.address} answers, but not as a Ray job server does; name the dashboard's address with --address"
+                f"{self.address} is not a Ray job server; pass the dashboard's address with --address"
             ) from error
         if found < OLDEST:
             raise ClusterError(
-                f"the cluster at {self.address} runs Ray {found}, but ialign_ray needs {OLDEST} or newer there; start "
-                f"it with the Ray of this machine, {version('ray')}"
+                f"the cluster at {self.address} runs Ray {found}, but ialign_ray needs {OLDEST} or newer; start "
+                f"it with this machine's version, {version('ray')}"
             )
 
     @contextmanager
@@ -160,37 +161,39 @@ class JobServer:
             yield
         except AuthenticationError as error:
             raise ClusterError(
-                f"{self.address} asks for another token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or "
+                f"{self.address} rejects the token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or "
                 "RAY_AUTH_TOKEN_PATH) to the cluster's"
             ) from error
         except (ConnectionError, TimeoutError, requests.RequestException, ClientError) as error:
-            raise ClusterError(f"the job server at {self.address} does not answer any more; is its head up?") from error
+            raise ClusterError(
+                f"the job server at {self.address} no longer answers; check that its head is running"
+            ) from error
         except RuntimeError as error:
             if name and "status code 404" in str(error):
                 raise ClusterError(self._unknown(name)) from error
             said = " ".join(str(error).split())
-            raise ClusterError(f"the job server at {self.address} refuses: {said[:300]}") from error
+            raise ClusterError(f"the job server at {self.address} refused the request: {said[:300]}") from error
 
     def _unknown(self, name: str) -> str:
         known = ", ".join(job.submission_id for job in self.jobs()[-5:]) or "none"
-        return f"there is no job {name!r} at {self.address} (the newest there: {known}); see `ialign jobs`"
+        return f"no such job {name!r} at {self.address} (the newest: {known}); see `ialign jobs`"
 
 
 class _Log:
-    """What was written of a log, which comes from its beginning at each connection."""
+    """Position in a log, which Ray sends from its beginning at each connection."""
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self.write, self._shown = write, 0
 
     def take(self, start: int, text: str) -> None:
-        """Write what is new of a text that begins so many characters into the log."""
+        """Write the new part of a text that begins at character `start` of the log."""
         if unseen := text[max(0, self._shown - start) :]:
             self.write(unseen)
             self._shown += len(unseen)
 
 
 def with_agent(send: Callable[[], object], seconds: float = _AGENT_SECONDS) -> None:
-    """Send, again and again while the head has no agent yet: it comes up to a minute after the job server."""
+    """Send; retry while the head has no agent, which starts up to a minute after the job server."""
     deadline = time.monotonic() + seconds
     while True:
         try:
@@ -203,31 +206,31 @@ def with_agent(send: Callable[[], object], seconds: float = _AGENT_SECONDS) -> N
 
 
 def http_address(address: str) -> str:
-    """A job server's URL; raises ConfigError for what is another kind of address."""
+    """Return a job server's URL. Raises ConfigError for another kind of address."""
     url = address if "://" in address else f"http://{address}"
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.hostname == "auto":
         raise ConfigError(
-            f"--address {address!r} is no job server; give the dashboard's address, such as {DEFAULT_ADDRESS}"
+            f"--address {address!r} is not a job server; pass the dashboard's address, such as {DEFAULT_ADDRESS}"
         )
     return url.rstrip("/")
 
 
 def exit_code(job: Any) -> int:
-    """How the job's driver ended, as a shell tells it: Ray's own command turns every failure into 1."""
+    """Return the driver's exit code as a shell would; Ray's own command turns every failure into 1."""
     if job.status == "SUCCEEDED":
         return 0
     if job.status == "STOPPED":
         return StoppedError.exit_code
     code = job.driver_exit_code
-    if code is None:  # it never began, or its node is gone
+    if code is None:  # it never started, or its node is gone
         return 1
     return 128 - code if code < 0 else int(code)
 
 
 @contextmanager
 def _own_address(address: str) -> Iterator[None]:
-    """Ray's client lets the environment win over its argument; here what was asked for wins."""
+    """Set the environment to this address, since Ray's client prefers the environment to its argument."""
     before = os.environ.get("RAY_API_SERVER_ADDRESS")
     os.environ["RAY_API_SERVER_ADDRESS"] = address
     try:

@@ -1,13 +1,13 @@
-"""From an experiment here to the command, the files and the environment of a job there; all checked beforehand."""
+"""Submissions of jobs: command, files and environment, all checked before anything is sent."""
 
 from __future__ import annotations
 
 import os
 import re
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import count
+from itertools import count, takewhile
 from pathlib import Path
 
 from ialign_ray.config import Experiment, load_experiment
@@ -18,16 +18,16 @@ from ialign_ray.jobs.package import Package
 from ialign_ray.pocket import POCKET
 
 NAME = "ialign_name"
-"""Where a job's metadata tell its name, which ids do not: `x-2` may be a job, or the second attempt of `x`."""
+"""Key of a job's name in its metadata. Ids do not show it: `x-2` may be a job, or the second attempt of `x`."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Everything that a job server is told."""
+    """Everything that is sent to a job server."""
 
     name: str
-    """Of the job over all its attempts."""
+    """Name of the job, shared by all its attempts."""
     entrypoint: str
     package: Package
     environment: Mapping[str, str]
@@ -44,18 +44,21 @@ def prepare(
     working_dir: Path = Path(),
     also: Sequence[str] = (),
 ) -> Submission:
-    """Check an experiment for a job and put its submission together. Raises ConfigError with one sentence.
+    """Check an experiment for a job and build its submission. Raises ConfigError with one sentence.
 
-    `arguments` are the job's own (`--run first`), `also` names of environment variables to pass.
+    `arguments`: the job's own (`--run first`). `also`: names of environment variables to pass.
     """
     if job not in JOBS:
-        raise ConfigError(f"--job {job!r} is no job; name one of {', '.join(JOBS)}")
+        raise ConfigError(f"--job {job!r} is not a job; use one of {', '.join(JOBS)}")
     root, inside = working_dir.absolute(), path_inside(file, working_dir)
     experiment = load_experiment(file, overrides)
     refuse_lost_runs(experiment)
     package = Package.of(root, also=left_out(experiment, root))
     if not package.holds(root / inside):
-        raise ConfigError(f"{file} is left out by .gitignore, .rayignore or as a secret; the job could not read it")
+        raise ConfigError(
+            f"{file} is left out by .gitignore, .rayignore or as a secret, so the job cannot read it; rename the "
+            "file or change the patterns"
+        )
     refuse_unsent(experiment, package)
     words = ["python", "-m", "ialign_ray.jobs", job, inside]
     words += [word for override in overrides for word in ("--set", override)]
@@ -70,38 +73,38 @@ def prepare(
 
 
 def default_name(experiment: Experiment, job: str, arguments: Sequence[str]) -> str:
-    """`pocket-align`, or `pocket-align-first` of the run `first`; ends with argparse's words where they are wrong."""
+    """Return `pocket-align`, or `pocket-align-first` for the run `first`. Wrong arguments end in argparse's error."""
     given = parser(job).parse_args(["-", *arguments])
     return f"{experiment.name}-{title_of(job, options_of(job, given))}"
 
 
 def checked(name: str) -> str:
-    """The name, if it can be part of an address."""
+    """Return the name. Raises ConfigError if it cannot be part of a URL."""
     if not _NAME.fullmatch(name):
-        raise ConfigError(f"--name {name!r} is no name; use letters, digits, dot, dash and underscore")
+        raise ConfigError(f"--name {name!r} is not a valid name; use letters, digits, dot, dash and underscore")
     return name
 
 
 @dataclass(frozen=True)
 class Attempt:
-    """What the cluster knows of one attempt of a job."""
+    """State of one attempt of a job on the cluster."""
 
     name: str
-    """Of its job, over all attempts."""
+    """Name of its job, shared by all attempts."""
     ended: bool
 
 
 def next_attempt(name: str, known: Mapping[str, Attempt]) -> str:
-    """The id of the next attempt of a job, from what is known of each id on the cluster.
+    """Return the id of a job's next attempt, given the attempts on the cluster by id.
 
-    Ray takes no id twice, so later attempts are `name-2`, `name-3` and so on, but for those that other jobs have.
-    Raises ConfigError while an earlier attempt goes on: two would write the same files.
+    Ray accepts no id twice, so later attempts are `name-2`, `name-3` and so on, skipping ids of other jobs. Raises
+    ConfigError while an earlier attempt is running: two would write the same files.
     """
     own = {i: attempt for i, attempt in known.items() if attempt.name == name}
     if going := [i for i, attempt in own.items() if not attempt.ended]:
         raise ConfigError(
-            f"{going[0]} is still going on; follow it with `ialign jobs --follow {going[0]}`, end it with `ialign stop "
-            f"{going[0]}`, or send another under its own --name"
+            f"{going[0]} is still running; follow it with `ialign jobs --follow {going[0]}`, end it with `ialign stop "
+            f"{going[0]}`, or submit another with a different --name"
         )
     number = 1 + max((int(i[len(name) + 1 :] or 1) for i in own), default=0)
     numbered = (name if k == 1 else f"{name}-{k}" for k in count(number))
@@ -109,25 +112,25 @@ def next_attempt(name: str, known: Mapping[str, Attempt]) -> str:
 
 
 def path_inside(file: Path, working_dir: Path) -> str:
-    """The experiment file from the working directory; raises ConfigError where it lies elsewhere."""
+    """Return the experiment file's path relative to the working directory. Raises ConfigError if it is outside."""
     root, path = working_dir.resolve(), file.resolve()
     if not path.is_relative_to(root):
         raise ConfigError(
-            f"{file} lies outside of the working directory {root}, which is all that the job gets; name the folder "
-            "that holds it with --working-dir"
+            f"{file} is outside the working directory {root}, which is all that is uploaded; pass the folder that "
+            "contains it with --working-dir"
         )
     return path.relative_to(root).as_posix()
 
 
 def left_out(experiment: Experiment, root: Path) -> list[str]:
-    """Patterns for the experiment's own folders of runs, where they lie in the working directory."""
+    """Return ignore patterns for the experiment's folders of runs and corpora inside the working directory."""
     folders = [experiment.storage.runs, experiment.storage.corpora or experiment.storage.runs]
     inside = {Path(f).absolute() for f in folders if Path(f).absolute().is_relative_to(root)}
     return [f"/{f.relative_to(root).as_posix()}/" for f in inside if f != root]
 
 
 def refuse_unsent(experiment: Experiment, package: Package) -> None:
-    """Raise ConfigError for a data file by a relative path that the job would not find in its copy of the folder."""
+    """Raise ConfigError for a data file with a relative path that is not in the package."""
     base = experiment.storage.data
     if "://" in base or Path(base).is_absolute():
         return
@@ -135,23 +138,15 @@ def refuse_unsent(experiment: Experiment, package: Package) -> None:
         if "://" in path or path.startswith(POCKET) or Path(path).is_absolute():
             continue
         whole = Path(os.path.normpath(package.root / base / path))
-        first = Path(*_plain(whole.parts))
-        if not first.is_relative_to(package.root) or not (first == package.root or package.holds(first)):
+        fixed = Path(*takewhile(lambda part: not set(part) & set("*?[{"), whole.parts))  # before any pattern
+        if not fixed.is_relative_to(package.root) or not (fixed == package.root or package.holds(fixed)):
             raise ConfigError(
-                f"{path} (in storage.data {base!r}) does not go with the job; put it on storage that all nodes reach "
-                "and name that folder, e.g. --set storage.data=/shared/data, or s3://bucket/data"
+                f"{path} (in storage.data {base!r}) is not uploaded with the job; put it on storage that all nodes "
+                "reach and pass that folder, e.g. --set storage.data=/shared/data, or s3://bucket/data"
             )
 
 
 def sources(experiment: Experiment) -> Iterator[str]:
-    """Every path that the experiment reads."""
+    """Yield every path that the experiment reads."""
     every = [*experiment.corpora, *experiment.replay.sources, *experiment.evaluate.suites]
     yield from (s.path for s in (*every, *experiment.decontamination.sets) if s.path)
-
-
-def _plain(parts: Collection[str]) -> Iterator[str]:
-    """Parts of a path before the first that is a pattern or holds a language's slot."""
-    for part in parts:
-        if any(sign in part for sign in "*?[{"):
-            return
-        yield part

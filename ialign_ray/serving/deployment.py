@@ -1,4 +1,4 @@
-"""The Ray Serve application: what `serve deploy serve/local.yaml` builds and `ialign serve` runs."""
+"""The Ray Serve application that `serve deploy serve/local.yaml` builds and `ialign serve` runs."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ from ialign_ray.registry.store import registry_uri
 
 APPLICATION = "ialign"
 _SPARE = 32
-"""Requests beyond the engine's queue that a replica takes, to answer them 429 itself, with health and metrics."""
+"""Requests accepted beyond the engine's queue: room for health, metrics, and for the replica's own 429 answers."""
 _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the API writes an access log of its own
 
 
 @serve.ingress()
 class Replica:
-    """One process with the models in memory and the HTTP API before them."""
+    """One process with the models in memory and the HTTP API in front of them."""
 
     async def __init__(self, settings: dict[str, Any], registry: str) -> None:  # type: ignore[misc]  # Serve awaits it
-        """Load what is named; a failure is told by Serve, and tried again."""
+        """Load the models of `serve.models`. Serve reports a failure and retries."""
         from ialign_ray.serving.api import check_exposure, keys_of
         from ialign_ray.serving.engine import open_engine
         from ialign_ray.serving.model_library import ModelLibrary
@@ -44,30 +44,31 @@ class Replica:
         self._settings = ServeConfig.model_validate(settings)
         self._keys = keys_of(self._settings)
         host, _ = await asyncio.to_thread(listening)
+        # again, with the proxy's own host: an application file sets it in http_options, not in `serve.host`
         check_exposure(self._settings.model_copy(update={"host": host}), self._keys)
         self._library = ModelLibrary(self._settings, registry, open_engine)
         await self._library.start()
 
     def __serve_build_asgi_app__(self) -> Any:
-        """The API over the models, called by Ray Serve once they are there."""
+        """Return the API over the loaded models; called by Ray Serve after `__init__`."""
         from ialign_ray.serving.api import build_app
 
         return build_app(self._library, self._settings, self._keys)
 
     async def check_health(self) -> None:
-        """Raise where the replica must be replaced; Ray Serve asks every some seconds."""
+        """Raise if the replica must be replaced; Ray Serve calls this every few seconds."""
         self._library.check()
 
     async def __del__(self) -> None:
-        """Called by Ray Serve once requests under way have ended, or `drain_s` is over."""
+        """Close the models; called by Ray Serve when running requests have ended or `drain_s` is over."""
         if hasattr(self, "_library"):
             await self._library.close(grace=1.0)
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
-    """The application of an application file's `args`: the fields of `serve`, and `registry`.
+    """Build the application from an application file's `args`: the fields of `serve`, and `registry`.
 
-    `registry` is an MLflow server, a database or a folder of runs, as --registry; MLFLOW_TRACKING_URI when left out.
+    `registry` is an MLflow server, a database or a folder of runs, as --registry. Default: MLFLOW_TRACKING_URI.
     """
     data = dict(args)
     registry = str(data.pop("registry", None) or os.environ.get("MLFLOW_TRACKING_URI") or "runs")
@@ -75,7 +76,7 @@ def build(args: Mapping[str, Any]) -> serve.Application:
 
 
 def application(settings: ServeConfig, registry: str) -> serve.Application:
-    """The application of validated settings. Raises ConfigError where the world could ask without a key."""
+    """Build the application from validated settings. Raises ConfigError if other hosts could use it without a key."""
     from ialign_ray.serving.api import check_exposure, keys_of
 
     check_exposure(settings, keys_of(settings))
@@ -83,28 +84,26 @@ def application(settings: ServeConfig, registry: str) -> serve.Application:
         from ialign_ray.serving.vllm import vllm_application
 
         return vllm_application(settings, registry)
-    paths = {"keys": settings.keys and str(Path(settings.keys).absolute()), "models": [*map(_path, settings.models)]}
+    models = [str(Path(m).absolute()) if Path(m).exists() else m for m in settings.models]
+    paths = {"keys": settings.keys and str(Path(settings.keys).absolute()), "models": models}
     absolute = settings.model_copy(update=paths)  # a replica's working directory is where Ray was started
     deployment = serve.deployment(name="models", **options(settings))(Replica)
     return deployment.bind(absolute.model_dump(mode="json"), registry_uri(registry))
 
 
-def _path(reference: str) -> str:
-    return str(Path(reference).absolute()) if Path(reference).exists() else reference
-
-
 def options(settings: ServeConfig) -> dict[str, Any]:
-    """Options of the deployment: how many replicas, what each takes, how it is watched and taken down."""
+    """Options of the Ray Serve deployment: replicas, resources, queue, health checks, shutdown."""
     low, high = settings.replicas
     scaling: dict[str, Any] = {"num_replicas": low}
     if high > low:
+        # a full batch is a full replica: requests beyond it only wait
         bounds = {"min_replicas": low, "max_replicas": high, "target_ongoing_requests": settings.max_batch}
         scaling = {"autoscaling_config": bounds}
     return scaling | {
         "ray_actor_options": {
             "num_cpus": settings.cpus_per_replica,
             "num_gpus": settings.gpus_per_replica,
-            # keys (hashes) and cache of whoever deploys, on a cluster that was started without them
+            # key hashes and cache of the deploying process: the cluster may have been started without them
             "runtime_env": {"env_vars": {k: v for k, v in os.environ.items() if k.startswith("IALIGN_")}},
         },
         "max_ongoing_requests": settings.limits.queue + _SPARE,
@@ -113,7 +112,7 @@ def options(settings: ServeConfig) -> dict[str, Any]:
         "graceful_shutdown_timeout_s": settings.drain_s + 5.0,  # the library closes within what is left
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 5.0,
-        "max_constructor_retry_count": 3,
+        "max_constructor_retry_count": 3,  # a model that does not load is reported soon
         "logging_config": _QUIET,
     }
 
@@ -122,10 +121,10 @@ def options(settings: ServeConfig) -> dict[str, Any]:
 def running(
     settings: ServeConfig, registry: str, scaling: ScalingConfig, *, show_log: bool = True, replace: bool = False
 ) -> Iterator[str]:
-    """Start (or join) Ray, deploy, wait until the models answer; yields the URL, and takes all down at the end.
+    """Start (or join) Ray, deploy, wait until the models answer, yield the URL, and shut everything down at the end.
 
-    Raises ConfigError where the port is taken, ClusterError where the cluster is too small or serves models already
-    (`replace`: they make room), ModelError where a model does not load.
+    Raises ConfigError if the port is taken, ClusterError if the cluster is too small or already serves models (unless
+    `replace`), ModelError if a model does not load.
     """
     settings = settings.model_copy(update={"port": free_port(settings.host, settings.port)})
     built = application(settings, registry)
@@ -144,12 +143,13 @@ def running(
             yield url
         finally:
             serve.delete(APPLICATION)  # waits for the drain
-            if not others:  # also on a cluster of our own: Serve would take the next one for this, which has ended
+            # On a cluster of our own too: Serve's client in this process would take the next cluster for this one.
+            if not others:
                 serve.shutdown()
 
 
 def _serving() -> bool:
-    """Whether somebody's Serve runs on the cluster already."""
+    """Return True if Ray Serve already runs on the cluster."""
     from ray.serve.context import _get_global_client
 
     return _get_global_client(raise_if_no_controller_running=False) is not None
@@ -159,13 +159,13 @@ def _check_alone() -> None:
     if _serving() and APPLICATION in serve.status().applications:
         host, port = listening()
         raise ClusterError(
-            f"this cluster serves models already, at {url_of(host, port)}; ask there, or take them down first with "
+            f"this cluster already serves models, at {url_of(host, port)}; use those, or remove them first with "
             f"`serve delete {APPLICATION}`"
         )
 
 
 def listening() -> tuple[str, int]:
-    """(host, port) of the HTTP proxy as it runs, whatever `serve.host` says: an application file sets it elsewhere."""
+    """Return (host, port) of the running HTTP proxy, which an application file may set to other than `serve.host`."""
     from ray.serve.context import _get_global_client
 
     http = _get_global_client().http_config
@@ -173,20 +173,20 @@ def listening() -> tuple[str, int]:
 
 
 def url_of(host: str, port: int) -> str:
-    """Where HTTP answers."""
+    """URL of an HTTP server."""
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def free_port(host: str, port: int) -> int:
-    """The port, or any free one for 0. Raises ConfigError where something listens there already."""
+    """Return the port, or any free one for 0. Raises ConfigError if the port is in use."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # a port with old connections in TIME_WAIT is free
         try:
             probe.bind((host, port))
         except OSError as error:
             raise ConfigError(
-                f"serve.port is {port} on {host}, which cannot be listened on ({error.strerror}); stop what listens "
-                "there, or choose another with --port (0 picks a free one)"
+                f"serve.port is {port} on {host}, which cannot be used ({error.strerror}); stop the process that "
+                "listens there, or choose another with --port (0 picks a free one)"
             ) from error
         return int(probe.getsockname()[1])
 
@@ -196,12 +196,12 @@ def _deploy(built: serve.Application) -> None:
         serve.run(built, name=APPLICATION)
     except RuntimeError as error:
         state = serve.status().applications.get(APPLICATION)
-        told = [each.message for each in state.deployments.values()] if state else []
-        raise ModelError(reason_of("\n".join([str(error), *told]))) from error
+        messages = [each.message for each in state.deployments.values()] if state else []
+        raise ModelError(reason_of("\n".join([str(error), *messages]))) from error
 
 
 def reason_of(message: str) -> str:
-    """The sentence of our error within the traceback that a replica left with Serve."""
+    """Extract our error's sentence from the traceback that Serve keeps of a failed replica."""
     found = re.findall(r"ialign_ray\.[\w.]*Error: (.+)", message)
     return found[-1] if found else f"the deployment failed: {' '.join(message.split())[-500:]}"
 
@@ -229,7 +229,7 @@ def _check_room(settings: ServeConfig, resources: Mapping[str, float]) -> None:
 
 
 def _open_log() -> None:
-    """Our own messages on the replica's stderr, which Ray writes to its log and to the terminal of `ialign serve`."""
+    """Write our messages to the replica's stderr, which Ray copies to its log and to the terminal of `ialign serve`."""
     ours = logging.getLogger("ialign_ray")
     if not ours.handlers:
         handler = logging.StreamHandler()

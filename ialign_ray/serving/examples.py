@@ -1,4 +1,4 @@
-"""Requests to try, one of each kind, as `curl` takes them."""
+"""Example requests, one of each kind, sent from here or printed as `curl` lines."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Example = tuple[str, str, dict[str, Any] | None]
 
 
 def requests_of(infos: Sequence[ModelInfo]) -> list[Example]:
-    """(what it shows, path, body; None is a GET) for the first model, in languages that it was trained for."""
+    """Return (title, path, body; None is a GET) for the first model, in languages that it was trained for."""
     first = infos[0]
     groups = first.details.get("languages", {})
     old, new = (next(iter(groups.get(g, [])), default) for g, default in (("L1", "eng"), ("L2", "ind")))
@@ -41,15 +41,15 @@ def requests_of(infos: Sequence[ModelInfo]) -> list[Example]:
 
 
 def curl_lines(url: str, infos: Sequence[ModelInfo], keyed: bool) -> list[str]:
-    """One line for each kind of request; `$IALIGN_KEY` stands for a key where the server asks for one."""
+    """Return one `curl` line for each kind of request, with `$IALIGN_KEY` as key if the server has keys."""
     key = ' -H "Authorization: Bearer $IALIGN_KEY"' if keyed else ""
     return [_curl(url + path, body, key) for _, path, body in requests_of(infos)]
 
 
-def tried(url: str, infos: Sequence[ModelInfo]) -> Iterator[str]:
-    """Send one request of each kind, with `$IALIGN_KEY` where it is set, and tell its answer in a line each.
+def try_requests(url: str, infos: Sequence[ModelInfo]) -> Iterator[str]:
+    """Send one request of each kind, with `$IALIGN_KEY` if it is set, and yield one line for each answer.
 
-    Raises ClusterError with the server's own message where one is not answered.
+    Raises ClusterError with the server's own message if one fails.
     """
     for what, path, body in requests_of(infos):
         sent = None if body is None else json.dumps(body).encode()
@@ -63,12 +63,12 @@ def tried(url: str, infos: Sequence[ModelInfo]) -> Iterator[str]:
         except urllib.error.HTTPError as error:
             raise ClusterError(f"{path} answered {error.code}: {error.read().decode()[:SHOWN]}") from error
         except OSError as error:
-            raise ClusterError(f"{path} is not answered ({error}); see the logs of Ray Serve") from error
+            raise ClusterError(f"{path} does not answer ({error}); see the logs of Ray Serve") from error
         yield f"{what}: {_short(said)}"
 
 
 def _short(said: str) -> str:
-    """What matters of an answer: texts, labels, sums; of a stream its deltas."""
+    """Shorten an answer to its texts, labels and sums; a stream to its joined deltas."""
     if said.startswith("data:"):
         events = [json.loads(line[6:]) for line in said.splitlines() if line.startswith("data: {")]
         return repr("".join(c["delta"].get("content") or "" for e in events for c in e["choices"]))
@@ -79,8 +79,8 @@ def _short(said: str) -> str:
     if "choices" in found:
         return ", ".join(repr(c["message"]["content"] if "message" in c else c["text"]) for c in found["choices"])
     kept = {k: v for k, v in found.items() if k not in ("id", "object", "created", "model", "usage")}
-    told = json.dumps(kept, ensure_ascii=False)
-    return told if len(told) <= SHOWN else told[:SHOWN] + " …"
+    text = json.dumps(kept, ensure_ascii=False)
+    return text if len(text) <= SHOWN else text[:SHOWN] + " …"
 
 
 def _chat(model: str, text: str) -> dict[str, Any]:

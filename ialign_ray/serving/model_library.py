@@ -15,28 +15,36 @@ from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import IalignError, ModelError, RegistryError
 from ialign_ray.registry.store import MlflowError, Registry
 from ialign_ray.serving.model_pool import EnginePool, OpenEngine
-from ialign_ray.serving.model_sources import ModelSource, Named, bases, from_version, listed, locate, with_own_names
+from ialign_ray.serving.model_sources import (
+    ModelSource,
+    Named,
+    bases,
+    from_version,
+    locate,
+    version_info,
+    with_own_names,
+)
 from ialign_ray.serving.protocol import ModelInfo, Served, UnknownModelError
 
 log = logging.getLogger(__name__)
 _VERSION = re.compile(r"(?P<model>[^/@:]{1,200})/(?P<number>\d{1,9})")
 _LISTED = 100
-"""Newest versions of a registered model that are told of."""
+"""Newest versions of a registered model that `/v1/models` lists."""
 _LIST_EVERY_S = 30.0
 _TRY_AGAIN_S = 60.0
-"""Until a version that did not load is tried again: what was torn is seldom mended, what was out of reach may be."""
+"""Seconds until a version that did not load is tried again: a network fault may be over, a torn file seldom is."""
 
 
 class ModelLibrary:
-    """`contract.Library`: what `serve.models` names, the bases below, and every version of the registered models.
+    """The models of `serve.models`, their bases, and every version of the registered models.
 
-    A name stands for exactly one version at any moment. When an alias moves, the new version is loaded beside the old
-    one, then the name is switched; who asked before keeps the old one to the end of the request. What does not load
-    changes nothing. Names from requests are only looked up, never used as a path.
+    A name is exactly one version at any moment. When an alias moves, the new version is loaded beside the old one, then
+    the name is switched; running requests keep the old version to their end. A version that does not load changes
+    nothing. Names from requests are only looked up, never used as a path.
     """
 
     def __init__(self, settings: ServeConfig, registry: str, open_engine: OpenEngine) -> None:
-        """`registry` is where references are looked up: an MLflow server, a database or a folder of runs."""
+        """`registry`: an MLflow server, a database or a folder of runs, in which references are looked up."""
         self._settings = settings
         self._location = registry
         self._open_registry = lru_cache(Registry)
@@ -51,27 +59,27 @@ class ModelLibrary:
         self._following: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Find and load what is named, and follow the registry from then on.
+        """Find and load the models of `serve.models`, then follow the registry.
 
-        Raises the first IalignError where a model cannot be served at all.
+        Raises the first IalignError if a model cannot be served at all.
         """
         references = self._settings.models
         found = with_own_names([await self._locate(reference) for reference in references], references)
         self._chosen = [await self._first(each, name) for each, name in zip(found, references, strict=True)]
         self._settle()
         if self._models():
-            await self.look()
+            await self.refresh()
             self._following = asyncio.create_task(self._follow())
 
     def infos(self) -> list[ModelInfo]:
-        """The names of `serve.models`, the bases, then versions that may be asked for by number."""
+        """Entries of `/v1/models`: names of `serve.models`, bases, then versions that can be requested by number."""
         return self._cards
 
     @asynccontextmanager
     async def lease(self, name: str) -> AsyncIterator[Served]:
-        """Hold a model for one request; an empty name is the first of `serve.models`.
+        """Hold a model for one request, loading it first if necessary; an empty name is the first of `serve.models`.
 
-        Raises UnknownModelError, or ModelError where it does not load.
+        Raises UnknownModelError, or ModelError if it does not load.
         """
         loaded = await self._pool.hold(await self._source(name))
         try:
@@ -79,37 +87,39 @@ class ModelLibrary:
         finally:
             self._pool.release(loaded)
 
-    async def look(self) -> None:
-        """Look where the aliases stand, and take up what has moved. A registry out of reach changes nothing."""
+    async def refresh(self) -> None:
+        """Read the aliases and switch the names whose alias has moved. An unreachable registry changes nothing."""
         silent: list[str] = []
-        looks: list[Callable[[], Awaitable[None]]] = [partial(self._look_at, model) for model in self._models()]
-        for each in (*looks, self._list):
+        parts: list[Callable[[], Awaitable[None]]] = [partial(self._refresh_aliases, m) for m in self._models()]
+        for each in (*parts, self._refresh_versions):
             try:
                 await each()
-            except Exception as error:  # of the registry, its database or the network: what serves is untouched by it
+            except Exception as error:  # registry, database or network: the loaded models keep serving
                 silent.append(_sentence(error))
+        # each message is logged once, not every `follow_s` seconds while the registry is away
         for message in sorted(set(silent) - self._silent):
-            log.warning("registry cannot be read, the present versions go on serving: %s", message)
+            log.warning("registry cannot be read, the loaded versions keep serving: %s", message)
         self._silent = set(silent)
 
     def check(self) -> None:
-        """Raise where an engine has died or the registry is no longer followed: the replica must be replaced."""
+        """Raise ModelError if the replica must be replaced: an engine died, or the registry is no longer followed."""
         if any(engine.stats().get("dead") for engine in self._pool.engines()):
             raise ModelError("an engine has died; see the log of the replica")
         if self._following is not None and self._following.done():
             raise ModelError("the registry is no longer followed; see the log of the replica")
 
     async def close(self, grace: float) -> None:
-        """Follow no more, let requests end within `grace` seconds, and stop the engines."""
+        """Stop following, let requests end within `grace` seconds, and stop the engines."""
         if self._following is not None:
             self._following.cancel()
         await self._pool.close(grace)
 
     async def _locate(self, reference: str, refused: Sequence[str] = ()) -> Named:
+        # in a thread: the registry's database or server may block for seconds, and answers are streamed from this loop
         return await asyncio.to_thread(locate, reference, self._location, self._open_registry, refused)
 
     async def _first(self, named: Named, reference: str) -> Named:
-        """What is named, loaded; an alias whose version does not load goes back to an earlier holder."""
+        """Load a model; if an alias's version does not load, fall back to the alias's previous versions."""
         refused: list[str] = []
         reason = named.refused
         while True:
@@ -120,7 +130,7 @@ class ModelLibrary:
                 if named.alias is None:
                     raise
                 log.error("%s is refused: %s", named.source.id, error)
-                reason = reason or _refusal(named.source.id, error)
+                reason = reason or _refusal(named.source.id, error)  # the newest version's: it is what the alias means
                 refused.append(named.source.id)
             try:
                 named = await self._locate(reference, refused)
@@ -128,53 +138,55 @@ class ModelLibrary:
                 raise ModelError(reason) from error
         return replace(named, refused=reason, retry_at=time.monotonic() + _TRY_AGAIN_S) if reason else named
 
-    async def _look_at(self, model: str) -> None:
+    async def _refresh_aliases(self, model: str) -> None:
         aliases = await asyncio.to_thread(self._registry.aliases, model)
         for named in [n for n in self._chosen if n.model == model and n.alias]:
-            await self._take_up(named, aliases.get(named.alias or ""))
+            await self._switch(named, aliases.get(named.alias or ""))
 
-    async def _take_up(self, named: Named, number: int | None) -> None:
-        """Serve the version that an alias points to now, or say why not and go on."""
+    async def _switch(self, named: Named, number: int | None) -> None:
+        """Serve the version that an alias points to, or record why not and keep the present one."""
         present = named.source.version
         if number is None or (present is not None and number == present.number):
             gone = None if number is not None else f"alias {named.alias!r} is gone from the registry"
             if gone != named.refused:
-                self._tell(named, gone)
+                self._set_refused(named, gone)
             return
         target = f"{named.model}/{number}"
+        # The same refused version waits for its retry; another one is tried at once.
         if named.refused is not None and named.refused.startswith(f"{target}:") and time.monotonic() < named.retry_at:
             return
         try:
             source = await self._version(named.model or "", number)
             await self._pool.load(source, beside=True)
-        except Exception as error:  # whatever is wrong with the new version, the old one serves
+        except Exception as error:  # whatever is wrong with the new version, the old one keeps serving
             named.retry_at = time.monotonic() + _TRY_AGAIN_S
-            self._tell(named, _refusal(target, error))
+            self._set_refused(named, _refusal(target, error))
             log.error("%s stays at %s, %s is refused: %s", named.name, named.source.id, target, _sentence(error))
             return
         log.warning("%s moves from %s to %s", named.name, named.source.id, source.id)
+        # One assignment switches the name: a request resolves its name once, so none sees two versions.
         named.source = source
-        self._tell(named, None)
+        self._set_refused(named, None)
 
-    def _tell(self, named: Named, refused: str | None) -> None:
+    def _set_refused(self, named: Named, refused: str | None) -> None:
         named.refused = refused
         self._settle()
 
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(self._settings.follow_s)
-            await self.look()
+            await self.refresh()
             try:
                 await self._pool.trim()
             except Exception as error:  # an engine that does not close is no reason to stop following
-                log.error("could not be unloaded: %s", _sentence(error))
+                log.error("unused models could not be unloaded: %s", _sentence(error))
 
-    async def _list(self) -> None:
-        """Tell of the newest versions; seldom, since a list costs more than a look at aliases."""
+    async def _refresh_versions(self) -> None:
+        """List the newest versions; seldom, since a list of versions costs more than reading the aliases."""
         if time.monotonic() - self._listed_at < _LIST_EVERY_S:
             return
         found = [v for m in self._models() for v in (await asyncio.to_thread(self._registry.versions, m))[-_LISTED:]]
-        self._listed = [listed(version) for version in reversed(found)]
+        self._listed = [version_info(version) for version in reversed(found)]
         self._listed_at = time.monotonic()
         self._settle()
 
@@ -185,11 +197,11 @@ class ModelLibrary:
             return named.source
         found = _VERSION.fullmatch(name)
         if found is None or found["model"] not in self._models():
-            raise UnknownModelError(f"model {name[:100]!r} is not served; ask for one of {', '.join(self._named)}")
+            raise UnknownModelError(f"model {name[:100]!r} is not served; use one of {', '.join(self._named)}")
         try:
             return await self._version(found["model"], int(found["number"]))
         except MlflowError as error:
-            raise ModelError(f"{name} cannot be looked up now: {error}") from error
+            raise ModelError(f"{name} cannot be looked up at the moment: {error}") from error
         except RegistryError as error:
             raise UnknownModelError(str(error)) from error
 
@@ -197,18 +209,18 @@ class ModelLibrary:
         title = f"{model}/{number}"
         if title not in self._versions:
             self._versions[title] = await asyncio.to_thread(from_version, self._registry, model, number)
-            self._settle()  # its files tell more than its tags
+            self._settle()  # its files hold more details than its tags
         return self._versions[title]
 
     def _fresh(self, source: ModelSource) -> ModelSource:
-        """Files of a version that are spoiled or gone are fetched again."""
+        """Fetch the files of a version again if they are damaged or gone."""
         if source.version is None:
             return source
         folder = self._registry.fetch(source.version)
         return source if source.folder is None else replace(source, folder=folder / source.folder.name)
 
     def _settle(self) -> None:
-        """After a change: the bases, what stays in memory, and what is told. Model infos are read at every request."""
+        """Recompute bases, models to keep and `infos` after a change, since every request reads them."""
         self._named = {each.name: each for each in (*self._chosen, *bases(self._chosen))}
         self._pool.keep = {each.source.key for each in self._named.values()}
         known = {title: source.info(title) for title, source in self._versions.items()}
@@ -217,7 +229,7 @@ class ModelLibrary:
         self._cards = named + numbered
 
     def _models(self) -> list[str]:
-        """Registered models that are served."""
+        """Names of the registered models in `serve.models`."""
         return list(dict.fromkeys(each.model for each in self._chosen if each.model))
 
     @property
@@ -226,7 +238,7 @@ class ModelLibrary:
 
 
 def _refusal(version: str, error: Exception) -> str:
-    """`NAME/NUMBER: why`, by which a version that was refused is known again."""
+    """Return `NAME/NUMBER: reason`; `_switch` recognises a refused version by its start."""
     return f"{version}: {_sentence(error).removeprefix(f'{version}: ')}"
 
 

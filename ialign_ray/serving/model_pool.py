@@ -1,4 +1,4 @@
-"""Engines and adapters in memory: loaded once, held by requests, unloaded when others need the room."""
+"""Engines and adapters in memory: loaded once, held by requests, unloaded when others need the memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ialign_ray.config import ModelSettings
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.modeling.load import load_config, load_tokenizer
 from ialign_ray.serving.model_sources import ModelSource
@@ -24,7 +23,7 @@ Weights = tuple[str, ...]
 Key = tuple[str, ...]
 OpenEngine = Callable[..., Engine]
 IDLE_S = 60.0
-"""Seconds that an engine which no name of `serve.models` needs stays in memory after its last request."""
+"""Seconds after its last request until an engine that no name of `serve.models` needs is closed."""
 _TOKENIZER = "tokenizer_config.json"
 _UNBOUNDED = 1 << 30  # the API limits prompts; the encoder shortens nothing
 
@@ -38,7 +37,7 @@ class Loaded:
     weights: Weights
     leases: int = 0
     used: int = 0
-    """Grows with each use; the smallest is the least recently used."""
+    """Clock of the last use; the smallest is the least recently used."""
 
 
 @dataclass
@@ -52,16 +51,16 @@ class Opened:
 
 
 class EnginePool:
-    """One engine for each base or full model, and the adapters in each. All methods belong to one event loop.
+    """One engine for each base or full model, and the adapters in it. All methods belong to one event loop.
 
-    A model that a request holds is never unloaded. `max_adapters` are kept in an engine; while an alias moves there is
-    one more, beside the old version.
+    A model that a request holds is never unloaded. An engine holds up to `max_adapters`; while an alias
+    moves, one more, beside the old version.
     """
 
     def __init__(
         self, settings: ServeConfig, open_engine: OpenEngine, fresh: Callable[[ModelSource], ModelSource]
     ) -> None:
-        """`fresh` puts the files of a model back where they are spoiled or gone, as far as it can."""
+        """`fresh` restores the files of a model if they are damaged or gone, as far as it can."""
         self._settings = settings
         self._fresh = fresh
         self._open_engine = open_engine
@@ -72,10 +71,10 @@ class EnginePool:
         self._released = asyncio.Event()
         self._clock = itertools.count(1)
         self.keep: Collection[Key] = ()
-        """Keys of the models that stay in memory as long as there is room."""
+        """Keys of the models to keep in memory; unloaded last."""
 
     async def hold(self, source: ModelSource) -> Loaded:
-        """A model for one request, loaded first where it is not in memory. Raises ModelError."""
+        """Lease a model for one request, loading it first if necessary. Raises ModelError."""
         while (loaded := self._loaded.get(source.key)) is None:
             await self.load(source)
         loaded.leases += 1
@@ -83,16 +82,16 @@ class EnginePool:
         return loaded
 
     def release(self, loaded: Loaded) -> None:
-        """The request has ended."""
+        """Give a lease back."""
         loaded.leases -= 1
         if opened := self._engines.get(loaded.weights):
             opened.idle_since = time.monotonic()
         self._released.set()
 
     async def load(self, source: ModelSource, *, beside: bool = False) -> None:
-        """Bring a model into memory; several who ask at once wait for one load. Raises ModelError.
+        """Load a model; concurrent callers wait for one load. Raises ModelError.
 
-        `beside` lets it be one more than `max_adapters`, until the version before it is no longer in use.
+        `beside` allows one more than `max_adapters`, until the previous version is no longer in use.
         """
         if source.key in self._loaded:
             return
@@ -101,14 +100,14 @@ class EnginePool:
             task = asyncio.create_task(self._load(source, beside))
             self._loading[source.key] = task
             task.add_done_callback(lambda done: self._forget_task(source.key, done))
-        await asyncio.shield(task)  # a client that leaves takes nobody else's load with it
+        await asyncio.shield(task)  # a client that disconnects must not cancel the load that others wait for
 
     def engines(self) -> list[Engine]:
-        """All engines in memory."""
+        """Engines in memory."""
         return [opened.engine for opened in self._engines.values()]
 
     async def trim(self) -> None:
-        """Unload adapters beyond `max_adapters`, and close engines that nobody needs, as far as none is in use."""
+        """Unload adapters beyond `max_adapters` and close engines that nothing needs, unless they are in use."""
         for weights in list(self._engines):
             async with self._locks[weights]:
                 while (victim := self._spare(weights, self._settings.max_adapters + 1)) is not None:
@@ -117,7 +116,7 @@ class EnginePool:
                     await self._close(weights, grace=self._settings.drain_s)
 
     async def close(self, grace: float) -> None:
-        """Let what is under way end within `grace` seconds, and stop all engines."""
+        """Let running requests end within `grace` seconds, and stop all engines."""
         for task in list(self._loading.values()):
             task.cancel()
         await asyncio.gather(*(self._close(weights, grace) for weights in list(self._engines)))
@@ -137,8 +136,8 @@ class EnginePool:
     async def _open(self, source: ModelSource) -> Opened:
         settings, folder = source.settings, source.folder if source.kind == "full" else None
         serve = self._settings
-        config = await asyncio.to_thread(load_config, settings, _with(folder, "config.json"))
-        tokenizer = await asyncio.to_thread(load_tokenizer, settings, _with(folder, _TOKENIZER))
+        config = await asyncio.to_thread(load_config, settings, _folder_with(folder, "config.json"))
+        tokenizer = await asyncio.to_thread(load_tokenizer, settings, _folder_with(folder, _TOKENIZER))
         engine = await asyncio.to_thread(
             self._open_engine,
             settings,
@@ -152,7 +151,7 @@ class EnginePool:
         return opened
 
     async def _make_room(self, weights: Weights, room: int) -> None:
-        """Unload the least recently used adapters until one more fits; waits while all are in use."""
+        """Unload the least recently used adapters until one more fits; wait while all are in use."""
         while len(self._adapters(weights)) >= room:
             if (victim := self._spare(weights, room)) is not None:
                 await self._unload(victim)
@@ -161,7 +160,7 @@ class EnginePool:
                 await self._released.wait()
 
     def _spare(self, weights: Weights, room: int) -> Loaded | None:
-        """The adapter to unload where there are `room` or more: none that is in use, one that is not kept first."""
+        """Choose the adapter to unload if there are `room` or more: unused ones, those in `keep` last, oldest first."""
         adapters = self._adapters(weights)
         free = [a for a in adapters if not a.leases]
         if len(adapters) < room or not free:
@@ -172,7 +171,7 @@ class EnginePool:
         return [m for m in self._loaded.values() if m.weights == weights and m.served.adapter is not None]
 
     async def _unload(self, victim: Loaded) -> None:
-        del self._loaded[victim.source.key]  # before the first await, so that no request takes it meanwhile
+        del self._loaded[victim.source.key]  # before the first await, so that no request can lease it
         await self._engines[victim.weights].engine.unload(victim.source.id)
         log.info("unloaded %s", victim.source.id)
 
@@ -191,27 +190,29 @@ class EnginePool:
     def _forget_task(self, key: Key, done: asyncio.Task[None]) -> None:
         self._loading.pop(key, None)
         if not done.cancelled():
-            done.exception()  # whoever still waits has it; asyncio would complain where nobody does
+            done.exception()  # marks it as seen: asyncio warns about an error that no waiter fetched
 
 
 def _served(source: ModelSource, opened: Opened, adapter: str | None) -> Served:
-    own = _with(source.folder, _TOKENIZER) if adapter else None
+    own = _folder_with(source.folder, _TOKENIZER) if adapter else None
     tokenizer = load_tokenizer(source.settings, own) if own else opened.tokenizer
     return Served(
         id=source.id,
         engine=opened.engine,
         adapter=adapter,
-        encoder=_encoder(source.settings, tokenizer, opened.config),
+        encoder=Encoder.of(
+            tokenizer,
+            source.settings.chat,
+            source.settings.separator,
+            _UNBOUNDED,
+            _UNBOUNDED,
+            seq2seq=bool(getattr(opened.config, "is_encoder_decoder", False)),
+        ),
         max_positions=getattr(opened.config.get_text_config(), "max_position_embeddings", None),
         experiment=source.experiment,
     )
 
 
-def _encoder(settings: ModelSettings, tokenizer: Any, config: Any) -> Encoder:
-    seq2seq = bool(getattr(config, "is_encoder_decoder", False))
-    return Encoder.of(tokenizer, settings.chat, settings.separator, _UNBOUNDED, _UNBOUNDED, seq2seq=seq2seq)
-
-
-def _with(folder: Path | None, file: str) -> str | None:
-    """The folder, where it has a file of its own."""
+def _folder_with(folder: Path | None, file: str) -> str | None:
+    """Return the folder if it has the file."""
     return str(folder) if folder is not None and (folder / file).exists() else None

@@ -1,4 +1,4 @@
-"""From a name in `serve.models` to files on this machine: what is loaded, onto which base, and what is told of it."""
+"""References of `serve.models` resolved to files on this machine, with their base and details."""
 
 from __future__ import annotations
 
@@ -34,59 +34,59 @@ class ModelSource:
     """`base`, `NAME/VERSION` of the registry, or the name of a run, a folder or a hub id."""
     kind: Kind
     settings: ModelSettings
-    """How the weights in memory are loaded: the base's, under an adapter."""
+    """Settings for loading the weights; for an adapter, those of its base."""
     folder: Path | None
-    """Adapter or full model; None where `settings.id` is the whole model."""
+    """Folder of the adapter or full model; None if `settings.id` is the whole model."""
     experiment: Experiment | None
-    """It was trained by; of a base the experiment of the model that it is the base of."""
+    """Experiment that trained it; for a base, the experiment of the model on it."""
     created: float = 0.0
     """Unix seconds."""
     details: dict[str, Any] = field(default_factory=dict)
     version: Version | None = None
-    """Where it is one of the registry's."""
+    """Set if it comes from the registry."""
 
     @property
     def weights(self) -> tuple[str, ...]:
-        """What must be equal for two models to share an engine: where the weights lie, and in which numbers."""
+        """Location, revision and number format of the weights: equal for models that share an engine."""
         s = self.settings
         where = str(self.folder) if self.kind == "full" and self.folder else s.id
         return (where, s.revision or "", s.precision, s.quantization or "")
 
     @property
     def key(self) -> tuple[str, ...]:
-        """What it is known by in memory: `base` may be of other weights after a promotion."""
+        """Key in memory. The id is not enough: `base` may have other weights after a promotion."""
         return (self.id, *self.weights)
 
     def info(self, name: str) -> ModelInfo:
-        """Its line in `/v1/models`."""
+        """Entry of `/v1/models`."""
         return ModelInfo(name, self.id, self.kind, int(self.created), dict(self.details))
 
 
 @dataclass
 class Named:
-    """A name that requests use, and what stands behind it now."""
+    """A name that requests use, and the model behind it at the moment."""
 
     name: str
     source: ModelSource
     model: str | None = None
     """Registered model."""
     alias: str | None = None
-    """Whose moves are followed; None for a fixed version, a folder or a hub id."""
+    """Alias that is followed; None for a fixed version, a folder or a hub id."""
     refused: str | None = None
-    """Why the version that the alias points to is not served."""
+    """Reason why the version that the alias points to is not served."""
     retry_at: float = 0.0
-    """Monotonic seconds of the next try to load what was refused."""
+    """Monotonic seconds of the next attempt to load the refused version."""
 
     def info(self) -> ModelInfo:
-        """Its line in `/v1/models`; a refusal is told in its details."""
+        """Entry of `/v1/models`, with the refusal in its details."""
         info = self.source.info(self.name)
         return replace(info, details=info.details | {"refused": self.refused}) if self.refused else info
 
 
 def from_version(registry: Registry, name: str, number: int) -> ModelSource:
-    """A version of the registry, its files here and verified.
+    """Fetch and verify a version of the registry.
 
-    Raises RegistryError where there is none or the registry is out of reach, ModelError where its files are spoiled.
+    Raises RegistryError if it does not exist or the registry is unreachable, ModelError if its files are damaged.
     """
     version = registry.version(name, number)
     try:
@@ -97,7 +97,7 @@ def from_version(registry: Registry, name: str, number: int) -> ModelSource:
 
 
 def version_source(version: Version, folder: Path) -> ModelSource:
-    """A version whose folder is here."""
+    """Describe a version whose folder is on this machine."""
     model = folder / MODEL
     source = from_folder(model, version.title)
     tags = version.tags
@@ -109,8 +109,8 @@ def version_source(version: Version, folder: Path) -> ModelSource:
     return replace(source, created=version.created, details=details, version=version)
 
 
-def listed(version: Version) -> ModelInfo:
-    """A version that is not loaded, as its tags tell it."""
+def version_info(version: Version) -> ModelInfo:
+    """Entry of `/v1/models` for a version that is not loaded, from its tags."""
     kind: Kind = "full" if version.tags.get("tuning") == "full" else "adapter"
     details = {k: version.tags[k] for k in ("dose", "run", "seed", "steps") if k in version.tags}
     details["scores"] = json.loads(version.tags.get("metrics", "[]"))
@@ -118,9 +118,9 @@ def listed(version: Version) -> ModelInfo:
 
 
 def from_folder(path: Path, name: str) -> ModelSource:
-    """A run, a model folder that `ialign` wrote or exported, a PEFT adapter, or a transformers model.
+    """Describe a run, a model folder that `ialign` wrote or exported, a PEFT adapter, or a transformers model.
 
-    Raises ModelError where it is none of them or does not match its hashes.
+    Raises ModelError if the folder is something else or does not match its hashes.
     """
     ours = (path / MODEL).is_dir() or ((path / MANIFEST).exists() and (path / _EXPERIMENT).exists())
     folder = (model_folder(path) if ours else path).absolute()
@@ -129,35 +129,35 @@ def from_folder(path: Path, name: str) -> ModelSource:
     if _is_adapter(folder):
         settings = experiment.model if experiment else ModelSettings(id=_base_of(folder))
         kind: Kind = "adapter" if _shares_base(folder) else "full"
-        return ModelSource(name, kind, settings, folder, experiment, created, _about(experiment))
+        return ModelSource(name, kind, settings, folder, experiment, created, _details(experiment))
     if not (folder / _CONFIG).exists():
         raise ModelError(f"{path} holds neither {_ADAPTER} nor {_CONFIG}; name a finished run or a model folder")
     settings = experiment.model if experiment else ModelSettings(id=str(folder))
     whole = settings.model_copy(update={"quantization": None})  # a merged model's weights are plain
-    return ModelSource(name, "full", whole, folder, experiment, created, _about(experiment))
+    return ModelSource(name, "full", whole, folder, experiment, created, _details(experiment))
 
 
 def from_hub(identifier: str) -> ModelSource:
-    """A model by hub id, or `pocket:base`."""
+    """Describe a model by hub id, or `pocket:base`."""
     return ModelSource(identifier, "full", ModelSettings(id=identifier), None, None, time.time())
 
 
 def base_of(source: ModelSource, name: str) -> ModelSource:
-    """The base of a model, asked as the model is; a model without an experiment is its own."""
+    """Describe a model's base, prompted as the model is; a full model without an experiment is its own base."""
     if source.kind == "full" and source.experiment is None and not _is_adapter(source.folder):
         return source
     return ModelSource(
-        name, "base", source.settings, None, source.experiment, source.created, _about(source.experiment)
+        name, "base", source.settings, None, source.experiment, source.created, _details(source.experiment)
     )
 
 
 def locate(
     reference: str, registry: str, open_registry: Callable[[str], Registry] = Registry, refused: Sequence[str] = ()
 ) -> Named:
-    """What a reference of `serve.models` stands for.
+    """Resolve a reference of `serve.models`.
 
-    Where the version that an alias points to is spoiled, or among the `refused`, the alias's earlier holders are tried:
-    a replica that starts after a bad promotion serves what the others still serve. Raises an IalignError.
+    If the version that an alias points to is damaged or in `refused`, the alias's previous versions are tried: a
+    replica that starts after a bad promotion serves what the others still serve. Raises an IalignError.
     """
     found = registry_of(reference, registry, open_registry)
     if found is not None:
@@ -175,28 +175,28 @@ def locate(
 
 
 def locate_all(references: Sequence[str], registry: str) -> list[Named]:
-    """What the references of `serve.models` stand for, each under a name of its own. Raises an IalignError."""
+    """Resolve the references of `serve.models` under distinct names. Raises an IalignError."""
     open_registry = lru_cache(Registry)  # opening one checks its database
     return with_own_names([locate(name, registry, open_registry) for name in references], references)
 
 
 def with_own_names(found: Sequence[Named], references: Sequence[str]) -> list[Named]:
-    """Two folders of one name get their parents' too. Raises ConfigError where two models still share a name."""
+    """Prefix folders of the same name with their parent's. Raises ConfigError if two models still share a name."""
     names = [named.name for named in found]
     apart = [_longer(named, names) for named in found]
     for k, named in enumerate(apart):
         if any(named.name == other.name for other in apart[:k]) or named.name == BASE:
             raise ConfigError(
-                f"serve.models: {references[k]!r} would be called {named.name!r}, which another model is called; "
-                "leave one out, or export it to a folder of another name"
+                f"serve.models: {references[k]!r} would be named {named.name!r}, which is another model's name; "
+                "leave one out, or export it to a folder with another name"
             )
     return apart
 
 
 def bases(found: Sequence[Named]) -> list[Named]:
-    """The bases of all models, each once: `base` is the first one's, others are called as they are found.
+    """Return the bases of all models, each once: `base` is the first model's, the others have their own names.
 
-    Of two that are called alike the later one has its parent folder's name, or its owner's, before its own.
+    If two have the same name, the later one is prefixed with its parent folder's or owner's name.
     """
     made: list[Named] = []
     for named in found:
@@ -211,7 +211,7 @@ def bases(found: Sequence[Named]) -> list[Named]:
 
 
 def _held(registry: Registry, name: str, model: str, alias: str, refused: Sequence[str]) -> Named:
-    holder(registry, model, alias)  # or it is said that there is none
+    holder(registry, model, alias)  # raises if the alias does not exist
     reason: IalignError | None = None
     for number in holders(registry, model, alias):
         if f"{model}/{number}" in refused:
@@ -220,7 +220,7 @@ def _held(registry: Registry, name: str, model: str, alias: str, refused: Sequen
             return Named(name, from_version(registry, model, number), model, alias, str(reason) if reason else None)
         except IalignError as error:
             reason = reason or error
-    raise reason or ModelError(f"no version that held {model}@{alias} loads; see the log, and promote one that does")
+    raise reason or ModelError(f"no past version of {model}@{alias} loads; see the log, and promote one that does")
 
 
 def _longer(named: Named, names: Sequence[str]) -> Named:
@@ -237,7 +237,7 @@ def _is_adapter(folder: Path | None) -> bool:
 
 
 def _shares_base(folder: Path) -> bool:
-    """Whether an adapter is plain LoRA, which the engine adds to a base in use; others get an engine of their own."""
+    """Return True if an adapter is plain LoRA, which shares a base's engine; others get an engine of their own."""
     config = read_json(folder / _ADAPTER)
     more = (*UNLIKE_LORA, "trainable_token_indices", "modules_to_save")
     return config.get("peft_type") == "LORA" and not any(config.get(name) for name in more)
@@ -250,7 +250,7 @@ def _base_of(folder: Path) -> str:
     return str(found)
 
 
-def _about(experiment: Experiment | None) -> dict[str, Any]:
+def _details(experiment: Experiment | None) -> dict[str, Any]:
     if experiment is None:
         return {}
     groups = experiment.languages
@@ -258,7 +258,7 @@ def _about(experiment: Experiment | None) -> dict[str, Any]:
         "experiment": experiment.name,
         "base": Path(experiment.model.id).name,
         "languages": {g.upper(): list(getattr(groups, g)) for g in ("l1", "l2", "l3")},
-        "names": {code: _called(code, groups.names) for code in groups.groups()},
+        "names": {code: _language_name(code, groups.names) for code in groups.groups()},
         "suites": [
             {"name": suite.name, "slots": list(suite.slots), "labels": list(suite.labels)}
             for suite in experiment.evaluate.suites
@@ -267,8 +267,8 @@ def _about(experiment: Experiment | None) -> dict[str, Any]:
     }
 
 
-def _called(code: str, names: Mapping[str, Mapping[str, str]]) -> str:
+def _language_name(code: str, names: Mapping[str, Mapping[str, str]]) -> str:
     try:
         return display_name(code, "eng", names)
-    except ConfigError:  # a language that is measured alone needs no name
+    except ConfigError:  # languages that are only evaluated need no name
         return code

@@ -1,9 +1,8 @@
-"""What the API asks of an engine and of the library of models, and what they answer: plain data, no torch, no ray."""
+"""The engine's interface and the plain data that engine, model library and API exchange. No torch, no ray."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -32,7 +31,7 @@ class EngineError(IalignError):
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a text is continued. A request's text depends on these, its prompt and its adapter, not on its batch."""
+    """Sampling parameters. An answer depends on these, its prompt and its adapter, never on its batch."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -42,11 +41,11 @@ class Sampling:
     """0: all tokens."""
     repetition_penalty: float = 1.0
     seed: int | None = None
-    """Of this request's own generator; None draws one."""
+    """Seed of the request's own generator; None draws one."""
     stop: tuple[str, ...] = ()
-    """Texts that end the answer; they are not part of it."""
+    """Texts that end the answer and are not part of it."""
     top_log_probs: int | None = None
-    """How many alternatives a token is told with; None leaves log-probabilities out."""
+    """Number of alternatives returned for each token; None leaves log-probabilities out."""
 
 
 @dataclass(frozen=True)
@@ -55,21 +54,21 @@ class TokenScore:
 
     token: int
     log_prob: float | None
-    """None for the first token of a text, which nothing precedes, and where none was asked for."""
+    """None for the first token of a text, which nothing precedes, and if none was requested."""
     top: tuple[tuple[int, float], ...] = ()
     """The likeliest tokens, best first."""
 
 
 @dataclass(frozen=True)
 class TextDelta:
-    """A part of an answer, as it comes: pieces joined are the answer."""
+    """A piece of an answer; the pieces joined are the answer."""
 
     text: str
     """Whole characters only; may be empty while a character or a possible stop text is incomplete."""
     tokens: tuple[TokenScore, ...] = ()
-    """Those that begin in `text`, with or without log-probabilities; the end-of-sequence token is none of them."""
+    """Tokens that begin in `text`, with or without log-probabilities, without the end-of-sequence token."""
     finish: Finish | None = None
-    """In the last piece alone."""
+    """Set on the last piece only."""
 
 
 @dataclass(frozen=True)
@@ -79,91 +78,78 @@ class LabelSums:
     log_prob: list[list[float]]
     """[prompt][label]"""
     tokens: list[list[int]]
-    """[prompt][label]: tokens of each."""
+    """[prompt][label]: number of tokens."""
 
 
 class Engine(Protocol):
     """One base model in memory and adapters beside it. All requests of all adapters share it and its batches.
 
-    Every call names the adapter by the key it was loaded under; None is the base itself. A call raises
-    `BusyError` where the queue is full, `ModelError` where a prompt and its answer do not fit, `UnknownModelError`
-    where the adapter is not loaded, and `EngineError` where the engine failed. Cancelling the task, or closing the
-    iterator (`aclose`), takes the request out of its batch.
+    Every call names the adapter by the key it was loaded under; None is the base itself. A call raises `BusyError` if
+    the queue is full, `ModelError` if a prompt and its answer do not fit, `UnknownModelError` if the adapter is not
+    loaded, and `EngineError` if the engine failed. Cancelling the task, or closing the iterator (`aclose`), takes the
+    request out of its batch.
     """
 
     def stream(
         self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None, *, whole: bool = False
     ) -> AsyncIterator[TextDelta]:
-        """The answer to a prompt of token ids, piece by piece; the last piece has `finish`.
+        """Yield the answer to a prompt of token ids piece by piece; the last piece has `finish`.
 
-        `whole`: nobody reads it before its end, so it comes as an empty piece at the first token and one at the end,
-        which is cheaper.
+        `whole`: the caller needs no partial text, so there are two pieces only, an empty one at the first token and
+        the whole answer at the end, which is cheaper.
         """
 
     async def score_labels(
         self, prompts: Sequence[Sequence[int]], labels: Sequence[Sequence[int]], adapter: str | None = None
     ) -> LabelSums:
-        """Log-probabilities of each label after each prompt, the prompt computed once."""
+        """Sum the log-probabilities of each label after each prompt; each prompt is computed once."""
 
     async def read(self, ids: Sequence[int], top: int, adapter: str | None = None) -> list[TokenScore]:
-        """Log-probability of each token of a text after those before it (`echo` with `logprobs`)."""
+        """Return the log-probability of each token of a text given those before it (`echo` with `logprobs`)."""
 
     async def load(self, adapter: str, folder: Path) -> None:
-        """Load a PEFT adapter folder under a key; raises ModelError, and nothing changes, where it does not load."""
+        """Load a PEFT adapter folder under a key. Raises ModelError, and changes nothing, if it does not load."""
 
     async def unload(self, adapter: str) -> None:
-        """Forget an adapter once no request uses it."""
+        """Remove an adapter once no request uses it."""
 
     def loaded(self) -> tuple[str, ...]:
         """Keys of the adapters in memory."""
 
     def stats(self) -> dict[str, float]:
-        """Queue length, running requests, batch size, tokens generated, cache use: for metrics and scaling."""
+        """Return queue length, running requests, batch size, tokens and cache use, for metrics and scaling."""
 
     async def close(self, grace: float = 30.0) -> None:
-        """Take no more requests, let those under way end within `grace` seconds, then stop."""
+        """Accept no more requests, let running ones end within `grace` seconds, then stop."""
 
 
 @dataclass(frozen=True)
 class Served:
-    """A model as one request sees it, from its first token to its last, whatever is promoted meanwhile."""
+    """A model as one request sees it, the same version from first token to last, whatever is promoted in between."""
 
     id: str
-    """What exactly answers: `base`, `NAME/VERSION` of the registry, or the name of a run or folder."""
+    """The exact model: `base`, `NAME/VERSION` of the registry, or the name of a run or folder."""
     engine: Engine
     adapter: str | None
-    """Key in the engine; None where the engine's own weights are the model."""
+    """Key in the engine; None if the engine's own weights are the model."""
     encoder: Any
-    """`ialign_ray.tokens.encode.Encoder`: how the model is asked; its `tokenizer` decodes."""
+    """`ialign_ray.tokens.encode.Encoder`, which builds the prompts; its `tokenizer` decodes."""
     max_positions: int | None
-    """Prompt and answer together; None where the model has no limit."""
+    """Most tokens of prompt and answer together; None if the model has no limit."""
     experiment: Any = None
-    """`ialign_ray.config.Experiment` it was trained by; None for a base without one."""
+    """`ialign_ray.config.Experiment` that trained it; None for a base without one."""
 
 
 @dataclass(frozen=True)
 class ModelInfo:
-    """One line of `/v1/models`."""
+    """One entry of `/v1/models`."""
 
     name: str
-    """What a request's `model` says."""
+    """Value of a request's `model`."""
     id: str
-    """What it stands for now, as `Served.id`."""
+    """`Served.id` of the model behind the name at the moment."""
     kind: Kind
     created: int
     """Unix seconds."""
     details: dict[str, Any] = field(default_factory=dict)
-    """Languages by group, dose, suites' scores with intervals: whatever the registry tells of it."""
-
-
-class Library(Protocol):
-    """The models of one deployment, by the names that requests use: adapters, versions, aliases, the base."""
-
-    def infos(self) -> list[ModelInfo]:
-        """All that can be asked for."""
-
-    def lease(self, name: str) -> AbstractAsyncContextManager[Served]:
-        """Hold a model for one request, loading it first where it is not in memory.
-
-        Raises UnknownModelError, or ModelError where it does not load.
-        """
+    """Languages by group, replay ratio, suites' scores with intervals, and other facts from the registry."""

@@ -1,8 +1,8 @@
 """`serve.engine: vllm`: Ray Serve's own OpenAI application over vLLM, for GPUs.
 
-Not tested: neither a GPU nor vLLM was at hand. Ray 2.60 loads LoRA adapters for vLLM from s3://, gs:// or azure://
-alone, so each model is merged here and served as one of its own; and the routes are Ray's own, without translation,
-classification, keys and limits, and without following the registry.
+Not tested: neither a GPU nor vLLM was available. Ray 2.60 loads LoRA adapters for vLLM only from s3://, gs:// or
+azure://, so each model is merged here and served separately. The routes are Ray's own: no translation, classification,
+keys or limits, and the registry is not followed.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from ialign_ray.serving.model_sources import Named, bases, locate_all
 
 
 def vllm_application(settings: ServeConfig, registry: str) -> Any:
-    """One vLLM engine for each model and base. Raises ModelError without vLLM, ConfigError where keys are asked for."""
+    """Build one vLLM engine for each model and base. Raises ModelError without vLLM, ConfigError if there are keys."""
     if keys_of(settings) is not None:
-        raise ConfigError("there are API keys, but serve.engine vllm asks for no key; put a gateway before it")
+        raise ConfigError("there are API keys, but serve.engine vllm asks for no key; put a gateway in front of it")
     try:
         import vllm  # type: ignore[import-not-found]  # noqa: F401 - ray.serve.llm is importable without it
         from ray.serve.llm import LLMConfig, build_openai_app
@@ -34,7 +34,7 @@ def vllm_application(settings: ServeConfig, registry: str) -> Any:
 
 
 def llm_config(named: Named, settings: ServeConfig) -> dict[str, Any]:
-    """Arguments of `ray.serve.llm.LLMConfig` for one model, merged where it is an adapter."""
+    """Arguments of `ray.serve.llm.LLMConfig` for one model; an adapter is merged first."""
     low, high = settings.replicas
     return {
         "model_loading_config": {"model_id": named.name, "model_source": _whole(named)},
@@ -42,12 +42,15 @@ def llm_config(named: Named, settings: ServeConfig) -> dict[str, Any]:
             "autoscaling_config": {"min_replicas": low, "max_replicas": high},
             "max_ongoing_requests": settings.limits.queue,
         },
-        "engine_kwargs": {"max_num_seqs": settings.max_batch, "trust_remote_code": _trusted(named)},
+        "engine_kwargs": {
+            "max_num_seqs": settings.max_batch,
+            "trust_remote_code": named.source.settings.trust_remote_code,
+        },
     }
 
 
 def _whole(named: Named) -> str:
-    """Folder or hub id of a model that needs no adapter."""
+    """Return the folder or hub id of the whole model, after merging if it is an adapter."""
     from ialign_ray.modeling.load import load_adapted, merge, model_location
     from ialign_ray.storage import cache_folder, json_hash, once
 
@@ -66,7 +69,3 @@ def _whole(named: Named) -> str:
 
     known = json_hash([str(folder), folder.stat().st_mtime_ns, plain.model_dump(mode="json")])
     return str(once(cache_folder() / "merged" / known, write))
-
-
-def _trusted(named: Named) -> bool:
-    return named.source.settings.trust_remote_code

@@ -210,7 +210,7 @@ def test_translate_takes_languages_of_the_model_and_tells_of_unknown_ones(browse
         assert page.get_by_label("From", exact=True).input_value() == "ind"
         page.get_by_label("To", exact=True).fill(MARKUP)
         send(page, "done, with an error")
-        assert "is no language that is known" in page.get_by_role("alert").filter(has_text="language").text_content()
+        assert "is not a known language" in page.get_by_role("alert").filter(has_text="language").text_content()
 
 
 def test_classify_shows_probabilities_of_a_suite_and_of_labels_of_ones_own(browser, server):

@@ -92,7 +92,7 @@ def test_the_pocket_pipeline_runs_across_the_hosts(up):
         assert {p.name for p in (runs / name / LEDGER).rglob("*.parquet")} == {"0-of-2.parquet", "1-of-2.parquet"}
     up.submit("pipeline-2", f"{command} --force 'a test of several hosts'", REPOSITORY)
     up.finish("pipeline-2", 300)
-    assert up.logs("pipeline-2").count("is done already") == 5
+    assert up.logs("pipeline-2").count("is already done") == 5
     write_down("pocket pipeline across two hosts", seconds=seconds)
 
 

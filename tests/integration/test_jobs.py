@@ -119,7 +119,7 @@ def test_a_stopped_job_goes_on_where_it_was_even_from_an_empty_disk(head, server
     until(lambda: len(records(run)) > 20)
     code, out, err = ialign("submit", work, *mirrored, *address)
     assert code == 2
-    assert "tiny-align is still going on" in err
+    assert "tiny-align is still running" in err
 
     code, out, err = ialign("stop", "tiny-align", *address)
     assert code == 0, err
@@ -164,7 +164,7 @@ def test_what_cannot_be_done_is_told_with_the_jobs_own_exit_code(head, work, ial
     assert "tiny-build_data: failed, exit code 2" in out
     code, _, err = ialign("stop", "nothing", *address)
     assert code == 2
-    assert "there is no job 'nothing'" in err
+    assert "no such job 'nothing'" in err
     assert "tiny-build_data" in err
 
 
@@ -188,7 +188,7 @@ def test_the_pipeline_by_ray_job_submit_ends_with_a_model_that_is_served(head, w
     assert json.dumps(made["pipeline"]["result"]["steps"]["promote"]) == json.dumps(made["promote"]["result"])
     again = send()
     assert again.returncode == 0
-    assert again.stdout.count("is done already") == 5
+    assert again.stdout.count("is already done") == 5
 
     port = free_port()
     serve = ("--set", f"serve.port={port}", "--set", "storage.runs=" + str(runs))

@@ -18,7 +18,7 @@ from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ClusterError
 from ialign_ray.registry.promotion import promote, roll_back
 from ialign_ray.registry.reference import resolve
-from ialign_ray.serving.examples import requests_of, tried
+from ialign_ray.serving.examples import requests_of, try_requests
 from ialign_ray.serving.model_sources import locate
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -89,7 +89,7 @@ def test_every_kind_of_request_is_answered(champion):
         assert list(listed)[:2] == ["champion", "base"]
         assert {"mine/1", "mine/2", "mine/3", "mine/4"} < set(listed)
         assert client.get("/metrics").status_code == client.get("/docs").status_code == 200
-    told = dict(line.split(": ", 1) for line in tried(champion.url, cards))
+    told = dict(line.split(": ", 1) for line in try_requests(champion.url, cards))
     assert list(told) == [kind for kind, _, _ in requests_of(cards)]
     assert told["models"].startswith("champion, base")
     assert "eng" in told["translation"]
@@ -197,7 +197,7 @@ def test_models_that_are_served_already_are_not_replaced(champion):
     from ialign_ray.serving.deployment import running
 
     with (
-        pytest.raises(ClusterError, match=f"serves models already, at {champion.url};.*serve delete ialign"),
+        pytest.raises(ClusterError, match=f"already serves models, at {champion.url};.*serve delete ialign"),
         running(ServeConfig(port=0), champion.registry.uri, ScalingConfig()),
     ):
         raise AssertionError

@@ -1,36 +1,41 @@
-"""The whole HTTP API as an ASGI application, for uvicorn or Ray Serve's ingress."""
+"""The HTTP API as an ASGI application, for uvicorn or Ray Serve's ingress, and its OpenAPI document."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from importlib.metadata import version
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
 from starlette.middleware import Middleware
 
-from ialign_ray.config.serve import ServeConfig
+from ialign_ray.config.serve import LimitsConfig, ServeConfig
 from ialign_ray.serving.api import chat, classify, completions, errors, middleware, models, pages, translate
 from ialign_ray.serving.api.auth import KeyRing
-from ialign_ray.serving.api.middleware import ApiMiddleware
-from ialign_ray.serving.api.openapi import document
+from ialign_ray.serving.api.middleware import PROTECTED, ApiMiddleware
 from ialign_ray.serving.api.state import Service
-from ialign_ray.serving.protocol import Library
+
+if TYPE_CHECKING:  # it brings MLflow, which the API itself does not need
+    from ialign_ray.serving.model_library import ModelLibrary
 
 _ROUTES = (models, chat, completions, translate, classify, pages)
 
 
 class _Api(FastAPI):
-    """An application whose document tells this server's limits and keys."""
+    """An application whose OpenAPI document has this server's limits and keys."""
 
     def openapi(self) -> dict[str, Any]:
-        """The document of `/openapi.json` and `/docs`."""
-        return document(self, self.state.service)
+        """Return FastAPI's document with this server's limits and keys, without the 422 that it never answers."""
+        if self.openapi_schema is None:
+            self.openapi_schema = _document(self, self.state.service)
+        return self.openapi_schema
 
 
-def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> FastAPI:
+def build_app(library: ModelLibrary, settings: ServeConfig, keys: KeyRing | None) -> FastAPI:
     """The application; `app.state.service` is what its routes share.
 
-    With `keys` every request to a model must carry one. Without, anybody who reaches the port may ask: see
+    With `keys` every request to a model must carry one. Without, everybody who reaches the port is served: see
     `check_exposure`.
     """
     service = Service(library, settings, keys)
@@ -48,3 +53,39 @@ def build_app(library: Library, settings: ServeConfig, keys: KeyRing | None) -> 
     errors.install(app)
     middleware.open_log()
     return app
+
+
+def _document(app: FastAPI, service: Service) -> dict[str, Any]:
+    found = get_openapi(title=app.title, version=app.version, routes=app.routes)
+    schemas = found["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):  # FastAPI's 422; `errors.invalid` answers 400
+        schemas.pop(name, None)
+    for path, methods in found["paths"].items():
+        for operation in methods.values():
+            operation["responses"].pop("422", None)
+            if service.keys is not None and path.startswith(PROTECTED):
+                operation["security"] = [{"key": []}]
+    if service.keys is not None:
+        found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+    for field, keyword, most in _limits(service.limits):
+        for schema in schemas.values():
+            _limit(schema, field, keyword, most)
+    return found
+
+
+def _limits(limits: LimitsConfig) -> Iterator[tuple[str, str, int]]:
+    """Yield (parameter, keyword of JSON Schema, value)."""
+    yield from ((name, "maximum", limits.new_tokens) for name in ("max_tokens", "max_completion_tokens"))
+    yield "n", "maximum", limits.texts
+    yield from ((name, "maxItems", limits.texts) for name in ("texts", "continuations"))
+    yield "labels", "maxItems", limits.labels
+
+
+def _limit(schema: dict[str, Any], field: str, keyword: str, most: int) -> None:
+    """Set the keyword on the field's numbers or lists, in requests only (they alone forbid unknown fields)."""
+    if schema.get("additionalProperties") is not False or field not in schema["properties"]:
+        return
+    own = schema["properties"][field]
+    for one in own.get("anyOf", [own]):
+        if one.get("type") == ("integer" if keyword == "maximum" else "array"):
+            one[keyword] = most

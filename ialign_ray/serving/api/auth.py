@@ -1,4 +1,4 @@
-"""API keys: who may ask, which models, how often.
+"""API keys: names, allowed models and rate limits.
 
 A key is 256 random bits, so that nobody can guess one from its hash, however fast the hash: SHA-256 is enough, as for
 the tokens of code forges. scrypt and its like slow the guessing of weak passwords, which these are not, and would cost
@@ -26,30 +26,30 @@ from ialign_ray.storage import write_text
 
 ENVIRONMENT: Final = "IALIGN_API_KEYS"
 PREFIX: Final = "ialign-"
-"""Before each key, so that scanners for leaked secrets and people know what it is."""
+"""Prefix of each key, which lets people and scanners for leaked secrets recognise it."""
 
 
 class KeyEntry(Section):
     """One key of the file: its hash, never the key itself."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")
-    """Who has it; stands in the access log."""
+    """Name of the key's owner, shown in the access log."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
     """Hash of the key, in hexadecimal."""
     models: list[str] | None = None
-    """Names of models that it may use; all when left out."""
+    """Names of the models that it may use. Default: all."""
     requests_per_minute: int | None = Field(None, ge=1)
-    """Requests that it may make in a minute; no limit when left out."""
+    """Requests allowed per minute. Default: no limit."""
     tokens_per_minute: int | None = Field(None, ge=1)
-    """Tokens of prompts and answers in a minute; no limit when left out."""
+    """Tokens of prompts and answers allowed per minute. Default: no limit."""
 
     def allows(self, model: str) -> bool:
-        """Whether the key may use a model."""
+        """Return True if the key may use a model."""
         return self.models is None or model in self.models
 
 
 class KeyFile(Section):
-    """The whole file."""
+    """A key file."""
 
     keys: list[KeyEntry] = Field(min_length=1)
     """All keys."""
@@ -58,7 +58,7 @@ class KeyFile(Section):
     def _once(self) -> Self:
         for names in ([key.name for key in self.keys], [key.sha256 for key in self.keys]):
             if twice := [name for name in names if names.count(name) > 1]:
-                raise ValueError(f"{twice[0]!r} stands there twice; keep one")
+                raise ValueError(f"{twice[0]!r} is listed twice; remove one")
         return self
 
 
@@ -70,7 +70,7 @@ class KeyRing:
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """The keys of a YAML file; raises ConfigError where it cannot be read or is malformed."""
+        """Read the keys of a YAML file. Raises ConfigError if it cannot be read or is malformed."""
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -79,12 +79,12 @@ class KeyRing:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] = os.environ) -> Self | None:
-        """The keys of `IALIGN_API_KEYS`, the same YAML (or JSON) as in a file; None where it is not set."""
+        """Read the keys of `IALIGN_API_KEYS`, the same YAML (or JSON) as in a file; None if it is not set."""
         text = environment.get(ENVIRONMENT, "").strip()
         return cls(_parsed(text, ENVIRONMENT).keys) if text else None
 
     def find(self, secret: str) -> KeyEntry | None:
-        """The entry of a key; always compares with all, in constant time, so that time tells nothing."""
+        """Find the entry of a key. Always compares with all, in constant time, so that the time reveals nothing."""
         digest, found = _digest(secret), None
         for known, key in self._keys:
             if hmac.compare_digest(known, digest):
@@ -93,12 +93,12 @@ class KeyRing:
 
 
 def keys_of(settings: ServeConfig) -> KeyRing | None:
-    """The keys of `serve.keys` or the environment; None where neither is set."""
+    """Read the keys of `serve.keys` or the environment; None if neither is set."""
     return KeyRing.read(settings.keys) if settings.keys else KeyRing.from_environment()
 
 
 def new_key(name: str, **limits: Any) -> tuple[str, KeyEntry]:
-    """A new key, to be shown once, and its entry for the file; `limits` are fields of `KeyEntry`."""
+    """Create a key, to be shown once, and its entry for the file; `limits` are fields of `KeyEntry`."""
     secret = PREFIX + secrets.token_urlsafe(32)
     try:
         return secret, KeyEntry(name=name, sha256=_digest(secret).hex(), **limits)
@@ -107,21 +107,21 @@ def new_key(name: str, **limits: Any) -> tuple[str, KeyEntry]:
 
 
 def add_key(path: str | Path, entry: KeyEntry) -> None:
-    """Add an entry to a key file, whole or not at all; the file is made where there is none."""
+    """Add an entry to a key file atomically; the file is created if it does not exist."""
     file = Path(path)
     known = _parsed(file.read_text(encoding="utf-8"), f"key file {file}").keys if file.exists() else []
     if entry.name in [key.name for key in known]:
-        raise ConfigError(f"key file {file} has a key {entry.name!r} already; choose another name, or remove it there")
+        raise ConfigError(f"key file {file} already has a key {entry.name!r}; choose another name, or remove it there")
     entries = [key.model_dump(exclude_none=True) for key in (*known, entry)]
     write_text(file, yaml.safe_dump({"keys": entries}, sort_keys=False))
 
 
 def check_exposure(settings: ServeConfig, keys: KeyRing | None) -> None:
-    """Raise ConfigError where the world could ask without a key."""
+    """Raise ConfigError if other hosts could use the server without a key."""
     if keys is None and not _loopback(settings.host):
         raise ConfigError(
             f"serve.host is {settings.host}, which others can reach, and there are no API keys; make some with "
-            f"`ialign serve keys` and name the file in serve.keys, or set {ENVIRONMENT}, or stay on 127.0.0.1"
+            f"`ialign serve keys` and name the file in serve.keys, or set {ENVIRONMENT}, or use 127.0.0.1"
         )
 
 
@@ -146,7 +146,7 @@ def _parsed(text: str, where: str) -> KeyFile:
 
 
 def _sentence(error: ValidationError) -> str:
-    """The first thing that is wrong, without the value: it may be a key that was put there by mistake."""
+    """Describe the first error, without the value: it may be a key that was put there by mistake."""
     first = error.errors()[0]
     place, message = ".".join(str(part) for part in first["loc"]), str(first["msg"]).removeprefix("Value error, ")
     return f"{place or 'keys'}: {message[:1].lower()}{message[1:]}; see KeyEntry in the documentation of serving"

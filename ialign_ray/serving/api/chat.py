@@ -18,8 +18,8 @@ from ialign_ray.serving.api.respond import (
     as_json,
     ask,
     begun,
+    check_count,
     collect,
-    many,
     new_tokens,
     sampling,
 )
@@ -45,14 +45,14 @@ _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "require
 EVENTS: dict[int | str, dict[str, Any]] = {
     200: {"content": {"text/event-stream": {"schema": _EVENT}}, "description": "The answer, whole or in parts."}
 }
-"""Of a route that may stream."""
+"""`responses` of a route that may stream."""
 
 
 @router.post("/v1/chat/completions", response_model=ChatCompletion, responses=EVENTS | ASKING)
 async def chat(body: ChatRequest, request: Request, call: TheCall, service: TheService) -> Response:
     """Answer the last turn of a conversation."""
     async with bounded(request):
-        many(body.n or 1, service.limits, "n")
+        check_count(body.n or 1, service.limits, "n")
         served = await service.open(call, body.model)
         prompt = await tokenised(call, served, lambda: chat_prompt(served, body.messages))
         longest = new_tokens(served, prompt, body.longest, service.limits)
@@ -88,8 +88,7 @@ async def _chunks(
         yield chunk(index, Delta(role="assistant", content=""))
     async for index, piece in pieces:
         if piece.text or piece.tokens:
-            told = _logprobs(served, body, piece.tokens)
-            yield chunk(index, Delta(content=piece.text), logprobs=told)
+            yield chunk(index, Delta(content=piece.text), logprobs=_logprobs(served, body, piece.tokens))
         if piece.finish:
             yield chunk(index, Delta(), finish_reason=piece.finish)
     if body.counts:

@@ -1,4 +1,4 @@
-"""`/v1/classify`: labels by the likelihood of their words, exactly as suites are scored; `/v1/score`: continuations."""
+"""`/v1/classify`: labels by the likelihood of their words, scored as suites are; `/v1/score`: continuations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ialign_ray.inference.scoring import LabelScores
 from ialign_ray.serving.api.errors import ASKING, wrong
 from ialign_ray.serving.api.prompts import language_of, read, tokenised
 from ialign_ray.serving.api.request import Call, TheCall, bounded
-from ialign_ray.serving.api.respond import as_json, fits, many
+from ialign_ray.serving.api.respond import as_json, check_count, check_length
 from ialign_ray.serving.api.responses import Classification, Classifications, Score, Scores, Usage
 from ialign_ray.serving.api.schemas import SLOTS, ClassifyRequest, ScoreRequest
 from ialign_ray.serving.api.state import Service, TheService
@@ -28,21 +28,21 @@ router = APIRouter(tags=["ialign"])
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of each text."""
+    """The question asked about each text: prompt and labels."""
 
     template: str
     labels: tuple[str, ...]
-    """What answers are called."""
+    """Names of the labels in the answer."""
     words: tuple[str, ...]
-    """What the model is asked for, label by label."""
+    """Word of each label, whose likelihood the model gives."""
 
     @property
     def slots(self) -> tuple[str, ...]:
-        """Names of the texts."""
+        """Slots of the template."""
         return tuple(dict.fromkeys(SLOTS.findall(self.template)))
 
     def of(self, text: str | dict[str, str]) -> str:
-        """The prompt for a text; raises ApiError (400) where the slots are others."""
+        """Fill the prompt with a text. Raises ApiError (400) if the text has other slots."""
         texts = {self.slots[0]: text} if isinstance(text, str) else text
         if set(texts) != set(self.slots):
             expected = ", ".join(self.slots)
@@ -50,24 +50,26 @@ class Question:
         return fill(self.template, texts, {})[0]
 
     def content_free(self) -> list[str]:
-        """The prompts without a text, whose label scores are the prior."""
+        """Prompts with content-free texts, whose label scores are the prior."""
         return [self.of(dict.fromkeys(self.slots, text)) for text in CONTENT_FREE]
 
 
 @router.post("/v1/classify", response_model=Classifications, responses=ASKING)
 async def classify(body: ClassifyRequest, request: Request, call: TheCall, service: TheService) -> Response:
-    """Tell the likeliest label of each text, and the probability of every one."""
+    """Return the likeliest label of each text, and the probability of every label."""
     async with bounded(request):
-        many(len(body.texts), service.limits, "texts")
+        check_count(len(body.texts), service.limits, "texts")
         served = await service.open(call, body.model)
         question = _question(body, served)
         if len(question.labels) > service.limits.labels:
-            raise wrong("labels", f"there are {len(question.labels)} labels; this server takes {service.limits.labels}")
+            raise wrong(
+                "labels", f"there are {len(question.labels)} labels; this server accepts {service.limits.labels}"
+            )
         scorer = body.scorer or (served.experiment.evaluate.scorer if served.experiment else "calibrated")
         prompts = [question.of(text) for text in body.texts]
         found, call.tokens_in = await _sums(call, served, question, prompts, service)
         prior = await _prior(call, served, question, service) if scorer == "calibrated" else None
-    data = _told(question, found, scorer, prior)
+    data = _classifications(question, found, scorer, prior)
     usage = Usage.of(call.tokens_in, 0)
     answer = Classifications(model=call.model or "", scorer=scorer, prompt=question.template, data=data, usage=usage)
     return as_json(answer)
@@ -75,7 +77,7 @@ async def classify(body: ClassifyRequest, request: Request, call: TheCall, servi
 
 def _question(body: ClassifyRequest, served: Served) -> Question:
     if body.suite is not None:
-        return _of_suite(body.suite, body.prompt_language, served)
+        return _suite_question(body.suite, body.prompt_language, served)
     template, labels = body.prompt or "", body.labels or []
     if unknown := [s for s in SLOTS.findall(template) if s != "text" and all(isinstance(t, str) for t in body.texts)]:
         raise wrong("prompt", f"the prompt has the slot {{{unknown[0]}}}; use {{text}}, or give texts as objects")
@@ -83,7 +85,7 @@ def _question(body: ClassifyRequest, served: Served) -> Question:
     return Question(template, tuple(labels), words)
 
 
-def _of_suite(name: str, prompt_language: str | None, served: Served) -> Question:
+def _suite_question(name: str, prompt_language: str | None, served: Served) -> Question:
     suites = served.experiment.evaluate.suites if served.experiment is not None else []
     known = {suite.name: suite for suite in suites if suite.kind == "classification"}
     if name not in known:
@@ -102,7 +104,7 @@ def _of_suite(name: str, prompt_language: str | None, served: Served) -> Questio
 async def _sums(
     call: Call, served: Served, question: Question, prompts: Sequence[str], service: Service
 ) -> tuple[LabelSums, int]:
-    """Label scores under each prompt, and the number of tokens that were read."""
+    """Return label scores for each prompt, and the number of tokens read."""
     encoder = served.encoder
     labels, asked = await tokenised(
         call, served, lambda: ([encoder.label(w) for w in question.words], [encoder.prompt(p) for p in prompts])
@@ -110,13 +112,13 @@ async def _sums(
     if not all(labels):
         raise wrong("labels", "a label has no tokens of this model; give another word")
     for prompt in asked:
-        fits(served, prompt, max(len(label) for label in labels), service.limits)
+        check_length(served, prompt, max(len(label) for label in labels), service.limits)
     found = await served.engine.score_labels(asked, labels, served.adapter)
     return found, sum(len(prompt) for prompt in asked)
 
 
 async def _prior(call: Call, served: Served, question: Question, service: Service) -> LabelSums:
-    # `base` keeps its id when a promotion brings another base along; the engine is another one then
+    # The id alone is not enough: after a promotion `base` may be another model, but then in another engine.
     key = (ref(served.engine), served.id, served.adapter, question)
     found = service.priors.get(key)
     if found is None:
@@ -125,7 +127,9 @@ async def _prior(call: Call, served: Served, question: Question, service: Servic
     return found
 
 
-def _told(question: Question, sums: LabelSums, scorer: Scorer, prior: LabelSums | None) -> list[Classification]:
+def _classifications(
+    question: Question, sums: LabelSums, scorer: Scorer, prior: LabelSums | None
+) -> list[Classification]:
     values = label_values(_array(sums), scorer, None if prior is None else _array(prior))
     return [
         Classification(
@@ -144,14 +148,14 @@ def _array(sums: LabelSums) -> LabelScores:
 
 @router.post("/v1/score", response_model=Scores, responses=ASKING)
 async def score(body: ScoreRequest, request: Request, call: TheCall, service: TheService) -> Response:
-    """Tell the log-probability of each continuation."""
+    """Return the log-probability of each continuation."""
     async with bounded(request):
-        many(len(body.continuations), service.limits, "continuations")
+        check_count(len(body.continuations), service.limits, "continuations")
         served = await service.open(call, body.model)
         prompt, texts = await tokenised(call, served, lambda: _tokens(served, body))
         if not all(texts):
             raise wrong("continuations", "a continuation has no tokens of this model; give another text")
-        fits(served, prompt, max(len(text) for text in texts), service.limits)
+        check_length(served, prompt, max(len(text) for text in texts), service.limits)
         call.tokens_in = len(prompt) + sum(len(text) for text in texts)
         found = await served.engine.score_labels([prompt], texts, served.adapter)
     pairs = zip(found.log_prob[0], found.tokens[0])
@@ -160,6 +164,6 @@ async def score(body: ScoreRequest, request: Request, call: TheCall, service: Th
 
 
 def _tokens(served: Served, body: ScoreRequest) -> tuple[list[int], list[list[int]]]:
-    """Of the prompt, and of each continuation."""
+    """Return token ids of the prompt and of each continuation."""
     prompt = read(served, body.prompt) if body.raw else served.encoder.prompt(body.prompt)
     return prompt, [served.encoder.label(text) for text in body.continuations]

@@ -21,9 +21,9 @@ from ialign_ray.serving.api.respond import (
     as_json,
     ask,
     begun,
+    check_count,
+    check_length,
     collect,
-    fits,
-    many,
     new_tokens,
     sampling,
     together,
@@ -39,7 +39,7 @@ router = APIRouter(tags=["OpenAI"])
 
 @dataclass(frozen=True)
 class Prompted:
-    """A prompt, and what is told of it where it is echoed."""
+    """A prompt, with its tokens' scores if it is echoed with log-probabilities."""
 
     ids: list[int]
     text: str
@@ -52,7 +52,7 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
     async with bounded(request):
         served = await service.open(call, body.model)
         prompts = await tokenised(call, served, lambda: _prompts(served, body))
-        many(len(prompts) * (body.n or 1), service.limits, "prompt")
+        check_count(len(prompts) * (body.n or 1), service.limits, "prompt")
         asks = _asks(served, prompts, body, service)
         call.tokens_in = sum(len(prompt.ids) for prompt in prompts)
         if body.echo and body.logprobs is not None:
@@ -63,7 +63,9 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
             return as_events(call, _chunks(call, served, writer, pieces, body))
         found = await collect(call, served, asks) if asks else [Whole() for _ in range(writer.count)]
         if body.echo and body.logprobs is not None:
-            await together(_end(served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found))
+            await together(
+                _append_end(served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found)
+            )
     choices = [writer.whole(index, answer) for index, answer in enumerate(found)]
     usage = Usage.of(call.tokens_in, call.tokens_out)
     return as_json(Completion(**about(call, served, "cmpl"), choices=choices, usage=usage))
@@ -84,10 +86,10 @@ def _prompted(served: Served, given: str | list[int]) -> Prompted:
 
 
 def _asks(served: Served, prompts: list[Prompted], body: CompletionRequest, service: Service) -> list[Ask]:
-    """None where only the prompt is asked for."""
+    """Return one `Ask` for each answer; an empty list if only the echo is requested."""
     if body.max_tokens == 0:
         for prompt in prompts:
-            fits(served, prompt.ids, 0, service.limits)
+            check_length(served, prompt.ids, 0, service.limits)
         return []
     lengths = [new_tokens(served, prompt.ids, body.max_tokens, service.limits) for prompt in prompts]
     return [
@@ -104,13 +106,13 @@ async def _scored(served: Served, prompt: Prompted, top: int) -> Prompted:
     return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))
 
 
-async def _end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
-    """Append the end-of-sequence token of an answer, which the engine does not tell of.
+async def _append_end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
+    """Append the end-of-sequence token of an answer, which the engine leaves out.
 
     lm-evaluation-harness asks for one token after an echoed prompt and drops the last token of the answer, whatever
     it is, so there must be one.
     """
-    if answer.finish != "stop" or body.stop:  # with stop texts nobody knows which of the two ended it
+    if answer.finish != "stop" or body.stop:  # a stop text may have ended it just as well
         return
     end = int(served.encoder.tokenizer.eos_token_id)
     ids = [*prompt.ids, *(score.token for score in answer.scores), end]
@@ -118,7 +120,7 @@ async def _end(served: Served, prompt: Prompted, answer: Whole, body: Completion
 
 
 class _CompletionWriter:
-    """Choices of one request: they begin with the prompt where it is echoed, and count offsets on from it."""
+    """Builds the choices of one request; an echoed prompt comes first and shifts the offsets."""
 
     def __init__(self, served: Served, body: CompletionRequest, prompts: list[Prompted]) -> None:
         self._body, self._prompts, self._n = body, prompts, body.n or 1
@@ -131,31 +133,27 @@ class _CompletionWriter:
         return len(self._prompts) * self._n
 
     def whole(self, index: int, answer: Whole) -> Choice:
-        """A choice at once."""
+        """Return a whole choice."""
         begin = self.prompt(index)
-        told = self._told(index, answer.scores)
-        if begin.logprobs is not None and told is not None:
-            told = _joined(begin.logprobs, told)
-        return Choice(index=index, text=begin.text + answer.text, logprobs=told, finish_reason=answer.finish)
+        scored = self._logprobs(index, answer.scores)
+        if begin.logprobs is not None and scored is not None:
+            scored = Logprobs(**{name: [*value, *getattr(scored, name)] for name, value in begin.logprobs})
+        return Choice(index=index, text=begin.text + answer.text, logprobs=scored, finish_reason=answer.finish)
 
     def prompt(self, index: int) -> Choice:
-        """The prompt's part of a choice; empty where it is not echoed."""
+        """Return the echoed prompt as a choice; empty without `echo`."""
         if not self._body.echo:
             return Choice(index=index, text="")
         prompt = self._prompts[index // self._n]
-        return Choice(index=index, text=prompt.text, logprobs=self._told(index, prompt.scores))
+        return Choice(index=index, text=prompt.text, logprobs=self._logprobs(index, prompt.scores))
 
     def piece(self, index: int, piece: TextDelta) -> Choice:
-        """The next part of a choice."""
-        told = self._told(index, piece.tokens)
-        return Choice(index=index, text=piece.text, logprobs=told, finish_reason=piece.finish)
+        """Return the next piece of a choice."""
+        scored = self._logprobs(index, piece.tokens)
+        return Choice(index=index, text=piece.text, logprobs=scored, finish_reason=piece.finish)
 
-    def _told(self, index: int, scores: Sequence[TokenScore]) -> Logprobs | None:
+    def _logprobs(self, index: int, scores: Sequence[TokenScore]) -> Logprobs | None:
         return None if self._body.logprobs is None else logprobs(self._pieces, self._offsets[index], scores)
-
-
-def _joined(first: Logprobs, second: Logprobs) -> Logprobs:
-    return Logprobs(**{name: [*value, *getattr(second, name)] for name, value in first})
 
 
 async def _chunks(

@@ -1,4 +1,4 @@
-"""Everything that goes wrong, as OpenAI's clients expect it: a status and `{"error": {message, type, param, code}}`.
+"""Errors in the form that OpenAI's clients expect: a status and `{"error": {message, type, param, code}}`.
 
 A message names the parameter, what is wrong and the cure. It never holds a traceback, a path of the server or a
 text that a user sent.
@@ -24,32 +24,37 @@ log = logging.getLogger("ialign_ray.serving")
 
 INVALID: Final = "invalid_request_error"
 _TYPES: Final = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
+_ROUTING: Final = {
+    404: "there is nothing at this address; see /docs",
+    405: "this address takes another method; see /docs",
+}
+"""Messages for Starlette's own errors."""
 GONE: Final = 499
-"""What the access log says of a client that went away; nobody receives it."""
+"""Status in the access log if the client disconnected; nobody receives it."""
 
 
 class ErrorDetail(BaseModel):
-    """What went wrong."""
+    """Details of an error."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
     message: str
-    """One sentence for a person."""
+    """One sentence for people."""
     type: str
-    """Kind of error, for a program."""
+    """Kind of error, for programs."""
     param: str | None = None
-    """The parameter that is wrong, if one is."""
+    """The wrong parameter, if there is one."""
     code: str | None = None
-    """The exact reason, for a program."""
+    """The exact reason, for programs."""
 
 
 class ErrorBody(BaseModel):
-    """The answer to every request that fails."""
+    """Answer to a failed request."""
 
     error: ErrorDetail
 
 
 class ApiError(HTTPException):
-    """An answer that is an error. Starlette's exception is its base: FastAPI lets it through while it reads a body."""
+    """An error as an answer. Derived from Starlette's exception, which FastAPI lets through while it reads a body."""
 
     def __init__(
         self,
@@ -65,63 +70,63 @@ class ApiError(HTTPException):
 
     @property
     def reason(self) -> str:
-        """For the log."""
+        """Code for the log."""
         return self.code or str(self.status_code)
 
     @property
     def body(self) -> ErrorBody:
-        """What is sent."""
+        """The response's body."""
         return error_body(self.status_code, str(self.detail), self.param, self.code)
 
 
 class GoneError(Exception):
-    """The client went away before its answer was ready."""
+    """The client disconnected before its answer was ready."""
 
 
 def error_body(status: int, message: str, param: str | None = None, code: str | None = None) -> ErrorBody:
-    """The body of an error of that status."""
+    """Build the body of an error with this status."""
     kind = _TYPES.get(status) or ("server_error" if status >= 500 else INVALID)
     return ErrorBody(error=ErrorDetail(message=message, type=kind, param=param, code=code))
 
 
 def response(error: ApiError) -> JSONResponse:
-    """An error as an HTTP response."""
+    """Build the HTTP response of an error."""
     return JSONResponse(error.body.model_dump(), error.status_code, error.headers)
 
 
 def wrong(param: str, message: str, code: str = "invalid_value") -> ApiError:
-    """A parameter that is wrong: 400."""
+    """400: a wrong parameter."""
     return ApiError(400, message, param=param, code=code)
 
 
 def too_busy(message: str, seconds: float, code: str) -> ApiError:
-    """429, and when to try again."""
+    """429, with the seconds until the next try."""
     return ApiError(429, message, code=code, headers={"Retry-After": str(max(1, math.ceil(seconds)))})
 
 
 def not_ready(message: str) -> ApiError:
-    """503 that is worth another try."""
+    """503, worth another try."""
     return ApiError(503, message, code="not_ready", headers={"Retry-After": "2"})
 
 
 def timed_out(seconds: float) -> ApiError:
-    """504."""
+    """504: the answer took too long."""
     return ApiError(504, f"the answer was not ready in {seconds:g} seconds; ask for fewer tokens", code="timeout")
 
 
 def internal() -> ApiError:
-    """500: a bug of ours, of which the client learns nothing but that it is one."""
-    return ApiError(500, "the server failed; its log has the request under this x-request-id", code="internal_error")
+    """500: a bug of ours; the client gets no details."""
+    return ApiError(500, "the server failed; its log has details under this x-request-id", code="internal_error")
 
 
-def told(error: Exception) -> ApiError:
-    """Any exception as the answer to its request; what is unknown is a bug, logged without its message."""
+def to_api_error(error: Exception) -> ApiError:
+    """Turn an exception into the answer to its request; an unknown one is a bug and logged without its message."""
     if isinstance(error, ApiError):
         return error
     if isinstance(error, RequestValidationError):
         return invalid(error.errors())
     if isinstance(error, HTTPException):
-        return ApiError(error.status_code, _plain(error), headers=error.headers)
+        return ApiError(error.status_code, _ROUTING.get(error.status_code, str(error.detail)), headers=error.headers)
     if isinstance(error, BusyError):
         return too_busy(str(error), error.retry_after, "server_busy")
     if isinstance(error, UnknownModelError):
@@ -135,7 +140,7 @@ def told(error: Exception) -> ApiError:
 
 
 def log_bug(error: BaseException) -> None:
-    """Where it happened. Messages of exceptions are left out, since they may quote what a user sent."""
+    """Log the kind and place of an exception, but not its message, which may quote a user's text."""
     frames, at = [], error.__traceback__
     while at is not None:
         frames.append(f"{at.tb_frame.f_code.co_filename}:{at.tb_lineno}")
@@ -143,16 +148,8 @@ def log_bug(error: BaseException) -> None:
     log.error("%s at %s", type(error).__name__, " < ".join(reversed(frames)))
 
 
-def _plain(error: HTTPException) -> str:
-    """Routing's own errors, in a sentence."""
-    return {
-        404: "there is nothing at this address; see /docs",
-        405: "this address takes another method; see /docs",
-    }.get(error.status_code, str(error.detail))
-
-
 def invalid(errors: Sequence[Any]) -> ApiError:
-    """A body that is not what the schema says: 400 that names the parameter; only the first of several is told."""
+    """400 for a body that does not match the schema; names the first wrong parameter."""
     first = errors[0]
     place = [str(part) for part in first["loc"][1:]]
     kind, param = str(first["type"]), printable(".".join(place)) or None
@@ -171,20 +168,20 @@ def invalid(errors: Sequence[Any]) -> ApiError:
 
 
 def printable(text: str, most: int = 64) -> str:
-    """A name that a client sent, safe to send back: control characters and lone surrogates are escaped."""
+    """Make a client's name safe to send back: control characters and lone surrogates are escaped."""
     shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:most])
     return shown + ("…" if len(text) > most else "")
 
 
 async def handle(request: Request, error: Exception) -> JSONResponse:
-    """Answer for any exception that a route raises."""
-    failed = told(error)
+    """Answer an exception that a route raised."""
+    failed = to_api_error(error)
     request.state.call.failure = failed.reason
     return response(failed)
 
 
 def install(app: FastAPI) -> None:
-    """Answer every error of the app's routes in OpenAI's shape; all others reach the front (`front.py`)."""
+    """Answer the errors of the app's routes in OpenAI's form; all others reach `ApiMiddleware`."""
     kinds: tuple[type[Exception], ...] = (HTTPException, RequestValidationError, IalignError)
     for kind in kinds:
         app.add_exception_handler(kind, handle)
@@ -200,12 +197,12 @@ MEANINGS: Final = {
     401: "The API key is missing or wrong.",
     404: "No such model, or this key may not use it.",
     408: "The body did not arrive in time.",
-    413: "The body is larger than this server takes.",
+    413: "The body is larger than this server accepts.",
     429: "The queue is full, or the key's rate limit is reached; `Retry-After` says when to try again.",
     500: "A bug of the server.",
     503: "The model is not ready; `Retry-After` says when to try again.",
     504: "The answer took too long.",
 }
-"""What each status means."""
+"""Meaning of each status."""
 ASKING: Final = documented(*MEANINGS)
-"""Errors of every route that asks a model."""
+"""Errors of every route that uses a model."""

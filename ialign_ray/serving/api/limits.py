@@ -1,4 +1,4 @@
-"""What a key may ask for in a minute."""
+"""Rate limits of API keys, per minute."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from ialign_ray.serving.api.errors import too_busy
 
 @dataclass
 class Bucket:
-    """A token bucket: `per_minute` may be spent at once, and they come back evenly over a minute.
+    """A token bucket: `per_minute` may be spent at once and is refilled evenly over a minute.
 
-    What an answer costs is known once it is there, so a bucket may go below zero, and then waits until it is paid
-    back. The `limits` library counts hits in windows, and refuses such a hit instead.
+    The cost of an answer is known only at its end, so a bucket may go below zero and then waits until it is refilled.
+    The `limits` library counts hits in windows, and refuses such a hit instead.
     """
 
     per_minute: float
@@ -27,12 +27,12 @@ class Bucket:
         self._level, self._at = self.per_minute, self.clock()
 
     def wait(self, needed: float) -> float:
-        """Seconds until `needed` are there; 0 now."""
+        """Seconds until `needed` are available; 0 if they are now."""
         self._refill()
         return max(0.0, (needed - self._level) * 60 / self.per_minute)
 
     def spend(self, amount: float) -> None:
-        """Take them, there or not."""
+        """Take `amount`, even below zero."""
         self._refill()
         self._level -= amount
 
@@ -43,14 +43,14 @@ class Bucket:
 
 
 class Rates:
-    """The buckets of all keys. They are this process's: each replica of a deployment counts for itself."""
+    """Buckets of all keys, per process: each replica of a deployment counts on its own."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._buckets: dict[tuple[str, str], Bucket] = {}
 
     def enter(self, key: KeyEntry) -> None:
-        """Count a request; raises ApiError (429) where the key has none left, or has spent its tokens."""
+        """Count a request. Raises ApiError (429) if the key has no requests or tokens left."""
         requests, tokens = self._of(key, "requests"), self._of(key, "tokens")
         for bucket, what in ((requests, "requests"), (tokens, "tokens")):
             if bucket and (seconds := bucket.wait(1)):
@@ -60,7 +60,7 @@ class Rates:
             requests.spend(1)
 
     def charge(self, key: KeyEntry, tokens: int) -> None:
-        """Count the tokens of a request that is over."""
+        """Count the tokens of a finished request."""
         if bucket := self._of(key, "tokens"):
             bucket.spend(tokens)
 

@@ -1,4 +1,8 @@
-"""Prometheus metrics of one process; a deployment of several replicas has as many."""
+"""Prometheus metrics of one process; a deployment of several replicas has as many.
+
+`prometheus-fastapi-instrumentator` knows neither the model, the tokens nor the first token of a request, so its labels
+and all metrics but one would still be written here.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +22,7 @@ _SECONDS: Final = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120
 
 
 class _Engines(Collector):
-    """`Engine.stats` of every engine that answered, read when asked."""
+    """`Engine.stats` of every engine that answered a request, read at each scrape."""
 
     def __init__(self) -> None:
         self._known: WeakKeyDictionary[Engine, str] = WeakKeyDictionary()
@@ -30,7 +34,7 @@ class _Engines(Collector):
             self._count += 1
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        family = GaugeMetricFamily("ialign_engine", "What the engine tells of itself.", labels=("engine", "stat"))
+        family = GaugeMetricFamily("ialign_engine", "Statistics of the engine.", labels=("engine", "stat"))
         for engine, name in list(self._known.items()):
             for stat, value in sorted(engine.stats().items()):
                 family.add_metric((name, stat), value)
@@ -38,30 +42,30 @@ class _Engines(Collector):
 
 
 class Metrics:
-    """Counters of requests, tokens and times by route and model; models are those of the library, never free text."""
+    """Counters of requests, tokens and times by route and model; models are the library's names, never free text."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
         labels, registry = ("route", "model"), self.registry
         self._requests = Counter("ialign_requests", "Requests.", (*labels, "status"), registry=registry)
         self._seconds = Histogram(
-            "ialign_request_seconds", "To the end of the answer.", labels, registry=registry, buckets=_SECONDS
+            "ialign_request_seconds", "Seconds to the end of the answer.", labels, registry=registry, buckets=_SECONDS
         )
         self._first = Histogram(
-            "ialign_first_token_seconds", "To the first token.", labels, registry=registry, buckets=_SECONDS
+            "ialign_first_token_seconds", "Seconds to the first token.", labels, registry=registry, buckets=_SECONDS
         )
         self._prompt = Counter("ialign_prompt_tokens", "Tokens of prompts.", labels, registry=registry)
         self._generated = Counter("ialign_generated_tokens", "Tokens of answers.", labels, registry=registry)
-        self.running = Gauge("ialign_requests_running", "Requests under way.", registry=registry)
+        self.running = Gauge("ialign_requests_running", "Running requests.", registry=registry)
         self._engines = _Engines()
         registry.register(self._engines)
 
-    def saw(self, engine: Engine) -> None:
-        """Show an engine's statistics from now on."""
+    def watch(self, engine: Engine) -> None:
+        """Include an engine's statistics from now on."""
         self._engines.add(engine)
 
     def finished(self, route: str, status: int, seconds: float, call: Call) -> None:
-        """Count a request that is over."""
+        """Count a finished request."""
         labels = (route, call.model or "")
         self._requests.labels(*labels, str(status)).inc()
         self._seconds.labels(*labels).observe(seconds)
@@ -71,5 +75,5 @@ class Metrics:
             self._first.labels(*labels).observe(call.first_token)
 
     def text(self) -> bytes:
-        """The page that Prometheus reads."""
+        """Render the metrics in Prometheus' text format."""
         return bytes(generate_latest(self.registry))

@@ -1,7 +1,8 @@
-"""What stands before every route: request id, key, rate and size limits; and after it: access log and metrics.
+"""Middleware around every route: request id, key, rate and size limits before it, access log and metrics after it.
 
-Plain ASGI, since it must see the response to its last byte: the model's lease and the engine's streams are let go
-there, also when the client went away in the middle.
+Plain ASGI, since it must see the response to its last byte: the model's lease and the engine's streams are released
+there, also when the client disconnects in the middle. `asgi-correlation-id` would replace four lines (the request id)
+and take another middleware for it.
 """
 
 from __future__ import annotations
@@ -29,9 +30,9 @@ from ialign_ray.serving.api.request import Call
 from ialign_ray.serving.api.state import Service
 
 PROTECTED: Final = ("/v1/", "/metrics")
-"""Paths that ask for a key where there are any. Health, documentation and the page say nothing of anybody."""
+"""Paths that need a key if there are keys. Health, documentation and the page hold nothing about users or models."""
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
-_SLACK_S: Final = 10.0  # beyond its timeout that a client may take to read the end of its answer
+_SLACK_S: Final = 10.0  # beyond the timeout, for a client to read the end of its answer
 
 
 class ApiMiddleware:
@@ -50,7 +51,8 @@ class ApiMiddleware:
         name = given if _ID.fullmatch(given) else uuid.uuid4().hex
         async with AsyncExitStack() as held:
             call = Call(name, self.service.limits.timeout_s, held)
-            scope["state"] = {**scope.get("state", {}), "call": call}  # its own: a server may share one of its lifespan
+            # a copy: the server may share one dict for all requests
+            scope["state"] = {**scope.get("state", {}), "call": call}
             wire = Wire(call, receive, send, self.service.limits.body_bytes)
             held.callback(self._account, scope, wire)
             with self.service.metrics.running.track_inprogress():
@@ -74,7 +76,7 @@ class ApiMiddleware:
             await wire.refuse(scope, internal())
 
     def _admit(self, headers: Headers, call: Call) -> None:
-        """Raises ApiError: 401 without a known key, 429 above the key's rates."""
+        """Check the key. Raises ApiError: 401 without a known key, 429 above the key's rates."""
         if self.service.keys is None:
             return
         scheme, _, secret = headers.get("authorization", "").partition(" ")
@@ -95,33 +97,33 @@ class ApiMiddleware:
 
 
 def inner_path(scope: Scope) -> str:
-    """The path that routes are matched by: without the prefix under which the app is mounted."""
+    """Return the path that routes match, without the prefix under which the app is mounted."""
     path, root = str(scope["path"]), str(scope.get("root_path", ""))
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
 
 
 @dataclass
 class Wire:
-    """Both directions of a request, counted and bounded in time."""
+    """The two directions of a request, with size and time limits."""
 
     call: Call
     incoming: Receive
     outgoing: Send
     most: int
-    """Largest body in bytes."""
+    """Largest allowed body in bytes."""
     status: int = 0
     """0 until a response starts."""
     _whole: bool = False
     _sent: bool = False
 
     def check_length(self, headers: Headers) -> None:
-        """Refuse a body that says it is too large (413)."""
+        """Raise ApiError (413) if Content-Length is above the limit."""
         length = headers.get("content-length", "")
         if length.isdecimal() and int(length[:20]) > self.most:
             raise self._too_large()
 
     async def receive(self) -> Message:
-        """The next part of the body: 413 once they are too large together, 408 where they take too long."""
+        """Return the next part of the body. Raises ApiError: 413 if the body is too large, 408 if it takes too long."""
         if self._whole:
             return self._noted(await self.incoming())
         try:
@@ -136,7 +138,7 @@ class Wire:
         return self._noted(message)
 
     async def send(self, message: Message) -> None:
-        """Send on, with the call's headers; a client that does not read is given up some time after the deadline."""
+        """Pass a message to the client, with the call's headers. Raises GoneError if it does not read in time."""
         if message["type"] == "http.response.start":
             self.status = message["status"]
             sent = MutableHeaders(scope=message)
@@ -151,13 +153,13 @@ class Wire:
         self._sent = message["type"] == "http.response.body" and not message.get("more_body", False)
 
     async def refuse(self, scope: Scope, error: ApiError) -> None:
-        """Answer with an error; once a response has started there is none but to break it off."""
+        """Answer with an error; a response that has started can only be broken off."""
         self.call.failure = error.reason
         if not self.status:
             await response(error)(scope, self.incoming, self.send)
 
     async def give_up(self, scope: Scope) -> None:
-        """End a request whose client has gone, or does not read; nobody receives what is still sent."""
+        """End a request whose client has disconnected or does not read. Servers still expect a response."""
         self.call.failure = "client_gone"
         if not self.status:
             await JSONResponse(None, GONE)(scope, self.incoming, self.send)
@@ -168,7 +170,7 @@ class Wire:
         return message
 
     def _too_large(self) -> ApiError:
-        message = f"the body is larger than the {self.most:,} bytes that this server takes; send less at a time"
+        message = f"the body is larger than the {self.most:,} bytes that this server accepts; send less at a time"
         return ApiError(413, message, code="request_too_large")
 
 
@@ -176,7 +178,7 @@ log = logging.getLogger("ialign_ray.access")
 
 
 def open_log() -> None:
-    """Write the log to stderr, unless the process has a place for it."""
+    """Write the access log to stderr, unless the process has configured logging."""
     log.setLevel(logging.INFO)
     if not log.hasHandlers():
         handler = logging.StreamHandler()
@@ -185,7 +187,7 @@ def open_log() -> None:
 
 
 def write(method: str, route: str, status: int, seconds: float, call: Call) -> None:
-    """One line. `route` is the route's pattern: a path may hold anything."""
+    """Write one line. `route` is the route's pattern, since a path may hold anything."""
     line: dict[str, Any] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "request": call.id,

@@ -1,4 +1,4 @@
-"""`/v1/models`, and for those who operate the server `/healthz`, `/readyz` and `/metrics`."""
+"""`/v1/models`, and for operators `/healthz`, `/readyz` and `/metrics`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ router = APIRouter()
 
 @router.get("/v1/models", tags=["OpenAI"], response_model=ModelList, responses=documented(401, 429, 500))
 async def models(call: TheCall, service: TheService) -> Response:
-    """All models that this key may use; the first answers requests that name none."""
+    """List the models that this key may use; the first answers requests that name none."""
     return as_json(ModelList(data=[_card(info) for info in service.infos(call.key)]))
 
 
@@ -28,7 +28,7 @@ async def models(call: TheCall, service: TheService) -> Response:
     "/v1/models/{name:path}", tags=["OpenAI"], response_model=ModelCard, responses=documented(401, 404, 429, 500)
 )
 async def model(name: str, call: TheCall, service: TheService) -> Response:
-    """One model; names may hold a slash (`NAME/3`)."""
+    """Return one model; names may hold a slash (`NAME/3`)."""
     for info in service.infos(call.key):
         if info.name == name:
             return as_json(_card(info))
@@ -41,15 +41,15 @@ def _card(info: ModelInfo) -> ModelCard:
 
 @router.get("/healthz", tags=["operation"], responses=documented(500))
 async def healthz() -> Health:
-    """The process answers."""
+    """Return ok while the process answers."""
     return Health(status="ok")
 
 
 @router.get("/readyz", tags=["operation"], responses=documented(500, 503))
 async def readyz(service: TheService) -> Health:
-    """There are models."""
+    """Return ready if models are loaded."""
     if not service.library.infos():
-        raise not_ready("no model is there yet")
+        raise not_ready("no model is loaded yet")
     return Health(status="ready")
 
 
@@ -60,5 +60,5 @@ _PAGE: dict[int | str, dict[str, Any]] = {
 
 @router.get("/metrics", tags=["operation"], response_class=Response, responses=_PAGE | documented(401, 429, 500))
 async def metrics(service: TheService) -> Response:
-    """Prometheus' text format."""
+    """Return all metrics in Prometheus' text format."""
     return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)

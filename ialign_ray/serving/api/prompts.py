@@ -1,4 +1,4 @@
-"""From what was asked to token ids, worded as the model was trained."""
+"""Prompts as token ids, worded as in the model's training."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ from ialign_ray.tasks.alignment import FALLBACK
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
 
 Tokens = TypeVar("Tokens")
-_LONG = 16_384  # bytes of a body; as many are tokenised in some 10 ms
+_LONG = 16_384  # bytes of a body; tokenising them takes about 10 ms
 
 
 async def tokenised(call: Call, served: Served, tokenise: Callable[[], Tokens]) -> Tokens:
-    """What the function gives; of a long body in a thread, since it would hold up all other answers.
+    """Run a tokenising function; for a long body in a thread, since it would block all other answers.
 
-    Not of an encoder-decoder, whose tokenizer may have modes for source and target and so belongs to one thread.
+    Not for an encoder-decoder: its tokenizer may switch between source and target mode, so it belongs to one thread.
     """
     here = call.bytes_in < _LONG or served.encoder.seq2seq
     return tokenise() if here else await asyncio.to_thread(tokenise)
 
 
 def chat_prompt(served: Served, messages: Sequence[Message]) -> list[int]:
-    """A conversation up to where the answer begins; a single user turn exactly as training asks it.
+    """Encode a conversation up to the beginning of the answer; a single user turn exactly as in training.
 
-    Without a chat template there is nothing that tells turns apart: one user turn is taken, and system texts before
-    it are put in front.
+    Without a chat template nothing separates the turns: only one user turn is accepted, with system texts put in front
+    of it.
     """
     if not served.encoder.chat:
         return [int(i) for i in served.encoder.prompt(_single(messages))]
@@ -46,23 +46,23 @@ def chat_prompt(served: Served, messages: Sequence[Message]) -> list[int]:
     tokenizer = served.encoder.tokenizer
     try:
         rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # jinja2's: templates refuse roles in an order that they do not know
+    except Exception as error:  # jinja2's: templates refuse an order of roles that they do not know
         if not type(error).__module__.startswith("jinja2"):
             raise
-        raise wrong("messages", "the model's chat template does not take these roles in this order") from error
+        raise wrong("messages", "the model's chat template does not accept these roles in this order") from error
     return [int(i) for i in tokenizer(rendered, add_special_tokens=False)["input_ids"]]
 
 
 def _single(messages: Sequence[Message]) -> str:
     roles = [message.role for message in messages]
     if roles[-1] != "user" or not set(roles[:-1]) <= {"system", "developer"}:
-        message = "this model has no chat template, so it takes one user turn (with system texts before it, if any)"
+        message = "this model has no chat template, so it accepts one user turn (with system texts before it, if any)"
         raise wrong("messages", message, "single_turn_only")
     return "\n".join(message.text for message in messages)
 
 
 def read(served: Served, text: str) -> list[int]:
-    """The ids of a text as it is; of an empty one, what begins a text."""
+    """Tokenise a text as it is; an empty one becomes the token that begins a text."""
     tokenizer = served.encoder.tokenizer
     ids = [int(i) for i in tokenizer(text)["input_ids"]]
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
@@ -70,7 +70,7 @@ def read(served: Served, text: str) -> list[int]:
 
 
 def known_ids(served: Served, ids: Sequence[int]) -> list[int]:
-    """The ids, if the model has them all."""
+    """Return the ids. Raises ApiError (400) if the model lacks one."""
     size = len(served.encoder.tokenizer)
     if max(ids) >= size:
         raise wrong("prompt", f"token id {max(ids)} is not one of this model's 0 to {size - 1}")
@@ -78,9 +78,9 @@ def known_ids(served: Served, ids: Sequence[int]) -> list[int]:
 
 
 def language_of(text: str, param: str, experiment: Any) -> str:
-    """The code of a language given by code or by name; the experiment's own names come first.
+    """Return the code of a language given by code or name; the experiment's own names come first.
 
-    Raises ApiError (400) where it is no language that can be named.
+    Raises ApiError (400) if it is not a known language.
     """
     names = experiment.languages if experiment is not None else LanguagesConfig()
     wanted = text.strip().casefold()
@@ -106,12 +106,12 @@ def _code(text: str) -> str:
 
 
 def _no_language(text: str, param: str) -> ApiError:
-    message = f"{param} {printable(text)!r} is no language that is known; use a code such as ind, or a name"
+    message = f"{param} {printable(text)!r} is not a known language; use a code such as ind, or a name"
     return wrong(param, message, "unknown_language")
 
 
 class Wording:
-    """How a model is asked to translate: the first template of its training that names both languages."""
+    """Wording of translation requests: the first template of the model's training that names both languages."""
 
     def __init__(self, served: Served, prompt_language: str | None) -> None:
         self._names = served.experiment.languages.names if served.experiment is not None else {}
@@ -130,7 +130,7 @@ class Wording:
         self._template = (both or [fitting[0].tasks[FALLBACK][0].input])[0]
 
     def of(self, text: str, source: str, target: str) -> str:
-        """The request to translate a text."""
+        """Build the request to translate a text."""
         called = {
             f"{side}_language": display_name(code, self._language, self._names)
             for side, code in (("source", source), ("target", target))
@@ -140,7 +140,7 @@ class Wording:
 
 @lru_cache(maxsize=64)
 def _sets(names: tuple[str, ...]) -> tuple[TemplateSet, ...]:
-    """The readable sets that have templates for translation; a user's file may exist on the training machine only."""
+    """Load the sets with translation templates, skipping files that exist only on the training machine."""
     found = []
     for name in names:
         try:

@@ -1,4 +1,4 @@
-"""One HTTP request while it lasts: what it holds, what it has used, until when it may take."""
+"""State of one HTTP request: the resources it holds, its counts and its deadline."""
 
 from __future__ import annotations
 
@@ -20,37 +20,37 @@ Item = TypeVar("Item")
 
 @dataclass
 class Call:
-    """What is known of a request. The front (`front.py`) makes it, and logs it when the response is sent."""
+    """State of one request. `ApiMiddleware` creates it, and logs it when the response is sent."""
 
     id: str
     """Returned as `x-request-id`."""
     timeout_s: float
-    """From its start to the end of its answer."""
+    """Seconds allowed from its start to the end of its answer."""
     held: AsyncExitStack
-    """The model's lease and the engine's streams: let go when the response is sent, or the client has gone."""
+    """The model's lease and the engine's streams, released when the response is sent or the client disconnects."""
     started: float = field(default_factory=time.perf_counter)
     key: KeyEntry | None = None
-    """Whose it is; None where the server has no keys."""
+    """API key of the request; None if the server has no keys."""
     model: str | None = None
-    """Name that was asked for, once a model has it."""
+    """Requested name, set once a model with that name is found."""
     version: str | None = None
-    """`Served.id` of what answers."""
+    """`Served.id` of the model that answers."""
     bytes_in: int = 0
-    """Of the body, as far as it has come."""
+    """Bytes of the body received so far."""
     tokens_in: int = 0
     tokens_out: int = 0
     first_token: float | None = None
-    """Seconds until the first token."""
+    """Seconds from the start to the first token."""
     failure: str | None = None
-    """Code of the error that it ended with."""
+    """Code of the error that ended it."""
     deadline: float = field(init=False)
-    """In the event loop's time."""
+    """End of `timeout_s`, on the event loop's clock."""
 
     def __post_init__(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + self.timeout_s
 
     def count(self, piece: TextDelta) -> None:
-        """Note what was generated."""
+        """Count the tokens of a piece."""
         if self.first_token is None:
             self.first_token = time.perf_counter() - self.started
         self.tokens_out += len(piece.tokens)
@@ -61,7 +61,7 @@ class Call:
         return stream
 
     async def in_time(self, stream: AsyncIterator[Item]) -> AsyncIterator[Item]:
-        """A stream that ends with ApiError (504) at the deadline."""
+        """Yield a stream's items; raise ApiError (504) at the deadline."""
         while True:
             try:
                 async with asyncio.timeout_at(self.deadline):
@@ -74,18 +74,18 @@ class Call:
 
 
 def call_of(request: Request) -> Call:
-    """The call of a request."""
+    """Return the call of a request."""
     call: Call = request.state.call
     return call
 
 
 TheCall = Annotated[Call, Depends(call_of)]
-"""Parameter of a route."""
+"""Type of a route's parameter."""
 
 
 @asynccontextmanager
 async def bounded(request: Request) -> AsyncIterator[None]:
-    """Stop what is inside when the client goes away (GoneError) or the time is over (ApiError, 504)."""
+    """Stop the body when the client disconnects (GoneError) or at the deadline (ApiError, 504)."""
     call, gone = call_of(request), False
 
     async def watch() -> None:
@@ -93,7 +93,7 @@ async def bounded(request: Request) -> AsyncIterator[None]:
         while (await request.receive())["type"] != "http.disconnect":
             pass
         gone = True
-        limit.reschedule(0)  # the time is over at once: the one way to stop a task from outside and tell why
+        limit.reschedule(0)  # expires at once; `Task.cancel` would look like a cancellation by the server
 
     try:
         async with asyncio.timeout_at(call.deadline) as limit:

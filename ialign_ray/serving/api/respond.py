@@ -1,4 +1,4 @@
-"""From prompts to answers: how long they may be, and the engine's streams of a request as one."""
+"""Answers to prompts: length checks, sampling parameters, and the merged engine streams of a request."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, Final, TypeVar
 from fastapi.responses import Response, StreamingResponse
 
 from ialign_ray.config.serve import LimitsConfig
-from ialign_ray.serving.api.errors import ApiError, told, wrong
+from ialign_ray.serving.api.errors import ApiError, to_api_error, wrong
 from ialign_ray.serving.api.request import Call
 from ialign_ray.serving.api.responses import Answer
 from ialign_ray.serving.api.schemas import Decoding
@@ -21,14 +21,14 @@ from ialign_ray.serving.protocol import Finish, Sampling, Served, TextDelta, Tok
 
 Item = TypeVar("Item")
 COLDEST: Final = 0.01
-"""Below it a temperature is 0: logits divided by less overflow, and the likeliest token is all but certain."""
+"""Lower temperatures become 0: logits divided by less overflow, and the likeliest token is all but certain."""
 Pieces = AsyncGenerator[tuple[int, TextDelta], None]
-"""(index of the answer, its next piece)"""
+"""Pairs of answer index and its next piece."""
 
 
 @dataclass(frozen=True)
 class Ask:
-    """One answer that is wanted."""
+    """One requested answer."""
 
     prompt: list[int]
     sampling: Sampling
@@ -36,34 +36,34 @@ class Ask:
 
 @dataclass
 class Whole:
-    """One answer that is there."""
+    """One whole answer."""
 
     text: str = ""
     scores: list[TokenScore] = field(default_factory=list)
     finish: Finish = "length"
 
     def add(self, piece: TextDelta) -> None:
-        """The next piece."""
+        """Append the next piece."""
         self.text += piece.text
         self.scores += piece.tokens
         self.finish = piece.finish or self.finish
 
 
-def many(count: int, limits: LimitsConfig, param: str) -> None:
-    """Raise ApiError (400) where a request has more parts than one may have."""
+def check_count(count: int, limits: LimitsConfig, param: str) -> None:
+    """Raise ApiError (400) if a request has more than `limits.texts` parts."""
     if count > limits.texts:
-        raise wrong(param, f"{param} asks for {count} at once; this server takes {limits.texts}, so split it")
+        raise wrong(param, f"{param} asks for {count} at once; this server accepts {limits.texts}, so split it")
 
 
-def fits(served: Served, prompt: Sequence[int], answer: int, limits: LimitsConfig) -> None:
-    """Raise ApiError (400) where a prompt and `answer` tokens after it do not fit."""
+def check_length(served: Served, prompt: Sequence[int], answer: int, limits: LimitsConfig) -> None:
+    """Raise ApiError (400) if a prompt and `answer` tokens after it do not fit."""
     size, room = len(prompt), served.max_positions
     if limits.prompt_tokens is not None and size > limits.prompt_tokens:
-        raise _too_long("prompt", f"the prompt has {size} tokens; this server takes {limits.prompt_tokens}")
+        raise _too_long("prompt", f"the prompt has {size} tokens; this server accepts {limits.prompt_tokens}")
     if room is None:
         return
     if size > room:
-        raise _too_long("prompt", f"the prompt has {size} tokens; the model takes {room}, so shorten it")
+        raise _too_long("prompt", f"the prompt has {size} tokens; the model accepts {room}, so shorten it")
     apart = served.encoder.seq2seq  # an encoder-decoder counts the two sides apart
     if (answer if apart else size + answer) > room:
         message = f"{size} tokens of prompt and {answer} of answer do not fit the model's {room}; ask for fewer"
@@ -75,14 +75,16 @@ def _too_long(param: str, message: str) -> ApiError:
 
 
 def new_tokens(served: Served, prompt: Sequence[int], wanted: int | None, limits: LimitsConfig) -> int:
-    """How long an answer may be: as asked, where it fits, or what is left of the default."""
+    """Return the most tokens of an answer: as requested, or the default as far as the model has room.
+
+    Raises ApiError (400) if the request does not fit."""
     if wanted is not None:
         if wanted > limits.new_tokens:
-            message = f"max_tokens is {wanted}; this server makes {limits.new_tokens} at most, so ask for less"
+            message = f"max_tokens is {wanted}; this server generates {limits.new_tokens} at most, so ask for fewer"
             raise wrong("max_tokens", message)
-        fits(served, prompt, wanted, limits)
+        check_length(served, prompt, wanted, limits)
         return wanted
-    fits(served, prompt, 1, limits)
+    check_length(served, prompt, 1, limits)
     default = min(limits.default_new_tokens, limits.new_tokens)
     if served.max_positions is None:
         return default
@@ -90,7 +92,7 @@ def new_tokens(served: Served, prompt: Sequence[int], wanted: int | None, limits
 
 
 def sampling(body: Decoding, longest: int, temperature: float, choice: int = 0, top: int | None = None) -> Sampling:
-    """The engine's parameters of one choice; `temperature` where the request leaves it out."""
+    """Return the engine's parameters for one choice; `temperature` is the default."""
     heat = temperature if body.temperature is None else float(body.temperature)
     stop = (body.stop,) if isinstance(body.stop, str) else tuple(body.stop or ())
     return Sampling(
@@ -108,12 +110,12 @@ def sampling(body: Decoding, longest: int, temperature: float, choice: int = 0, 
 def ask(
     call: Call, served: Served, asks: Sequence[Ask], *, whole: bool = False
 ) -> AsyncIterator[tuple[int, TextDelta]]:
-    """Start the engine on all answers; pieces come as they are made, until the call's deadline."""
+    """Start all answers and yield their pieces as they are generated, until the call's deadline."""
     return call.in_time(call.hold(_merged(call, served, asks, whole)))
 
 
 async def collect(call: Call, served: Served, asks: Sequence[Ask]) -> list[Whole]:
-    """All answers, whole."""
+    """Collect whole answers."""
     found = [Whole() for _ in asks]
     async for index, piece in ask(call, served, asks, whole=True):
         found[index].add(piece)
@@ -121,7 +123,7 @@ async def collect(call: Call, served: Served, asks: Sequence[Ask]) -> list[Whole
 
 
 async def together(work: Iterable[Coroutine[Any, Any, Item]]) -> list[Item]:
-    """Results of things done side by side, so that the engine may batch them; the first failure ends them all."""
+    """Run coroutines concurrently, so that the engine can batch them; the first failure cancels the others."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         return await asyncio.gather(*tasks)
@@ -131,7 +133,7 @@ async def together(work: Iterable[Coroutine[Any, Any, Item]]) -> list[Item]:
 
 
 async def _merged(call: Call, served: Served, asks: Sequence[Ask], whole: bool) -> Pieces:
-    """The pieces of all answers. The first failure ends them all, as does closing the generator."""
+    """Yield the pieces of all answers. The first failure ends them all, as does closing the generator."""
     queue: asyncio.Queue[tuple[int, TextDelta] | BaseException | None] = asyncio.Queue()
 
     async def run(index: int, one: Ask) -> None:
@@ -163,23 +165,23 @@ async def _merged(call: Call, served: Served, asks: Sequence[Ask], whole: bool) 
 
 
 def new_id(prefix: str) -> str:
-    """An id for an answer."""
+    """Create an id for an answer."""
     return f"{prefix}-{uuid.uuid4().hex}"
 
 
 def about(call: Call, served: Served, prefix: str) -> dict[str, Any]:
-    """What every OpenAI object begins with."""
+    """Return the fields that every OpenAI object begins with."""
     fixed = {"id": new_id(prefix), "created": int(time.time()), "model": call.model or ""}
     return fixed | {"system_fingerprint": served.id}
 
 
 def as_json(answer: Answer) -> Response:
-    """An answer as an HTTP response."""
+    """Return an answer as an HTTP response."""
     return Response(answer.model_dump_json(), media_type="application/json")
 
 
 def as_events(call: Call, answers: AsyncIterator[Answer]) -> StreamingResponse:
-    """Answers as server-sent events. An error after the first one is an event of its own, and then nothing comes."""
+    """Return answers as server-sent events. An error after the first one is the last event."""
 
     async def lines() -> AsyncIterator[str]:
         try:
@@ -187,17 +189,17 @@ def as_events(call: Call, answers: AsyncIterator[Answer]) -> StreamingResponse:
                 yield f"data: {answer.model_dump_json()}\n\n"
             yield "data: [DONE]\n\n"
         except Exception as error:
-            failed = told(error)
+            failed = to_api_error(error)
             call.failure = failed.reason
             yield f"data: {failed.body.model_dump_json()}\n\n"
 
-    # no proxy may keep events back until there are enough of them
+    # X-Accel-Buffering: nginx would hold events back to fill its buffer
     headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
     return StreamingResponse(lines(), media_type="text/event-stream", headers=headers)
 
 
 async def begun(pieces: AsyncIterator[tuple[int, TextDelta]]) -> AsyncIterator[tuple[int, TextDelta]]:
-    """A stream whose first piece is there: what fails before it still has its own status."""
+    """Wait for the first piece of a stream, so that an error before it still gets its own HTTP status."""
     first = await anext(pieces)
 
     async def again() -> AsyncIterator[tuple[int, TextDelta]]:

@@ -1,4 +1,4 @@
-"""What may be asked. The OpenAI parameters that we cannot honour are refused by name, not quietly ignored."""
+"""Request models. OpenAI parameters that we do not support are refused by name, not silently ignored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ialign_ray.inference.calibration import Scorer
 
 
 def _one_sentence(message: LiteralString) -> WrapValidator:
-    """Tell of a union what it takes in one sentence; pydantic would tell what is wrong with each member."""
+    """Describe a union's values in one sentence; pydantic would list an error for each member."""
 
     def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:
@@ -27,14 +27,14 @@ def _one_sentence(message: LiteralString) -> WrapValidator:
 
 
 def _refused(param: str, reason: str, code: str = "invalid_value") -> PydanticCustomError:
-    """Something wrong with a parameter that is only seen beside others."""
+    """Error in the combination of a parameter with others."""
     return PydanticCustomError("refused", "{reason}", {"code": code, "param": param, "reason": reason})
 
 
 def _unicode(text: str) -> str:
-    """JSON can spell half of a surrogate pair, which is no character and breaks tokenizers."""
+    """Refuse half of a surrogate pair: JSON can spell it, but it is not a character and breaks tokenizers."""
     if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise PydanticCustomError("invalid_text", "half of a surrogate pair is no character; leave it out")
+        raise PydanticCustomError("invalid_text", "half of a surrogate pair is not a character; leave it out")
     return text
 
 
@@ -71,11 +71,11 @@ _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
     "verbosity": (),
     "web_search_options": (),
 }
-"""OpenAI parameters that we do not have -> values that ask for nothing, as does null."""
+"""OpenAI parameters that we do not support -> values without effect, which are accepted, as null is."""
 
 
 class Body(BaseModel):
-    """Any request: strict about types, and about parameters that would change the answer were they known."""
+    """Base of all requests: strict about types, and about unknown parameters, which might change the answer."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -91,10 +91,10 @@ class Body(BaseModel):
 
 
 class Asking(Body):
-    """A request to a model. Fields that OpenAI keeps for its own books are accepted and ignored."""
+    """A request to a model. OpenAI's book-keeping fields are accepted and ignored."""
 
     model: Name | None = None
-    """Name of a model (`/v1/models`); the first one when left out."""
+    """Name of a model (`/v1/models`). Default: the first one."""
     user: Any = None
     """Ignored."""
     metadata: Any = None
@@ -112,26 +112,26 @@ class Asking(Body):
 
 
 class Decoding(Asking):
-    """How an answer is made."""
+    """Sampling parameters of an answer."""
 
     max_tokens: int | None = Field(None, ge=1)
-    """Longest answer in tokens; the server's default, or what still fits, when left out."""
+    """Longest answer in tokens. Default: the server's, as far as it fits."""
     temperature: float | None = Field(None, ge=0, le=2)
-    """0 takes the likeliest token each time."""
+    """0 always takes the likeliest token."""
     top_p: float | None = Field(None, gt=0, le=1)
     """Sample from the likeliest tokens that together have this probability."""
     top_k: int | None = Field(None, ge=0, le=1_000_000)
-    """Sample from this many tokens; 0 is all. (Not of OpenAI.)"""
+    """Sample from this many likeliest tokens; 0 is all. (Not part of OpenAI's API.)"""
     repetition_penalty: float | None = Field(None, ge=0.1, le=10)
-    """Divides the scores of tokens that occurred; 1 is none. (Not of OpenAI.)"""
+    """Divide the scores of tokens that occurred; 1 has no effect. (Not part of OpenAI's API.)"""
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     """The same seed gives the same answer of the same model; choice `i` of `n` is drawn with seed + i."""
     stop: Stop = None
-    """Texts that end the answer, and are not part of it; 16 at most, as tasks of lm-evaluation-harness send many."""
+    """Texts that end the answer and are not part of it; 16 at most, since lm-evaluation-harness sends many."""
 
 
 class StreamOptions(Body):
-    """About a stream."""
+    """Options of a stream."""
 
     include_usage: bool | None = None
     """Send token counts in a last event."""
@@ -140,24 +140,24 @@ class StreamOptions(Body):
 
 
 class Sampled(Decoding):
-    """What chat and completions share."""
+    """Parameters that chat and completions share."""
 
     n: int | None = Field(None, ge=1)
-    """Answers to each prompt."""
+    """Number of answers to each prompt."""
     stream: bool | None = None
-    """Send the answer as server-sent events, as it is made."""
+    """Send the answer as server-sent events while it is generated."""
     stream_options: StreamOptions | None = None
-    """About the stream."""
+    """Options of the stream."""
 
     @model_validator(mode="after")
     def _streamed(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise _refused("stream_options", "stream_options need stream: true")
+            raise _refused("stream_options", "stream_options needs stream: true")
         return self
 
     @property
     def counts(self) -> bool:
-        """Whether a stream ends with usage."""
+        """Return True if a stream ends with token counts."""
         return bool(self.stream_options and self.stream_options.include_usage)
 
 
@@ -165,7 +165,7 @@ class TextPart(Body):
     """A part of a message."""
 
     type: Literal["text"]
-    """Text is all that is understood."""
+    """Only text is supported."""
     text: Text
     """The text."""
 
@@ -174,23 +174,23 @@ class Message(Body):
     """One turn of a conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    """Who says it; `developer` is `system`."""
+    """Speaker; `developer` means `system`."""
     content: Annotated[Text | list[TextPart], _one_sentence("a text, or a list of parts of type text")]
-    """What is said."""
+    """The turn's text."""
     name: Text | None = None
     """Ignored."""
 
     @model_validator(mode="before")
     @classmethod
-    def _plain(cls, data: Any) -> Any:
-        """Without the empty fields of an answer, which clients send back with it."""
+    def _without_empty_fields(cls, data: Any) -> Any:
+        """Drop an answer's empty fields, which clients send back with it."""
         if not isinstance(data, Mapping):
             return data
         return {key: value for key, value in data.items() if key in ("role", "content") or value not in (None, [])}
 
     @property
     def text(self) -> str:
-        """All of its content."""
+        """The whole content as one text."""
         return self.content if isinstance(self.content, str) else "\n".join(part.text for part in self.content)
 
 
@@ -202,9 +202,9 @@ class ChatRequest(Sampled):
     max_completion_tokens: int | None = Field(None, ge=1)
     """OpenAI's newer name of `max_tokens`."""
     logprobs: bool | None = None
-    """Tell the log-probability of each token of the answer."""
+    """Return the log-probability of each token of the answer."""
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    """And of this many likeliest tokens in its place."""
+    """Also return this many likeliest alternatives to each token."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -216,7 +216,7 @@ class ChatRequest(Sampled):
 
     @property
     def longest(self) -> int | None:
-        """Whichever name of `max_tokens` was used."""
+        """`max_tokens`, under either of its names."""
         return self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
 
 
@@ -224,13 +224,13 @@ class CompletionRequest(Sampled):
     """`/v1/completions`."""
 
     prompt: Prompt
-    """One or several prompts, as text or as token ids; read as they are, without template or separator."""
+    """One or several prompts, as text or token ids; used as they are, without template or separator."""
     max_tokens: int | None = Field(None, ge=0)
-    """Longest answer in tokens, as elsewhere; 0 with `echo` alone."""
+    """Longest answer in tokens; 0 is allowed with `echo` only."""
     echo: bool | None = None
-    """Begin the answer with its prompt."""
+    """Begin the answer with the prompt."""
     logprobs: int | None = Field(None, ge=0, le=20)
-    """Tell the log-probability of each token, and of this many likeliest tokens in its place."""
+    """Return the log-probability of each token, and of this many likeliest alternatives."""
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -250,9 +250,9 @@ class TranslateRequest(Decoding):
     target: Name
     """Language to translate into."""
     texts: list[Filled] = Field(min_length=1)
-    """What to translate; each by itself."""
+    """Texts to translate, each separately."""
     prompt_language: Name | None = None
-    """Language of the request to the model; the first that it was trained with when left out."""
+    """Language of the request to the model. Default: the first that it was trained with."""
 
 
 class ClassifyRequest(Asking):
@@ -263,28 +263,28 @@ class ClassifyRequest(Asking):
         Field(min_length=1),
         _one_sentence("a list of texts, or of objects with a text for each slot of the prompt; none empty"),
     ]
-    """What to classify; objects where the prompt has several slots: `{"premise": ..., "hypothesis": ...}`."""
+    """Texts to classify; objects if the prompt has several slots: `{"premise": ..., "hypothesis": ...}`."""
     labels: Annotated[
         Annotated[list[Filled], Field(min_length=2)] | Annotated[dict[Name, Filled], Field(min_length=2)] | None,
         _one_sentence("at least two labels: a list of words, or an object of label -> the word for it"),
     ] = None
-    """Labels, as the words that the model is asked for, or label -> word."""
+    """Labels as words that the model scores, or label -> word."""
     prompt: Filled | None = Field(None, json_schema_extra={"pattern": r"\{[a-z_]+\}"})
-    """How it is asked; `{text}` stands for the text."""
+    """Prompt with a slot `{text}` for the text."""
     suite: Name | None = None
-    """Name of a classification suite of the model's experiment: its labels, words and prompt."""
+    """Name of a classification suite of the model's experiment, which gives labels, words and prompt."""
     prompt_language: Name | None = None
-    """Which prompt of the suite: its first in this language."""
+    """Use the suite's first prompt in this language."""
     scorer: Scorer | None = None
-    """`sum`, `mean` (per token) or `calibrated` (against content-free texts, Zhao et al. 2021, arXiv 2102.09690); the
-    experiment's when left out, else `calibrated`."""
+    """`sum`, `mean` (per token) or `calibrated` (against content-free texts, Zhao et al. 2021, arXiv 2102.09690).
+    Default: the experiment's, else `calibrated`."""
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
         if self.suite is not None and (self.labels is not None or self.prompt is not None):
             raise _refused("suite", "suite brings its labels and prompt; leave those out, or the suite")
         if self.suite is None and (self.labels is None or self.prompt is None):
-            raise _refused("labels", "labels and prompt are needed, or the name of a suite")
+            raise _refused("labels", "labels and prompt are required, or the name of a suite")
         if self.suite is None and self.prompt_language is not None:
             raise _refused(
                 "prompt_language",
@@ -305,8 +305,8 @@ class ScoreRequest(Asking):
     """`/v1/score`."""
 
     prompt: Text
-    """What comes before; asked as in training (chat template or separator) unless `raw`."""
+    """Text before the continuations, formatted as in training (chat template or separator) unless `raw`."""
     continuations: list[Filled] = Field(min_length=1)
-    """Each is scored after the prompt."""
+    """Texts to score, each after the prompt."""
     raw: bool | None = None
-    """Read the prompt as it is, as `/v1/completions` does."""
+    """Use the prompt as it is, as `/v1/completions` does."""

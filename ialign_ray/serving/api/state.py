@@ -1,4 +1,4 @@
-"""What all routes share: the models, the settings, the keys and what is counted."""
+"""State that all routes share: models, settings, keys, rates, metrics and priors."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Hashable
 from dataclasses import dataclass, field
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, Request
 
@@ -17,7 +17,10 @@ from ialign_ray.serving.api.errors import ApiError, log, not_ready, printable
 from ialign_ray.serving.api.limits import Rates
 from ialign_ray.serving.api.metrics import Metrics
 from ialign_ray.serving.api.request import Call
-from ialign_ray.serving.protocol import LabelSums, Library, ModelInfo, Served, UnknownModelError
+from ialign_ray.serving.protocol import LabelSums, ModelInfo, Served, UnknownModelError
+
+if TYPE_CHECKING:  # it brings MLflow, which the API itself does not need
+    from ialign_ray.serving.model_library import ModelLibrary
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,255}")
 
@@ -26,7 +29,7 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,255}")
 class Service:
     """One app's state; `app.state.service`."""
 
-    library: Library
+    library: ModelLibrary
     settings: ServeConfig
     keys: KeyRing | None
     rates: Rates = field(default_factory=Rates)
@@ -35,20 +38,20 @@ class Service:
 
     @property
     def limits(self) -> LimitsConfig:
-        """Sizes and times."""
+        """Limits of sizes and times."""
         return self.settings.limits
 
     def infos(self, key: KeyEntry | None) -> list[ModelInfo]:
-        """The models that a key may use."""
+        """List the models that a key may use."""
         return [info for info in self.library.infos() if key is None or key.allows(info.name)]
 
     async def open(self, call: Call, name: str | None) -> Served:
-        """Hold a model until the call ends; raises ApiError (404, 503)."""
+        """Lease a model until the call ends. Raises ApiError (404, 503)."""
         infos = self.infos(call.key)
         if not infos:
             raise not_ready("no model is ready for this key")
         name = infos[0].name if name is None else name
-        # what cannot be a name never reaches the library, whatever path it spells
+        # anything that cannot be a name, such as a path, never reaches the library
         if not _NAME.fullmatch(name) or ".." in name or (call.key and not call.key.allows(name)):
             raise unknown(name)
         try:
@@ -57,17 +60,17 @@ class Service:
             raise unknown(name) from error
         except IalignError as error:
             log.warning("model %s does not load: %s", name, error)
-            raise not_ready(f"the model {name} does not load now; the server's log says why") from error
+            raise not_ready(f"the model {name} does not load at the moment; the server's log says why") from error
         call.model, call.version = name, served.id
-        self.metrics.saw(served.engine)
+        self.metrics.watch(served.engine)
         return served
 
 
 class Priors:
-    """Label scores under content-free prompts, which every calibrated request of the same question needs again."""
+    """Cache of label scores under content-free prompts, which all calibrated requests of a question share."""
 
     MOST = 256
-    """Questions that are kept; the least recently asked one makes room."""
+    """Most questions in the cache; the least recently used one is dropped."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[Hashable, LabelSums] = OrderedDict()
@@ -76,29 +79,29 @@ class Priors:
         return len(self._kept)
 
     def get(self, question: Hashable) -> LabelSums | None:
-        """What is kept of a question."""
+        """Return the scores of a question, or None."""
         if question in self._kept:
             self._kept.move_to_end(question)
         return self._kept.get(question)
 
     def keep(self, question: Hashable, found: LabelSums) -> None:
-        """Keep the scores of a question."""
+        """Store the scores of a question."""
         self._kept[question] = found
         while len(self._kept) > self.MOST:
             self._kept.popitem(last=False)
 
 
 def unknown(name: str) -> ApiError:
-    """404 of a model that is not there, or not for this key: the two look alike from outside."""
+    """404 for a missing model and for one that this key may not use, so that names are not revealed."""
     message = f"the model {printable(name)!r} is not served here, or not for this key; see /v1/models"
     return ApiError(404, message, param="model", code="model_not_found")
 
 
 def service_of(request: Request) -> Service:
-    """The service of a request's app."""
+    """Return the service of a request's app."""
     service: Service = request.app.state.service
     return service
 
 
 TheService = Annotated[Service, Depends(service_of)]
-"""Parameter of a route."""
+"""Type of a route's parameter."""

@@ -1,4 +1,4 @@
-"""Tokens as texts: what log-probabilities are told by."""
+"""Texts and offsets of tokens, for log-probabilities in OpenAI's forms."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from ialign_ray.serving.api.responses import Alternative, ChatLogprobs, Logprobs
 from ialign_ray.serving.protocol import TokenScore
 
 _PART: Final = "\ufffd"
-"""What decoding puts for a part of a character."""
+"""Replacement character, which decoding returns for a part of a character."""
 _LEAST: Final = -9999.0
-"""Stands for minus infinity, which JSON does not have (as OpenAI does)."""
+"""OpenAI's value for minus infinity, which JSON lacks."""
 
 
 class Pieces:
-    """The texts of single tokens of one tokenizer."""
+    """Texts of single tokens of one tokenizer, cached."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
@@ -26,11 +26,11 @@ class Pieces:
         self._known: dict[int, str] = {}
 
     def decode(self, ids: list[int]) -> str:
-        """The text of some tokens, special ones too, with no space taken away."""
+        """Decode tokens, special ones included, without removing spaces."""
         return str(self.tokenizer.decode(ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
 
     def text(self, token: int) -> str:
-        """The text of one token within a text."""
+        """Return the text of one token within a text."""
         if token not in self._known:
             self._known[token] = self.decode([*self._before, token])[self._length :]
         return self._known[token]
@@ -38,15 +38,15 @@ class Pieces:
 
 @lru_cache(maxsize=8)
 def pieces_of(tokenizer: Any) -> Pieces:
-    """The texts of a tokenizer's tokens, kept: a tokenizer has few, and they are asked for often."""
+    """Return the `Pieces` of a tokenizer, which are kept between requests."""
     return Pieces(tokenizer)
 
 
 class Offsets:
-    """Where each token of a text begins, in characters; tokens are given as they come.
+    """Character offsets of a text's tokens, computed token by token.
 
-    A character of several tokens begins where its first token does. Only the tokens since the last whole character,
-    and those before it, are decoded again: linear time.
+    A character of several tokens begins at its first token. Only the tokens since the last whole character, and the
+    group before them, are decoded again, so the time is linear.
     """
 
     def __init__(self, pieces: Pieces, at: int = 0) -> None:
@@ -55,19 +55,19 @@ class Offsets:
         self._open: list[int] = []
 
     def push(self, token: int) -> int:
-        """The offset of the next token."""
+        """Add a token and return its offset."""
         at = self._at
         self._open.append(token)
         before = self._pieces.decode(self._settled)
         now = self._pieces.decode([*self._settled, *self._open])
-        if not now.endswith(_PART) or len(self._open) > 8:  # no character has as many tokens: it is broken text
+        if not now.endswith(_PART) or len(self._open) > 8:  # no character has that many tokens: the text is broken
             self._at += len(now) - len(before)
             self._settled, self._open = self._open, []
         return at
 
 
 def chat_logprobs(pieces: Pieces, scores: Iterable[TokenScore]) -> ChatLogprobs:
-    """OpenAI's form for chat."""
+    """Return log-probabilities in OpenAI's form for chat."""
     content = [
         TokenLogprob(
             **_alternative(pieces, score.token, score.log_prob).model_dump(),
@@ -79,7 +79,7 @@ def chat_logprobs(pieces: Pieces, scores: Iterable[TokenScore]) -> ChatLogprobs:
 
 
 def logprobs(pieces: Pieces, offsets: Offsets, scores: Iterable[TokenScore]) -> Logprobs:
-    """OpenAI's form for completions; the token itself is always among its alternatives."""
+    """Return log-probabilities in OpenAI's form for completions; each token is among its own alternatives."""
     found = Logprobs(tokens=[], token_logprobs=[], top_logprobs=[], text_offset=[])
     for score in scores:
         text, log_prob = pieces.text(score.token), score.log_prob
@@ -91,7 +91,7 @@ def logprobs(pieces: Pieces, offsets: Offsets, scores: Iterable[TokenScore]) -> 
 
 
 def _top(pieces: Pieces, score: TokenScore, text: str, log_prob: float) -> dict[str, float]:
-    """Text -> log-probability, best first; of tokens that read alike (parts of characters) the best one stands."""
+    """Map text to log-probability, best first; of tokens with equal texts (parts of characters) keep the best."""
     top: dict[str, float] = {}
     for token, value in score.top:
         top.setdefault(pieces.text(token), _finite(value))

@@ -1,4 +1,4 @@
-"""`/v1/translate`: texts from one language into another, asked as in training."""
+"""`/v1/translate`: texts from one language into another, prompted as in training."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from fastapi.responses import Response
 from ialign_ray.serving.api.errors import ASKING
 from ialign_ray.serving.api.prompts import Wording, language_of, tokenised
 from ialign_ray.serving.api.request import TheCall, bounded
-from ialign_ray.serving.api.respond import Ask, as_json, collect, many, new_tokens, sampling
+from ialign_ray.serving.api.respond import Ask, as_json, check_count, collect, new_tokens, sampling
 from ialign_ray.serving.api.responses import Translation, Translations, Usage
 from ialign_ray.serving.api.schemas import TranslateRequest
 from ialign_ray.serving.api.state import TheService
 
 router = APIRouter(tags=["ialign"])
 TEMPERATURE = 0.0
-"""A translation is the likeliest one unless asked otherwise."""
+"""Default: greedy, the likeliest translation."""
 
 
 @router.post("/v1/translate", response_model=Translations, responses=ASKING)
 async def translate(body: TranslateRequest, request: Request, call: TheCall, service: TheService) -> Response:
     """Translate each text."""
     async with bounded(request):
-        many(len(body.texts), service.limits, "texts")
+        check_count(len(body.texts), service.limits, "texts")
         served = await service.open(call, body.model)
         languages = [
             language_of(name, side, served.experiment)

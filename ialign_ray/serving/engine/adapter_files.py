@@ -1,4 +1,4 @@
-"""Read a PEFT adapter folder: its low-rank matrices by layer, checked against the base, or one sentence why not."""
+"""PEFT adapter folders read as low-rank matrices by layer, checked against the base."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ialign_ray.errors import ModelError
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
-# What changes more than sums of low-rank products, and leaves no tensor that would tell.
+# Settings that change more than low-rank products add, and that no tensor of the file would reveal.
 UNLIKE_LORA = ("use_dora", "alora_invocation_tokens", "layer_replication", "use_qalora", "arrow_config", "kasa_config")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 MERGE = "serve it as a model of its own: `ialign export --merge`"
@@ -25,7 +25,7 @@ MERGE = "serve it as a model of its own: `ialign export --merge`"
 
 @dataclass(frozen=True)
 class LowRank:
-    """One layer's update: x -> x A^T B, the scale already in B."""
+    """One layer's update, x -> x A^T B, with the scale multiplied into B."""
 
     down: Tensor
     """A, [rank, in]."""
@@ -34,14 +34,14 @@ class LowRank:
 
 
 def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[str, LowRank]:
-    """The updates of an adapter, by layer name, on the CPU.
+    """Read the updates of an adapter, by layer name, on the CPU.
 
     Args:
         folder: `adapter_config.json` and `adapter_model.safetensors`, as PEFT writes them.
         shapes: (in, out) of the base's linear layers.
 
     Raises:
-        ModelError: the folder is torn, no plain LoRA, or does not fit the base.
+        ModelError: the folder is damaged, is not plain LoRA, or does not fit the base.
     """
     config, tensors = _config(folder), _tensors(folder)
     found: dict[str, dict[str, Tensor]] = {}
@@ -50,7 +50,7 @@ def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[st
         if kind not in ("A.weight", "B.weight"):
             raise ModelError(f"adapter {folder} holds {key}, which is more than plain LoRA; {MERGE}.")
         if name not in shapes:
-            raise ModelError(f"adapter {folder} is for a layer {name} that the base does not have as a linear one.")
+            raise ModelError(f"adapter {folder} is for a layer {name}, which is not a linear layer of the base.")
         found.setdefault(name, {})[kind[0]] = tensor
     if not found:
         raise ModelError(f"adapter {folder} holds no weights; train or export it again.")
@@ -85,15 +85,15 @@ def _tensors(folder: Path) -> dict[str, Tensor]:
     bad = next((key for key, t in tensors.items() if t.dtype not in FLOATS or not t.isfinite().all()), None)
     if bad is not None:
         raise ModelError(
-            f"{folder / WEIGHTS}: {bad} holds other than finite numbers of 16, 32 or 64 bits; train or export it again."
+            f"{folder / WEIGHTS}: {bad} does not hold finite 16, 32 or 64-bit floats; train or export it again."
         )
     return tensors
 
 
 def _low_rank(folder: Path, name: str, pair: dict[str, Tensor], shape: tuple[int, int], config: Any) -> LowRank:
     if set(pair) != {"A", "B"}:
-        raise ModelError(f"adapter {folder} holds half of layer {name}; it is torn, export it again.")
-    # PEFT computes adapters of half precision in single precision; so does this
+        raise ModelError(f"adapter {folder} holds half of layer {name}; it is damaged, export it again.")
+    # PEFT computes half-precision adapters in single precision; equal answers need the same here
     down, up = (t.float() if t.dtype in (torch.float16, torch.bfloat16) else t for t in (pair["A"], pair["B"]))
     rank = len(down) if down.dim() else 0
     if not rank or down.shape != (rank, shape[0]) or up.shape != (shape[1], rank):

@@ -1,8 +1,8 @@
-"""Rows that are written together, one token a step.
+"""Groups of rows that are decoded together, one token per step.
 
-A causal model with plain keys and values has one such group, which rows join and leave at any step. Encoder-decoders,
-recurrent models and those whose positions padding would shift have a group for the rows that began together; the groups
-take turns.
+A causal model with plain keys and values has one group, which rows join and leave at any step. Encoder-decoders,
+recurrent models and those whose positions padding would shift have one group for each set of rows that began together;
+the groups take turns.
 """
 
 from __future__ import annotations
@@ -25,38 +25,44 @@ from ialign_ray.serving.engine.lora import LoraBank
 from ialign_ray.serving.engine.requests import GenerationRow
 
 STATES = ("cache", "past_key_values", "cache_params")
-"""What architectures call what they keep of the tokens read."""
+"""Names that architectures give to their state of the tokens read."""
 
 
 class Continued:
-    """What `forward` of a causal model takes to go on from a cache; found once, as looking takes as long as a layer."""
+    """Arguments with which a causal model's `forward` continues from a cache.
+
+    Their names are found once: inspecting a signature takes as long as a layer.
+    """
 
     def __init__(self, model: nn.Module) -> None:
         self._name = cast("str", cache_argument(model))
         self._places = "position_ids" in inspect.signature(base_model(model).forward).parameters
 
     def __call__(self, cache: Any, mask: Tensor, places: Tensor) -> dict[str, Any]:
-        """Arguments for a mask [rows, columns so far] and positions [rows, new columns]."""
+        """Return the arguments for a mask [rows, columns so far] and positions [rows, new columns]."""
         inputs = {self._name: cache, "attention_mask": mask, "use_cache": True}
         return inputs | ({"position_ids": places} if self._places else {})
 
 
 class Prefill:
-    """Prompts on their way into a cache, some columns at a time, so that rows under way need not wait for long ones."""
+    """Prompts read into a cache some columns at a time, so that a long one does not stall running rows."""
 
     def __init__(self, model: nn.Module, bank: LoraBank, continued: Continued, rows: Sequence[GenerationRow]) -> None:
         self._model, self._bank, self.continued = model, bank, continued
         self.rows = list(rows)
         self.cache = DynamicCache()
         self._ids, self._mask = padded([row.prompt for row in rows], device_of(model), left=True)
+        # Left padding: the prompts end in one column, so each row's next token is written into the same new column.
+        # Positions count real tokens only, so a row's numbers do not depend on how much padding its mates cause.
         self._places = (self._mask.cumsum(1) - 1).clamp(min=0)
         self._read = 0
 
     def advance(self, tokens: int) -> Tensor | None:
-        """Read about `tokens` more; the logits after the prompts [rows, V] once all is read."""
+        """Read about `tokens` more; return the logits after the prompts [rows, V] once all are read, else None."""
         count, width = self._ids.shape
         begin, self._read = self._read, min(width, self._read + max(1, tokens // count))
         part = slice(begin, self._read)
+        # logits of each row's last column only: those of every column would be the largest tensor of the pass
         ends = torch.arange(1, count + 1) * (self._read - begin) - 1
         inputs = self.continued(self.cache, self._mask[:, : self._read], self._places[:, part])
         with self._bank.using([row.adapter for row in self.rows], self._read - begin):
@@ -65,33 +71,33 @@ class Prefill:
 
 
 class Group(ABC):
-    """Rows that step together."""
+    """Rows that are decoded together."""
 
     def __init__(self, model: nn.Module, bank: LoraBank) -> None:
         self.model, self.bank = model, bank
         self.rows: list[GenerationRow] = []
         self.broken = False
-        """Whether what is kept of the rows is half written, after a failure."""
+        """True if a failure left the rows' state half written."""
 
     @abstractmethod
     def step(self) -> Tensor:
-        """Logits [rows, V] after each row's last written token."""
+        """Return logits [rows, V] after each row's last written token."""
 
     @abstractmethod
     def drop(self, gone: Collection[GenerationRow]) -> None:
-        """Take rows out."""
+        """Remove rows."""
 
     def last(self) -> Tensor:
-        """Each row's last written token, [rows, 1]."""
+        """Return each row's last written token, [rows, 1]."""
         return torch.tensor([[row.written[-1]] for row in self.rows], device=device_of(self.model))
 
     def adapters(self) -> list[str | None]:
-        """Each row's adapter."""
+        """Return each row's adapter."""
         return [row.adapter for row in self.rows]
 
 
 class Slots(Group):
-    """The one group of a causal model with plain keys and values: left-padded rows in one buffer."""
+    """The only group of a causal model with plain keys and values: left-padded rows in one buffer."""
 
     def __init__(self, model: nn.Module, bank: LoraBank, continued: Continued) -> None:
         super().__init__(model, bank)
@@ -100,8 +106,8 @@ class Slots(Group):
         self._continued = continued
 
     def join(self, rows: Sequence[GenerationRow], cache: DynamicCache) -> None:
-        """Let rows whose prompts were read step with the others."""
-        self.broken = True
+        """Add rows whose prompts have been read."""
+        self.broken = True  # if memory runs out inside, some layers have the new rows and others do not
         self.cache.join(cache)
         self.broken = False
         self.rows += rows
@@ -124,7 +130,7 @@ class Slots(Group):
         for row in gone:
             at = self.rows.index(row)
             self.cache.leave(at)
-            # the last one moves into its place, as in the cache
+            # the last row moves into its place, as in the cache: one row is copied, not all behind it
             self.rows[at], self._lengths[at] = self.rows[-1], self._lengths[-1]
             del self.rows[-1], self._lengths[-1]
         if self.rows:
@@ -132,7 +138,7 @@ class Slots(Group):
 
 
 class Cohort(Group):
-    """Causal rows of one prompt length, from first to last token together: no padding, no positions of our own."""
+    """Causal rows of one prompt length, together from first to last token, without padding or positions from us."""
 
     def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[GenerationRow]) -> None:
         super().__init__(model, bank)
@@ -150,7 +156,7 @@ class Cohort(Group):
         with self.bank.using(self.adapters(), ids.shape[1]):
             out = self.model(input_ids=ids, use_cache=True, **self._state)
         name = next((name for name in self._names if out.get(name) is not None), None)
-        # without a state that can be handed back, every step reads the whole rows again
+        # without a returned state, every step reads the whole rows again: slow, but right for any architecture
         self._state = {} if name is None else {name: out[name]}
         return cast("Tensor", out.logits[:, -1])
 
@@ -159,13 +165,13 @@ class Cohort(Group):
         kept = [i for i, row in enumerate(self.rows) if row not in gone]
         self.rows = [self.rows[i] for i in kept]
         if not all(hasattr(state, "reorder_cache") for state in self._state.values()):
-            self._state = {}
+            self._state = {}  # a state that cannot drop rows is rebuilt by the next step from the tokens
         for state in self._state.values():
             state.reorder_cache(torch.tensor(kept, device=device_of(self.model)))
 
 
 class EncoderDecoderGroup(Group):
-    """Rows of an encoder-decoder: the encoder reads once, then the decoder steps."""
+    """Rows of an encoder-decoder: the encoder reads once, then the decoder writes."""
 
     def __init__(self, model: nn.Module, bank: LoraBank, rows: Sequence[GenerationRow]) -> None:
         super().__init__(model, bank)
@@ -206,7 +212,7 @@ class EncoderDecoderGroup(Group):
 
 
 class DecodingBatch:
-    """All rows under way of one model."""
+    """All running rows of one model."""
 
     def __init__(self, model: nn.Module, bank: LoraBank) -> None:
         self._model, self._bank = model, bank
@@ -222,11 +228,11 @@ class DecodingBatch:
         return [row for group in self.groups for row in group.rows]
 
     def cached_tokens(self) -> int:
-        """Places for keys and values that are held; known of models whose rows share one buffer."""
+        """Count the allocated places for keys and values; 0 for models whose rows do not share a buffer."""
         return sum(group.cache.column_count() for group in self.groups if isinstance(group, Slots))
 
     def begin(self, rows: Sequence[GenerationRow]) -> None:
-        """Take rows whose prompts `advance` will read."""
+        """Accept rows, whose prompts `advance` will read."""
         if self._continued is not None:
             self.prefill = Prefill(self._model, self._bank, self._continued, rows)
         else:
@@ -234,9 +240,9 @@ class DecodingBatch:
             self.fresh = kind(self._model, self._bank, rows)
 
     def advance(self, tokens: int) -> tuple[list[GenerationRow], Tensor] | None:
-        """Read about `tokens` of the prompts taken; once all are read, their rows and the logits after them.
+        """Read about `tokens` more of the accepted prompts; return their rows and logits once all are read, else None.
 
-        The rows are in a group then. Where rows do not join, prompts are read at once.
+        The rows are then in a group. Models whose rows do not join read whole prompts at once.
         """
         if self.fresh is not None:
             group, logits = self.fresh, self.fresh.step()
@@ -252,15 +258,15 @@ class DecodingBatch:
         return prefill.rows, after
 
     def beginning(self) -> list[GenerationRow]:
-        """Rows whose prompts are being read."""
+        """Return the rows whose prompts are being read."""
         return list(self.prefill.rows) if self.prefill else list(self.fresh.rows) if self.fresh else []
 
     def stop_beginning(self) -> None:
-        """Forget the rows whose prompts are being read."""
+        """Drop the rows whose prompts are being read."""
         self.prefill = self.fresh = None
 
     def drop(self, gone: Collection[GenerationRow]) -> None:
-        """Take rows out of their groups; one whose prompt is being read leaves once it is."""
+        """Remove rows from their groups; a row whose prompt is being read leaves after that."""
         for group in self.groups:
             own = [row for row in group.rows if row in gone]
             if own and len(own) < len(group.rows):
@@ -269,5 +275,5 @@ class DecodingBatch:
                 self.clear(group)
 
     def clear(self, group: Group) -> None:
-        """Forget a group's rows and what it kept of them."""
+        """Drop a group with its rows and their state."""
         self.groups = [other for other in self.groups if other is not group]

@@ -1,4 +1,4 @@
-"""The asyncio face of the engine: requests in, answers out, adapters loaded and unloaded beside them."""
+"""The engine's asyncio interface: requests, answers, and adapters loaded and unloaded beside them."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def open_engine(
     queue: int,
     max_adapters: int,
 ) -> TransformersEngine:
-    """An engine over the base (`folder` None), a full or merged model's folder, or an adapter's, which is merged.
+    """Open an engine on the base (`folder` None), a full or merged model's folder, or an adapter's, which is merged.
 
-    On the GPU where there is one. Raises ModelError as `load_adapted` does.
+    It runs on the GPU if there is one. Raises ModelError as `load_adapted` does.
     """
     model, tokenizer = load_adapted(settings, folder)
     model = merge(model)
@@ -65,7 +65,7 @@ class TransformersEngine:
     Args:
         model: a causal or encoder-decoder model of transformers, without an adapter.
         tokenizer: decodes answers; its end-of-sequence token ends one, as do the model's own.
-        limits: what may run together.
+        limits: bounds of a batch.
         queue: requests that may wait or run; one more raises BusyError.
         max_adapters: adapters in memory.
     """
@@ -74,7 +74,9 @@ class TransformersEngine:
         self, model: nn.Module, tokenizer: Any, limits: Limits, *, queue: int = 256, max_adapters: int = 8
     ) -> None:
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
-        self._decoder = copy.deepcopy(tokenizer)  # a fast tokenizer may not be used by two threads at once
+        self._decoder = copy.deepcopy(
+            tokenizer
+        )  # the engine's thread decodes; a fast tokenizer must not be used by two threads
         self._limits, self._queue, self._max_adapters = limits, queue, max_adapters
         self._ends = frozenset(end_tokens(base_model(model), tokenizer))
         self._start = decoder_start(model)
@@ -95,9 +97,9 @@ class TransformersEngine:
     def stream(
         self, prompt: Sequence[int], sampling: Sampling, adapter: str | None = None, *, whole: bool = False
     ) -> AsyncIterator[TextDelta]:
-        """See `Engine.stream`; what is refused is refused here, before the first piece is asked for.
+        """See `Engine.stream`. Invalid requests are refused here, before the first piece is requested.
 
-        The iterator has `aclose`, as a generator has; forgetting it ends the request too.
+        The iterator has `aclose`, as a generator has; dropping it ends the request too.
         """
         check_sampling(sampling)
         row = GenerationRow(
@@ -123,7 +125,7 @@ class TransformersEngine:
             adapter, asyncio.get_running_loop(), prompts=[list(p) for p in prompts], labels=[list(x) for x in labels]
         )
         if not request.labels or not all(request.labels):
-            raise DataError("labels must be at least one, each of at least one token.")
+            raise DataError("at least one label is required, each of at least one token.")
         if not request.prompts:
             return request.result()
         self._check(request.prompts, [max(map(len, request.labels))] * len(request.prompts), request.labels)
@@ -131,9 +133,9 @@ class TransformersEngine:
         return answer
 
     async def read(self, ids: Sequence[int], top: int, adapter: str | None = None) -> list[TokenScore]:
-        """See `Engine.read`; of causal models alone."""
+        """See `Engine.read`; for causal models only."""
         if is_encoder_decoder(self.model):
-            raise ModelError("an encoder-decoder reads no text by itself; ask for the score of a target instead.")
+            raise ModelError("an encoder-decoder cannot score a prompt; score a target instead (`score_labels`).")
         request = Text(adapter, asyncio.get_running_loop(), ids=list(ids), top=top)
         self._check([request.ids], [0])
         answer: list[TokenScore] = await self._answer(request)
@@ -142,32 +144,32 @@ class TransformersEngine:
     # --- adapters -------------------------------------------------------------------------------------
 
     async def load(self, adapter: str, folder: Path) -> None:
-        """See `Engine.load`: the files are read beside the model's work, and added between two steps.
+        """See `Engine.load`: files are read in parallel with the model's work, and added between two steps.
 
-        Raises ModelError too where the key is taken or `max_adapters` are loaded.
+        Raises ModelError too if the key is in use or `max_adapters` are loaded.
         """
         if adapter in self._known:
-            raise ModelError(f"an adapter {adapter!r} is loaded already; unload it first.")
+            raise ModelError(f"adapter {adapter!r} is already loaded; unload it first.")
         if len(self._known) >= self._max_adapters:
-            raise ModelError(f"{self._max_adapters} adapters are loaded, as many as may be; unload one first.")
+            raise ModelError(f"the limit of {self._max_adapters} loaded adapters is reached; unload one first.")
         self._known[adapter] = False
-        await asyncio.shield(self._load(adapter, folder))  # whole or not at all, whoever stops waiting
+        await asyncio.shield(self._load(adapter, folder))  # a cancelled caller must not leave a half-loaded adapter
 
     async def unload(self, adapter: str) -> None:
-        """See `Engine.unload`: requests that use it go on, new ones are refused. Raises UnknownModelError."""
+        """See `Engine.unload`: running requests keep it, new ones are refused. Raises UnknownModelError."""
         if not self._known.get(adapter):
-            raise UnknownModelError(f"no adapter {adapter!r} is loaded.")
+            raise UnknownModelError(f"adapter {adapter!r} is not loaded.")
         self._known[adapter] = False
         await asyncio.shield(self._unload(adapter))
 
     def loaded(self) -> tuple[str, ...]:
-        """See `Engine.loaded`; those that are being loaded or unloaded are left out."""
+        """See `Engine.loaded`; without adapters that are being loaded or unloaded."""
         return tuple(key for key, usable in self._known.items() if usable)
 
     # --- operation ------------------------------------------------------------------------------------
 
     def stats(self) -> dict[str, float]:
-        """See `Engine.stats`. `dead` is 1 once the engine can answer no more and its replica should be replaced."""
+        """See `Engine.stats`. `dead` is 1 once the engine cannot answer any more and its replica must be replaced."""
         state = self._worker.state()
         return {
             "queue": self._open,
@@ -179,7 +181,7 @@ class TransformersEngine:
         }
 
     async def close(self, grace: float = 30.0) -> None:
-        """See `Engine.close`; requests that have not ended by then get EngineError."""
+        """See `Engine.close`; requests that have not ended by then raise EngineError."""
         self._closing = True
         deadline = time.monotonic() + grace
         while self._open and self._worker.is_alive() and time.monotonic() < deadline:
@@ -200,7 +202,7 @@ class TransformersEngine:
         for ids in (*prompts, *labels):
             if min(ids) < 0 or max(ids) >= self._vocabulary:
                 raise DataError(
-                    f"token ids must be from 0 to {self._vocabulary - 1}; there are {min(ids)} to {max(ids)}."
+                    f"token ids must be from 0 to {self._vocabulary - 1}; these are {min(ids)} to {max(ids)}."
                 )
         needs = max(len(prompt) + more for prompt, more in zip(prompts, extra, strict=True))
         if needs > self._limits.max_batch_tokens:
@@ -211,16 +213,16 @@ class TransformersEngine:
 
     def _submit(self, request: GenerationRow | Reading) -> None:
         if request.adapter is not None and not self._known.get(request.adapter):
-            raise UnknownModelError(f"no adapter {request.adapter!r} is loaded.")
+            raise UnknownModelError(f"adapter {request.adapter!r} is not loaded.")
         if self._worker.dead:
-            raise EngineError("the engine has failed and is waiting to be replaced; try again later.")
+            raise EngineError("the engine has failed and will be replaced; try again later.")
         if self._closing:
-            raise BusyError("the engine is closing down; try again.", 1.0)
+            raise BusyError("the engine is closing; try again.", 1.0)
         with self._lock:
             if self._open >= self._queue:
                 seconds = self._pace.wait(self._open)
                 raise BusyError(
-                    f"{self._open} requests wait or run, as many as may; try again in {seconds:.0f} s.", seconds
+                    f"the limit of {self._open} requests is reached; try again in {seconds:.0f} s.", seconds
                 )
             self._open += 1
         try:
@@ -260,20 +262,20 @@ class TransformersEngine:
         await done
 
     def _ended(self, request: EngineRequest) -> None:
-        """Called by the model thread."""
+        """Count a request as ended; called by the model thread."""
         with self._lock:
             self._open -= 1
             self._pace.ended()
 
 
 def _forced(config: Any) -> tuple[int | None, int | None]:
-    """First and last token of an answer by a model's folder, as `generate` obeys it."""
+    """Return the forced first and last token of an answer from a generation config, as `generate` applies them."""
     last = config.forced_eos_token_id
     return config.forced_bos_token_id, last[0] if isinstance(last, list) else last
 
 
 class AnswerStream(AsyncIterator[TextDelta]):
-    """Pieces of one answer; the request ends with the last, with `aclose`, or when nobody holds this any more."""
+    """Pieces of one answer; the request ends with the last, with `aclose`, or when this is garbage-collected."""
 
     def __init__(self, row: GenerationRow) -> None:
         self._row, self._over = row, False
@@ -294,7 +296,7 @@ class AnswerStream(AsyncIterator[TextDelta]):
         return answer
 
     async def aclose(self) -> None:
-        """Take the request out of its batch."""
+        """Remove the request from its batch."""
         self._over = self._row.cancelled = True
 
     def __del__(self) -> None:
@@ -302,18 +304,18 @@ class AnswerStream(AsyncIterator[TextDelta]):
 
 
 class Pace:
-    """How fast requests end, for the time after which a refused one may come again."""
+    """Moving average of the time between ended requests, for the `Retry-After` of refused ones."""
 
     def __init__(self) -> None:
         self._last = time.monotonic()
         self._between = 0.1
 
     def ended(self) -> None:
-        """One more has ended."""
+        """Record an ended request."""
         now = time.monotonic()
         self._between += 0.1 * (min(now - self._last, 10.0) - self._between)
         self._last = now
 
     def wait(self, under_way: int) -> float:
-        """Seconds until half of them should have ended, from 1 to 60."""
+        """Estimate the seconds until half of the requests have ended, from 1 to 60."""
         return min(60.0, max(1.0, self._between * under_way / 2))

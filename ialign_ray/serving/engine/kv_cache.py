@@ -1,4 +1,7 @@
-"""Keys and values of running rows in one buffer a layer: rows join and leave without copying the others'."""
+"""Keys and values of running rows in one buffer per layer: rows join and leave without copying the others.
+
+All rows end in the same column (left padding), so a step writes one column for all of them in place.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,15 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 SPARE = 64
-"""Free columns after the last token in a new buffer: what is in it is moved once in so many steps."""
+"""Free columns behind the last token of a new buffer: its content is copied once in 64 steps instead of at each."""
 
 
 @dataclass
 class Span:
-    """The part of the buffers that is in use: rows [0, rows) and columns [begin, end), every row's last at the end."""
+    """The used part of the buffers: rows [0, rows) and columns [begin, end); every row's last token is in the last.
+
+    All layers share one span, so that a step moves it once.
+    """
 
     rows: int = 0
     begin: int = 0
@@ -34,7 +40,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no type
         self.span = span
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
-        """Write the step's column; all columns of all rows up to it."""
+        """Write the step's column; return all columns of all rows up to it."""
         span, width = self.span, key_states.shape[-2]
         written = slice(span.end, span.end + width)
         self.keys[: span.rows, :, written] = key_states
@@ -43,19 +49,19 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no type
         return self.keys[seen], self.values[seen]
 
     def get_seq_length(self) -> int:
-        """Columns before the step's."""
+        """Return the number of columns before the step's."""
         return self.span.end - self.span.begin
 
 
 class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
-    """A cache for `forward` whose rows come and go between steps."""
+    """A cache for `forward` whose rows join and leave between steps."""
 
     def __init__(self) -> None:
         super().__init__(layers=[])
         self.span = Span()
 
     def join(self, fresh: Cache) -> None:
-        """Take over the rows of a left-padded cache, behind the rows that are there."""
+        """Add the rows of a left-padded cache behind the present rows."""
         span, (count, width) = self.span, (fresh.layers[0].keys.shape[0], fresh.layers[0].keys.shape[-2])
         if not span.rows:
             span.begin = span.end = 0
@@ -77,16 +83,16 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
                 layer.values[row, :, columns] = layer.values[span.rows, :, columns]
 
     def narrow(self, width: int) -> None:
-        """Say how many columns the longest row has."""
+        """Set the number of used columns to that of the longest row, so that attention reads no more."""
         self.span.begin = self.span.end - width
 
     def room(self) -> None:
-        """Make sure that one more column fits."""
+        """Make room for one more column."""
         if self.layers and self.span.end == self.layers[0].keys.shape[-2]:
             self._move(self.span.rows, self.span.end - self.span.begin)
 
     def column_count(self) -> int:
-        """Tokens' places that the buffers hold, used or not."""
+        """Count the token places in the buffers, used or not."""
         return self.layers[0].keys.shape[0] * self.layers[0].keys.shape[-2] if self.layers else 0
 
     def _reserve(self, fresh: Cache, rows: int, width: int) -> None:
@@ -100,9 +106,10 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
             self._move(rows, width)
 
     def _move(self, rows: int, width: int) -> None:
-        """Set what is in use at the end of the first `width` columns of buffers made for so many rows.
+        """Copy the used part to the end of the first `width` columns of new buffers for `rows` rows.
 
-        Both sizes follow what is needed now: a long row of earlier does not make all later ones long.
+        Both sizes follow the present need, so that one long row does not keep the buffers long for ever. Rows are
+        rounded up to a power of two: a batch that grows row by row is copied a logarithmic number of times.
         """
         span = self.span
         used = span.end - span.begin

@@ -1,8 +1,9 @@
 """Adapters beside one base: every row of a batch gets its own, in the same forward pass.
 
-PEFT does so too (`adapter_names`), with a loop over adapters in every layer: eight adapters took seven times the base's
-time on a small model. Here the adapters' matrices of a layer lie behind one another, a mask leaves each row its own
-block of the inner values, and a layer costs two products whatever the number of adapters.
+PEFT does so too (`adapter_names`), with a loop over adapters in every layer. A step of 32 rows with eight adapters of
+rank 16 took it 7.5 times the base's step on the pocket-size model, against 1.8 here (1.7 against 1.2 at 100M
+parameters). Here the matrices of all adapters of a layer are concatenated along the rank, and a mask leaves each row
+its own block of the inner values: two products per layer, however many adapters there are.
 """
 
 from __future__ import annotations
@@ -25,27 +26,27 @@ Spans = tuple[tuple[str, int, int], ...]
 
 @dataclass(frozen=True)
 class LayerAdapters:
-    """All adapters of one layer: `down` [R, in] and `up` [R, out], and the rows (key, begin, end) that each has."""
+    """All adapters of one layer: `down` [R, in] and `up` [R, out], and each adapter's rows as (key, begin, end)."""
 
     down: Tensor
     up: Tensor
     spans: Spans
 
     def span(self, key: str | None) -> tuple[int, int] | None:
-        """(begin, end) of an adapter; None where it leaves this layer alone."""
+        """Return (begin, end) of an adapter; None if it does not change this layer."""
         return next(((begin, end) for name, begin, end in self.spans if name == key), None)
 
 
 @dataclass(frozen=True)
 class LayerSlice:
-    """What the rows of a pass need of a layer: blocks that follow one another, and which of them each row has."""
+    """The adjacent blocks of a layer that the rows of a pass need, and a mask of each row's own."""
 
     down: Tensor
     """[in, r], so that a pass need not transpose it."""
     up: Tensor
     """[r, out]."""
     mask: Tensor | None = None
-    """[rows, r]; None where all of it is every row's."""
+    """[rows, r]; None if every row uses all of it."""
 
     def add(self, x: Tensor, out: Tensor) -> None:
         """Add the updates of rows x [rows, in] to out [rows, out]."""
@@ -53,14 +54,17 @@ class LayerSlice:
         if self.mask is not None:
             inner *= self.mask
         if out.dtype == self.up.dtype:
-            out.addmm_(inner, self.up)
+            out.addmm_(inner, self.up)  # product and sum in one call, without a tensor of the output's size
         else:
             out += inner @ self.up
 
 
 @dataclass
 class AdapterRows:
-    """Which row of the coming forward passes belongs to which adapter."""
+    """Assignment of the rows of the next forward passes to adapters.
+
+    Slices, masks and indices are cached here, since a batch keeps its rows for many steps and has many layers.
+    """
 
     keys: tuple[str | None, ...]
     width: int
@@ -74,24 +78,27 @@ class AdapterRows:
         self._masks: dict[tuple[Spans, torch.device], Tensor] = {}
 
     def add(self, name: str, blocks: LayerAdapters, inputs: Tensor, output: Tensor) -> Tensor:
-        """The output of the layer `name` with every row's update added."""
+        """Add every row's update to the output of the layer `name`, in place."""
+        # The mask computes every row with every adapter of the pass. That is cheap for one token per row, where a step
+        # is overhead. Prompts of several adapters are large products, so each adapter computes its own rows only.
         if len(self.known) == 1 or self._rows(inputs)[1] == 1:
             if name not in self._parts:
                 self._parts[name] = self._part(blocks)
             if (part := self._parts[name]) is not None:
-                part.add(_flat(inputs), output.view(-1, output.shape[-1]))
+                part.add(inputs.reshape(-1, inputs.shape[-1]), output.view(-1, output.shape[-1]))
         else:
             self._by_adapter(blocks, inputs, output)
         return output
 
     def _rows(self, inputs: Tensor) -> tuple[int, int]:
-        """[rows, tokens]; some architectures flatten the two."""
+        """Return (rows, tokens) of a layer's input; some architectures flatten the two."""
         rows = len(self.keys)
         if inputs.dim() == 3 and inputs.shape[0] == rows:
             return rows, inputs.shape[1]
         if inputs.dim() == 2 and inputs.shape[0] == rows * self.width:
             return rows, self.width
-        raise ModelError(f"an adapted layer reads {tuple(inputs.shape)} for {rows} rows of {self.width} tokens.")
+        shape = tuple(inputs.shape)
+        raise ModelError(f"an adapted layer got an input of shape {shape} for {rows} rows of {self.width} tokens.")
 
     def _by_adapter(self, blocks: LayerAdapters, inputs: Tensor, output: Tensor) -> None:
         shape = self._rows(inputs)
@@ -103,13 +110,16 @@ class AdapterRows:
                 out.index_add_(0, rows, update.to(out.dtype))
 
     def _on(self, device: torch.device, key: str | None) -> Tensor:
-        """The rows of an adapter, brought to a device once and not by every layer."""
+        """Return the rows of an adapter on a device; copied there once, not by every layer."""
         if (key, device) not in self._index:
             self._index[key, device] = torch.tensor(self._rows_of[key], device=device)
         return self._index[key, device]
 
     def _part(self, blocks: LayerAdapters) -> LayerSlice | None:
-        """The blocks that these rows need, and those between them; None where they need none."""
+        """Slice from the first to the last block that these rows use; None if they use none.
+
+        A slice is a view. Blocks between those used are masked too, which is cheaper than copying the used ones out.
+        """
         used = tuple(span for span in blocks.spans if span[0] in self.known)
         if not used:
             return None
@@ -129,14 +139,10 @@ class AdapterRows:
         return mask
 
 
-def _flat(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
-
-
 class LoraBank:
-    """The adapters of one base model, and hooks on its layers; without a plan the base is the base.
+    """The adapters of one base model, added by hooks on its layers; outside of `using` the base is unchanged.
 
-    Used by one thread, which runs the model.
+    Used only by the thread that runs the model.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -148,31 +154,32 @@ class LoraBank:
         self._last: AdapterRows | None = None
 
     def shapes(self) -> dict[str, tuple[int, int]]:
-        """(in, out) of every layer that an adapter may be on."""
+        """Return (in, out) of every layer that can have an adapter."""
         return {name: _shape(module) for name, module in self._layers.items()}
 
     def keys(self) -> tuple[str, ...]:
-        """The adapters in memory, in the order in which they came."""
+        """Return the loaded adapters, oldest first."""
         return tuple(self._keys)
 
     def bytes(self) -> int:
-        """Memory of all adapters."""
+        """Return the memory of all adapters in bytes."""
         return sum(self._keys.values())
 
     def add(self, key: str, adapter: Mapping[str, LowRank]) -> None:
-        """Put an adapter beside the others; all of it or, where memory ends, nothing."""
+        """Add an adapter; if memory runs out, nothing changes."""
+        # All new tensors exist before any is used, so that a failure in the middle leaves no half-added adapter.
         grown = {name: self._appended(name, key, update) for name, update in adapter.items()}
         self._replace(grown)
         self._keys[key] = sum(t.numel() * t.element_size() for u in adapter.values() for t in (u.down, u.up))
 
     def remove(self, key: str) -> None:
-        """Forget an adapter and free its memory."""
+        """Remove an adapter and free its memory."""
         self._replace({name: _without(blocks, key) for name, blocks in self._blocks.items() if blocks.span(key)})
         del self._keys[key]
 
     @contextmanager
     def using(self, keys: Sequence[str | None], width: int = 1) -> Iterator[None]:
-        """Forward passes inside see rows of these adapters, `width` tokens each; one key may stand for all rows."""
+        """Apply adapters to the rows of forward passes inside, `width` tokens each; one key alone applies to all."""
         wanted = (tuple(keys), width)
         if self._last is None or (self._last.keys, self._last.width) != wanted:
             self._last = AdapterRows(*wanted)

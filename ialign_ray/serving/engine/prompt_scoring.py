@@ -1,4 +1,4 @@
-"""Scores of labels and of texts between two steps: several requests of one adapter at once, a slice at a time."""
+"""Scores of labels and texts, computed between two steps: several requests of one adapter at once, in slices."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.serving.engine.decoding import Continued
 from ialign_ray.serving.engine.lora import LoraBank
 from ialign_ray.serving.engine.requests import Labels, Reading, Text
-from ialign_ray.serving.engine.sampling import tell
+from ialign_ray.serving.engine.sampling import token_scores
 from ialign_ray.serving.protocol import TokenScore
 
 LOGITS = 1024
-"""Positions whose logits are held at once: they are the largest tensor of a text's scores."""
+"""Positions whose logits are in memory at once: they are the largest tensor when a text is scored."""
 
 
 class Reader:
-    """Scores with the base and the adapters of a bank.
+    """Scores labels and texts with the base and its adapters.
 
-    A slice has at most `budget` tokens (one prompt or text is never divided), so that rows under way wait no
-    longer for it than for prompts.
+    A slice has at most `budget` tokens (one prompt or text is never divided), so that running rows wait no longer for
+    it than for prompts.
     """
 
     def __init__(self, model: nn.Module, bank: LoraBank) -> None:
@@ -32,7 +32,7 @@ class Reader:
         self._continued = Continued(model) if not is_encoder_decoder(model) and takes_left_padding(model) else None
 
     def slice(self, waiting: Sequence[Reading], budget: int) -> list[Reading]:
-        """The requests that the next slice is of: the oldest and its like, in order."""
+        """Choose the requests of the next slice: the oldest, and those of its kind and adapter, in order."""
         head = waiting[0]
         chosen: list[Reading] = []
         spent = 0
@@ -48,7 +48,7 @@ class Reader:
         return chosen
 
     def read(self, chosen: Sequence[Reading], budget: int) -> list[tuple[Reading, object]]:
-        """Compute a slice; the requests that it completes, with their answers."""
+        """Compute a slice; return the requests that it completes, with their answers."""
         with self._bank.using([chosen[0].adapter]):
             texts = [request for request in chosen if isinstance(request, Text)]
             if texts:
@@ -77,11 +77,11 @@ class Reader:
         found = [[TokenScore(text.ids[0], None)] for text in chosen]
         for begin, log_probs in self._parts(ids, mask):
             for scores, text, own in zip(found, chosen, log_probs):
-                scores += tell(own, text.ids[begin + 1 : begin + 1 + len(own)], text.top)
+                scores += token_scores(own, text.ids[begin + 1 : begin + 1 + len(own)], text.top)
         return found
 
     def _parts(self, ids: Tensor, mask: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Log-probabilities [rows, columns, V] from a column on, a few columns at a time where the model can go on."""
+        """Yield (first column, log-probabilities [rows, columns, V]), in parts if the model has a cache."""
         width = max(1, LOGITS // len(ids)) if self._continued else ids.shape[1]
         cache, places = DynamicCache(), (mask.cumsum(1) - 1).clamp(min=0)
         for begin in range(0, ids.shape[1], width):

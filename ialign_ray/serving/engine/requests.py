@@ -1,4 +1,4 @@
-"""What waits and runs in the engine: rows that are written, labels that are scored, texts that are read."""
+"""Requests of the engine: rows to generate, labels and texts to score, and orders between steps."""
 
 from __future__ import annotations
 
@@ -21,35 +21,35 @@ Ids = Sequence[int]
 
 @dataclass(eq=False)
 class EngineRequest(ABC):
-    """One call of the engine's, on its way through the model thread and back to its event loop."""
+    """One call to the engine, on its way through the model thread and back to its event loop."""
 
     adapter: str | None
     loop: asyncio.AbstractEventLoop
     answers: asyncio.Queue[Any] = field(default_factory=asyncio.Queue)
     cancelled: bool = False
-    """Set by the event loop's thread when nobody waits for the answer any more."""
+    """Set by the event loop's thread when the answer is no longer wanted."""
     ended: bool = False
-    """Whether the engine has let go of it, which it does once."""
+    """True once the engine has released it, which happens exactly once."""
 
     @abstractmethod
     def positions(self) -> int:
-        """Tokens of keys and values that it may need, for the queue's order."""
+        """Return the most places for keys and values that it can need."""
 
 
 @dataclass(eq=False, kw_only=True)
 class GenerationRow(EngineRequest):
-    """A prompt and what was written after it so far."""
+    """A prompt and the answer generated so far."""
 
     prompt: Ids
     sampling: Sampling
     text: AnswerText
     ends: frozenset[int]
     start: int | None
-    """The id before the answer on the decoder's side of an encoder-decoder."""
+    """Start token of an encoder-decoder's decoder; None for causal models."""
     whole: bool = False
-    """Whether the answer is told in one piece, and its first token by an empty one."""
+    """True if the answer is sent in one piece, after an empty piece at the first token."""
     forced: tuple[int | None, int | None] = (None, None)
-    """The first and the last token that an answer must have, as the folders of some encoder-decoders say."""
+    """Forced first and last token of an answer, which some encoder-decoders define."""
     written: list[int] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -57,22 +57,22 @@ class GenerationRow(EngineRequest):
         self.complete = False
 
     def positions(self) -> int:
-        """Prompt and longest answer."""
+        """Return the tokens of prompt and longest answer."""
         return len(self.prompt) + self.sampling.max_new_tokens
 
     def seen(self) -> Ids:
-        """The decoder's side so far."""
+        """Return the decoder's tokens so far."""
         return [*(self.prompt if self.start is None else [self.start]), *self.written]
 
     def must(self) -> int | None:
-        """The next token where the model has no choice."""
+        """Return the next token if it is forced, else None."""
         first, last = self.forced
         if not self.written and first is not None:
             return first
         return last if len(self.written) == self.sampling.max_new_tokens - 1 else None
 
     def accept(self, score: TokenScore) -> TextDelta | None:
-        """Take the next token; a piece where there is something to tell. `complete` says whether it was the last."""
+        """Append a token; return the piece to send, if any. Sets `complete` after the last token."""
         finish: Finish | None = None
         self.written.append(score.token)
         if score.token in self.ends or self.text.add(score):
@@ -92,7 +92,7 @@ class GenerationRow(EngineRequest):
 
 @dataclass(eq=False, kw_only=True)
 class Labels(EngineRequest):
-    """Prompts that all score the same number of labels."""
+    """Prompts with labels to score after each."""
 
     prompts: Sequence[Ids]
     labels: Sequence[Ids]
@@ -102,28 +102,28 @@ class Labels(EngineRequest):
         self.sums = np.zeros((len(self.prompts), len(self.labels)))
 
     def positions(self) -> int:
-        """The longest prompt with its labels."""
+        """Return the tokens of the longest prompt with its labels."""
         return max(map(len, self.prompts), default=0) + self.label_tokens
 
     @property
     def label_tokens(self) -> int:
-        """Tokens of all labels: each prompt reads them."""
+        """Count the tokens of all labels, which each prompt reads."""
         return sum(map(len, self.labels))
 
     def result(self) -> LabelSums:
-        """What was asked for, once `done` is the number of prompts."""
+        """Return the sums; complete once `done` is the number of prompts."""
         return LabelSums(self.sums.tolist(), [[len(label) for label in self.labels] for _ in self.prompts])
 
 
 @dataclass(eq=False, kw_only=True)
 class Text(EngineRequest):
-    """A text whose tokens are scored."""
+    """A text whose tokens are to be scored."""
 
     ids: Ids
     top: int
 
     def positions(self) -> int:
-        """Its tokens."""
+        """Return the number of tokens."""
         return len(self.ids)
 
 
@@ -138,11 +138,11 @@ class Order:
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[None]
     after: str | None = None
-    """An adapter that no request may use any more before."""
+    """Adapter that must be out of use before the order runs."""
 
 
 class Outbox:
-    """Answers of one step; every event loop is woken once, whatever the number of rows."""
+    """Answers of one step, collected so that each event loop is woken once per step and not once per row."""
 
     def __init__(self) -> None:
         self._waiting: dict[asyncio.AbstractEventLoop, list[tuple[asyncio.Queue[Any], Any]]] = defaultdict(list)
@@ -152,7 +152,7 @@ class Outbox:
         self._waiting[request.loop].append((request.answers, item))
 
     def send(self) -> None:
-        """Hand all answers over."""
+        """Deliver all answers."""
         waiting, self._waiting = self._waiting, defaultdict(list)
         for loop, items in waiting.items():
             in_loop(loop, _deliver, items)
@@ -164,7 +164,7 @@ def _deliver(items: Sequence[tuple[asyncio.Queue[Any], Any]]) -> None:
 
 
 def in_loop(loop: asyncio.AbstractEventLoop, call: Callable[..., None], *arguments: object) -> None:
-    """Call in the loop's thread; nothing where the loop has ended and with it whoever waited."""
+    """Call a function in the loop's thread; do nothing if the loop has been closed, as nobody waits then."""
     try:
         loop.call_soon_threadsafe(call, *arguments)
     except RuntimeError:

@@ -1,4 +1,4 @@
-"""The next token of each row: its own settings and its own generator, so batch mates do not matter."""
+"""Choice of each row's next token, with its own settings and generator, so that its batch does not matter."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from ialign_ray.errors import ConfigError
 from ialign_ray.serving.protocol import Sampling, TokenScore
 
 LIKELIEST = 256
-"""Tokens among which a nucleus is looked for before the whole vocabulary is sorted."""
+"""Tokens searched for a nucleus before the whole vocabulary is sorted."""
 
 
 class SampledRow(Protocol):
-    """What choosing asks of a row."""
+    """The part of a row that `choose` needs."""
 
     sampling: Sampling
     generator: torch.Generator | None
 
     def seen(self) -> Sequence[int]:
-        """The tokens that a repetition penalty counts: the decoder's side so far."""
+        """Return the tokens to which a repetition penalty applies: the decoder's tokens so far."""
 
     def must(self) -> int | None:
-        """The next token where there is no choice."""
+        """Return the next token if it is forced, else None."""
 
 
 def check_sampling(sampling: Sampling) -> None:
-    """Raise ConfigError for a setting outside of its range."""
+    """Raise ConfigError for a setting outside its range."""
     limits = {
         "max_new_tokens must be at least 1": sampling.max_new_tokens >= 1,
         "temperature must be at least 0": sampling.temperature >= 0,
@@ -41,11 +41,11 @@ def check_sampling(sampling: Sampling) -> None:
     }
     for rule, holds in limits.items():
         if not holds:
-            raise ConfigError(f"{rule}, but the request says {getattr(sampling, rule.split()[0])!r}.")
+            raise ConfigError(f"{rule}, but is {getattr(sampling, rule.split()[0])!r}.")
 
 
 def row_generator(sampling: Sampling) -> torch.Generator | None:
-    """A row's own generator; None where it is greedy. Without a seed it starts from the system's entropy."""
+    """Create a row's own generator; None if it is greedy. Without a seed it is seeded from the system's entropy."""
     if not sampling.temperature:
         return None
     generator = torch.Generator()
@@ -57,7 +57,7 @@ def row_generator(sampling: Sampling) -> torch.Generator | None:
 
 
 def choose(logits: Tensor, rows: Sequence[SampledRow]) -> list[TokenScore]:
-    """The next token of each row from its logits [B, V], with log-probabilities where a row asks for them.
+    """Choose the next token of each row from logits [B, V], with log-probabilities if the row needs them.
 
     Log-probabilities are the model's own: before penalty, temperature and nucleus.
     """
@@ -74,11 +74,11 @@ def choose(logits: Tensor, rows: Sequence[SampledRow]) -> list[TokenScore]:
 
 def _with_log_prob(logits: Tensor, token: int, row: SampledRow) -> TokenScore:
     top = row.sampling.top_log_probs
-    return TokenScore(token, None) if top is None else tell(logits[None].log_softmax(-1), [token], top)[0]
+    return TokenScore(token, None) if top is None else token_scores(logits[None].log_softmax(-1), [token], top)[0]
 
 
-def tell(log_probs: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:
-    """Tokens with their log-probabilities and the `top` likeliest ones, from log-probabilities [at least n, V]."""
+def token_scores(log_probs: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]:
+    """Return n tokens with their log-probabilities and `top` alternatives, from log-probabilities [at least n, V]."""
     own = log_probs[: len(tokens)]
     values = own.gather(1, torch.tensor(tokens, device=own.device).long()[:, None])[:, 0].tolist()
     best = own.topk(min(top, own.shape[1]))
@@ -89,9 +89,9 @@ def tell(log_probs: Tensor, tokens: Sequence[int], top: int) -> list[TokenScore]
 
 
 def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
-    """One token from logits [V]: temperature, then the `top_k` likeliest, then the nucleus of `top_p`.
+    """Draw one token from logits [V]: temperature, then the `top_k` likeliest, then the nucleus of `top_p`.
 
-    By the inverse of the cumulative distribution at one number of the row's generator. The nucleus is that of
+    The draw inverts the cumulative distribution at one number of the row's generator. The nucleus is that of
     Holtzman et al. 2020 (arXiv 1904.09751), as transformers has it.
     """
     # below the likeliest and in double precision, so that no temperature, however small, gives infinity less infinity
@@ -107,7 +107,7 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     if sampling.top_k and sampling.top_p < 1:
         share = share * (share.cumsum(-1) - share < sampling.top_p)
     total = share.cumsum(-1)
-    # beyond the last token of any probability lies only rounding
+    # rounding may push the point beyond the last token that has any probability
     last = int((share > 0).nonzero()[-1])
     at = min(int((total <= point * total[-1]).sum()), last)
     return at if index is None else int(index[at])
@@ -124,7 +124,7 @@ def _nucleus(scaled: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
 
 
 def _penalised(logits: Tensor, rows: Sequence[SampledRow]) -> Tensor:
-    """Logits with each row's repetition penalty (Keskar et al. 2019, arXiv 1909.05858) on what it holds already."""
+    """Apply each row's repetition penalty (Keskar et al. 2019, arXiv 1909.05858) to the tokens it contains."""
     if all(row.sampling.repetition_penalty == 1 for row in rows):
         return logits
     logits = logits.clone()

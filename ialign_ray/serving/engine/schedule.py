@@ -1,4 +1,4 @@
-"""Which waiting rows begin next: the oldest always, and with it those of a like length. Pure."""
+"""Choice of the waiting rows that begin next: always the oldest, with others of similar length. No torch."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Limits:
-    """What may run together."""
+    """Bounds of a batch and of a prefill."""
 
     max_batch: int
     """Rows."""
     max_batch_tokens: int
-    """Rows x the most tokens that one of them may have at its end."""
+    """Rows x the most tokens that one of them can reach."""
     busy_prefill: int = 512
-    """Tokens of prompts that are read between two steps of rows under way: they wait meanwhile."""
+    """Prompt tokens read between two steps of running rows, which wait for them."""
     idle_prefill: int = 2048
-    """Tokens of prompts that are read at once where no row waits; a few of a burst begin before all are read."""
+    """Prompt tokens read at once if no row is running, so that the first of a burst begin before all are read."""
     padding: float = 0.25
-    """Padding for each token of the prompts that are read together: it takes as long to read as they do."""
+    """Most padding per prompt token; padding takes as long to read as tokens."""
     free: int = 128
-    """Columns, padding or not, that a pass reads about as fast as one."""
+    """Columns, padding included, that a pass reads about as fast as one."""
 
     def prefill(self, busy: bool) -> int:
-        """Tokens that may be read now."""
+        """Return the tokens that may be read now."""
         return min(self.max_batch_tokens, self.busy_prefill if busy else self.idle_prefill)
 
 
@@ -39,10 +39,10 @@ class WaitingRow:
 def admit(
     waiting: Sequence[WaitingRow], running: Sequence[int], limits: Limits, *, same_length: bool = False
 ) -> list[int]:
-    """Indices of the waiting rows, oldest first in `waiting`, that begin now; `running` are the needs of the others.
+    """Return the indices of the waiting rows (oldest first) that begin now; `running` are the running rows' needs.
 
-    The oldest goes first and nobody passes it while it does not fit, so none starves. The others follow by nearness
-    to its length while little of what is read is padding, or of its very length where the model takes no padding.
+    The oldest goes first, and no row overtakes it while it does not fit, so none starves. The others follow by nearness
+    to its length while padding stays small; with `same_length`, for models without padding, only rows of its length.
     """
     if not waiting or len(running) >= limits.max_batch:
         return []
@@ -53,13 +53,13 @@ def admit(
     budget = limits.prefill(bool(running))
     chosen, widest, tokens = [0], head.prompt, head.prompt
     for i in sorted(range(1, len(waiting)), key=lambda i: (abs(waiting[i].prompt - head.prompt), i)):
-        wish, rows = waiting[i], len(running) + len(chosen) + 1
-        if rows > limits.max_batch or (same_length and wish.prompt != head.prompt):
+        row, rows = waiting[i], len(running) + len(chosen) + 1
+        if rows > limits.max_batch or (same_length and row.prompt != head.prompt):
             break
-        wide, long = max(widest, wish.prompt), max(longest, wish.needs)
+        wide, long = max(widest, row.prompt), max(longest, row.needs)
         columns = (len(chosen) + 1) * wide
-        tight = columns <= max(limits.free, (1 + limits.padding) * (tokens + wish.prompt))
+        tight = columns <= max(limits.free, (1 + limits.padding) * (tokens + row.prompt))
         if tight and columns <= budget and rows * long <= limits.max_batch_tokens:
             chosen.append(i)
-            widest, longest, tokens = wide, long, tokens + wish.prompt
+            widest, longest, tokens = wide, long, tokens + row.prompt
     return chosen

@@ -1,4 +1,4 @@
-"""The thread that runs the model: admit, read, step, answer, and again."""
+"""The thread that runs the model in a loop: admit, prefill, step, answer."""
 
 from __future__ import annotations
 
@@ -24,13 +24,14 @@ from ialign_ray.serving.protocol import EngineError
 
 LOG = logging.getLogger(__name__)
 FAULTS = 3
-"""Failures without a success between them after which the engine says that it is dead."""
+"""Consecutive failures after which the engine reports itself dead."""
 
 
 class Worker(threading.Thread):
-    """Owns the model and every request under way; others talk to it through `post` alone.
+    """Owns the model and every running request; other threads only call `post` and `state`.
 
-    A failure in a step ends the requests of that step and no others.
+    A failure in a step ends the requests of that step and no others. One thread and one inbox instead of locks: between
+    two steps nothing else touches rows, cache or adapters, so joining, leaving and loading need no synchronisation.
     """
 
     def __init__(
@@ -52,17 +53,17 @@ class Worker(threading.Thread):
         self._door, self._shut = threading.Lock(), False
 
     def post(self, item: GenerationRow | Reading | Order | None) -> None:
-        """Hand over a request or an order; None stops the thread after its current step.
+        """Queue a request or an order; None stops the thread after its current step.
 
         Raises EngineError once the thread has stopped.
         """
-        with self._door:
+        with self._door:  # without the lock an item could arrive after `_leave` drained the inbox, and wait for ever
             if self._shut and item is not None:
-                raise EngineError("the engine has stopped; send the request again, to another replica.")
+                raise EngineError("the engine has stopped; send the request again.")
             self._inbox.put(item)
 
     def state(self) -> dict[str, float]:
-        """Numbers for metrics, read from another thread: each is right, though not of one moment."""
+        """Return numbers for metrics. Read from other threads: each is right, but not all of one moment."""
         return {
             "waiting": len(self._rows) + len(self._readings) + self._inbox.qsize(),
             "batch": self._batch,
@@ -72,18 +73,18 @@ class Worker(threading.Thread):
 
     @torch.inference_mode()  # a third faster than no_grad on a small model, whose steps are mostly overhead
     def run(self) -> None:
-        """Until `post(None)`."""
+        """Run until `post(None)`."""
         try:
             while not self._stopping:
                 self._collect()
                 self._turn()
-        except Exception as error:  # a fault of the engine's own: nobody may wait for ever
+        except Exception as error:  # a bug outside of a step: no caller may wait for ever
             LOG.exception("the engine's thread failed")
             self._die(error)
         self._leave()
 
     def _leave(self) -> None:
-        """Nobody may wait for an answer that does not come."""
+        """Fail everything that is left, so that no caller waits for an answer that never comes."""
         with self._door:
             self._shut = True
         self._drain()
@@ -132,7 +133,7 @@ class Worker(threading.Thread):
             try:
                 order.work()
             except Exception as error:
-                in_loop(order.loop, _settle, order.done, _told(error))
+                in_loop(order.loop, _settle, order.done, _engine_error(error))
             else:
                 in_loop(order.loop, _settle, order.done, None)
 
@@ -142,7 +143,8 @@ class Worker(threading.Thread):
     def _forget_cancelled(self) -> None:
         beginning = self._decoding.beginning()
         over = all(row.cancelled for row in beginning)
-        # whose prompt is read together with another's goes once it is read
+        # Prompts that are read together share one cache, so a cancelled one leaves when all are read, unless all are
+        # cancelled.
         gone = {request for request in self._all() if request.cancelled} - set([] if over else beginning)
         if gone:
             if over:
@@ -155,13 +157,13 @@ class Worker(threading.Thread):
     # --- one step -------------------------------------------------------------------------------------
 
     def _admit(self) -> None:
-        """Read a slice of the prompts that are being read, or begin with those whose turn it is."""
+        """Read the next slice of the prompts being read, or begin with the next rows."""
         if rows := self._decoding.beginning():
             self._guarded(rows, self._advance)
             return
         running = [row.positions() for row in self._decoding.rows()]
-        wishes = [WaitingRow(len(row.prompt), row.positions()) for row in self._rows]
-        at = admit(wishes, running, self._limits, same_length=self._decoding.same_length)
+        waiting = [WaitingRow(len(row.prompt), row.positions()) for row in self._rows]
+        at = admit(waiting, running, self._limits, same_length=self._decoding.same_length)
         begun = [self._rows[i] for i in at]
         self._rows = [row for i, row in enumerate(self._rows) if i not in set(at)]
         if begun:
@@ -179,7 +181,7 @@ class Worker(threading.Thread):
             self._write(rows, logits)
 
     def _slice(self) -> int:
-        """Tokens that may be read now: few where rows under way wait for it."""
+        """Return the tokens that may be read now: few if running rows wait for them."""
         return self._limits.prefill(bool(self._decoding.rows()))
 
     def _step(self, group: Group) -> None:
@@ -207,7 +209,7 @@ class Worker(threading.Thread):
         for request, answer in done:
             self._outbox.put(request, answer)
         over = {request for request, _ in done}
-        # what is not done yet goes behind the others, so that a large request delays them by a slice
+        # unfinished requests go behind the others, which a large request so delays by one slice only
         kept = [request for request in self._readings if request not in set(chosen)]
         self._readings = [*kept, *(request for request in chosen if request not in over)]
         self._end(over, "requests")
@@ -226,19 +228,21 @@ class Worker(threading.Thread):
             work()
         except Exception as error:
             LOG.exception("the engine failed with %d requests in the step", len(own))
-            told = _told(error)
-            traceback.clear_frames(error.__traceback__)  # they hold the step's tensors
+            failure = _engine_error(error)
+            traceback.clear_frames(
+                error.__traceback__
+            )  # they hold the step's tensors; after running out of memory these must be freed
             self._forget(own, group)
-            self._fail(own, told)
-            # a request too large for the memory says nothing of the next one
+            self._fail(own, failure)
+            # one request too large for the memory does not mean that the engine is broken
             self._faults += not isinstance(error, torch.OutOfMemoryError | MemoryError)
             if self._faults >= FAULTS:
-                self._die(told)
+                self._die(failure)
         else:
             self._faults = 0
 
     def _forget(self, requests: Sequence[EngineRequest], group: Group | None) -> None:
-        """Drop failed requests without touching what they computed: it may be half written."""
+        """Drop failed requests with their groups' state, which may be half written."""
         self._readings = [reading for reading in self._readings if reading not in requests]
         if any(row in requests for row in self._decoding.beginning()):
             self._decoding.stop_beginning()
@@ -257,16 +261,16 @@ class Worker(threading.Thread):
 
     def _die(self, error: Exception) -> None:
         self.dead = self._stopping = True
-        self._fail(self._all(), _told(error))
+        self._fail(self._all(), _engine_error(error))
         self._rows, self._readings = [], []
         self._decoding.stop_beginning()
         self._decoding.groups = []
 
 
-BROKEN = "the engine failed while it wrote this answer, for a reason of its own; send the request again."
+BROKEN = "the engine failed while it generated this answer; the request is not the cause, so send it again."
 
 
-def _told(error: Exception) -> IalignError:
+def _engine_error(error: Exception) -> IalignError:
     if isinstance(error, IalignError):
         return error
     lines = str(error).strip().splitlines()

@@ -15,7 +15,7 @@ from ialign_ray.errors import ClusterError, ConfigError
 from ialign_ray.registry.promotion import promote
 from ialign_ray.serving.api import KeyRing
 from ialign_ray.serving.deployment import application, build, free_port, options, reason_of, url_of
-from ialign_ray.serving.examples import requests_of, tried
+from ialign_ray.serving.examples import requests_of, try_requests
 from ialign_ray.serving.model_sources import locate
 
 
@@ -66,7 +66,7 @@ def test_a_port_in_use_is_told_before_ray_starts(ialign, registry):
         port = taken.getsockname()[1]
         code, _, err = ialign("serve", "--port", port)
     assert (code, len(err.splitlines())) == (2, 1)
-    assert f"serve.port is {port} on 127.0.0.1, which cannot be listened on (Address already in use)" in err
+    assert f"serve.port is {port} on 127.0.0.1, which cannot be used (Address already in use)" in err
     assert "--port (0 picks a free one)" in err
 
 
@@ -79,7 +79,7 @@ def test_a_key_is_shown_once_and_its_hash_is_kept(ialign, tmp_path):
     assert yaml.safe_load(kept)["keys"][0]["models"] == ["champion"]
     assert KeyRing.read(tmp_path / "keys.yaml").find(secret).requests_per_minute == 60
     assert ialign("serve", "keys", "bob")[0] == 0
-    refused(ialign("serve", "keys", "alice"), "has a key 'alice' already")
+    refused(ialign("serve", "keys", "alice"), "already has a key 'alice'")
 
 
 def test_the_application_files_are_what_the_application_takes(registry, monkeypatch, tmp_path):
@@ -126,8 +126,8 @@ def test_an_address_is_what_a_client_takes(host, url):
 
 def test_a_server_that_is_gone_is_one_sentence(registry):
     port = free_port("127.0.0.1", 0)
-    with pytest.raises(ClusterError, match="/v1/models is not answered .*Connection refused"):
-        list(tried(f"http://127.0.0.1:{port}", [locate("mine/1", registry.uri).info()]))
+    with pytest.raises(ClusterError, match="/v1/models does not answer .*Connection refused"):
+        list(try_requests(f"http://127.0.0.1:{port}", [locate("mine/1", registry.uri).info()]))
 
 
 def test_handlers_are_put_back_when_a_trial_fails():

@@ -86,7 +86,9 @@ def test_another_python_or_ray_is_told():
     python, ray = here.split()
     assert differing(here, python, ray) is None
     assert differing(None, python, ray) is None
-    assert differing(here, "3.12.1", ray).startswith(f"sent from Python {python} with Ray {ray}, run by Python 3.12.1")
+    assert differing(here, "3.12.1", ray).startswith(
+        f"submitted from Python {python} with Ray {ray}, run by Python 3.12.1"
+    )
     assert differing(here, python, "2.99.0")
 
 
@@ -94,7 +96,7 @@ def test_another_python_or_ray_is_told():
     ("change", "parts"),
     [
         ({"runs": "runs"}, ("storage.runs is 'runs'", "storage.runs=/shared/runs")),
-        ({"data": ".."}, ("first.csv (in storage.data '..') does not go with the job", "s3://")),
+        ({"data": ".."}, ("first.csv (in storage.data '..')", "s3://")),
     ],
 )
 def test_what_the_job_would_not_find_or_would_lose(file, change, parts):
@@ -107,7 +109,7 @@ def test_what_the_job_would_not_find_or_would_lose(file, change, parts):
 
 def test_data_that_is_left_out_is_refused_by_name(file, tmp_path):
     (tmp_path / ".rayignore").write_text("old.jsonl\n")
-    with pytest.raises(ConfigError, match="^old.jsonl .* does not go with the job"):
+    with pytest.raises(ConfigError, match="^old.jsonl .* is not uploaded with the job"):
         prepare(file, "align")
     prepare(file, "align", overrides=["replay.sources.0.path=/shared/old.jsonl"])
     prepare(file, "align", overrides=["storage.data=s3://bucket/data"])
@@ -118,7 +120,7 @@ def test_patterns_and_folders_of_data(file, tmp_path):
     (tmp_path / "dev" / "eng.dev").write_text("x\n")
     prepare(file, "align", overrides=["corpora.0.path=dev/{language}.dev", "corpora.1.path=sec*.jsonl"])
     (tmp_path / ".rayignore").write_text("dev\n")
-    with pytest.raises(ConfigError, match="does not go with the job"):
+    with pytest.raises(ConfigError, match="dev.* is not uploaded with the job"):
         prepare(file, "align", overrides=["corpora.0.path=dev/{language}.dev"])
 
 
@@ -131,7 +133,7 @@ def test_runs_inside_the_working_directory_are_not_sent(file, tmp_path):
 
 def test_an_experiment_elsewhere_or_left_out(file, tmp_path):
     (tmp_path / "sub").mkdir()
-    with pytest.raises(ConfigError, match="lies outside of the working directory .*sub"):
+    with pytest.raises(ConfigError, match="outside the working directory .*sub.*--working-dir"):
         prepare(file, "align", working_dir=tmp_path / "sub")
     (tmp_path / ".gitignore").write_text("*.yaml\n")
     with pytest.raises(ConfigError, match=r"experiment.yaml is left out by .gitignore"):
@@ -139,9 +141,9 @@ def test_an_experiment_elsewhere_or_left_out(file, tmp_path):
 
 
 def test_a_job_or_name_that_is_none(file):
-    with pytest.raises(ConfigError, match="--job 'train' is no job; name one of build_data, align"):
+    with pytest.raises(ConfigError, match="--job 'train' .*use one of build_data, align"):
         prepare(file, "train")
-    with pytest.raises(ConfigError, match="--name 'a/b' is no name"):
+    with pytest.raises(ConfigError, match="--name 'a/b' .*use letters"):
         prepare(file, "align", name="a/b")
 
 
@@ -156,7 +158,7 @@ def test_attempts_are_numbered_and_one_at_a_time():
     assert next_attempt("tiny-align", known) == "tiny-align-2"
     known |= attempts(tiny_align_2="tiny-align", tiny_align_10="tiny-align")
     assert next_attempt("tiny-align", known) == "tiny-align-11"
-    with pytest.raises(ConfigError, match="tiny-align-11 is still going on; follow it with `ialign jobs --follow"):
+    with pytest.raises(ConfigError, match="tiny-align-11 is still running; follow it with `ialign jobs --follow"):
         next_attempt("tiny-align", known | {"tiny-align-11": Attempt("tiny-align", False)})
 
 

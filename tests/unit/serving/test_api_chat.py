@@ -5,6 +5,7 @@ import math
 import openai
 import pytest
 import torch
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 ONE = [{"role": "user", "content": "Say the number 4 in words."}]
 
@@ -20,6 +21,18 @@ def greedy(api, ids, count):
         with torch.no_grad():
             ids.append(int(api.engine.model(torch.tensor([ids])).logits[0, -1].argmax()))
     return ids[-count:]
+
+
+@pytest.mark.parametrize("more", [{}, {"logprobs": True, "top_logprobs": 2}], ids=str)
+def test_answers_are_what_openais_own_types_demand(api, more):
+    """The client builds its objects without checks, so they are checked here, unknown fields included."""
+    body = {"model": "plain", "messages": ONE, "temperature": 0, "max_tokens": 4} | more
+    found = ChatCompletion.model_validate_json(api.post("/v1/chat/completions", body).text)
+    lines = api.post("/v1/chat/completions", body | {"stream": True}).text.split("\n\n")
+    chunks = [ChatCompletionChunk.model_validate_json(line[6:]) for line in lines if line.startswith("data: {")]
+    assert len(chunks) > 2
+    for one in (found, found.choices[0], found.choices[0].message, found.usage, *chunks, chunks[1].choices[0].delta):
+        assert not one.model_extra
 
 
 @pytest.mark.parametrize("model", ["plain", "chat"])

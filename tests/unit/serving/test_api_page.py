@@ -8,7 +8,7 @@ from ialign_ray.serving.api.pages import HEADERS
 
 
 def test_the_page_asks_for_files_that_are_there(api):
-    seen, left = set(), ["/"]
+    seen, left = set(), ["/", "/docs"]
     while left:
         path = left.pop()
         answer = api.get(path)
@@ -21,8 +21,9 @@ def test_the_page_asks_for_files_that_are_there(api):
     assert api.get("/page/playground.js").headers["content-type"].startswith("text/javascript")
 
 
-def test_nothing_is_written_into_the_page_that_its_policy_would_stop(api):
-    page = api.get("/").text
+@pytest.mark.parametrize("path", ["/", "/docs"])
+def test_nothing_is_written_into_a_page_that_its_policy_would_stop(api, path):
+    page = api.get(path).text
     assert not re.search(r"<style|style=|\son\w+=|<script(?![^>]*src=)|https?://", page)
     assert "unsafe" not in HEADERS["Content-Security-Policy"]
 

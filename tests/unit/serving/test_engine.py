@@ -230,7 +230,7 @@ async def test_what_does_not_fit_is_refused_before_it_waits():
         ]:
             with pytest.raises(kind, match=words):
                 engine.stream(*wrong)
-        with pytest.raises(DataError, match="labels"):
+        with pytest.raises(DataError, match="at least one label"):
             await engine.score_labels([[5]], [])
         with pytest.raises(DataError, match="0 to 60"):
             await engine.score_labels([[5]], [[99]])

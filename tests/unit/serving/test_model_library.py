@@ -124,7 +124,7 @@ def test_full_versions_take_turns_and_the_old_one_leaves_the_memory(registry, tm
         async with serving(registry, "big@champion") as shelf:
             async with shelf.lease("big@champion") as old:
                 promote(registry, "big", 2)
-                await shelf.look()
+                await shelf.refresh()
                 await shelf._pool.trim()
                 assert await ask(shelf) == ("big/2", texts[1])
                 assert (old.id, await text_of(old)) == ("big/1", texts[0])
@@ -149,7 +149,7 @@ def test_two_folders_of_one_name_get_their_parents_too(registry, library, tmp_pa
         "b-best",
         "base",
     ]
-    with pytest.raises(ConfigError, match="would be called 'a-best', which another model is called"):
+    with pytest.raises(ConfigError, match="would be named 'a-best'.*another model's name"):
         asyncio.run(story(str(tmp_path / "a" / "best"), str(tmp_path / "a" / "best" / MODEL)))
 
 

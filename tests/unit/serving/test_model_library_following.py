@@ -22,14 +22,14 @@ def test_a_moved_alias_is_taken_up_while_requests_keep_what_they_began_with(regi
         async with serving(registry, max_adapters=1) as shelf:
             async with shelf.lease("champion") as old:
                 promote(registry, "mine", BEST)
-                await shelf.look()
+                await shelf.refresh()
                 assert await ask(shelf, "champion") == ("mine/3", texts["mine/3"])
                 assert (old.id, await text_of(old)) == ("mine/1", texts["mine/1"])
             assert kinds(shelf)["champion"] == ("mine/3", "adapter")
             await shelf._pool.trim()
             assert OPENED[0].loaded() == ("mine/3",)
             roll_back(registry, "mine")
-            await shelf.look()
+            await shelf.refresh()
             assert await ask(shelf, "champion") == ("mine/1", texts["mine/1"])
 
     asyncio.run(story())
@@ -52,7 +52,7 @@ def test_a_champion_on_another_base_brings_its_base_along(registry, tmp_path, ti
         async with serving(registry) as shelf:
             before = await ask(shelf, "base")
             registry.call("set_registered_model_alias", "mine", "champion", str(number))
-            await shelf.look()
+            await shelf.refresh()
             assert await ask(shelf) == (f"mine/{number}", of_run(run))
             assert await ask(shelf, "base") == ("base", of_base(other))
             assert before != await ask(shelf, "base")
@@ -98,16 +98,16 @@ def test_a_version_that_does_not_load_is_refused_and_told(registry, library, tmp
         async with serving(registry) as shelf:
             registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
             spoil(monkeypatch)
-            await shelf.look()
+            await shelf.refresh()
             assert (await ask(shelf, "champion"))[0] == "mine/2"
             refused = shelf.infos()[0].details["refused"]
             assert refused.startswith("mine/3: model/adapter_model.safetensors is missing or does not match")
             assert "champion stays at mine/2, mine/3 is refused" in caplog.text
             caplog.clear()
-            await shelf.look()
+            await shelf.refresh()
             assert "refused" not in caplog.text  # told once, and tried again after a while only
             registry.call("set_registered_model_alias", "mine", "champion", str(GOOD))
-            await shelf.look()
+            await shelf.refresh()
             assert "refused" not in shelf.infos()[0].details
 
     asyncio.run(story())
@@ -120,7 +120,7 @@ def test_the_refusal_of_version_10_keeps_nobody_from_version_1(registry):
         async with serving(registry) as shelf:
             shelf._chosen[0].refused, shelf._chosen[0].retry_at = "mine/10: it does not load", float("inf")
             registry.call("set_registered_model_alias", "mine", "champion", str(WEAK))
-            await shelf.look()
+            await shelf.refresh()
             assert (await ask(shelf, "champion"))[0] == "mine/1"
 
     asyncio.run(story())
@@ -196,13 +196,13 @@ def test_a_registry_out_of_reach_changes_nothing(registry, tmp_path, caplog):
             whole = database.read_bytes()
             database.write_bytes(b"no database at all" * 1000)
             caplog.set_level(logging.WARNING)
-            await shelf.look()
-            await shelf.look()
-            assert caplog.text.count("registry cannot be read, the present versions go on serving") == 1
+            await shelf.refresh()
+            await shelf.refresh()
+            assert caplog.text.count("registry cannot be read, the loaded versions keep serving") == 1
             assert (await ask(shelf))[0] == "mine/2"
             database.write_bytes(whole)
             promote(registry, "mine", BEST)
-            await shelf.look()
+            await shelf.refresh()
             assert (await ask(shelf))[0] == "mine/3"
 
     asyncio.run(story())
@@ -214,7 +214,7 @@ def test_an_alias_that_is_gone_leaves_its_last_version(registry):
     async def story():
         async with serving(registry) as shelf:
             registry.call("delete_registered_model_alias", "mine", "champion")
-            await shelf.look()
+            await shelf.refresh()
             assert (await ask(shelf))[0] == "mine/2"
             assert "gone from the registry" in shelf.infos()[0].details["refused"]
 
@@ -231,7 +231,7 @@ def test_a_model_that_is_gone_from_the_registry_does_not_keep_others_from_being_
             registry.call("delete_registered_model", "also")
             promote(registry, "mine", BEST)
             for _ in range(2):
-                await shelf.look()
+                await shelf.refresh()
             assert kinds(shelf)["mine@champion"] == ("mine/3", "adapter")
             assert kinds(shelf)["also@champion"] == ("also/1", "adapter")
             assert (await ask(shelf, "also@champion"))[0] == "also/1"
