@@ -36,6 +36,18 @@ def test_every_name_is_defined_where_the_page_says(path, name):
     assert name in defined(path)
 
 
+def pages():
+    return [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+
+
+@pytest.mark.parametrize("page", pages(), ids=lambda page: page.name)
+def test_every_test_that_a_page_names_exists(page):
+    every = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    named = set(re.findall(r"[\w/*.-]*test_[\w*]+\.py", page.read_text(encoding="utf-8")))
+    missing = [n for n in named if not (list(ROOT.glob(n)) if "/" in n else n in every)]
+    assert missing == []
+
+
 def test_the_page_names_enough():
     assert len(NAMED) > 25
 
