@@ -4,7 +4,6 @@ import gc
 import sys
 
 import numpy as np
-import pandas as pd
 import pytest
 from report_material import material
 from rich.console import Console
@@ -13,7 +12,9 @@ from ialign_ray.config import build_experiment, dump_yaml, load_experiment
 from ialign_ray.errors import ConfigError
 from ialign_ray.evaluation.metrics.registry import METRICS, lower_is_better
 from ialign_ray.evaluation.report.ablation import AblationRow, write_ablation
-from ialign_ray.evaluation.report.write import report
+from ialign_ray.evaluation.report.page import group_scores
+from ialign_ray.evaluation.report.page_examples import suite_texts, worst_examples
+from ialign_ray.evaluation.report.tables import suite_columns
 from ialign_ray.evaluation.results.analysis import analyse
 from ialign_ray.evaluation.rules import rules_of
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES, suite_units
@@ -108,15 +109,16 @@ def test_a_metric_of_a_package_is_in_every_table(install, experiment_data, tmp_p
     experiment_data["evaluate"]["suites"][0]["metric"] = "error_rate"
     experiment_data["evaluate"]["retention"] = {"metric": "error_rate", "group": "L1"}
     m = material(experiment_data, tmp_path)
-    report(m.experiment, m.runs, tmp_path / "out", QUIET)
-    results = pd.read_csv(tmp_path / "out" / "results.csv")
+    analysis = analyse(m.experiment, m.runs, {})
+    results = analysis.results
     wide = results.pivot_table(index=["run", "prompt", "scorer", "scope"], columns="metric", values="value")
     assert np.allclose(wide["error_rate"], 1 - wide["accuracy"])
     bounds = results.pivot_table(index=["run", "prompt", "scorer", "scope"], columns="metric", values=["low", "high"])
     assert np.allclose(bounds["low", "error_rate"], 1 - bounds["high", "accuracy"])
-    text = (tmp_path / "out" / "RESULTS.md").read_text("utf-8")
-    assert "| run | mood L1 errors, n=" in text  # the suite's own metric comes first
-    assert "error_rate on L1 of mood" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    columns = suite_columns(m.experiment.evaluate.suites[0], results, "sum")
+    assert (columns[0].metric, columns[0].title) == ("error_rate", "mood L1 errors")  # the suite's own comes first
+    assert {"f1_weighted", "auc_length_fixed"} < {column.metric for column in columns}
+    assert all("error_rate on L1 of mood" in kept.what for kept in analysis.retention)
     assert lower_is_better("error_rate")
 
 
@@ -125,10 +127,10 @@ def test_what_falls_is_bold_where_the_declaration_says_so(install, experiment_da
     m = material(experiment_data, tmp_path)
     better = [{"mood": frame.assign(**{s: [10 * x for x in np.eye(2)[frame["label"]]] for s in ("sum",)})}
               for frame in (seed["mood"] for seed in m.runs["control"])]  # fmt: skip
-    rows = [AblationRow("control", None, m.runs["control"]), AblationRow("right", "control", better)]
+    rows = [AblationRow("plain", None, m.runs["control"]), AblationRow("right", "plain", better)]
     text = write_ablation(m.experiment, rows, tmp_path / "out", QUIET).read_text("utf-8")
     head, line = (next(part for part in text.splitlines() if part.startswith(start)).split(" | ")
-                  for start in ("| setting | control | ", "| right | control | "))  # fmt: skip
+                  for start in ("| setting | control | ", "| right | plain | "))  # fmt: skip
     column = next(k for k, title in enumerate(head) if title.startswith("errors"))
     assert line[column].startswith("**-")
 
@@ -158,14 +160,19 @@ def test_a_kind_of_a_package_is_scored_measured_judged_and_shown(install, experi
     frame = unit.finish(unit.predict(None, unit.rows))
     runs = {"base": [{"long": frame}], "control": [{"long": frame}]}
     runs["arm"] = [{"long": frame.assign(letters=frame["letters"] + np.where(frame["language"] == "eng", -9, 9))}]
-    said = report(experiment, runs, tmp_path / "out", QUIET)
-    assert any(s.topic == "gain" and s.outcome == "gained" and "(long)" in s.text for s in said)
-    results = pd.read_csv(tmp_path / "out" / "results.csv")
+    analysis = analyse(experiment, runs, {})
+    assert any(s.topic == "gain" and s.outcome == "gained" and "(long)" in s.text for s in analysis.statements)
+    results = analysis.results
     row = results[(results["run"] == "base") & (results["scope"] == "language:jav") & (results["prompt"] == "all")]
     assert row["value"].tolist() == pytest.approx([frame[frame["language"] == "jav"]["letters"].mean()])
     assert (row["kind"].tolist(), row["metric"].tolist()) == (["lengths"], ["letters"])
-    assert "| run | long L1 letters, n=" in (tmp_path / "out" / "RESULTS.md").read_text("utf-8")
-    assert "letters" in (tmp_path / "out" / "report.html").read_text("utf-8")
+    assert [column.title for column in suite_columns(suite, results, "sum")] == ["long L1 letters", "long L2 letters"]
+    assert [shown["title"] for shown in group_scores(experiment, results)] == ["letters"]
+    texts, notes = suite_texts(experiment)
+    worst = worst_examples(experiment, runs["arm"], runs["base"], texts)["long"]
+    assert not notes
+    assert {example.language for example in worst} == {"eng"}
+    assert all(example.texts["target"] for example in worst)
 
 
 @pytest.mark.parametrize(
