@@ -96,6 +96,7 @@ def python(folder, *arguments):
     return subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, env=environment)
 
 
+@pytest.mark.slow
 def test_the_package_adds_one_of_each(installed, experiment):
     done = python(installed, "-c", USE, experiment)
     assert done.returncode == 0, done.stderr[-3000:]
@@ -110,6 +111,7 @@ def test_the_package_adds_one_of_each(installed, experiment):
     assert scores["completion"]["bits_per_byte"] > 0
 
 
+@pytest.mark.slow
 def test_without_the_package_each_name_is_refused_in_one_sentence(experiment, tmp_path):
     code = "from ialign_ray.cli.main import main; main()"
     done = python(tmp_path, "-c", code, "validate", experiment)
