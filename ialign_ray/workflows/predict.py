@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from rich.console import Console
+
 from ialign_ray.config import ModelSettings
 from ialign_ray.errors import ConfigError
 from ialign_ray.inference.generation import generate
@@ -13,6 +15,7 @@ from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.load import load_adapted
 from ialign_ray.registry.reference import registry_of, resolve
 from ialign_ray.tokens.encode import Encoder
+from ialign_ray.training.pocket import ensure_base
 from ialign_ray.training.runs import model_folder, run_experiment
 from ialign_ray.workflows.promote import DEFAULT_REGISTRY
 
@@ -30,10 +33,12 @@ def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, Model
     if adapter is not None:
         folder = model_folder(adapter)
         settings = run_experiment(folder).model
+        ensure_base(settings.id, Console(stderr=True))
         return *load_adapted(settings, folder), settings
     if model is None:
         raise ConfigError("predict needs a model; give --adapter RUN or --model ID")
     settings = ModelSettings(id=model)
+    ensure_base(settings.id, Console(stderr=True))
     return *load_adapted(settings, None), settings
 
 
