@@ -48,6 +48,7 @@ def test_from_a_run_to_the_champion_and_back(ialign, library, registry):
     assert registry.aliases("mine") == {"champion": GOOD}
 
 
+@pytest.mark.slow
 def test_a_run_that_the_command_evaluated(ialign, library, tmp_path, tiny_model_folder):
     experiment = small_experiment(tmp_path, tiny_model_folder)
     experiment = override(experiment, {"storage.data": str(library), "promotion.min_rows": 2})

@@ -252,6 +252,7 @@ build.build_corpus(load_experiment(sys.argv[1]), EvaluationIndex.build([]), slow
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [2, 5, 10])
 def test_a_killed_build_leaves_nothing_half_written_and_goes_on(data, write_yaml, after):
     killed = data | {"storage": data["storage"] | {"runs": data["storage"]["runs"] + "-killed"}}

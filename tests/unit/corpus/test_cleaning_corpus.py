@@ -372,6 +372,7 @@ def test_no_rows_and_no_texts(step):
 CELLS = st.none() | st.lists(st.sampled_from(["a", "b", "C.", "字", "ไท", "مر", "👩"]), max_size=6).map(" ".join)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [{"step": "ratio", "minimum": 3, "deviations": 1}, "duplicates", "near_duplicates"])
 @settings(max_examples=50)
 @given(rows=st.lists(st.tuples(CELLS, CELLS), max_size=20), cuts=st.lists(st.integers(0, 20), max_size=3))

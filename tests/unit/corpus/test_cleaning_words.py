@@ -171,6 +171,7 @@ def test_how_a_column_is_cut_changes_nothing(texts, cuts):
     assert text_hashes(whole).tolist() == text_hashes(pieces).tolist()
 
 
+@pytest.mark.slow
 def test_hashes_are_the_same_in_every_process():
     # a change of these numbers makes corpora that were built before look new: bump the corpus version then
     code = (

@@ -29,6 +29,7 @@ def test_weights_are_a_bootstrap_and_depend_on_the_arguments_alone():
         bootstrap.resample_weights(0)
 
 
+@pytest.mark.slow
 @settings(deadline=None)
 @given(st.integers(1, 60), st.integers(2, 5), st.integers(0, 10_000), st.booleans())
 def test_draws_equal_the_point_metrics_on_every_resample(rows, labels, seed, coarse):

@@ -131,6 +131,7 @@ def test_baselines_are_fitted_once_for_the_same_rows(experiment_data, tmp_path, 
     assert len(fitted) == 2
 
 
+@pytest.mark.slow
 def test_a_report_needs_no_torch(made):
     """It takes seconds to import, and a laptop for reading need not have it."""
     code = (
@@ -143,6 +144,7 @@ def test_a_report_needs_no_torch(made):
     assert found.stdout.strip() == "False"
 
 
+@pytest.mark.slow
 def test_where_runs_differ_and_what_cleaning_dropped(experiment_data, tmp_path):
     m = material(experiment_data, tmp_path)
     for seed, folder in enumerate(m.folders["<b>arm"]):

@@ -52,6 +52,7 @@ def keys(table: pd.DataFrame) -> set[bytes]:
     return {text_key(text) for code in LANGUAGES for text in table[code]}
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(folder: Path, tmp_path: Path) -> None:
     write_pocket(tmp_path / "same")
     write_pocket(tmp_path / "other", seed=1)

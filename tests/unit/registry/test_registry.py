@@ -141,6 +141,7 @@ def test_predictions_of_another_model_are_refused(spoilable):
     assert "lacks 360 predictions of mood" in refusal(register, registry, run, "mine")
 
 
+@pytest.mark.slow
 def test_a_run_evaluated_with_another_experiment(spoilable):
     registry, run, _ = spoilable
     experiment = small_experiment(run.parents[2], registry_model(run))

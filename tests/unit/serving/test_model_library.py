@@ -17,6 +17,8 @@ from ialign_ray.serving.protocol import UnknownModelError
 from ialign_ray.training.runs import MODEL
 from ialign_ray.workflows.export import export_model
 
+pytestmark = pytest.mark.slow
+
 SIZES = (("small", 0.9), ("large", 1.6))
 
 

@@ -13,6 +13,8 @@ from ialign_ray.errors import ModelError
 from ialign_ray.registry.promotion import promote, register, roll_back
 from ialign_ray.serving import model_pool
 
+pytestmark = pytest.mark.slow
+
 
 def test_a_moved_alias_is_taken_up_while_requests_keep_what_they_began_with(registry, library):
     promote(registry, "mine", WEAK)

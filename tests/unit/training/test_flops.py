@@ -54,6 +54,7 @@ def counted(model, e):
     return counter.get_total_flops()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sides", [(60, 20), (20, 60), (5, 200)])
 @pytest.mark.parametrize("tuning", ["full", "lora"])
 @pytest.mark.parametrize("name", CONFIGS)

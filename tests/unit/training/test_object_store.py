@@ -46,6 +46,7 @@ def send(folder, prefix):
             boto3.client("s3").upload_file(str(path), BUCKET, f"{prefix}/{path.relative_to(folder).as_posix()}")
 
 
+@pytest.mark.slow
 def test_an_experiment_reads_corpora_replay_and_suites_from_it(store, ialign, write_yaml, experiment_data, tmp_path):
     data = tmp_path / "data"
     data.mkdir()

@@ -89,6 +89,7 @@ def test_packed_equals_apart(family, kernel):
     assert_packed_equals_apart(model, atol=1e-6 if kernel == "sdpa" else 1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("family", ["llama", "qwen3", "gpt_neox"])
 def test_flex_attention_keeps_examples_apart(family, monkeypatch):
     """Uncompiled, and the loss alone: it has no gradients on a CPU."""

@@ -32,6 +32,8 @@ from ialign_ray.workflows.export import export_model
 from ialign_ray.workflows.predict import answer, open_model
 from ialign_ray.workflows.validate import validate
 
+pytestmark = pytest.mark.slow
+
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 FAMILIES = ("mt5", "t5", "bart")
 V1_1 = "t5 1.1"

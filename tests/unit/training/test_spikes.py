@@ -108,6 +108,7 @@ def test_a_skipped_step_changes_no_weight_and_is_recorded(setting):
     assert ledger(folder).num_rows == 30 * 8  # it was consumed all the same
 
 
+@pytest.mark.slow
 def test_a_resumed_run_skips_the_same_step(setting):
     whole = run(setting, "whole", on_spike="skip")
     for lost_at in (24, 28):  # resumed before the odd batch, and after it
@@ -122,7 +123,7 @@ def test_a_run_may_stop_at_a_spike_and_go_on_by_skipping_it(setting):
     with pytest.raises(ModelError) as error:
         run(setting, "run", on_spike="stop")
     assert "odd:1:eng-ind" in str(error.value)
-    assert "go on with --resume --set train.on_spike=skip" in str(error.value)
+    assert "continue with --resume --set train.on_spike=skip" in str(error.value)
     assert records(setting.folder / "run")[-1]["step"] == ODD - 1
     assert same(weights(run(setting, "run", on_spike="skip")), weights(run(setting, "whole", on_spike="skip")))
 

@@ -11,6 +11,8 @@ from ialign_ray.training.collate import collate
 from ialign_ray.training.run_log import ENDING, VALIDATIONS, RunLogFile, shown_warnings, validations
 from ialign_ray.training.validation import estimate, summary, validate
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 

@@ -16,6 +16,8 @@ from ialign_ray.evaluation.suites.load import classification_rows
 from ialign_ray.streaming.curate import curate
 from ialign_ray.workflows.ablate import plan_ablation, print_estimate
 
+pytestmark = pytest.mark.slow
+
 
 def planned(data, axes, **ablate):
     return plan_ablation(build_experiment(data | {"ablate": {"axes": axes, **ablate}}, "test"))
