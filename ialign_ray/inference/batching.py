@@ -24,6 +24,7 @@ def token_batches(lengths: Sequence[int], budget: int, *, same_length: bool = Fa
     """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        # rows come longest first, so that a batch's first row is its longest
         longest = lengths[batch[0]] if batch else 0
         if batch and ((len(batch) + 1) * longest > budget or (same_length and lengths[row] != longest)):
             yield batch
@@ -36,6 +37,7 @@ def token_batches(lengths: Sequence[int], budget: int, *, same_length: bool = Fa
 def padded(rows: Sequence[Tokens], device: torch.device, *, left: bool = False, fill: int = 0) -> tuple[Tensor, Tensor]:
     """Ids [B, T] padded with `fill`, and their attention mask [B, T], both LongTensors."""
     width = max(len(row) for row in rows)
+    # filled on the CPU and moved at once: on a GPU each row would be a copy of its own
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -57,6 +59,7 @@ def read_only(model: nn.Module) -> Iterator[None]:
     `no_grad` and not `inference_mode`: a buffer that a forward pass renews (dynamic rotary frequencies)
     would stay an inference tensor and break the next training step.
     """
+    # of every module: `model.train(mode)` afterwards would undo a part that the caller keeps in evaluation mode
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:

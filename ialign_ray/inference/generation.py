@@ -91,6 +91,7 @@ def generate(
     config = _config(inner, tokenizer, start, max_new_tokens, temperature, top_p)
     # Where padding on the left would shift positions, rows of equal length share a batch without padding.
     alone = not seq2seq and not takes_left_padding(model)
+    # keys and values of the answer are kept beside the prompt's, so the budget counts both
     lengths = [len(prompt) + max_new_tokens for prompt in prompts_ids]
     found = [Generation("", 0, False)] * len(prompts_ids)
     done = 0
@@ -98,10 +99,12 @@ def generate(
         for rows in token_batches(lengths, max_batch_tokens, same_length=alone):
             ids, mask = padded([prompts_ids[i] for i in rows], device, left=not seq2seq, fill=config.pad_token_id or 0)
             out = inner.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            # `generate` returns the prompt with the answer, or a decoder's start token
             new = out[:, 1 if seq2seq else ids.shape[1] :].tolist()
             for i, answer in zip(rows, new):
                 kept = _until(answer, config.eos_token_id)
                 text = tokenizer.decode(kept, skip_special_tokens=True)
+                # the end token is cut off, so an answer that ended is shorter than the limit
                 found[i] = Generation(text, len(kept), len(kept) < max_new_tokens)
             done += len(rows)
             if progress:

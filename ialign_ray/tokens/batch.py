@@ -58,6 +58,7 @@ def micro_batches(
     def sides(e: Encoded) -> tuple[int, int]:
         return (len(e.prompt), len(e.target)) if apart else (len(e), 0)
 
+    # ids break ties: examples of one length are divided alike in whatever order they come
     ordered = sorted(examples, key=lambda e: (-max(sides(e)), e.row_id, e.epoch))
     for start in range(0, len(ordered), WINDOW):
         window = ordered[start : start + WINDOW]
@@ -67,19 +68,24 @@ def micro_batches(
 
 def _cheapest(sizes: Sequence[tuple[int, int]], tokens: int, pass_tokens: int) -> list[tuple[int, int]]:
     """The division into ranges of the least cost."""
+    # cost[n]: least cost of the first n examples; begins[n]: where the last pass of that division begins
     cost, begins = [0], [0]
     for end in range(1, len(sizes) + 1):
+        # the range grows backwards, so its longest sides are updated instead of searched for
         first = second = 0
         best, begin = -1, end - 1
         for k in range(end - 1, -1, -1):
             first, second = max(first, sizes[k][0]), max(second, sizes[k][1])
             padded = (first + second) * (end - k)
+            # a longer range only costs more; an example that is too long on its own is a pass nevertheless
             if padded > tokens and end - k > 1:
                 break
+            # equal cost: the longer range, so fewer passes
             if best < 0 or cost[k] + padded + pass_tokens <= best:
                 best, begin = cost[k] + padded + pass_tokens, k
         cost.append(best)
         begins.append(begin)
+    # `begins` is read from the end, each pass giving the end of the previous one
     ranges, end = [], len(sizes)
     while end:
         ranges.append((begins[end], end))
@@ -104,6 +110,7 @@ def packed_rows(examples: Sequence[Encoded], width: int, tokens: int) -> Iterato
             room.append(width)
         rows[k].append(example)
         room[k] -= len(example)
+    # all rows are padded to one width, so the budget is a number of rows
     count = max(1, tokens // width) if rows else 1
     for start in range(0, len(rows), count):
         yield rows[start : start + count]

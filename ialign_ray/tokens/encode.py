@@ -60,6 +60,7 @@ class Encoder:
             return list(self.tokenizer(text + self.separator)["input_ids"])
         turns = [{"role": "user", "content": text}]
         rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        # the template has written the special tokens already
         return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def target(self, text: str) -> list[int]:
@@ -70,6 +71,7 @@ class Encoder:
         """Ids of an answer without EOS: what label scoring compares."""
         if not self.seq2seq:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # as a target: some tokenizers put a language or start token before it
         ids = list(self.tokenizer(text_target=text)["input_ids"])
         return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
 
@@ -84,6 +86,7 @@ class Encoder:
             return None
         prompt_ids = self.prompt(prompt)
         while len(prompt_ids) > self.max_prompt:
+            # in proportion first, then again: tokens a word are known only after tokenising
             share = self.max_prompt / len(prompt_ids)
             shorter = shorten(prompt, spans, share)
             if shorter is None:
@@ -115,6 +118,7 @@ def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None
     start, end = spans[longest]
     pieces, joint = _pieces(prompt[start:end])
     text = joint.join(pieces[: max(1, min(len(pieces) - 1, int(len(pieces) * share)))])
+    # spans after the shortened one move with the text
     moved = len(text) - (end - start)
     shifted = tuple(
         (start, start + len(text)) if k == longest else (a + moved, b + moved) if a >= end else (a, b)
