@@ -42,6 +42,7 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
     A quantised one is on this process's GPU, if it has one: there its weights are packed.
     """
     loader = auto_class(load_config(settings, location), settings.id)
+    # weights that are trained stay in fp32: in bf16 a small step rounds to none
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
     dtype = torch.bfloat16 if frozen_half else torch.float32
     kernel = attention_kernel(settings)
@@ -123,6 +124,7 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[
     if getattr(model, "is_quantized", False):
         # norms and head in fp32, as QLoRA has them; checkpointing has a switch of its own
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    # PEFT draws the first weights from torch's global state
     torch.manual_seed(seed)
     return peft.get_peft_model(
         model,

@@ -77,6 +77,7 @@ def extend_embeddings(model: Any, base_tokenizer: Any, tokenizer: Any) -> list[i
     cut = base_tokenizer.backend_tokenizer.model.tokenize
     parts = {i: [token.id for token in cut(piece)] for piece, i in pieces.items()}
     head = model.get_output_embeddings()
+    # by identity: a tied head is the same tensor and must not be set twice
     tensors = {id(t): t for t in (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))
                if t is not None}  # fmt: skip
     with torch.no_grad():
@@ -151,6 +152,7 @@ def _words(tokenizer: Any, texts: Iterable[str]) -> Iterator[str]:
     from tokenizers import Tokenizer
 
     core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    # padding would be counted as text, and truncation would cut long texts
     core.no_padding()
     core.no_truncation()
     vocabulary = tokenizer.get_vocab()
@@ -188,9 +190,11 @@ def _chosen(tokenizer: Any, learned: Sequence[tuple[str, str]], count: int) -> t
             break
         halves = ("".join(spelling[c] for c in left), "".join(spelling[c] for c in right))
         whole = "".join(halves)
+        # a merge of a dropped half could never apply
         if left in dropped or right in dropped or whole in special:
             dropped.add(left + right)
             continue
+        # kept even where its piece is an old one: later merges build on it
         merges[halves] = None
         if whole not in vocabulary:
             pieces[whole] = None
@@ -214,6 +218,7 @@ def _extend_bpe(
     model["vocab"] |= outside
     first = len(model["vocab"])
     model["vocab"] |= {piece: first + k for k, piece in enumerate(pieces)}
+    # older files write a merge as one string, newer ones as a pair
     listed = not model["merges"] or not isinstance(model["merges"][0], str)
     old = {tuple(m) if listed else tuple(m.split(" ")) for m in model["merges"]}
     model["merges"] += [list(m) if listed else " ".join(m) for m in merges if m not in old]
@@ -226,6 +231,7 @@ def _extend_unigram(
     known = {piece for piece, _ in model["vocab"]}
     # ids are positions here
     missing = sorted((i, token) for token, i in outside.items() if token not in known)
+    # the lowest score, so that no text is ever segmented into a filler
     model["vocab"] += [[token, lowest] for _, token in missing]
     scores: dict[str, float] = dict(model["vocab"])
     for left, right in merges:

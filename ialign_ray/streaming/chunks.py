@@ -85,6 +85,7 @@ class ClusterRunner:
         if len(items) < 2 or sum(map(weight, items)) < SMALL:
             yield from map(work, items)
             return
+        # joined at the first large stage and kept for the later ones
         self._open.enter_context(cluster(self._scaling))
         quiet()
         source = ChunkSource(items, partial(_outcome, work))
@@ -101,6 +102,7 @@ def weight(item: ShardJob | Assembly) -> int:
         return 3 * item.rows.stat().st_size  # compressed
     if isinstance(item.origin, ShardFile):
         return 200 * item.origin.rows
+    # a stamp begins with the file's size where its file system gives one
     sizes = [int(mark[0]) for mark in item.origin.stamp if str(mark[0]).isdigit()]
     return sum(sizes) or CHUNK
 

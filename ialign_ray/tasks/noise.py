@@ -35,6 +35,7 @@ def apply(words: list[str], kinds: tuple[str, ...], rng: random.Random, noise: N
     if "d" in kinds:
         words = [w for w in words if rng.random() >= noise.delete]
     if "p" in kinds:
+        # a new list: the caller's words are kept for the next try
         words = rng.sample(words, len(words))
     return words
 

@@ -96,6 +96,7 @@ def split_replay(
                 f"replay.sources hold no usable instruction: {counts}; name other files or raise the limits"
             )
     counts.eligible = len(eligible)
+    # by a hash of the id: a small pool is part of a larger one, in whatever order files are named
     eligible.sort(key=lambda row: (share_of(row[0], seed=1), row[0]))
     rest, kept = _apart(eligible, min(held_out, len(eligible) // TENTH))
     counts.validation = len(eligible) - len(rest)
@@ -109,6 +110,7 @@ def _apart(rows: list[Row], most: int) -> tuple[list[Row], list[Row]]:
     first: dict[bytes, Row] = {}
     for row in rows:
         first.setdefault(text_key(row[2]), row)
+    # by the request: two rows of one request must not be on both sides
     chosen = dict(sorted(first.items(), key=lambda item: share_of(item[0].hex(), seed=2))[:most])
     return [row for row in rows if text_key(row[2]) not in chosen], list(chosen.values())
 
