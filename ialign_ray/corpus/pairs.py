@@ -138,6 +138,7 @@ def drop_long(parallel: Parallel, fits: Callable[[list[str]], list[bool]]) -> Pa
 
 def _each(column: pa.ChunkedArray, fits: Callable[[list[str]], list[bool]]) -> pa.ChunkedArray:
     """`fits` of every text, asked once for each distinct one."""
+    # a pivot's text is in a pair with each language, and tokenising is the dear part
     coded = column.combine_chunks().dictionary_encode()
     known = [ok for part in _parts(coded.dictionary.to_pylist()) for ok in fits(part)]
     return pa.chunked_array([pa.array(known, pa.bool_()).take(coded.indices)])

@@ -45,6 +45,7 @@ def hold_out_pairs(experiment: Experiment, built: Built, parallel: Parallel, mos
         if counts[corpus.name].held_out:
             held.append(_of_split(experiment, built, corpus, own_share))
             continue
+        # over all corpora and once: it hashes every text
         lonely = _shares_no_text(parallel.pairs) if lonely is None else lonely
         own = _of_corpus(parallel.pairs, corpus)
         kept = _whole_sentences(parallel.pairs, own & lonely, min(own_share, int(own.sum()) // TENTH))
@@ -70,6 +71,7 @@ def _whole_sentences(pairs: pa.Table, allowed: Mask, most: int) -> Mask:
     order = np.argsort([share_of(i, DRAWN) for i in ids], kind="stable")
     sizes = np.bincount(sentence, minlength=len(ids))
     chosen = np.zeros(len(ids), bool)
+    # a sentence is taken with all its directions or not at all
     chosen[order] = np.cumsum(sizes[order]) <= most
     kept = np.zeros(pairs.num_rows, bool)
     kept[np.flatnonzero(allowed)] = chosen[sentence]

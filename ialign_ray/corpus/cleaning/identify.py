@@ -65,6 +65,7 @@ class Identify:
             if kind != "label":
                 continue
             taken = measures.column(name)
+            # the question is put once a label, not once a text; number 0 is a text that was not judged
             own = np.array([False, *(alike(code, label) for label in labels())])[taken]
             near = np.array([False, *(related(code, label) for label in labels())])[taken]
             judged = taken > 0
@@ -97,6 +98,7 @@ def predict(texts: pa.Array) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.floa
     # capitals alone are taken for Japanese or Chinese; a line feed would end the text
     plain = pc.if_else(pc.utf8_is_upper(texts), pc.utf8_lower(texts), texts)
     lines = pc.replace_substring_regex(plain, r"[\r\n\x00]", " ").to_pylist()
+    # from 1, so that 0 can mean that nothing was judged
     number = {_PREFIX + label: at for at, label in enumerate(labels(), 1)}
     best = [found[0] if (found := _model().predict(line + "\n", 1, 0.0, "strict")) else (0.0, "") for line in lines]
     taken = [number.get(name, 0) for _, name in best]

@@ -59,6 +59,7 @@ class Ratio:
                 decision.learned |= {pair: {"n": len(known), "used": False}} if len(known) else {}
                 continue
             low, high, decision.learned[pair] = self._learn(known)
+            # NaN compares as False, so a missing side is never dropped
             dropped[other] = dropped.get(other, np.zeros(measures.rows, bool)) | (ratios < low) | (ratios > high)
         decision.dropped = dropped
         return decision
@@ -76,5 +77,6 @@ class Ratio:
 
 
 def _log_length(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    # NaN carries a missing side through the difference of logs
     lengths = pc.cast(pc.utf8_length(column), pa.float32()).fill_null(float("nan")).to_numpy()
     return np.asarray(np.log1p(lengths), np.float32)
