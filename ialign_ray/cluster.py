@@ -36,6 +36,7 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
     token.
     """
     for key, value in SETTINGS.items():
+        # the user's own values win
         os.environ.setdefault(key, value)
     local = scaling.address is None and "RAY_ADDRESS" not in os.environ
     if local:
@@ -72,6 +73,7 @@ def own_sigterm() -> Iterator[None]:
     """
     ours = signal.getsignal(signal.SIGTERM)
     rays = str(getattr(ours, "__module__", "")).startswith("ray.")  # of a start before this one
+    # a handler can be set in the main thread only
     if rays or not callable(ours) or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -172,6 +174,7 @@ def check_resources(
     use_gpu = bool(gpus >= scaling.workers if scaling.gpu is None else scaling.gpu)
     need = per_worker(scaling, use_gpu)
     # a worker never spans two hosts
+    # zero nodes of unlimited size would be 0 x infinity, which is no number
     room = sum(number * times for number, host in hosts if number and (times := _times(need, host)))
     if room < scaling.workers:
         asked = " and ".join(f"{number:g} {name}" for name, number in need.items())
@@ -185,6 +188,7 @@ def check_resources(
 def _times(need: dict[str, float], host: dict[str, float]) -> float:
     """How often a host holds what is needed."""
     times = min(host.get(name, 0.0) / number for name, number in need.items())
+    # 0.3 / 0.1 is 2.9999: the rest is rounding, not a missing CPU
     return times if math.isinf(times) else math.floor(times + 1e-9)
 
 
