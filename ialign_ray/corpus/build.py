@@ -1,4 +1,4 @@
-"""From the corpora of an experiment to one cleaned, split, versioned folder of parquet: `ialign data build`.
+"""Build the corpora of an experiment into one cleaned, split, versioned folder of parquet: `ialign data build`.
 
 The steps of `cleaning` are cut at each corpus step (one that must see all rows before it decides). Between two cuts
 every shard goes its own way, in whatever process the runner chooses; at a cut the driver decides from the shards'
@@ -153,7 +153,7 @@ class _Build:
     pieces: list[tuple[CorpusConfig, ShardFile]] = field(default_factory=list)
     """Files of the last stage, in order."""
     counts: dict[str, ShardCounts] = field(default_factory=dict)
-    """Per corpus."""
+    """Corpus -> its counts."""
     learned: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     shards: list[tuple[str, str]] = field(default_factory=list)

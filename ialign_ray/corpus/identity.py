@@ -1,4 +1,4 @@
-"""When two texts are the same sentence."""
+"""Keys by which two texts are the same sentence, and draws that depend on a key alone."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def text_key(text: str) -> bytes:
 
 
 def lines_of(text: str) -> Iterable[str]:
-    """A text, each of its lines, and what its lines quote: the places where a leaked sentence can stand."""
+    """A text, each of its lines, and what its lines quote: the places where a leaked sentence can be."""
     yield text
     for line in text.splitlines():
         yield line

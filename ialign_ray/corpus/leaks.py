@@ -37,7 +37,7 @@ class EvaluationIndex:
     ngrams: Hashes
     """All n-grams of all sentences, ascending."""
     owners: npt.NDArray[np.int64]
-    """The sentence that each n-gram stands in; an n-gram of several sentences comes several times."""
+    """The sentence that each n-gram belongs to; an n-gram of several sentences comes several times."""
     sizes: npt.NDArray[np.int64]
     """Distinct n-grams of each sentence."""
     n: int
@@ -67,11 +67,11 @@ class EvaluationIndex:
         return cls(keys, hashes[order], owners[order], np.diff(offsets), n, threshold)
 
     def exact(self, texts: pa.Array | pa.ChunkedArray) -> Mask:
-        """Which texts equal an evaluation sentence."""
+        """Mask of the texts that equal an evaluation sentence."""
         return np.isin(text_hashes(texts)[0], self.keys)
 
     def overlap(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
-        """Per text the largest share of one evaluation sentence's n-grams that it holds, 0 to 1."""
+        """For each text, the largest share of one evaluation sentence's n-grams that it holds, 0 to 1."""
         shares = np.zeros(len(texts))
         if not len(self.ngrams):
             return shares
@@ -90,12 +90,12 @@ class EvaluationIndex:
         return shares
 
     def leaks(self, texts: pa.Array | pa.ChunkedArray) -> tuple[Mask, Mask]:
-        """Which texts leak: by equality, and (others) by overlap."""
+        """Masks of the texts that leak: by equality, and (others) by overlap."""
         exact = self.exact(texts)
         return exact, self.overlaps(texts) & ~exact
 
     def overlaps(self, texts: pa.Array | pa.ChunkedArray) -> Mask:
-        """Which texts hold the threshold's share of an evaluation sentence, or all of it."""
+        """Mask of the texts that hold the threshold's share of an evaluation sentence, or all of it."""
         if self.threshold is None:
             return np.zeros(len(texts), bool)
         return self.overlap(texts) >= self.threshold
@@ -133,7 +133,7 @@ class LeakSettings(Section):
     index: str
     """Digest of the index, the name of its folder."""
     folder: str
-    """Where the folder lies."""
+    """Path of the folder that holds the index's folder."""
 
 
 class LeakStep:

@@ -16,7 +16,7 @@ from ialign_ray.corpus.shards import INCOMPLETE
 from ialign_ray.errors import DataError
 
 _SHARE_SEED = 4
-"""Of `share`; the split of `holdout`, replay, suites and validation have others."""
+"""Seed of `share`; the split of `holdout`, replay, suites and validation have others."""
 PAIR_SCHEMA = pa.schema(
     [(n, pa.string()) for n in ("row_id", "source_language", "target_language", "source", "target")]
 )
@@ -24,7 +24,7 @@ PAIR_SCHEMA = pa.schema(
 
 @dataclass
 class PairCounts:
-    """What became of the rows of one corpus."""
+    """Counts of the rows of one corpus."""
 
     read: int = 0
     """Rows in the files after `where` and `limit`."""
@@ -53,7 +53,7 @@ class Parallel:
     pairs: pa.Table
     """One row a directed pair: row_id, source_language, target_language, source, target."""
     counts: dict[str, PairCounts] = field(default_factory=dict)
-    """Per corpus."""
+    """Corpus -> its counts."""
 
 
 def load_parallel(experiment: Experiment, built: Built) -> Parallel:

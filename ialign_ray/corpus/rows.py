@@ -132,7 +132,7 @@ def _join(corpus: CorpusConfig) -> str:
 
 
 def _first(group: NDArray[np.int32], values: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
-    """The first value of each group, -1 where there is none."""
+    """The first value of each group, -1 for an empty one."""
     first = np.full(groups, -1, np.int64)
     first[group[::-1]] = values[::-1]  # of several writes the last one stays
     return first

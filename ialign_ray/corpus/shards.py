@@ -52,7 +52,7 @@ DROPS = pa.schema(
     [(n, pa.string()) for n in ("id", "step", "language", "text", "pivot")]
     + [("file", pa.int32()), ("line", pa.int64())]
 )
-"""A dropped text: where it stood, which step dropped it, and the pivot's text beside it."""
+"""A dropped text: its place, which step dropped it, and the pivot's text beside it."""
 
 
 @dataclass(frozen=True)
@@ -300,7 +300,7 @@ def _without(column: pa.ChunkedArray, gone: Mask) -> pa.ChunkedArray:
 
 
 def drop_table(table: pa.Table, gone: Mask, code: str, step: str, scope: Scope) -> pa.Table:
-    """The texts of a language in the rows that are `gone`, as DROPS."""
+    """The texts of a language in the rows marked by `gone`, as a table of DROPS."""
     rows = table.filter(pa.array(gone))
     pivot = next((p for p in scope.pivots if p != code), None)
     none = pa.nulls(rows.num_rows, pa.string())

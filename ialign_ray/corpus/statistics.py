@@ -1,4 +1,4 @@
-"""What a corpus step measured of every row of every corpus, one column in memory at a time."""
+"""Measures that a corpus step took of every row of every corpus, one column in memory at a time."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from ialign_ray.corpus.pairs import PAIR_SCHEMA, Parallel, directed_pairs
 from ialign_ray.corpus.splits import LINKING_WORDS
 
 TENTH = 10
-"""What is kept from training pairs is one in so many at most."""
+"""At most one training pair in so many is kept for validation."""
 DRAWN = 3
 """Seed of the draw; the split of `holdout` and the replay pool have others."""
 
@@ -66,7 +66,7 @@ def _of_corpus(pairs: pa.Table, corpus: CorpusConfig) -> Mask:
 
 
 def _whole_sentences(pairs: pa.Table, allowed: Mask, most: int) -> Mask:
-    """Rows of `allowed` sentences in seeded order, as many as make `most` pairs at most."""
+    """Rows of `allowed` sentences in seeded order, up to `most` pairs."""
     ids, sentence = _sentences(pairs.filter(pa.array(allowed)))
     order = np.argsort([share_of(i, DRAWN) for i in ids], kind="stable")
     sizes = np.bincount(sentence, minlength=len(ids))

@@ -69,12 +69,12 @@ class Normalise:
 
 
 class Characters:
-    """Step `characters`: what shows nothing and means nothing is removed; texts with U+FFFD are dropped.
+    """Step `characters`: removes what shows nothing and means nothing; drops texts with U+FFFD.
 
     Removed: C0 and C1 controls but white space, soft hyphens, byte order marks, marks of writing direction, word
     joiners, interlinear and tag characters, noncharacters. U+200C and U+200D stay in scripts whose letters they shape,
     U+200B in those whose words it parts, U+180E in Mongolian, and U+200D between two emoji. U+FFFD says that a decoder
-    met bytes it could not read: what stood there is lost.
+    met bytes it could not read: the text there is lost.
     """
 
     version = 1

@@ -52,7 +52,7 @@ class Texts:
         return Texts(self.points[kept], np.concatenate([[0], np.cumsum(lengths)]), self.present)
 
     def any(self, flags: Mask) -> Mask:
-        """Per text: is one of its characters flagged? Cheap where few are."""
+        """Mask of the texts with a flagged character. Cheap where few are."""
         found: Mask = np.zeros(len(self.present), bool)
         found[self.rows(np.flatnonzero(flags))] = True
         return found
@@ -62,7 +62,7 @@ class Texts:
         return np.searchsorted(self.offsets, positions, side="right") - 1
 
     def filled(self) -> Mask:
-        """Per text: has it a character?"""
+        """Mask of the texts that have a character."""
         return self.offsets[1:] > self.offsets[:-1]
 
 
@@ -102,7 +102,7 @@ def encode(texts: Texts) -> pa.Array:
 
 
 def row_sums(values: npt.NDArray[Any], offsets: Offsets) -> npt.NDArray[Any]:
-    """Sum of each row's values (flags are counted), 0 where a row has none; unsigned integers wrap around."""
+    """Sum of each row's values (flags are counted), 0 for an empty row; unsigned integers wrap around."""
     kind = np.uint64 if values.dtype == np.uint64 else np.int64
     sums = np.zeros(len(offsets) - 1, kind)
     filled = offsets[1:] > offsets[:-1]
@@ -149,7 +149,7 @@ def normal_characters(form: Form) -> pa.Array:
 
 @lru_cache(maxsize=64)
 def matching(pattern: str) -> Table:
-    """Which characters match an RE2 pattern such as `[\\p{L}\\p{N}]`, over all of Unicode (1.1 MB, made once)."""
+    """Mask of characters that match an RE2 pattern such as `[\\p{L}\\p{N}]`, over all of Unicode (1.1 MB, cached)."""
     return np.asarray(pc.match_substring_regex(every_character(), pattern).to_numpy(zero_copy_only=False))
 
 

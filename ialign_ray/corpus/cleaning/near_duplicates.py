@@ -37,7 +37,7 @@ _BATCH = 1 << 16
 
 
 class NearDuplicates:
-    """Of rows that are linked by pairs of Jaccard similarity `threshold` or more, the first is kept."""
+    """Keeps the first of the rows that are linked by pairs of Jaccard similarity `threshold` or more."""
 
     version = 1
 
@@ -169,7 +169,7 @@ def _token_sets(table: pa.Table) -> sparse.csr_matrix:
 
 @dataclass
 class _Links:
-    """Which rows are known to be alike, and which pairs have been compared."""
+    """Rows known to be alike, and pairs that have been compared."""
 
     rows: int
     compared: int = 0

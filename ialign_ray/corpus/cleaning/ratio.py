@@ -43,7 +43,7 @@ class Ratio:
         return pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
 
     def decide(self, measures: Measures) -> StepDecision:
-        """Drop the other side where its ratio lies too far from the pair's median.
+        """Drop the other side where its ratio is too far from the pair's median.
 
         learned: corpus and pair (`flores eng-jav`) -> `n`, `used`, and where it was `median`, `low` and `high` (ratios
         of characters) and `deviation` (of the log ratio). Too few pairs to learn from are no reason to warn: small

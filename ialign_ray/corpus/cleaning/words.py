@@ -1,6 +1,6 @@
-"""When two texts count as the same, and their words, as hashes.
+"""Hashes of texts and of their words in the normal form in which two texts count as the same.
 
-The normal form: NFKC, lower case, letters, marks and digits only. What stands between them parts words; format
+The normal form: NFKC, lower case, letters, marks and digits only. Whatever is between them parts words; format
 characters and variation selectors are not there at all. Characters of scripts that are written without spaces are
 words of their own, with their marks.
 

@@ -60,7 +60,7 @@ def read(mark: bytes, chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
 
 
 def header(path: str, source: DataSource, mark: bytes) -> list[str]:
-    """Column names in a file's first row. Raises DataError when there is none, or a name occurs twice."""
+    """Column names in a file's first row. Raises DataError when the file is empty, or a name occurs twice."""
 
     def refuse(line: int, reason: str) -> None:
         raise DataError(f"{path}, line {line} {reason}")
@@ -161,7 +161,7 @@ def _parsed(records: TextRecords, names: list[str], mark: bytes) -> pa.Table | N
 
 
 def _even(records: TextRecords, width: int, mark: bytes, reject: Reject) -> TextRecords:
-    """Records that have as many fields as the header, and no line end but their own."""
+    """Records with the header's number of fields, and no line end but their own."""
     view = np.frombuffer(records.data, np.uint8)
     fields = 1 + _count(np.flatnonzero(view == mark[0]), records, mark)
     returns = np.flatnonzero(view == 13)

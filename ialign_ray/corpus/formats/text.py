@@ -30,7 +30,7 @@ _MARKS = [
     (codecs.BOM_UTF16_BE, "utf-16"),
 ]
 _WRONG = "\udcff"
-"""Stands for what cannot be decoded; as bytes it is not UTF-8, so that the line is found like any other bad one."""
+"""Replaces what cannot be decoded; as bytes it is not UTF-8, so that the line is found like any other bad one."""
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -67,7 +67,7 @@ class TextRecords:
 
 
 def codec(source: DataSource) -> str:
-    """Python's name of the source's encoding. Raises DataError when it is none of a text."""
+    """Python's name of the source's encoding. Raises DataError when it is not a text encoding."""
     try:
         known = codecs.lookup(source.encoding)
     except (LookupError, ValueError) as error:
