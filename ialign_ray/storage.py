@@ -102,7 +102,7 @@ def _take_place(scratch: Path, target: Path) -> None:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder written by `whole_folder` has every file with its hash."""
+    """Return True if a folder written by `whole_folder` has every file with its hash."""
     return spoiled_file(folder) is None
 
 
@@ -135,7 +135,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder, which need not exist, for one process; `what` works there. Raises ConfigError where another does.
 
     The lock is the kernel's, in a file beside the folder: it ends with its process, even one that is killed. On a file
-    system that takes none, the work goes on with a warning.
+    system that takes no locks, the work continues with a warning.
     """
     from filelock import FileLock, Timeout
 
@@ -159,6 +159,6 @@ def alone(folder: Path, what: str) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where made-once things lie: `IALIGN_CACHE`, or the user's cache folder."""
+    """Folder of things that are made once: `IALIGN_CACHE`, or the user's cache folder."""
     root = os.environ.get("IALIGN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "ialign"
     return Path(root).expanduser()

@@ -1,4 +1,4 @@
-"""From summed log-probabilities to the number that ranks labels.
+"""Label values: the numbers that rank labels, from summed log-probabilities.
 
 - `sum`: the label's log-probability. Longer labels pay for every token.
 - `mean`: per token, which removes most of the dependence on label length.

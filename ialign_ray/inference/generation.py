@@ -26,7 +26,7 @@ from ialign_ray.modeling.head import base_model
 
 
 class TextDecoder(Protocol):
-    """What generation asks of a tokenizer."""
+    """The part of a tokenizer that generation uses."""
 
     eos_token_id: int | None
     pad_token_id: int | None
@@ -37,13 +37,13 @@ class TextDecoder(Protocol):
 
 @dataclass(frozen=True)
 class Generation:
-    """What was generated after one prompt."""
+    """The answer generated after one prompt."""
 
     text: str
     tokens: int
-    """Generated, the end-of-sequence token not counted."""
+    """Number of generated tokens, without the end-of-sequence token."""
     ended: bool
-    """By an end-of-sequence token; else it was cut by its length."""
+    """True if an end-of-sequence token ended it; else it was cut at its longest."""
 
 
 def generate(
@@ -113,7 +113,7 @@ def generate(
 
 
 def end_tokens(inner: Any, tokenizer: TextDecoder) -> set[int]:
-    """What ends an answer: the end-of-sequence tokens of the model's folder and the tokenizer's."""
+    """Ids that end an answer: the end-of-sequence tokens of the model's folder and the tokenizer's."""
     own = inner.generation_config.eos_token_id
     every = {*(own if isinstance(own, list | tuple) else [own]), tokenizer.eos_token_id}
     return {int(token) for token in every if token is not None}

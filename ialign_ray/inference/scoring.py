@@ -395,6 +395,6 @@ def _collect(
 
 
 def _accepted(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those of `inputs` that the model's forward names (BLOOM counts positions itself)."""
+    """The part of `inputs` that the model's forward names (BLOOM counts positions itself)."""
     names = inspect.signature(base_model(model).forward).parameters
     return {name: value for name, value in inputs.items() if name in names}

@@ -19,7 +19,7 @@ from ialign_ray.errors import ModelError
 
 @dataclass
 class HeadCalls:
-    """How often the head ran inside `selected_positions`; 0 says that the logits came out whole."""
+    """Count of the head's calls inside `selected_positions`; 0 means that the logits came out whole."""
 
     count: int = 0
 

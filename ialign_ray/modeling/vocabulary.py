@@ -23,7 +23,7 @@ from ialign_ray.config import VocabularySettings
 from ialign_ray.errors import ModelError
 
 _FIRST = 0x10000
-"""Code point of the letter for token 0: above it lie a million code points without surrogates or white space."""
+"""Code point of the letter for token 0: above it are a million code points without surrogates or white space."""
 _GAIN = 1e-6
 """Score of a Unigram piece over its halves: enough to win, too little to move a border elsewhere."""
 _APART = re.compile(r"""<0x[0-9A-F]{2}>|.*[0-9!"#$%&()*+,./:;<=>?@\[\\\]^_`{|}~].*""", re.DOTALL)
@@ -36,7 +36,7 @@ class Extended:
     """A tokenizer with new pieces."""
 
     tokenizer: Any
-    """Of the same class and settings; every old id is what it was."""
+    """A tokenizer of the same class and settings; every old id is what it was."""
     pieces: tuple[str, ...]
     """The new pieces as the vocabulary holds them, in the order of their ids, which follow the old ones."""
 
@@ -65,7 +65,7 @@ def new_pieces(base: Any, extended: Any) -> dict[str, int]:
 
 
 def extend_embeddings(model: Any, base_tokenizer: Any, tokenizer: Any) -> list[int]:
-    """Give every new piece a row: the mean of the rows of the old pieces that it stands for. Returns the new ids.
+    """Give every new piece a row: the mean of the rows of the old pieces that it is made of. Returns the new ids.
 
     Input and untied output embeddings (and the head's bias) are treated alike. A matrix that has rows to spare, as
     padded vocabularies do, keeps its size; it never shrinks.
@@ -114,7 +114,7 @@ def trainable_rows(model: Any, rows: Sequence[int], targets: str | Sequence[str]
 
 
 def _spec(tokenizer: Any) -> dict[str, Any]:
-    """The tokenizer as JSON, after a look at whether its kind can be extended."""
+    """The tokenizer as JSON. Raises ModelError if its kind cannot be extended."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"model.vocabulary: {tokenizer.name_or_path!r} has no fast tokenizer; set vocabulary: null")
     spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -130,7 +130,7 @@ def _spec(tokenizer: Any) -> dict[str, Any]:
 
 
 def _learned(tokenizer: Any, texts: Iterable[str], settings: VocabularySettings) -> list[tuple[str, str]]:
-    """Merges over letters that stand for old tokens, most frequent first."""
+    """Merges over letters, one for each old token, most frequent first."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     size = max(tokenizer.get_vocab().values()) + 1

@@ -187,7 +187,7 @@ def fill(source: ExampleSource, cache: EncodedCache, blocks: list[Block]) -> Ite
 
 def fill_block(source: ExampleSource, cache: EncodedCache, block: Block) -> None:
     """Encode and keep one block. It stays absent if the disk takes no more, or if one of its examples does not fit:
-    whoever needs just that example is told."""
+    the error is raised where that example is needed."""
     plan, encoder = open_plan(source.folder)
     with suppress(OSError, DataError):
         cache.write(block, [encode_drawn(encoder, plan.at(draw)) for draw in cache.draws(block)])

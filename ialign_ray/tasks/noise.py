@@ -47,6 +47,7 @@ def noisy(text: str, rng: random.Random, noise: Noise | None = None) -> str | No
     None for a text that cannot be noised so: a single word, or one word repeated.
     """
     words = text.split()
+    # one word repeated stays itself under every permutation, and blanks alone teach nothing
     if len(set(words)) < 2:
         return None
     kinds = choose(rng)

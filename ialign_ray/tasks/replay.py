@@ -37,7 +37,7 @@ class ReplayCounts:
     leaked: int = 0
     """Rows that hold a sentence of an evaluation set or are held-out instructions themselves."""
     overlapping: int = 0
-    """Those of them that were found by n-gram overlap alone."""
+    """Leaked rows that were found by n-gram overlap alone."""
     too_long: int = 0
     """Rows over `train.max_prompt_tokens` or `train.max_target_tokens`; an instruction is never cut."""
     eligible: int = 0
@@ -82,7 +82,7 @@ def load_replay(
 def split_replay(
     experiment: Experiment, index: EvaluationIndex, fits: Callable[[str, str], bool], held_out: int
 ) -> tuple[pa.Table, pa.Table, ReplayCounts]:
-    """As `load_replay`, with `held_out` instructions, a tenth at most, kept from the pool: pool, those, counts.
+    """The pool, up to `held_out` instructions kept from it (a tenth at most), and counts; see `load_replay`.
 
     They are chosen by their request alone, and every row of the same request stays out of the pool; so they are the
     same for any replay ratio and diversity, and for a ratio of 0, which has no pool.
@@ -147,6 +147,7 @@ def leaking(rows: list[Row], index: EvaluationIndex) -> tuple[Mask, Mask]:
     parts = [(owner, line) for owner, text in zip(owners, texts, strict=True) for line in lines_of(text)]
     exact, overlap = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     if parts:
+        # one call for the lines of all rows: the hashes are computed by column
         found = index.exact(pa.array([line for _, line in parts], pa.string()))
         np.logical_or.at(exact, np.array([owner for owner, _ in parts]), found)
         np.logical_or.at(overlap, owners, index.leaks(pa.array(texts, pa.string()))[1])

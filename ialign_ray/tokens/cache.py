@@ -1,7 +1,7 @@
 """Encoded examples on disk, for later epochs, resumes and other trials.
 
 An example's tokens follow from (seed, epoch, row) and from the pools, words and tokenizer; the order in which a pool is
-gone through from the seed and the epoch. Neither depends on the replay ratio, the rank or the learning rate. So
+used from the seed and the epoch. Neither depends on the replay ratio, the rank or the learning rate. So
 blocks of 256 examples, in the order of the pool, are files named after all that decides them, and whoever needs the
 same block finds it. Old instructions are the same in every epoch: one set of blocks, in the order of the first one.
 
