@@ -159,7 +159,6 @@ def _continue(clause: Clause, coordinated: bool) -> Clause:
 def _phrase(random: Random, noun: Concept) -> Phrase:
     places = [n for n in lexicon()["nouns"].values() if n.domain == "place" and n is not noun]
     frames = ["this", "that", "in", "near"]
-    # twice, so that two of six frames are `my`
     frames += ["my", "my"] if noun.own else []
     if noun.domain in ("weather", "place", "story", "travel"):
         frames.remove("near" if noun.domain in ("weather", "story") else "in")
