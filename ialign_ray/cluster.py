@@ -1,4 +1,4 @@
-"""One place for how this project talks to Ray: settings, joining, and what is told when it is too small."""
+"""One place for how this project talks to Ray: settings, joining, and refusals when it is too small."""
 
 from __future__ import annotations
 
@@ -36,6 +36,7 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
     token.
     """
     for key, value in SETTINGS.items():
+        # the user's own values win
         os.environ.setdefault(key, value)
     local = scaling.address is None and "RAY_ADDRESS" not in os.environ
     if local:
@@ -68,10 +69,11 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
 def own_sigterm() -> Iterator[None]:
     """Keep our handler of SIGTERM, where we set one, over a start of Ray, which puts its own in place.
 
-    A signal that comes meanwhile, which Ray turns into SystemExit, is handed to ours.
+    A signal that comes in the meantime, which Ray turns into SystemExit, is handed to ours.
     """
     ours = signal.getsignal(signal.SIGTERM)
     rays = str(getattr(ours, "__module__", "")).startswith("ray.")  # of a start before this one
+    # a handler can be set in the main thread only
     if rays or not callable(ours) or threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -85,7 +87,7 @@ def own_sigterm() -> Iterator[None]:
 
 
 def refusal(address: str, error: Exception) -> str:
-    """Why a cluster was not joined, as one sentence."""
+    """The reason why a cluster was not joined, as one sentence."""
     if found := re.findall(r"(?:Ray|Python): ([\w.+]+)", str(error)) if "ersion mismatch" in str(error) else []:
         ray, python, *own = [*found, "?", "?", "?"][:4]
         return (
@@ -101,14 +103,14 @@ def refusal(address: str, error: Exception) -> str:
 
 
 def present() -> dict[str, float]:
-    """What the living nodes of the cluster that was joined have."""
+    """Resources of all living nodes of the cluster that was joined."""
     import ray
 
     return dict(ray.cluster_resources())
 
 
 def grown() -> dict[str, float]:
-    """The most that the cluster's autoscaler may have, by its nodes' largest numbers; nothing where there is none.
+    """The most that the cluster's autoscaler may have, by its nodes' largest numbers; empty without an autoscaler.
 
     Ray Train (2.60) asks in the same way; there is no public one.
     """
@@ -118,7 +120,7 @@ def grown() -> dict[str, float]:
 
 
 def reachable(now: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
-    """What a cluster has, or may grow to: a worker group that fits into this is waited for, not refused."""
+    """Resources that a cluster has, or may grow to: a worker group that fits into this is waited for, not refused."""
     return now | {k: max(v, now.get(k, 0.0)) for k, v in limits.items()}
 
 
@@ -151,7 +153,7 @@ def _bound(number: int) -> float:
 def check_resources(
     scaling: ScalingConfig, resources: dict[str, float], hosts: Sequence[tuple[float, dict[str, float]]]
 ) -> bool:
-    """Refuse a worker group that could never start; returns whether the workers get GPUs.
+    """Refuse a worker group that could never start. Return True if the workers get GPUs.
 
     `resources` are those of all `hosts` together. One CPU beyond the workers' is needed to encode the data, or both
     would wait for ever.
@@ -172,6 +174,7 @@ def check_resources(
     use_gpu = bool(gpus >= scaling.workers if scaling.gpu is None else scaling.gpu)
     need = per_worker(scaling, use_gpu)
     # a worker never spans two hosts
+    # zero nodes of unlimited size would be 0 x infinity, which is no number
     room = sum(number * times for number, host in hosts if number and (times := _times(need, host)))
     if room < scaling.workers:
         asked = " and ".join(f"{number:g} {name}" for name, number in need.items())
@@ -183,18 +186,19 @@ def check_resources(
 
 
 def _times(need: dict[str, float], host: dict[str, float]) -> float:
-    """How often a host holds what is needed."""
+    """Number of times that a host holds what is needed."""
     times = min(host.get(name, 0.0) / number for name, number in need.items())
+    # 0.3 / 0.1 is 2.9999: the rest is rounding, not a missing CPU
     return times if math.isinf(times) else math.floor(times + 1e-9)
 
 
 def per_worker(scaling: ScalingConfig, use_gpu: bool) -> dict[str, float]:
-    """What one worker reserves."""
+    """Resources that one worker reserves."""
     return {"CPU": scaling.cpus_per_worker} | ({"GPU": 1.0} if use_gpu else {})
 
 
 def awaited(scaling: ScalingConfig, now: dict[str, float], use_gpu: bool) -> str | None:
-    """What a worker group must wait for until the autoscaler has started nodes, None where it has room at once."""
+    """Message about the nodes that a worker group waits for; None where it has room at once."""
     needed = {"CPU": scaling.workers * scaling.cpus_per_worker + 1} | ({"GPU": scaling.workers} if use_gpu else {})
     for name, number in needed.items():
         if number > now.get(name, 0.0):
@@ -203,11 +207,12 @@ def awaited(scaling: ScalingConfig, now: dict[str, float], use_gpu: bool) -> str
 
 
 def validation_resources(scaling: ScalingConfig, resources: dict[str, float], use_gpu: bool) -> dict[str, float]:
-    """What a validation beside the workers gets: as much as one of them.
+    """Resources of a validation beside the workers: as much as one of them.
 
     Raises ClusterError where the cluster could never give it: a validation that is waited for would wait for ever.
     """
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    # one CPU more, for encoding the data
     needed = (scaling.workers + 1) * scaling.cpus_per_worker + 1
     if needed > cpus:
         raise ClusterError(

@@ -111,7 +111,7 @@ def macrolanguage(code: str) -> str | None:
 
 
 def display_name(code: str, spoken: str = "eng", names: Mapping[str, Mapping[str, str]] | None = None) -> str:
-    """A language's name in another language: ("jav", "ind") -> "Jawa"; English where CLDR has none.
+    """A language's name in another language: ("jav", "ind") -> "Jawa"; English where CLDR lacks it.
 
     The Indonesian name comes without "bahasa", which the sentence around it says. A script is named if it
     is not the usual one of the language: ("ace_Arab", "eng") -> "Acehnese (Arabic)".

@@ -37,11 +37,13 @@ def write_text(path: Path, text: str) -> None:
 def write_bytes(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old or the new one, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    # beside the target: a rename is atomic within one file system only
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(data)
             file.flush()
+            # before the rename, or a crash may leave the new name with none of the bytes
             os.fsync(file.fileno())
         os.chmod(scratch, 0o644)  # noqa: PTH101 - mkstemp's 0600 would lock others out of a shared run
         os.replace(scratch, path)  # noqa: PTH105 - the atomic rename is the point
@@ -73,6 +75,7 @@ def whole_folder(target: Path, meta: dict[str, Any] | None = None) -> Iterator[P
         yield scratch
         files = {str(p.relative_to(scratch)): file_hash(p) for p in sorted(scratch.rglob("*")) if p.is_file()}
         write_json(scratch / MANIFEST, {"files": files, "meta": meta or {}})
+        # mkdtemp's 0700 would lock others out of a shared folder
         scratch.chmod(0o755)
         _take_place(scratch, target)
     except BaseException:
@@ -84,12 +87,14 @@ def _take_place(scratch: Path, target: Path) -> None:
     if not target.exists():
         scratch.rename(target)
         return
+    # a folder with files in it cannot be renamed over
     discarded = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
     try:
         target.rename(discarded / "old")
         scratch.rename(target)
     except OSError:
         if not target.exists():
+            # the old one was moved and the new one was not: back to the state before
             (discarded / "old").rename(target)
         discarded.rmdir()
         raise
@@ -97,7 +102,7 @@ def _take_place(scratch: Path, target: Path) -> None:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether a folder written by `whole_folder` has every file with its hash."""
+    """Return True if a folder written by `whole_folder` has every file with its hash."""
     return spoiled_file(folder) is None
 
 
@@ -130,7 +135,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
     """Hold a folder, which need not exist, for one process; `what` works there. Raises ConfigError where another does.
 
     The lock is the kernel's, in a file beside the folder: it ends with its process, even one that is killed. On a file
-    system that takes none, the work goes on with a warning.
+    system that takes no locks, the work continues with a warning.
     """
     from filelock import FileLock, Timeout
 
@@ -154,6 +159,6 @@ def alone(folder: Path, what: str) -> Iterator[None]:
 
 
 def cache_folder() -> Path:
-    """Where made-once things lie: `IALIGN_CACHE`, or the user's cache folder."""
+    """Folder of things that are made once: `IALIGN_CACHE`, or the user's cache folder."""
     root = os.environ.get("IALIGN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "ialign"
     return Path(root).expanduser()

@@ -1,1 +1,1 @@
-"""From files and hub data sets to parallel rows that share no sentence with any evaluation set."""
+"""Files and hub data sets made into parallel rows that share no sentence with any evaluation set."""

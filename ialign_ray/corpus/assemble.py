@@ -20,12 +20,12 @@ from ialign_ray.corpus.shards import BATCH_ROWS, DROPS, drop_table
 
 TRAIN, HELD_OUT = "train", "heldout"
 IDENTITY = "identity"
-"""What is counted where an id stands for two texts (`bad_rows: drop`)."""
+"""Name under which rows are counted whose id has two texts (`bad_rows: drop`)."""
 
 
 @dataclass(frozen=True)
 class Assembly:
-    """One file to split; masks of all rows lie as `.npy` in the target folder."""
+    """One file to split; masks of all rows are `.npy` files in the target folder."""
 
     corpus: CorpusConfig
     rows: Path
@@ -63,7 +63,7 @@ def assemble(work: Assembly) -> dict[str, Any]:
 
 
 def _drop(writers: dict[str, pq.ParquetWriter], work: Assembly, table: pa.Table, gone: Mask) -> dict[str, int]:
-    """Keep rows whose ids stand for other texts among the drops; the texts of each language."""
+    """Keep rows whose ids already name other texts among the drops; returns the texts of each language."""
     scope = Scope(work.corpus.languages, work.corpus.pivots, work.corpus.name)
     if IDENTITY not in writers:
         folder = work.folder / "drops" / f"corpus={work.corpus.name}"

@@ -1,4 +1,4 @@
-"""From the corpora of an experiment to one cleaned, split, versioned folder of parquet: `ialign data build`.
+"""Build the corpora of an experiment into one cleaned, split, versioned folder of parquet: `ialign data build`.
 
 The steps of `cleaning` are cut at each corpus step (one that must see all rows before it decides). Between two cuts
 every shard goes its own way, in whatever process the runner chooses; at a cut the driver decides from the shards'
@@ -153,7 +153,7 @@ class _Build:
     pieces: list[tuple[CorpusConfig, ShardFile]] = field(default_factory=list)
     """Files of the last stage, in order."""
     counts: dict[str, ShardCounts] = field(default_factory=dict)
-    """Per corpus."""
+    """Corpus -> its counts."""
     learned: dict[str, Any] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
     shards: list[tuple[str, str]] = field(default_factory=list)
@@ -166,11 +166,13 @@ class _Build:
         self.counts = {c.name: ShardCounts() for c in self.experiment.corpora}
         for corpus, chunk in chunks:
             self.files.setdefault(corpus.name, [])
+            # a file cut into several chunks is listed once
             if chunk.file > len(self.files[corpus.name]):
                 self.files[corpus.name].append(", ".join(chunk.files))
         self.jobs = [ShardJob(corpus, chunk) for corpus, chunk in chunks]
         identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
         for steps, corpus_step in cut(self.experiment.cleaning.steps):
+            # last, on what cleaning left: nothing is compared that would be dropped anyway
             final = [] if corpus_step else leaks
             self._run((*steps, *final), corpus_step or identity)
             if corpus_step:
@@ -183,12 +185,14 @@ class _Build:
         name = ", ".join(["read"] * first + applied + [name_of(s) for s in steps])
         self.pieces = []
         for counts in self.counts.values():
+            # what is left is what the last stage leaves, not a sum over stages
             counts.rows_out = 0
             counts.cells_out.clear()
         self.watch(name, 0, len(jobs))
         for number, result in enumerate(self.runner(jobs, partial(run_job, store=self.store)), start=1):
             job = jobs[number - 1]
             if not first:
+                # a later stage reads what the first one wrote: what came in is counted once
                 result |= {"rows_in": 0, "cells_in": {}}
             self.counts[job.corpus.name].add(result)
             self.shards.append((job.corpus.name, job.key))
@@ -197,6 +201,7 @@ class _Build:
 
     def _decide(self, step: Section) -> None:
         """Let a corpus step decide, and make the jobs that apply it."""
+        # pieces are named by their content, so an unchanged decision is found again
         key = json_hash([versioned(step), [asdict(p) for _, p in self.pieces]])[:32]
         if not self.store.has(key):
             measures = self.measures()
@@ -236,6 +241,7 @@ class _Build:
                 self._count_written(work[number - 1].corpus, result)
                 self.watch("write", number, len(work))
             for name in vars(identities):
+                # they carried the decisions to the tasks and are no part of the corpus
                 (scratch / f"{name}.npy").unlink()
             self._keep_drops(scratch)
             report = self._report(version)
@@ -246,6 +252,7 @@ class _Build:
     def _parts(self, offsets: Sequence[int]) -> list[CorpusRows]:
         parts: list[CorpusRows] = []
         for (corpus, piece), start in zip(self.pieces, offsets, strict=False):
+            # pieces come corpus by corpus, so a corpus' rows are one range
             if parts and parts[-1].corpus is corpus:
                 parts[-1] = replace(parts[-1], stop=start + piece.rows)
             else:
@@ -266,6 +273,7 @@ class _Build:
         """Gather the dropped texts of all shards, one folder a corpus."""
         for number, (corpus, key) in enumerate(self.shards):
             dropped = self.store.drops(key)
+            # a shard that lost nothing would add an empty file
             if pq.read_metadata(dropped).num_rows:
                 target = folder / "drops" / f"corpus={corpus}" / f"part-{number:05d}.parquet"
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""When two texts are the same sentence."""
+"""Keys by which two texts are the same sentence, and draws that depend on a key alone."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ def text_key(text: str) -> bytes:
 
 
 def lines_of(text: str) -> Iterable[str]:
-    """A text, each of its lines, and what its lines quote: the places where a leaked sentence can stand."""
+    """A text, each of its lines, and what its lines quote: the places where a leaked sentence can be."""
     yield text
     for line in text.splitlines():
         yield line
+        # instructions often put a text after a label: `Text: ...`
         yield line.partition(": ")[2]
         for opening, closing in (('"', '"'), ("'", "'"), ("“", "”")):
             start, end = line.find(opening), line.rfind(closing)
@@ -34,5 +35,6 @@ def share_of(identity: str, seed: int = 0) -> float:
 
 def rng(*key: int | str) -> random.Random:
     """A generator seeded by the parts of a key, the same in every process."""
+    # with the type, so that 1 and "1" are different keys
     text = "\x1f".join(f"{type(part).__name__}:{part}" for part in key)
     return random.Random(hashlib.blake2b(text.encode(), digest_size=16).digest())

@@ -37,7 +37,7 @@ class EvaluationIndex:
     ngrams: Hashes
     """All n-grams of all sentences, ascending."""
     owners: npt.NDArray[np.int64]
-    """The sentence that each n-gram stands in; an n-gram of several sentences comes several times."""
+    """The sentence that each n-gram belongs to; an n-gram of several sentences comes several times."""
     sizes: npt.NDArray[np.int64]
     """Distinct n-grams of each sentence."""
     n: int
@@ -57,19 +57,21 @@ class EvaluationIndex:
         """Index evaluation sentences; those of `only_exact` are looked for by equality alone."""
         distinct = sorted(set(texts))
         keys = np.unique(text_hashes(pa.array([*distinct, *only_exact] if exact else [], pa.string()))[0])
+        # else one such evaluation text would drop every text without letters
         keys = keys[keys != NO_WORDS]
         searched = distinct if threshold is not None else []
         hashes, offsets = _distinct_ngrams(pa.array(searched, pa.string()), n)
         owners = np.repeat(np.arange(len(searched), dtype=np.int64), np.diff(offsets))
+        # sorted, so that a lookup is two binary searches
         order = np.argsort(hashes, kind="stable")
         return cls(keys, hashes[order], owners[order], np.diff(offsets), n, threshold)
 
     def exact(self, texts: pa.Array | pa.ChunkedArray) -> Mask:
-        """Which texts equal an evaluation sentence."""
+        """Mask of the texts that equal an evaluation sentence."""
         return np.isin(text_hashes(texts)[0], self.keys)
 
     def overlap(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
-        """Per text the largest share of one evaluation sentence's n-grams that it holds, 0 to 1."""
+        """For each text, the largest share of one evaluation sentence's n-grams that it holds, 0 to 1."""
         shares = np.zeros(len(texts))
         if not len(self.ngrams):
             return shares
@@ -83,16 +85,17 @@ class EvaluationIndex:
         within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
         sentence = self.owners[np.repeat(first, counts) + within]
         pairs, shared = np.unique(np.stack([np.repeat(rows, counts), sentence]), axis=1, return_counts=True)
+        # a text may overlap several sentences; the largest share decides
         np.maximum.at(shares, pairs[0], shared / self.sizes[pairs[1]])
         return shares
 
     def leaks(self, texts: pa.Array | pa.ChunkedArray) -> tuple[Mask, Mask]:
-        """Which texts leak: by equality, and (others) by overlap."""
+        """Masks of the texts that leak: by equality, and (others) by overlap."""
         exact = self.exact(texts)
         return exact, self.overlaps(texts) & ~exact
 
     def overlaps(self, texts: pa.Array | pa.ChunkedArray) -> Mask:
-        """Which texts hold the threshold's share of an evaluation sentence, or all of it."""
+        """Mask of the texts that hold the threshold's share of an evaluation sentence, or all of it."""
         if self.threshold is None:
             return np.zeros(len(texts), bool)
         return self.overlap(texts) >= self.threshold
@@ -130,7 +133,7 @@ class LeakSettings(Section):
     index: str
     """Digest of the index, the name of its folder."""
     folder: str
-    """Where the folder lies."""
+    """Path of the folder that holds the index's folder."""
 
 
 class LeakStep:
@@ -147,6 +150,7 @@ class LeakStep:
         leaked = np.zeros(table.num_rows, bool)
         for code in scope.languages:
             leaked |= self._index.exact(table[code]) if self._exact else self._index.overlaps(table[code])
+        # in every language: a translation of an evaluation sentence gives it away too
         return Outcome(table, {c: leaked & np.asarray(table[c].is_valid()) for c in scope.languages})
 
 
@@ -159,6 +163,7 @@ def _distinct_ngrams(texts: pa.Array | pa.ChunkedArray, n: int) -> tuple[Hashes,
     """Distinct n-gram hashes of each text, and where each text's begin."""
     hashes, offsets = ngram_hashes(*normalised_words(texts), n)
     rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
+    # by text and hash: what a text repeats is side by side
     order = np.lexsort((hashes, rows))
     hashes, rows = hashes[order], rows[order]
     first = np.ones(len(hashes), bool)

@@ -16,7 +16,7 @@ from ialign_ray.corpus.shards import INCOMPLETE
 from ialign_ray.errors import DataError
 
 _SHARE_SEED = 4
-"""Of `share`; the split of `holdout`, replay, suites and validation have others."""
+"""Seed of `share`; the split of `holdout`, replay, suites and validation have others."""
 PAIR_SCHEMA = pa.schema(
     [(n, pa.string()) for n in ("row_id", "source_language", "target_language", "source", "target")]
 )
@@ -24,7 +24,7 @@ PAIR_SCHEMA = pa.schema(
 
 @dataclass
 class PairCounts:
-    """What became of the rows of one corpus."""
+    """Counts of the rows of one corpus."""
 
     read: int = 0
     """Rows in the files after `where` and `limit`."""
@@ -53,7 +53,7 @@ class Parallel:
     pairs: pa.Table
     """One row a directed pair: row_id, source_language, target_language, source, target."""
     counts: dict[str, PairCounts] = field(default_factory=dict)
-    """Per corpus."""
+    """Corpus -> its counts."""
 
 
 def load_parallel(experiment: Experiment, built: Built) -> Parallel:
@@ -138,6 +138,7 @@ def drop_long(parallel: Parallel, fits: Callable[[list[str]], list[bool]]) -> Pa
 
 def _each(column: pa.ChunkedArray, fits: Callable[[list[str]], list[bool]]) -> pa.ChunkedArray:
     """`fits` of every text, asked once for each distinct one."""
+    # a pivot's text is in a pair with each language, and tokenising is the dear part
     coded = column.combine_chunks().dictionary_encode()
     known = [ok for part in _parts(coded.dictionary.to_pylist()) for ok in fits(part)]
     return pa.chunked_array([pa.array(known, pa.bool_()).take(coded.indices)])

@@ -118,6 +118,7 @@ def _joined(tables: Iterable[pa.Table], corpus: CorpusConfig, chunk: Chunk, reje
     table = table.filter(pc.is_valid(table[_KEY])).combine_chunks()
     if not table.num_rows:
         return
+    # the dictionary is in the order of first occurrence, so the rows are too
     keys = table[_KEY].combine_chunks().dictionary_encode()
     group = keys.indices.to_numpy()
     first = _first(group, np.arange(len(group)), len(keys.dictionary))
@@ -131,7 +132,7 @@ def _join(corpus: CorpusConfig) -> str:
 
 
 def _first(group: NDArray[np.int32], values: NDArray[np.int64], groups: int) -> NDArray[np.int64]:
-    """The first value of each group, -1 where there is none."""
+    """The first value of each group, -1 for an empty one."""
     first = np.full(groups, -1, np.int64)
     first[group[::-1]] = values[::-1]  # of several writes the last one stays
     return first
@@ -190,6 +191,7 @@ def _lines(column: pa.ChunkedArray) -> NDArray[np.int64]:
 
 def _pieces(column: pa.Array, parent: NDArray[np.int64], k: NDArray[np.int64]) -> pa.Array:
     """The k-th line of the text of each parent row."""
+    # all lines of all texts as one array, from which each unit takes its place
     lines = pc.split_pattern(column, "\n")
     start = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(lines), 0).to_numpy())])
     absent = pc.is_null(column).to_numpy(zero_copy_only=False)[parent]

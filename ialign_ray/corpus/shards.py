@@ -52,7 +52,7 @@ DROPS = pa.schema(
     [(n, pa.string()) for n in ("id", "step", "language", "text", "pivot")]
     + [("file", pa.int32()), ("line", pa.int64())]
 )
-"""A dropped text: where it stood, which step dropped it, and the pivot's text beside it."""
+"""A dropped text: its place, which step dropped it, and the pivot's text beside it."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,9 @@ class ShardJob:
         origin = asdict(self.origin)
         if isinstance(self.origin, Chunk):
             origin["source"] = self.origin.source.model_dump(mode="json")
+            # a reader that changes reads other rows from the same bytes
             origin["format"] = format_of(self.origin.source).version
+        # both are applied to finished shards: another share must not clean everything again
         corpus = self.corpus.model_dump(mode="json", exclude={"holdout", "share"})
         return json_hash([corpus, origin, steps, self.decided, self.decision, self.offset, VERSION])[:32]
 
@@ -139,6 +141,7 @@ class ShardCounts:
         for name in ("dropped", "changed"):
             for step, cells in other[name].items():
                 getattr(self, name).setdefault(step, Counter()).update(cells)
+        # cut here too: a file of nothing but bad rows must not fill the report
         self.bad = (self.bad + list(other["bad"]))[:KEPT_BAD_ROWS]
 
 
@@ -186,6 +189,7 @@ def run_job(job: ShardJob, store: ShardStore) -> dict[str, Any]:
         meta: dict[str, Any] = {}
         with whole_folder(store.path(key), meta) as folder:
             _fill(job, store, folder, counts)
+            # inside the block: `whole_folder` writes `meta` when it ends
             meta.update(counts.plain())
     return store.meta(key)
 
@@ -237,6 +241,7 @@ def _tables(job: ShardJob, store: ShardStore, bad: list[BadRow]) -> Iterator[tup
         return
     names = [WHOLE_ROW, *job.corpus.languages]
     found = {n: store.mask(job.decision, n) for n in names} if job.decision else {}
+    # mapped: a mask covers all corpora, and a job needs the rows of one piece
     masks = {n: np.load(path, mmap_mode="r") for n, path in found.items() if path.exists()}
     start = job.offset
     with pq.ParquetFile(store.file(job.origin)) as file:
@@ -252,6 +257,7 @@ def _settle(
     """Take dropped cells out, then rows without a pair, and record both."""
     present = {c: np.asarray(table[c].is_valid()) for c in scope.languages}
     gone = {c: present[c] & _mask(dropped, c, table.num_rows) for c in scope.languages}
+    # what is left decides whether the row still has a pivot and another language
     left = {c: present[c] & ~gone[c] for c in scope.languages}
     paired = paired_rows(left, scope, table.num_rows)
     for code in scope.languages:
@@ -294,7 +300,7 @@ def _without(column: pa.ChunkedArray, gone: Mask) -> pa.ChunkedArray:
 
 
 def drop_table(table: pa.Table, gone: Mask, code: str, step: str, scope: Scope) -> pa.Table:
-    """The texts of a language in the rows that are `gone`, as DROPS."""
+    """The texts of a language in the rows marked by `gone`, as a table of DROPS."""
     rows = table.filter(pa.array(gone))
     pivot = next((p for p in scope.pivots if p != code), None)
     none = pa.nulls(rows.num_rows, pa.string())
@@ -323,6 +329,7 @@ class _Pieces:
 
     def write(self, table: pa.Table, measures: pa.Table | None) -> None:
         parts = {"rows": table} | ({"measures": measures} if measures is not None else {})
+        # a table is never cut, so a piece may be longer by one
         if self._open and self._counts.pieces[-1] >= PIECE_ROWS:
             self.close()
         if not self._open:

@@ -55,6 +55,7 @@ class IdentityMeasurement:
             hashes = text_hashes(table[code])[0]
             columns[_TEXT + code] = pa.array(hashes)
             if self._shares:
+                # the split alone needs word counts, which cost a second pass over the text
                 long = np.diff(normalised_words(table[code])[1]) >= LINKING_WORDS
                 columns[_LINK + code] = pa.array(np.where(long, hashes, NO_WORDS))
         if self._shares:
@@ -109,10 +110,12 @@ def _conflicts(measures: Measures, part: CorpusRows, ids: npt.NDArray[np.uint64]
     _, group = np.unique(ids, return_inverse=True)
     for code in part.corpus.languages:
         texts = measures.column(_TEXT + code)[part.start : part.stop]
+        # a row that lacks the language says nothing against another
         there = np.flatnonzero(texts != NO_WORDS)
         order = there[np.lexsort((there, group[there]))]
         starts = np.ones(len(order), bool)
         starts[1:] = group[order][1:] != group[order][:-1]
+        # the place of each group's first row, carried forward to the rows after it
         first = order[np.maximum.accumulate(np.where(starts, np.arange(len(order)), 0))]
         found[order] |= texts[order] != texts[first]
     if found.any() and part.corpus.bad_rows == "refuse":
@@ -133,6 +136,7 @@ def _conflict_sentence(measures: Measures, part: CorpusRows, before: int, row: i
 
 
 def _ordinals(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    # stable: rows of one id keep their order, so the first in the files is number 0
     order = np.argsort(ids, kind="stable")
     ordered = ids[order]
     starts = np.ones(len(ids), bool)
@@ -150,6 +154,7 @@ def _held_out(measures: Measures, parts: Sequence[CorpusRows], ids: npt.NDArray[
     holdout = np.zeros(measures.rows)
     for part in parts:
         holdout[part.start : part.stop] = part.corpus.holdout
+    # a group over several corpora is held out at the largest of their shares
     most = np.zeros(int(labels.max(initial=-1)) + 1)
     np.maximum.at(most, labels, holdout)
     # the representative is chosen by the hash of its id, which says nothing of its share
@@ -165,11 +170,13 @@ def _held_out(measures: Measures, parts: Sequence[CorpusRows], ids: npt.NDArray[
 def _components(measures: Measures, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Number of each row's group."""
     heads, tails = [], []
+    # texts of all corpora are compared, each language with itself
     for name in ["id", *(c for c in measures.columns if c.startswith(_LINK))]:
         keys = ids if name == "id" else measures.column(name)
         order = np.argsort(keys, kind="stable")
         ordered = keys[order]
         same = (ordered[1:] == ordered[:-1]) & (ordered[1:] != NO_WORDS)
+        # each row linked to the next of its key: n - 1 edges join n rows, all pairs would be n^2 / 2
         heads.append(order[:-1][same])
         tails.append(order[1:][same])
     head, tail = np.concatenate(heads), np.concatenate(tails)

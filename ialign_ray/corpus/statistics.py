@@ -1,4 +1,4 @@
-"""What a corpus step measured of every row of every corpus, one column in memory at a time."""
+"""Measures that a corpus step took of every row of every corpus, one column in memory at a time."""
 
 from __future__ import annotations
 
@@ -41,6 +41,7 @@ class StoredMeasures:
         """One measure of all rows; NaN, or 0 for integers, where a corpus lacks it."""
         kind = next(s.field(name).type.to_pandas_dtype() for s in self._schemas if name in s.names)
         empty = np.nan if np.issubdtype(kind, np.floating) else 0
+        # filled in place: parts joined afterwards would hold the column twice
         values = np.full(self.rows, empty, kind)
         for piece, found, start in zip(self._pieces, self._schemas, self.offsets, strict=False):
             if name in found.names:
@@ -66,6 +67,7 @@ def _rows(path: Path, rows: npt.NDArray[np.int64]) -> pa.Table:
         ends = np.cumsum(sizes)
         groups = np.unique(np.searchsorted(ends, rows, side="right"))
         table = file.read_row_groups(groups.tolist())
+        # rows skipped before each group that was read: from numbers of the file to those of the table
         shift = np.zeros(len(sizes), np.int64)
         shift[groups] = ends[groups] - np.cumsum([sizes[g] for g in groups])
         return table.take(pa.array(rows - shift[np.searchsorted(ends, rows, side="right")]))

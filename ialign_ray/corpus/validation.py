@@ -22,7 +22,7 @@ from ialign_ray.corpus.pairs import PAIR_SCHEMA, Parallel, directed_pairs
 from ialign_ray.corpus.splits import LINKING_WORDS
 
 TENTH = 10
-"""What is kept from training pairs is one in so many at most."""
+"""At most one training pair in so many is kept for validation."""
 DRAWN = 3
 """Seed of the draw; the split of `holdout` and the replay pool have others."""
 
@@ -45,6 +45,7 @@ def hold_out_pairs(experiment: Experiment, built: Built, parallel: Parallel, mos
         if counts[corpus.name].held_out:
             held.append(_of_split(experiment, built, corpus, own_share))
             continue
+        # over all corpora and once: it hashes every text
         lonely = _shares_no_text(parallel.pairs) if lonely is None else lonely
         own = _of_corpus(parallel.pairs, corpus)
         kept = _whole_sentences(parallel.pairs, own & lonely, min(own_share, int(own.sum()) // TENTH))
@@ -65,11 +66,12 @@ def _of_corpus(pairs: pa.Table, corpus: CorpusConfig) -> Mask:
 
 
 def _whole_sentences(pairs: pa.Table, allowed: Mask, most: int) -> Mask:
-    """Rows of `allowed` sentences in seeded order, as many as make `most` pairs at most."""
+    """Rows of `allowed` sentences in seeded order, up to `most` pairs."""
     ids, sentence = _sentences(pairs.filter(pa.array(allowed)))
     order = np.argsort([share_of(i, DRAWN) for i in ids], kind="stable")
     sizes = np.bincount(sentence, minlength=len(ids))
     chosen = np.zeros(len(ids), bool)
+    # a sentence is taken with all its directions or not at all
     chosen[order] = np.cumsum(sizes[order]) <= most
     kept = np.zeros(pairs.num_rows, bool)
     kept[np.flatnonzero(allowed)] = chosen[sentence]

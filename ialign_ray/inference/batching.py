@@ -24,6 +24,7 @@ def token_batches(lengths: Sequence[int], budget: int, *, same_length: bool = Fa
     """
     batch: list[int] = []
     for row in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        # rows come longest first, so that a batch's first row is its longest
         longest = lengths[batch[0]] if batch else 0
         if batch and ((len(batch) + 1) * longest > budget or (same_length and lengths[row] != longest)):
             yield batch
@@ -36,6 +37,7 @@ def token_batches(lengths: Sequence[int], budget: int, *, same_length: bool = Fa
 def padded(rows: Sequence[Tokens], device: torch.device, *, left: bool = False, fill: int = 0) -> tuple[Tensor, Tensor]:
     """Ids [B, T] padded with `fill`, and their attention mask [B, T], both LongTensors."""
     width = max(len(row) for row in rows)
+    # filled on the CPU and moved at once: on a GPU each row would be a copy of its own
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -46,7 +48,7 @@ def padded(rows: Sequence[Tokens], device: torch.device, *, left: bool = False, 
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """Where the model's inputs belong: the device of its first parameter, the embeddings."""
+    """The device that the model's inputs belong on: that of its first parameter, the embeddings."""
     return next(model.parameters()).device
 
 
@@ -57,6 +59,7 @@ def read_only(model: nn.Module) -> Iterator[None]:
     `no_grad` and not `inference_mode`: a buffer that a forward pass renews (dynamic rotary frequencies)
     would stay an inference tensor and break the next training step.
     """
+    # of every module: `model.train(mode)` afterwards would undo a part that the caller keeps in evaluation mode
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -68,13 +71,13 @@ def read_only(model: nn.Module) -> Iterator[None]:
 
 
 def cache_argument(model: nn.Module) -> str | None:
-    """Under which name `forward` takes keys and values: `cache` since transformers 5.24; None where it takes none."""
+    """Name under which `forward` takes keys and values: `cache` since transformers 5.24; None without any."""
     takes = inspect.signature(base_model(model).forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in takes), None)
 
 
 def takes_left_padding(model: nn.Module) -> bool:
-    """Whether a causal model gives a left-padded row, and rows continued from a cache, its true positions.
+    """Return True if a causal model gives a left-padded row, and rows continued from a cache, its true positions.
 
     Declared, not tried: the architecture takes `position_ids` or counts positions in the attention mask
     (BLOOM) or by distance (MPT), keeps no recurrent state, and all its layers keep plain or
@@ -97,7 +100,7 @@ def takes_left_padding(model: nn.Module) -> bool:
 def check_prompts(model: nn.Module, prompts: Sequence[Tokens], extra: Sequence[int]) -> None:
     """Refuse what the model cannot read: empty prompts, or prompt + `extra` tokens past its positions.
 
-    For an encoder-decoder the prompt and the `extra` tokens are held against the limit each by itself.
+    For an encoder-decoder the prompt and the `extra` tokens are each held against the limit alone.
 
     Raises:
         DataError: an empty prompt.

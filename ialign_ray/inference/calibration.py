@@ -1,4 +1,4 @@
-"""From summed log-probabilities to the number that ranks labels.
+"""Label values: the numbers that rank labels, from summed log-probabilities.
 
 - `sum`: the label's log-probability. Longer labels pay for every token.
 - `mean`: per token, which removes most of the dependence on label length.
@@ -59,6 +59,7 @@ def label_values(
 
 def prior(content_free: LabelScores) -> NDArray[np.float64]:
     """Log of the labels' mean probability [L] over content-free prompts [m, L], normalised over labels."""
+    # normalised first: an input under which all labels are unlikely counts as much as another
     each = log_softmax(content_free.log_prob, axis=-1)
     mean: NDArray[np.float64] = logsumexp(each, axis=0) - np.log(len(each))
     return mean

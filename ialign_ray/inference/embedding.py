@@ -81,5 +81,6 @@ def _body(model: nn.Module) -> Any:
 
 
 def _mean(states: Tensor, mask: Tensor) -> Tensor:
+    # in fp32: a sum of many bf16 states would lose the small ones
     own = mask.unsqueeze(-1).float()
     return (states.float() * own).sum(1) / own.sum(1)

@@ -26,7 +26,7 @@ from ialign_ray.modeling.head import base_model
 
 
 class TextDecoder(Protocol):
-    """What generation asks of a tokenizer."""
+    """The part of a tokenizer that generation uses."""
 
     eos_token_id: int | None
     pad_token_id: int | None
@@ -37,13 +37,13 @@ class TextDecoder(Protocol):
 
 @dataclass(frozen=True)
 class Generation:
-    """What was generated after one prompt."""
+    """The answer generated after one prompt."""
 
     text: str
     tokens: int
-    """Generated, the end-of-sequence token not counted."""
+    """Number of generated tokens, without the end-of-sequence token."""
     ended: bool
-    """By an end-of-sequence token; else it was cut by its length."""
+    """True if an end-of-sequence token ended it; else it was cut at its longest."""
 
 
 def generate(
@@ -91,6 +91,7 @@ def generate(
     config = _config(inner, tokenizer, start, max_new_tokens, temperature, top_p)
     # Where padding on the left would shift positions, rows of equal length share a batch without padding.
     alone = not seq2seq and not takes_left_padding(model)
+    # keys and values of the answer are kept beside the prompt's, so the budget counts both
     lengths = [len(prompt) + max_new_tokens for prompt in prompts_ids]
     found = [Generation("", 0, False)] * len(prompts_ids)
     done = 0
@@ -98,10 +99,12 @@ def generate(
         for rows in token_batches(lengths, max_batch_tokens, same_length=alone):
             ids, mask = padded([prompts_ids[i] for i in rows], device, left=not seq2seq, fill=config.pad_token_id or 0)
             out = inner.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            # `generate` returns the prompt with the answer, or a decoder's start token
             new = out[:, 1 if seq2seq else ids.shape[1] :].tolist()
             for i, answer in zip(rows, new):
                 kept = _until(answer, config.eos_token_id)
                 text = tokenizer.decode(kept, skip_special_tokens=True)
+                # the end token is cut off, so an answer that ended is shorter than the limit
                 found[i] = Generation(text, len(kept), len(kept) < max_new_tokens)
             done += len(rows)
             if progress:
@@ -110,7 +113,7 @@ def generate(
 
 
 def end_tokens(inner: Any, tokenizer: TextDecoder) -> set[int]:
-    """What ends an answer: the end-of-sequence tokens of the model's folder and the tokenizer's."""
+    """Ids that end an answer: the end-of-sequence tokens of the model's folder and the tokenizer's."""
     own = inner.generation_config.eos_token_id
     every = {*(own if isinstance(own, list | tuple) else [own]), tokenizer.eos_token_id}
     return {int(token) for token in every if token is not None}

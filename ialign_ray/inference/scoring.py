@@ -96,6 +96,7 @@ def score_continuations(
         each = score_labels(model, prompts, sets, max_batch_tokens=max_batch_tokens, progress=progress)
         return ContinuationScores(each.log_prob.reshape(-1), each.tokens.reshape(-1))
     _refuse_empty([[continuation] for continuation in continuations])
+    # the last token is predicted and never read, so it takes no position
     check_prompts(model, prompts, [len(continuation) - 1 for continuation in continuations])
     sums = np.zeros(len(prompts))
     lengths = [len(p) + len(c) - 1 for p, c in zip(prompts, continuations)]
@@ -138,6 +139,7 @@ def score_labels(
     tokens = np.array([[len(label) for label in each] for each in sets], dtype=np.int64)
     tokens = tokens.reshape(len(prompts), width)
     seq2seq = is_encoder_decoder(model)
+    # a decoder reads its start token and all of a label but the last, a causal model only the latter
     longest = [max(len(label) for label in each) - (0 if seq2seq else 1) for each in sets]
     check_prompts(model, prompts, longest)
     if not seq2seq and not takes_left_padding(model):
@@ -173,9 +175,11 @@ class LabelTree:
 
 @lru_cache(maxsize=1024)
 def _label_tree(labels: tuple[tuple[int, ...], ...]) -> LabelTree:
+    # cached, since all prompts of a suite have one label set and would each build the same tree
     distinct = sorted({label[:-1] for label in labels})
     # In sorted order whatever continues a stem follows it directly.
     stems = tuple(s for s, after in zip(distinct, [*distinct[1:], None]) if after is None or after[: len(s)] != s)
+    # a label whose stem another one continues needs no pass: its logits are the first ones of the longer stem's
     home = (next(k for k, stem in enumerate(stems) if stem[: len(x) - 1] == x[:-1]) for x in labels)
     return LabelTree(stems, tuple(home))
 
@@ -222,6 +226,8 @@ def _read(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Floats:
 
 
 def _continuation_batch(model: nn.Module, prompts: Sequence[Tokens], continuations: Sequence[Tokens]) -> Floats:
+    # Padded on the right, where no earlier position looks: the way that is right for every causal model, recurrent ones
+    # too.
     whole = [[*p, *c[:-1]] for p, c in zip(prompts, continuations)]
     ids, mask = padded(whole, device_of(model))
     width = ids.shape[1]
@@ -230,6 +236,7 @@ def _continuation_batch(model: nn.Module, prompts: Sequence[Tokens], continuatio
     logits = target_logits(model, torch.tensor(index), input_ids=ids, attention_mask=mask)
     values = _read(logits, range(len(index)), [token for c in continuations for token in c])
     sums = np.zeros(len(prompts))
+    # `sums[owner] += values` would keep one value of each row
     np.add.at(sums, owner, values)
     return sums
 
@@ -248,6 +255,7 @@ def _label_by_label(
         [prompt for prompt, _ in rows],
         [label for _, label in rows],
         max_batch_tokens=budget,
+        # rows of one prompt finish in different batches, so this counts whole prompts' worth of rows
         progress=(lambda done: progress(done // width)) if progress else None,
     )
     return scores.log_prob.reshape(len(prompts), width)
@@ -256,11 +264,14 @@ def _label_by_label(
 def _shared_prefix_batch(
     model: nn.Module, prompts: Sequence[Tokens], sets: Sequence[tuple[tuple[int, ...], ...]], budget: int
 ) -> Floats:
+    # on the left, so that all prompts end in the last column, behind which the cache is continued
     ids, mask = padded(prompts, device_of(model), left=True)
     trees = [_label_tree(one) for one in sets]
+    # one-token labels are read from the prompt's own logits: then no keys and values are kept
     branches = any(stem for tree in trees for stem in tree.stems)
     cache = DynamicCache(config=base_model(model).config) if branches else None
     last = torch.arange(1, len(prompts) + 1) * ids.shape[1] - 1
+    # positions count the row's own tokens; those of the padding are hidden by the mask, and clamped to be valid
     places = {"position_ids": (mask.cumsum(1) - 1).clamp(min=0)}
     logits = target_logits(
         model,
@@ -295,6 +306,7 @@ def _add_stems(
     places = {"position_ids": length + (stem_mask.cumsum(1) - 1).clamp(min=0)}
     logits = target_logits(
         model,
+        # the stems' own positions, row by row: the order in which `_collect` counts
         stem_mask.flatten().nonzero().flatten(),
         input_ids=stems,
         attention_mask=torch.cat([mask[owner], stem_mask], dim=1),
@@ -322,9 +334,11 @@ def _encoder_decoder_batch(
 ) -> Floats:
     ids, mask = padded(prompts, device_of(model))
     trees = [_label_tree(one) for one in sets]
+    # Decoders need no cache here: the dear part that labels share is the encoder's states, computed once a prompt.
     start = cast("int", decoder_start(model))
     states = base_model(model).get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state
     sums = np.zeros((len(prompts), len(sets[0])))
+    # empty stems too: even a one-token label needs the decoder's pass over its start token
     for pairs in _stem_batches(trees, ids.shape[1], budget, empty=True):
         owner = torch.tensor([b for b, _ in pairs], device=mask.device)
         decoder, decoder_mask = padded([(start, *trees[b].stems[s]) for b, s in pairs], mask.device)
@@ -375,11 +389,12 @@ def _collect(
                 tokens += label[first:]
                 cells += [(b, k)] * (len(label) - first)
         offset += len(trees[b].stems[s]) + 1 - first
+    # a label's tokens share one cell, so the sum needs `add.at`
     at = np.array(cells)
     np.add.at(sums, (at[:, 0], at[:, 1]), _read(logits, rows, tokens))
 
 
 def _accepted(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Those of `inputs` that the model's forward names (BLOOM counts positions itself)."""
+    """The part of `inputs` that the model's forward names (BLOOM counts positions itself)."""
     names = inspect.signature(base_model(model).forward).parameters
     return {name: value for name, value in inputs.items() if name in names}

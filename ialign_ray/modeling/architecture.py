@@ -11,7 +11,7 @@ from ialign_ray.modeling.head import base_model
 
 
 def is_encoder_decoder(model: nn.Module) -> bool:
-    """Whether prompts go to an encoder and answers to a decoder."""
+    """Return True if prompts go to an encoder and answers to a decoder."""
     return bool(getattr(base_model(model).config, "is_encoder_decoder", False))
 
 
@@ -85,7 +85,7 @@ def checkpoint_activations(model: nn.Module) -> None:
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Have torch.compile translate each block at its first use, for all lengths of a batch.
+    """Let torch.compile translate each block at its first use, for all lengths of a batch.
 
     Block by block, since equal ones are translated once, and since embeddings and head stay as they are: a graph of the
     whole model would not see which positions the head is asked for. Names of weights stay what they are.

@@ -1,4 +1,4 @@
-"""Which attention kernel a model runs, and whether it keeps examples apart that share a row."""
+"""Attention kernel of a model, and its ability to keep examples apart that share a row."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def kernel_of(model: nn.Module) -> str:
 
 
 def is_packable(model: nn.Module) -> bool:
-    """Whether examples may share a row: declared for the architecture and the kernel, not tried."""
+    """Return True if examples may share a row: declared for the architecture and the kernel, not tried."""
     config: Any = base_model(model).config
     return (
         config.model_type in PACKABLE
@@ -66,5 +66,5 @@ def is_packable(model: nn.Module) -> bool:
 
 
 def reads_lengths(model: nn.Module) -> bool:
-    """Whether the kernel takes the lengths of the examples in a row, so that a row of any length costs no more."""
+    """Return True if the kernel takes the lengths of the examples in a row, so that long rows cost no more."""
     return kernel_of(model).startswith("flash")

@@ -1,4 +1,4 @@
-"""What a model is, told from its files without loading it: predictions are kept under this."""
+"""Identity of a model, found from its files without loading it; predictions are kept under it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _ABOUT = {"README.md", "experiment.yaml", "record.json", MANIFEST}  # tell of a 
 
 
 def base_identity(settings: ModelSettings) -> Any:
-    """Of a base model: its hub commit, or its folder's files, so that a folder filled anew is another model."""
+    """Identity of a base model: its hub commit, or its folder's files, so that a refilled folder is another model."""
     location = Path(model_location(settings.id))
     if not location.is_dir():
         return [settings.id, _commit(settings) or settings.revision]
@@ -26,7 +26,7 @@ def base_identity(settings: ModelSettings) -> Any:
 
 
 def run_identity(model: Path) -> dict[str, str]:
-    """Of a finished run: the hashes in its manifest of adapter (or model) and tokenizer."""
+    """Identity of a finished run: the hashes in its manifest of adapter (or model) and tokenizer."""
     files = read_json(model / MANIFEST)["files"]
     return {name: digest for name, digest in files.items() if name not in _ABOUT}
 
@@ -41,7 +41,7 @@ def _known_by(path: Path) -> Any:
 
 
 def _commit(settings: ModelSettings) -> str | None:
-    """The commit that the hub's branch or tag stands for, from the cache where there is no network."""
+    """The commit of the hub's branch or tag, from the cache where there is no network."""
     from transformers.utils.hub import cached_file
 
     try:

@@ -19,7 +19,7 @@ from ialign_ray.errors import ModelError
 
 @dataclass
 class HeadCalls:
-    """How often the head ran inside `selected_positions`; 0 says that the logits came out whole."""
+    """Count of the head's calls inside `selected_positions`; 0 means that the logits came out whole."""
 
     count: int = 0
 
@@ -72,6 +72,7 @@ def selected_positions(model: nn.Module, index: Tensor) -> Iterator[HeadCalls]:
     def select(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         calls.count += 1
         hidden: Tensor = args[0]
+        # kept three-dimensional, as the model's own code after its head expects
         flat = hidden.reshape(-1, hidden.shape[-1])
         return (flat[index.to(hidden.device)][None], *args[1:])
 
@@ -79,6 +80,7 @@ def selected_positions(model: nn.Module, index: Tensor) -> Iterator[HeadCalls]:
     try:
         yield calls
     finally:
+        # also after an error: a hook left behind would cut every later batch
         handle.remove()
 
 
@@ -94,6 +96,7 @@ def target_logits(model: nn.Module, index: Tensor, **inputs: object) -> Tensor:
     """
     if inputs.get("labels") is not None:
         raise ModelError("target_logits takes no labels; compute the loss from the logits it returns.")
+    # keys and values of a pass that nothing continues would only take memory
     inputs.setdefault("use_cache", False)
     with selected_positions(model, index) as calls:
         logits: Tensor = model(**inputs).logits

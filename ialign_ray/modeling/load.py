@@ -27,7 +27,7 @@ def model_location(identifier: str) -> str:
 
 
 def load_tokenizer(settings: ModelSettings, location: str | None = None) -> Any:
-    """The tokenizer, with a padding token (EOS where it has none; padding is always masked)."""
+    """The tokenizer, with a padding token (EOS if it lacks one; padding is always masked)."""
     from transformers import AutoTokenizer
 
     tokenizer = _from_pretrained(AutoTokenizer, settings, location)
@@ -42,6 +42,7 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
     A quantised one is on this process's GPU, if it has one: there its weights are packed.
     """
     loader = auto_class(load_config(settings, location), settings.id)
+    # weights that are trained stay in fp32: in bf16 a small step rounds to none
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
     dtype = torch.bfloat16 if frozen_half else torch.float32
     kernel = attention_kernel(settings)
@@ -72,7 +73,7 @@ def check_quantization(settings: ModelSettings) -> None:
 
 
 def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
-    """What `from_pretrained` needs to quantise; the output head stays as it is."""
+    """Arguments of `from_pretrained` for quantising; the output head stays as it is."""
     if settings.quantization is None:
         return {}
     from transformers import BitsAndBytesConfig
@@ -91,7 +92,7 @@ def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def names_encoder_decoder(settings: ModelSettings) -> bool:
-    """Whether `model.id` is an encoder-decoder; raises ModelError when it is no language model that writes."""
+    """Return True if `model.id` is an encoder-decoder; raises ModelError when it is no language model that writes."""
     from transformers import AutoModelForSeq2SeqLM
 
     return auto_class(load_config(settings), settings.id) is AutoModelForSeq2SeqLM
@@ -123,6 +124,7 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[
     if getattr(model, "is_quantized", False):
         # norms and head in fp32, as QLoRA has them; checkpointing has a switch of its own
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
+    # PEFT draws the first weights from torch's global state
     torch.manual_seed(seed)
     return peft.get_peft_model(
         model,
@@ -199,7 +201,7 @@ def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any
 def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write an adapter, or a full model, as `load_adapted` and every other tool reads it.
 
-    `weights` stand for the model's own, which are in parts on several workers.
+    `weights` replace the model's own, which are in parts on several workers.
     """
     own_rows = hasattr(model, "peft_config") and any(c.trainable_token_indices for c in model.peft_config.values())
     # by itself PEFT would save both whole matrices, because their size is no longer the base's
@@ -221,7 +223,7 @@ def _rows_needed(adapter: Path) -> int:
 
 
 def is_matrix(module: nn.Module) -> bool:
-    """Whether a layer is a linear map, which an adapter can be put on."""
+    """Return True if a layer is a linear map, which an adapter can be put on."""
     # Linear, GPT-2's Conv1D, which holds its weight transposed, and what bitsandbytes makes of them
     weight = getattr(module, "weight", None)
     return type(module).__name__ in ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt") and isinstance(

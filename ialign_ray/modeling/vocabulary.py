@@ -23,7 +23,7 @@ from ialign_ray.config import VocabularySettings
 from ialign_ray.errors import ModelError
 
 _FIRST = 0x10000
-"""Code point of the letter for token 0: above it lie a million code points without surrogates or white space."""
+"""Code point of the letter for token 0: above it are a million code points without surrogates or white space."""
 _GAIN = 1e-6
 """Score of a Unigram piece over its halves: enough to win, too little to move a border elsewhere."""
 _APART = re.compile(r"""<0x[0-9A-F]{2}>|.*[0-9!"#$%&()*+,./:;<=>?@\[\\\]^_`{|}~].*""", re.DOTALL)
@@ -36,7 +36,7 @@ class Extended:
     """A tokenizer with new pieces."""
 
     tokenizer: Any
-    """Of the same class and settings; every old id is what it was."""
+    """A tokenizer of the same class and settings; every old id is what it was."""
     pieces: tuple[str, ...]
     """The new pieces as the vocabulary holds them, in the order of their ids, which follow the old ones."""
 
@@ -65,7 +65,7 @@ def new_pieces(base: Any, extended: Any) -> dict[str, int]:
 
 
 def extend_embeddings(model: Any, base_tokenizer: Any, tokenizer: Any) -> list[int]:
-    """Give every new piece a row: the mean of the rows of the old pieces that it stands for. Returns the new ids.
+    """Give every new piece a row: the mean of the rows of the old pieces that it is made of. Returns the new ids.
 
     Input and untied output embeddings (and the head's bias) are treated alike. A matrix that has rows to spare, as
     padded vocabularies do, keeps its size; it never shrinks.
@@ -77,6 +77,7 @@ def extend_embeddings(model: Any, base_tokenizer: Any, tokenizer: Any) -> list[i
     cut = base_tokenizer.backend_tokenizer.model.tokenize
     parts = {i: [token.id for token in cut(piece)] for piece, i in pieces.items()}
     head = model.get_output_embeddings()
+    # by identity: a tied head is the same tensor and must not be set twice
     tensors = {id(t): t for t in (model.get_input_embeddings().weight, head.weight, getattr(head, "bias", None))
                if t is not None}  # fmt: skip
     with torch.no_grad():
@@ -113,7 +114,7 @@ def trainable_rows(model: Any, rows: Sequence[int], targets: str | Sequence[str]
 
 
 def _spec(tokenizer: Any) -> dict[str, Any]:
-    """The tokenizer as JSON, after a look at whether its kind can be extended."""
+    """The tokenizer as JSON. Raises ModelError if its kind cannot be extended."""
     if not getattr(tokenizer, "is_fast", False):
         raise ModelError(f"model.vocabulary: {tokenizer.name_or_path!r} has no fast tokenizer; set vocabulary: null")
     spec: dict[str, Any] = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -129,7 +130,7 @@ def _spec(tokenizer: Any) -> dict[str, Any]:
 
 
 def _learned(tokenizer: Any, texts: Iterable[str], settings: VocabularySettings) -> list[tuple[str, str]]:
-    """Merges over letters that stand for old tokens, most frequent first."""
+    """Merges over letters, one for each old token, most frequent first."""
     from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
     size = max(tokenizer.get_vocab().values()) + 1
@@ -151,6 +152,7 @@ def _words(tokenizer: Any, texts: Iterable[str]) -> Iterator[str]:
     from tokenizers import Tokenizer
 
     core = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    # padding would be counted as text, and truncation would cut long texts
     core.no_padding()
     core.no_truncation()
     vocabulary = tokenizer.get_vocab()
@@ -188,9 +190,11 @@ def _chosen(tokenizer: Any, learned: Sequence[tuple[str, str]], count: int) -> t
             break
         halves = ("".join(spelling[c] for c in left), "".join(spelling[c] for c in right))
         whole = "".join(halves)
+        # a merge of a dropped half could never apply
         if left in dropped or right in dropped or whole in special:
             dropped.add(left + right)
             continue
+        # kept even where its piece is an old one: later merges build on it
         merges[halves] = None
         if whole not in vocabulary:
             pieces[whole] = None
@@ -214,6 +218,7 @@ def _extend_bpe(
     model["vocab"] |= outside
     first = len(model["vocab"])
     model["vocab"] |= {piece: first + k for k, piece in enumerate(pieces)}
+    # older files write a merge as one string, newer ones as a pair
     listed = not model["merges"] or not isinstance(model["merges"][0], str)
     old = {tuple(m) if listed else tuple(m.split(" ")) for m in model["merges"]}
     model["merges"] += [list(m) if listed else " ".join(m) for m in merges if m not in old]
@@ -226,6 +231,7 @@ def _extend_unigram(
     known = {piece for piece, _ in model["vocab"]}
     # ids are positions here
     missing = sorted((i, token) for token, i in outside.items() if token not in known)
+    # the lowest score, so that no text is ever segmented into a filler
     model["vocab"] += [[token, lowest] for _, token in missing]
     scores: dict[str, float] = dict(model["vocab"])
     for left, right in merges:

@@ -31,6 +31,7 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTr
     trainer = trainers.BpeTrainer(
         vocab_size=vocabulary,
         special_tokens=[_PAD, _EOS],
+        # all 256 bytes, in one order: nothing is unknown, and ids do not depend on the texts' first bytes
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )

@@ -21,7 +21,7 @@ from ialign_ray.pocket.lexicon import LANGUAGES, REAL
 __all__ = ["FILES", "LABELS", "LANGUAGES", "SENTIMENT_PROMPTS", "write_pocket"]
 
 FILES = ("parallel.parquet", "sentiment.parquet", "instructions.jsonl")
-"""What `write_pocket` writes."""
+"""Names of the files that `write_pocket` writes."""
 
 _PARALLEL = {"train": 1200, "test": 300}
 _SENTIMENT = {"train": 400, "test": 300}
@@ -48,7 +48,7 @@ _HELDOUT = {
 def write_pocket(folder: Path, seed: int = 0) -> None:
     """Write FILES into a folder that appears whole or not at all; the same seed gives the same bytes.
 
-    Every sentence stands in one set only, in whatever language. Raises DataError when the folder exists
+    Every sentence is in one set only, in whatever language. Raises DataError when the folder exists
     and is not empty.
     """
     if folder.exists() and any(folder.iterdir()):
@@ -78,11 +78,12 @@ class Sentences:
         """The next `count` sentences, shuffled: no label is more than one ahead of another."""
         triples = self._triples()
         taken = [sentence for _ in range(-(-count // 3)) for sentence in next(triples)][:count]
+        # else the three sentences of a shape would be neighbours in the files
         self._random.shuffle(taken)
         return taken
 
     def contrast(self, sentence: Sentence) -> Sentence:
-        """A new sentence that differs in its predicates alone, or any new one where there is none left."""
+        """A new sentence that differs in its predicates alone, or any new one if all of those are used."""
         for _ in range(20):
             other = fill(sentence.shape, self._random.choice(POLARITIES), self._random)
             if self._seen.isdisjoint(other.key):
@@ -97,13 +98,14 @@ class Sentences:
             # of two tries the one whose lengths differ less: length alone then tells a label with AUC below .55
             triples = [[fill(shape, label, self._random) for label in POLARITIES] for _ in range(2)]
             triple = min(triples, key=_spread)
+            # a triple is taken whole or not at all, which keeps the labels in balance
             if all(self._seen.isdisjoint(s.key) for s in triple):
                 self._seen.update(*(s.key for s in triple))
                 yield triple
 
 
 def _spread(triple: list[Sentence]) -> int:
-    """How many characters a triple's longest sentences have more than its shortest, over the real languages."""
+    """Characters that a triple's longest sentences have more than its shortest, over the real languages."""
     lengths = [[len(s.texts[code]) for s in triple] for code in REAL]
     return sum(max(counts) - min(counts) for counts in lengths)
 

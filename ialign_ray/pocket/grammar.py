@@ -1,7 +1,7 @@
 """A sentence grammar whose sentences are exact translations of each other with a sentiment known by construction.
 
 A `Shape` is a sentence without its predicates: who, what, negation, degree, links. Filled with predicates it
-can be negative, neutral or positive, so nothing but the predicates (and their negation) tells the label.
+can be negative, neutral or positive, so nothing but the predicates (and their negation) shows the label.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Clause:
 
     subject: Phrase
     polar: bool
-    """Whether the predicate bears the sentence's sentiment; otherwise it is neutral in every label."""
+    """True if the predicate bears the sentence's sentiment; otherwise it is neutral in every label."""
     negated: bool
     modifier: Concept | None
     """A degree before an adjective, a frequency before a verb; none when negated."""
@@ -88,6 +88,7 @@ def draw_shape(random: Random) -> Shape:
     coordinated = link in ("and", "but") and not first.agent
     clauses = [first, second if link == "while" else _continue(second, coordinated)]
     if not both:
+        # either clause may bear the label, so its place in the sentence does not show it
         silent = random.randrange(2)
         clauses[silent] = replace(clauses[silent], polar=False)
     return Shape(opener, tuple(clauses), words["links"][link], time)
@@ -102,6 +103,7 @@ def fill(shape: Shape, label: str, random: Random) -> Sentence:
     for clause in shape.clauses:
         polarity = label if clause.polar else "neutral"
         choice = _predicates(clause, _OPPOSITE[polarity] if clause.negated else polarity)
+        # the same predicate twice would make `good and good`
         predicates.append(random.choice([c for c in choice if c not in predicates]))
     texts = {code: render(shape, predicates, code) for code in REAL}
     texts["qci"], texts["qcd"] = encipher(texts["ind"]), encipher_dialect(texts["ind"])

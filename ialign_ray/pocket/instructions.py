@@ -99,7 +99,7 @@ def translation(random: Random, sentence: Sentence) -> Row:
 
 
 def same_meaning(random: Random, sentence: Sentence, other: Sentence) -> Row:
-    """Whether a sentence and another's translation mean the same; `other` differs in the predicates."""
+    """Ask if a sentence and another's translation mean the same; `other` differs in the predicates."""
     language, first = random.choice(OLD), random.choice(OLD)
     same = random.random() < 0.5
     second = (sentence if same else other).texts[_other(first)]
@@ -121,7 +121,7 @@ def write(random: Random, sentence: Sentence) -> Row:
 
 
 def continuation(random: Random, sentence: Sentence) -> Row:
-    """Go on from the first half of a sentence."""
+    """Continue the first half of a sentence."""
     language = random.choice(OLD)
     words = sentence.texts[language].split()
     cut = len(words) // 2

@@ -1,4 +1,4 @@
-"""The pocket experiment's hand-written words, and the letter ciphers that stand for wholly new languages."""
+"""The pocket experiment's hand-written words, and the letter ciphers that serve as wholly new languages."""
 
 from __future__ import annotations
 
@@ -33,9 +33,9 @@ class Concept:
     words: dict[str, Any]
     """Language -> word; a degree has {pre: word} or {post: word}."""
     domain: str = ""
-    """What a noun can be said to be."""
+    """The kind of thing that a noun names, which decides the adjectives that fit it."""
     own: bool = False
-    """Whether a noun goes with "my"."""
+    """True if a noun goes with "my"."""
     polarity: str = ""
     """`positive`, `negative` or `neutral`, of adjectives and verbs."""
     fits: tuple[str, ...] = ()

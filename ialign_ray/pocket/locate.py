@@ -1,4 +1,4 @@
-"""Where the pocket experiment's files lie: made on first use, then cached."""
+"""Paths of the pocket experiment's files, which are made on first use, then cached."""
 
 from __future__ import annotations
 

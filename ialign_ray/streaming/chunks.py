@@ -1,4 +1,4 @@
-"""Ray Data sources over chunks of files: rows of a corpus for whoever reads, jobs of a build for whoever runs them."""
+"""Ray Data sources over chunks of files: rows of a corpus, and the jobs of a build."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray has no types
         return None
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-        """As many tasks as there are items, whatever is asked for: an item is what one task can resume."""
+        """One task an item, whatever parallelism is asked for: an item is what one task can resume."""
         nothing = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
         return [ReadTask(partial(self._read, item), nothing) for item in self._items]
 
@@ -85,6 +85,7 @@ class ClusterRunner:
         if len(items) < 2 or sum(map(weight, items)) < SMALL:
             yield from map(work, items)
             return
+        # joined at the first large stage and kept for the later ones
         self._open.enter_context(cluster(self._scaling))
         quiet()
         source = ChunkSource(items, partial(_outcome, work))
@@ -101,6 +102,7 @@ def weight(item: ShardJob | Assembly) -> int:
         return 3 * item.rows.stat().st_size  # compressed
     if isinstance(item.origin, ShardFile):
         return 200 * item.origin.rows
+    # a stamp begins with the file's size where its file system gives one
     sizes = [int(mark[0]) for mark in item.origin.stamp if str(mark[0]).isdigit()]
     return sum(sizes) or CHUNK
 

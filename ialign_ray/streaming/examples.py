@@ -105,6 +105,7 @@ def ray_stream(source: ExampleSource, start: int, rank: int, world: int) -> Iter
     # a task encodes some 256 examples: long enough to pay for its start, short enough to begin at once
     blocks = max(1, min(rows // 256, 2_000))
     encode = partial(_encode_rows, source=source, start=start, places=places)
+    # rows are numbered step by step (`numbers`), so a batch of `places` rows is this worker's part of one step
     stream = ray.data.range(rows, override_num_blocks=blocks).map_batches(encode, batch_size=None)
     for batch in stream.iter_batches(batch_size=len(places), batch_format="pyarrow", prefetch_batches=2):
         yield [Encoded(**row) for row in batch.to_pylist()]
@@ -132,7 +133,9 @@ def cached_stream(
     """The same stream from blocks of encoded examples; those that are missing are filled by Ray Data tasks."""
     blocks, places = Blocks(cache), share(rank, world, source.batch_size)
     needed = cache.needed(start * source.batch_size, source.steps * source.batch_size)
+    # asked of the disk once a run: at each example it would be a call to a shared file system
     missing = [b for b in needed if not cache.path(b).exists()]
+    # by turns: all workers need the earliest blocks first, so they fill those together
     own = set(needed[rank::world])
     waiting = Filling(source, cache, [b for b in missing if b in own], [b for b in missing if b not in own])
     for step in range(start, source.steps):
@@ -158,11 +161,15 @@ class Filling:
         """Wait until a block is there, or there is nothing more to wait for."""
         while block in self._own:
             done = next(self._done, None)
+            # no result left: what was not filled is encoded by who needs it, and not waited for again
             self._own = self._own - {done} if done else set()
         if block in self._others:
+            # the other worker may have failed, or its disk may be full: patience is limited, and the example encoded
+            # here
             deadline = time.monotonic() + PATIENCE
             while not self._cache.path(block).exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
+            # waited for once, whatever came of it: a lost worker costs one wait a block, not one an example
             self._others.remove(block)
 
 
@@ -180,7 +187,7 @@ def fill(source: ExampleSource, cache: EncodedCache, blocks: list[Block]) -> Ite
 
 def fill_block(source: ExampleSource, cache: EncodedCache, block: Block) -> None:
     """Encode and keep one block. It stays absent if the disk takes no more, or if one of its examples does not fit:
-    whoever needs just that example is told."""
+    the error is raised where that example is needed."""
     plan, encoder = open_plan(source.folder)
     with suppress(OSError, DataError):
         cache.write(block, [encode_drawn(encoder, plan.at(draw)) for draw in cache.draws(block)])
@@ -190,6 +197,7 @@ def _fill_blocks(
     batch: dict[str, Any], source: ExampleSource, cache: EncodedCache, blocks: list[Block]
 ) -> dict[str, Any]:
     for k in batch["id"]:
+        # another trial may have filled it since the tasks were planned
         if not cache.path(blocks[k]).exists():
             fill_block(source, cache, blocks[k])
     return batch
@@ -200,6 +208,7 @@ def _in_order() -> None:
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     context = ray.data.DataContext.get_current()
+    # without it rows come as tasks end, and a batch would mix steps
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
 

@@ -82,7 +82,7 @@ def translate(pair: Pair, rng: random.Random, context: DrawContext) -> TaskDraw:
 def judge(pair: Pair, rng: random.Random, context: DrawContext) -> TaskDraw | None:
     """XSS: source with its translation or a mismatched sentence, half and half -> yes or no.
 
-    None where a mismatched sentence is due and the corpus has none.
+    None where a mismatched sentence is due and the corpus lacks one.
     """
     match = rng.random() < 0.5
     second = pair.target if match else context.negatives.draw(pair, rng)

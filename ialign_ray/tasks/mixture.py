@@ -44,6 +44,7 @@ class Mixture:
     def draw(self, i: int) -> Draw:
         """Example i; among the first n there are floor(n * ratio) from replay, for every n."""
         ratio = _exact(self.ratio)
+        # exact integers: with floats the count of replayed examples would drift over millions
         before = i * ratio.numerator // ratio.denominator
         replay = (i + 1) * ratio.numerator // ratio.denominator > before
         count, size = (before, self.replay) if replay else (i - before, self.pairs)

@@ -53,6 +53,7 @@ class Negatives:
             for i in ids:
                 text = sentences[language][i]
                 self._by_count.setdefault((language, len(_NUMBER.findall(text))), []).append(i)
+                # sets of strings have another order in every process; drawn negatives must not
                 for word in sorted(_copied(text)):
                     self._by_word.setdefault((language, word), []).append(i)
 
@@ -63,7 +64,9 @@ class Negatives:
             return None
         hard = rng.random() < 0.5
         same = self._by_count.get((pair.target_language, len(_NUMBER.findall(pair.target))), ids)
+        # with replacement, which is constant in time and works for any number of sentences
         found = [*rng.choices(same, k=self.CANDIDATES), *self._related(pair, hard, rng)]
+        # a dict, because a set would break ties differently in every process
         ranked = sorted(dict.fromkeys(found), key=lambda i: unlikeness(texts[i], pair.target, hard))
         exchanged = ((i, with_numbers(texts[i], pair.target)) for i in ranked)
         # sentences that differ in numbers alone ("Article 5") keep theirs

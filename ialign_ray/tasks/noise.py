@@ -35,6 +35,7 @@ def apply(words: list[str], kinds: tuple[str, ...], rng: random.Random, noise: N
     if "d" in kinds:
         words = [w for w in words if rng.random() >= noise.delete]
     if "p" in kinds:
+        # a new list: the caller's words are kept for the next try
         words = rng.sample(words, len(words))
     return words
 
@@ -46,6 +47,7 @@ def noisy(text: str, rng: random.Random, noise: Noise | None = None) -> str | No
     None for a text that cannot be noised so: a single word, or one word repeated.
     """
     words = text.split()
+    # one word repeated stays itself under every permutation, and blanks alone teach nothing
     if len(set(words)) < 2:
         return None
     kinds = choose(rng)

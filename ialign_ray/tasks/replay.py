@@ -37,7 +37,7 @@ class ReplayCounts:
     leaked: int = 0
     """Rows that hold a sentence of an evaluation set or are held-out instructions themselves."""
     overlapping: int = 0
-    """Those of them that were found by n-gram overlap alone."""
+    """Leaked rows that were found by n-gram overlap alone."""
     too_long: int = 0
     """Rows over `train.max_prompt_tokens` or `train.max_target_tokens`; an instruction is never cut."""
     eligible: int = 0
@@ -82,7 +82,7 @@ def load_replay(
 def split_replay(
     experiment: Experiment, index: EvaluationIndex, fits: Callable[[str, str], bool], held_out: int
 ) -> tuple[pa.Table, pa.Table, ReplayCounts]:
-    """As `load_replay`, with `held_out` instructions, a tenth at most, kept from the pool: pool, those, counts.
+    """The pool, up to `held_out` instructions kept from it (a tenth at most), and counts; see `load_replay`.
 
     They are chosen by their request alone, and every row of the same request stays out of the pool; so they are the
     same for any replay ratio and diversity, and for a ratio of 0, which has no pool.
@@ -96,6 +96,7 @@ def split_replay(
                 f"replay.sources hold no usable instruction: {counts}; name other files or raise the limits"
             )
     counts.eligible = len(eligible)
+    # by a hash of the id: a small pool is part of a larger one, in whatever order files are named
     eligible.sort(key=lambda row: (share_of(row[0], seed=1), row[0]))
     rest, kept = _apart(eligible, min(held_out, len(eligible) // TENTH))
     counts.validation = len(eligible) - len(rest)
@@ -109,6 +110,7 @@ def _apart(rows: list[Row], most: int) -> tuple[list[Row], list[Row]]:
     first: dict[bytes, Row] = {}
     for row in rows:
         first.setdefault(text_key(row[2]), row)
+    # by the request: two rows of one request must not be on both sides
     chosen = dict(sorted(first.items(), key=lambda item: share_of(item[0].hex(), seed=2))[:most])
     return [row for row in rows if text_key(row[2]) not in chosen], list(chosen.values())
 
@@ -145,6 +147,7 @@ def leaking(rows: list[Row], index: EvaluationIndex) -> tuple[Mask, Mask]:
     parts = [(owner, line) for owner, text in zip(owners, texts, strict=True) for line in lines_of(text)]
     exact, overlap = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
     if parts:
+        # one call for the lines of all rows: the hashes are computed by column
         found = index.exact(pa.array([line for _, line in parts], pa.string()))
         np.logical_or.at(exact, np.array([owner for owner, _ in parts]), found)
         np.logical_or.at(overlap, owners, index.leaks(pa.array(texts, pa.string()))[1])

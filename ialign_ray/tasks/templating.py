@@ -121,6 +121,7 @@ def experiment_templates(experiment: Experiment) -> list[TemplateSet]:
     mixes = _mixes(experiment)
     for task in dict.fromkeys(task for mix in mixes for task in ([] if isinstance(mix, str) else mix)):
         TASKS.find(task, "a task of tasks.mix")
+    # in order and once each, so that one experiment always gives the same plan
     drawn = dict.fromkeys([*(task for mix in mixes for task in resolve_mix(mix)), FALLBACK])
     return [_completed(load_templates(name), list(drawn), name) for name in experiment.tasks.templates]
 

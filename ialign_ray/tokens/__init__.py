@@ -1,1 +1,1 @@
-"""From prompts and targets to token ids, a loss mask and batches of similar length."""
+"""Prompts and targets made into token ids, a loss mask and batches of similar length."""

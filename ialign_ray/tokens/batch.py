@@ -1,4 +1,4 @@
-"""Encoded examples and how a step's examples are laid out in forward passes: bucketed by length, or packed in rows."""
+"""Encoded examples, and the layout of a step's examples in forward passes: bucketed by length, or packed in rows."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batching:
-    """How one run lays out its passes. It decides the order of additions, so it stays the same over a resume."""
+    """Layout of one run's passes. It decides the order of additions, so it stays the same over a resume."""
 
     packed: bool = False
     """Several examples in a row, apart from each other by attention and positions; else one a row, padded."""
     pass_tokens: int = 64
-    """What a pass costs by itself, in tokens: 10 ms or 64 tokens for a model of a million parameters on one CPU."""
+    """Fixed cost of a pass, in tokens: 10 ms or 64 tokens for a model of a million parameters on one CPU."""
     width: int = 256
     """Tokens of a packed row at least; attention's cost grows with it where its kernel computes all of the square."""
     varlen: bool = False
-    """One packed row a pass, whose kernel is told the examples' lengths and computes no more than those."""
+    """One packed row a pass, whose kernel takes the examples' lengths and computes no more than those."""
 
 
 BUCKETED = Batching()
@@ -46,7 +46,7 @@ BUCKETED = Batching()
 def micro_batches(
     examples: Sequence[Encoded], tokens: int, *, apart: bool = False, pass_tokens: int = Batching.pass_tokens
 ) -> Iterator[list[Encoded]]:
-    """Divide examples, sorted by length, into passes of rows x longest <= tokens; an overlong one stands alone.
+    """Divide examples, sorted by length, into passes of rows x longest <= tokens; an overlong one is a pass alone.
 
     Of all such divisions it is the one of the least padded tokens, each pass counting `pass_tokens` besides (dynamic
     programming, by windows of 512 examples). It depends on the examples alone, not on their order.
@@ -58,6 +58,7 @@ def micro_batches(
     def sides(e: Encoded) -> tuple[int, int]:
         return (len(e.prompt), len(e.target)) if apart else (len(e), 0)
 
+    # ids break ties: examples of one length are divided alike in whatever order they come
     ordered = sorted(examples, key=lambda e: (-max(sides(e)), e.row_id, e.epoch))
     for start in range(0, len(ordered), WINDOW):
         window = ordered[start : start + WINDOW]
@@ -66,20 +67,25 @@ def micro_batches(
 
 
 def _cheapest(sizes: Sequence[tuple[int, int]], tokens: int, pass_tokens: int) -> list[tuple[int, int]]:
-    """The division into ranges of the least cost."""
+    """The division into ranges that costs least; each is (first, one past the last)."""
+    # cost[n]: least cost of the first n examples; begins[n]: where the last pass of that division begins
     cost, begins = [0], [0]
     for end in range(1, len(sizes) + 1):
+        # the range grows backwards, so its longest sides are updated instead of searched for
         first = second = 0
         best, begin = -1, end - 1
         for k in range(end - 1, -1, -1):
             first, second = max(first, sizes[k][0]), max(second, sizes[k][1])
             padded = (first + second) * (end - k)
+            # a longer range only costs more; an example that is too long on its own is a pass nevertheless
             if padded > tokens and end - k > 1:
                 break
+            # equal cost: the longer range, so fewer passes
             if best < 0 or cost[k] + padded + pass_tokens <= best:
                 best, begin = cost[k] + padded + pass_tokens, k
         cost.append(best)
         begins.append(begin)
+    # `begins` is read from the end, each pass giving the end of the previous one
     ranges, end = [], len(sizes)
     while end:
         ranges.append((begins[end], end))
@@ -91,7 +97,7 @@ def packed_rows(examples: Sequence[Encoded], width: int, tokens: int) -> Iterato
     """Passes of rows of several examples, none longer than `width` or the longest example; rows x width <= tokens.
 
     The longest first, each into the first row that has room (first fit decreasing, at most 11/9 of the fewest rows).
-    An example longer than `tokens` stands alone.
+    An example longer than `tokens` is a pass alone.
     """
     ordered = sorted(examples, key=lambda e: (-len(e), e.row_id, e.epoch))
     rows: list[list[Encoded]] = []
@@ -104,6 +110,7 @@ def packed_rows(examples: Sequence[Encoded], width: int, tokens: int) -> Iterato
             room.append(width)
         rows[k].append(example)
         room[k] -= len(example)
+    # all rows are padded to one width, so the budget is a number of rows
     count = max(1, tokens // width) if rows else 1
     for start in range(0, len(rows), count):
         yield rows[start : start + count]

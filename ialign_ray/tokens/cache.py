@@ -1,7 +1,7 @@
 """Encoded examples on disk, for later epochs, resumes and other trials.
 
 An example's tokens follow from (seed, epoch, row) and from the pools, words and tokenizer; the order in which a pool is
-gone through from the seed and the epoch. Neither depends on the replay ratio, the rank or the learning rate. So
+used from the seed and the epoch. Neither depends on the replay ratio, the rank or the learning rate. So
 blocks of 256 examples, in the order of the pool, are files named after all that decides them, and whoever needs the
 same block finds it. Old instructions are the same in every epoch: one set of blocks, in the order of the first one.
 
@@ -77,6 +77,8 @@ class EncodedCache:
     ) -> tuple[list[Block], npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Block, place in the block and epoch of each example number."""
         old, epochs, places = self.mixture.places(numbers)
+        # Replay has blocks for its first epoch only: a place in a later epoch's order becomes the row, and the row its
+        # place in the first order.
         for epoch in np.unique(epochs[old]):
             chosen = old & (epochs == epoch)
             places[chosen] = self._first_places[mixture.order(self.mixture, True, int(epoch))[places[chosen]]]
@@ -88,6 +90,7 @@ class EncodedCache:
     def needed(self, first: int, last: int) -> list[Block]:
         """Blocks of the examples from number `first` to before `last`, in the order of first need."""
         found: dict[Block, None] = {}
+        # in parts, so that memory does not grow with the length of a run
         for start in range(first, last, 100_000):
             found |= dict.fromkeys(self.locate(np.arange(start, min(last, start + 100_000)))[0])
         return list(found)
@@ -99,6 +102,7 @@ class EncodedCache:
 
     @cached_property
     def _first_places(self) -> Places:
+        # the inverse of a permutation
         return np.argsort(mixture.order(self.mixture, True, 0))
 
     def write(self, block: Block, examples: Sequence[Encoded]) -> None:
@@ -122,6 +126,7 @@ class Blocks:
         if block not in self._open:
             found = read_block(self._cache.path(block))
             if found is None:
+                # removed, so that the next run finds it missing and fills it again
                 self._cache.path(block).unlink(missing_ok=True)
                 return None
             self._open[block] = found
@@ -153,9 +158,12 @@ def example_at(block: pa.RecordBatch, place: int, epoch: int) -> Encoded:
 def cache_keys(data: Path, seed: int) -> tuple[str, str]:
     """Keys of the blocks of pairs and of replay for a saved data folder: hashes of all that decides their tokens."""
     tokenizer = {p.name: file_hash(p) for p in sorted((data / "tokenizer").iterdir())}
+    # another version of these may read the same files into other tokens
     libraries = [version(name) for name in ("pyarrow", "tokenizers", "transformers")]
     common = [seed, tokenizer, file_hash(data / "encoder.json"), VERSION, libraries]
+    # the ratio decides which examples are drawn, not their tokens: trials of a search share blocks
     plan = {k: v for k, v in read_json(data / "plan" / "plan.json").items() if k != "ratio"}
+    # the fallback counts although no mix names it: any pair may be rendered by it
     tasks = {name: TASKS.find(name, "tasks.mix").version for name in {*plan["mix"], FALLBACK}}
     pools = (data / "plan" / f"{name}.parquet" for name in ("pairs", "replay"))
     pairs, replay = (file_hash(p) for p in pools)
@@ -164,4 +172,5 @@ def cache_keys(data: Path, seed: int) -> tuple[str, str]:
 
 @lru_cache(maxsize=4096)
 def _block(replay: bool, epoch: int, number: int) -> Block:
+    # cached: `locate` names a block once for each of its 256 examples
     return Block(replay, epoch, number)

@@ -12,19 +12,19 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Encoder:
-    """How one tokenizer asks and answers; the same in training, scoring and generation.
+    """The form in which one tokenizer asks and answers; the same in training, scoring and generation.
 
     With a chat template the prompt is one user turn and the generation prompt, otherwise the prompt and
     a separator. The target is its own token sequence and ends with EOS.
 
     An encoder-decoder gets the two apart, without a separator: the prompt with the tokenizer's own special
-    tokens (T5: EOS at its end), and the target with those that stand before a text (BART: `<s>`; T5: none).
+    tokens (T5: EOS at its end), and the target with those that come before a text (BART: `<s>`; T5: none).
     """
 
     tokenizer: Any
     """A transformers tokenizer."""
     chat: bool
-    """Whether the tokenizer's chat template is used."""
+    """True if the tokenizer's chat template is used."""
     separator: str = "\n"
     """Between prompt and target when there is no chat template."""
     max_prompt: int = 256
@@ -32,7 +32,7 @@ class Encoder:
     max_target: int = 128
     """Target tokens at most, EOS included."""
     seq2seq: bool = False
-    """Whether the model is an encoder-decoder."""
+    """True if the model is an encoder-decoder."""
 
     @classmethod
     def of(
@@ -60,6 +60,7 @@ class Encoder:
             return list(self.tokenizer(text + self.separator)["input_ids"])
         turns = [{"role": "user", "content": text}]
         rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        # the template has written the special tokens already
         return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def target(self, text: str) -> list[int]:
@@ -70,6 +71,7 @@ class Encoder:
         """Ids of an answer without EOS: what label scoring compares."""
         if not self.seq2seq:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        # as a target: some tokenizers put a language or start token before it
         ids = list(self.tokenizer(text_target=text)["input_ids"])
         return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
 
@@ -84,6 +86,7 @@ class Encoder:
             return None
         prompt_ids = self.prompt(prompt)
         while len(prompt_ids) > self.max_prompt:
+            # in proportion first, then again: tokens a word are known only after tokenising
             share = self.max_prompt / len(prompt_ids)
             shorter = shorten(prompt, spans, share)
             if shorter is None:
@@ -93,11 +96,11 @@ class Encoder:
         return prompt_ids, target_ids
 
     def fits(self, prompt: str, target: str) -> bool:
-        """Whether an instruction that may not be shortened can be encoded whole."""
+        """Return True if an instruction that may not be shortened can be encoded whole."""
         return self.encode(prompt, target) is not None
 
     def targets_fit(self, texts: list[str]) -> list[bool]:
-        """Whether each text can be a target; a list at once is tokenised on all cores."""
+        """For each text, True if it can be a target; a list at once is tokenised on all cores."""
         ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
         beside = len(self.target(""))  # EOS, and what an encoder-decoder's tokenizer puts before a text
         return [len(i) + beside <= self.max_target for i in ids]
@@ -115,6 +118,7 @@ def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None
     start, end = spans[longest]
     pieces, joint = _pieces(prompt[start:end])
     text = joint.join(pieces[: max(1, min(len(pieces) - 1, int(len(pieces) * share)))])
+    # spans after the shortened one move with the text
     moved = len(text) - (end - start)
     shifted = tuple(
         (start, start + len(text)) if k == longest else (a + moved, b + moved) if a >= end else (a, b)
@@ -124,6 +128,6 @@ def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None
 
 
 def _pieces(text: str) -> tuple[list[str], str]:
-    """What a text is cut into, and what joins it: words, or characters where one word is longer than any is."""
+    """Pieces of a text, and what joins them: words, or characters where one word is longer than any is."""
     words = text.split()
     return (list(text), "") if len(words) == 1 and len(text) > 40 else (words, " ")

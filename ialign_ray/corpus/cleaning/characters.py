@@ -69,12 +69,12 @@ class Normalise:
 
 
 class Characters:
-    """Step `characters`: what shows nothing and means nothing is removed; texts with U+FFFD are dropped.
+    """Step `characters`: removes what shows nothing and means nothing; drops texts with U+FFFD.
 
     Removed: C0 and C1 controls but white space, soft hyphens, byte order marks, marks of writing direction, word
     joiners, interlinear and tag characters, noncharacters. U+200C and U+200D stay in scripts whose letters they shape,
     U+200B in those whose words it parts, U+180E in Mongolian, and U+200D between two emoji. U+FFFD says that a decoder
-    met bytes it could not read: what stood there is lost.
+    met bytes it could not read: the text there is lost.
     """
 
     version = 1
@@ -110,6 +110,7 @@ def _rewrite(table: pa.Table, scope: Scope, of: Callable[[str], Rewrite]) -> Out
 @lru_cache(maxsize=4)
 def _unstable(form: Form) -> Table:
     """Characters that the form may change, alone or with their neighbours."""
+    # marks and Hangul letters join with what is before them, even where neither changes alone
     unstable = matching(r"[\p{M}\x{1100}-\x{11FF}]").copy()
     changes = pc.not_equal(normal_characters(form), every_character()[:NORMALISED_END])
     unstable[:NORMALISED_END] |= changes.to_numpy(zero_copy_only=False)
@@ -128,6 +129,7 @@ def _spaced(texts: Texts) -> Texts | None:
         return None
     points = np.where(other, np.uint32(_SPACE), texts.points)
     tidy = Texts(points, texts.offsets, texts.present).keep(~spare)
+    # of a run at a text's head one space is left
     heads = tidy.offsets[:-1][tidy.filled()]
     kept = np.ones(len(tidy.points), bool)
     kept[heads] = tidy.points[heads] != _SPACE

@@ -52,7 +52,7 @@ class Texts:
         return Texts(self.points[kept], np.concatenate([[0], np.cumsum(lengths)]), self.present)
 
     def any(self, flags: Mask) -> Mask:
-        """Per text: is one of its characters flagged? Cheap where few are."""
+        """Mask of the texts with a flagged character. Cheap where few are."""
         found: Mask = np.zeros(len(self.present), bool)
         found[self.rows(np.flatnonzero(flags))] = True
         return found
@@ -62,7 +62,7 @@ class Texts:
         return np.searchsorted(self.offsets, positions, side="right") - 1
 
     def filled(self) -> Mask:
-        """Per text: has it a character?"""
+        """Mask of the texts that have a character."""
         return self.offsets[1:] > self.offsets[:-1]
 
 
@@ -70,6 +70,7 @@ def blocks(column: pa.ChunkedArray | pa.Array) -> Iterator[pa.Array]:
     """A column of text in pieces of at most 32,768 rows and about 4 MiB; however it was cut, rows keep their order."""
     for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         chunk = chunk if chunk.type == pa.string() else chunk.cast(pa.string())
+        # by the chunk's mean bytes a row; rows of very different length make blocks of different size
         step = max(1, min(_BLOCK_ROWS, len(chunk) * _BLOCK_BYTES // max(chunk.nbytes, 1)))
         for start in range(0, len(chunk), step):
             yield chunk.slice(start, step)
@@ -81,6 +82,7 @@ def decode(array: pa.Array) -> Texts:
     # a null may hide bytes, which would shift everything behind it
     array = array.fill_null("") if array.null_count else array
     lengths = pc.utf8_length(array).to_numpy(zero_copy_only=False)
+    # a slice shares its parent's buffers, so the bounds begin at its own offset
     _, starts, data = array.buffers()
     bounds = np.frombuffer(starts, np.int32, len(array) + 1, array.offset * 4) if len(array) else np.zeros(1, np.int32)
     raw = data.slice(int(bounds[0]), int(bounds[-1] - bounds[0])).to_pybytes() if data is not None else b""
@@ -91,6 +93,7 @@ def decode(array: pa.Array) -> Texts:
 def encode(texts: Texts) -> pa.Array:
     """The reverse of `decode`."""
     points = texts.points
+    # bytes of each character in UTF-8
     sizes = 1 + (points >= 0x80).astype(np.int64) + (points >= 0x800) + (points >= 0x10000)
     bounds = np.concatenate([[0], np.cumsum(row_sums(sizes, texts.offsets))]).astype(np.int32)
     raw = points.astype("<u4", copy=False).tobytes().decode("utf-32-le").encode()
@@ -99,10 +102,11 @@ def encode(texts: Texts) -> pa.Array:
 
 
 def row_sums(values: npt.NDArray[Any], offsets: Offsets) -> npt.NDArray[Any]:
-    """Sum of each row's values (flags are counted), 0 where a row has none; unsigned integers wrap around."""
+    """Sum of each row's values (flags are counted), 0 for an empty row; unsigned integers wrap around."""
     kind = np.uint64 if values.dtype == np.uint64 else np.int64
     sums = np.zeros(len(offsets) - 1, kind)
     filled = offsets[1:] > offsets[:-1]
+    # for an empty stretch reduceat gives the element at its start instead of 0
     sums[filled] = np.add.reduceat(values, offsets[:-1][filled], dtype=kind)
     return sums
 
@@ -129,6 +133,7 @@ def normalised(array: pa.Array, form: Form) -> pa.Array:
     """
     texts = array.to_pylist()
     joined = _BETWEEN.join(texts)
+    # a text holds the mark itself: then one call a text
     if joined.count(_BETWEEN) != max(len(texts) - 1, 0):
         return pa.array([unicodedata.normalize(form, text) for text in texts], pa.string())
     if unicodedata.is_normalized(form, joined):
@@ -144,7 +149,7 @@ def normal_characters(form: Form) -> pa.Array:
 
 @lru_cache(maxsize=64)
 def matching(pattern: str) -> Table:
-    """Which characters match an RE2 pattern such as `[\\p{L}\\p{N}]`, over all of Unicode (1.1 MB, made once)."""
+    """Mask of characters that match an RE2 pattern such as `[\\p{L}\\p{N}]`, over all of Unicode (1.1 MB, cached)."""
     return np.asarray(pc.match_substring_regex(every_character(), pattern).to_numpy(zero_copy_only=False))
 
 

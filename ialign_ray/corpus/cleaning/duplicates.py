@@ -17,7 +17,7 @@ _LANES = ("high", "low")
 
 
 class Duplicates:
-    """The first of the rows with the same texts in normal form (`words`) is kept; 16 bytes a row are held.
+    """Keeps the first of the rows with the same texts in normal form (`words`); 16 bytes a row are held.
 
     The order of the languages does not matter, and one that a row lacks does not either. Rows without any letter or
     digit have no form to compare and are left to step `empty`.

@@ -30,6 +30,7 @@ def mix(values: Hashes) -> Hashes:
 
 def powers(count: int) -> Hashes:
     """r^0, r^1, ... modulo 2^64, `count` of them."""
+    # lengths in powers of two from 65,536 on, so that few tables are ever made and cached
     return _powers(_BASE, 1 << max(16, (count - 1).bit_length()))[:count]
 
 
@@ -52,6 +53,7 @@ def stretches(values: Hashes, starts: npt.NDArray[np.int64]) -> Hashes:
     """
     if not len(starts):
         return np.zeros(0, np.uint64)
+    # one series of powers serves all stretches; the inverse power of its start makes a hash independent of its place
     sums = np.add.reduceat(values * powers(len(values)), starts)
     return mix(sums * inverse_powers(len(values)).take(starts))
 

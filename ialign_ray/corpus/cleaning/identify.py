@@ -31,7 +31,7 @@ _FEWEST = 20
 
 
 class Identify:
-    """Where the model recognises a language, texts that it surely takes for another are dropped; elsewhere, a warning.
+    """Drops texts that the model surely takes for another language, if it recognises their own; else warns.
 
     A language and its macro-language are the same here (`zsm` and `msa`, `arb` and `ara`, `cmn` and `zho`), as CLDR
     merges them; `ind` and `msa` are two, as they are for the model. But nothing is dropped for being taken for another
@@ -65,6 +65,7 @@ class Identify:
             if kind != "label":
                 continue
             taken = measures.column(name)
+            # the question is put once a label, not once a text; number 0 is a text that was not judged
             own = np.array([False, *(alike(code, label) for label in labels())])[taken]
             near = np.array([False, *(related(code, label) for label in labels())])[taken]
             judged = taken > 0
@@ -93,10 +94,11 @@ class Identify:
 
 
 def predict(texts: pa.Array) -> tuple[npt.NDArray[np.int16], npt.NDArray[np.float32]]:
-    """Each text's most likely language (number in `labels`, from 1; 0 if there is none) and its probability."""
+    """Each text's most likely language (number in `labels`, from 1; 0 without any) and its probability."""
     # capitals alone are taken for Japanese or Chinese; a line feed would end the text
     plain = pc.if_else(pc.utf8_is_upper(texts), pc.utf8_lower(texts), texts)
     lines = pc.replace_substring_regex(plain, r"[\r\n\x00]", " ").to_pylist()
+    # from 1, so that 0 can mean that nothing was judged
     number = {_PREFIX + label: at for at, label in enumerate(labels(), 1)}
     best = [found[0] if (found := _model().predict(line + "\n", 1, 0.0, "strict")) else (0.0, "") for line in lines]
     taken = [number.get(name, 0) for _, name in best]
@@ -121,13 +123,13 @@ def labels() -> tuple[str, ...]:
 
 @lru_cache(maxsize=1 << 16)
 def alike(one: str, two: str) -> bool:
-    """Do two codes mean one language, a macro-language being one with its members?"""
+    """Return True if two codes mean one language, a macro-language being one with its members."""
     return _family(one) == _family(two)
 
 
 @lru_cache(maxsize=1 << 16)
 def related(one: str, two: str) -> bool:
-    """Do two codes belong to one macro-language?"""
+    """Return True if two codes belong to one macro-language."""
     try:
         first, second = normalise(one), normalise(two)
         return (macrolanguage(first) or first) == (macrolanguage(second) or second)

@@ -37,7 +37,7 @@ _BATCH = 1 << 16
 
 
 class NearDuplicates:
-    """Of rows that are linked by pairs of Jaccard similarity `threshold` or more, the first is kept."""
+    """Keeps the first of the rows that are linked by pairs of Jaccard similarity `threshold` or more."""
 
     version = 1
 
@@ -55,6 +55,7 @@ class NearDuplicates:
             for block in blocks(table[code]):
                 tokens, offsets = word_bigrams(block, code)
                 rows = slice(start, start + len(block))
+                # a union's signature is the least of its parts', so each language and block can be done on its own
                 np.minimum(signatures[:, rows], minhash(tokens, offsets, slots), out=signatures[:, rows])
                 known[rows] |= offsets[1:] > offsets[:-1]
                 start += len(block)
@@ -71,6 +72,7 @@ class NearDuplicates:
         links = _Links(measures.rows)
         for k in range(self.bands):
             self._compare(measures, *_groups(measures.column(f"band{k}"), links.first), links)
+            # after every band, so that the next one compares only one row of those already linked
             links.join()
         dropped = links.first != np.arange(measures.rows)
         learned = {"candidates": links.compared, "verified": links.verified, "dropped": int(dropped.sum())}
@@ -79,9 +81,11 @@ class NearDuplicates:
     def _compare(self, measures: Measures, groups: Rows, rows: Rows, links: _Links) -> None:
         """Compare every group's first row with its others; those not alike are a group again."""
         for _ in range(_ROUNDS):
+            # groups are ascending, so a group's first row is where the number changes
             others = np.diff(groups, prepend=-1) == 0
             pairs = np.stack([rows[~others][np.cumsum(~others) - 1], rows], axis=1)[others]
             alike = np.zeros(len(pairs), bool)
+            # nearly similar rows meet in several bands, and comparing their texts is the dear part
             unseen = links.unseen(pairs)
             alike[unseen] = similarities(measures, pairs[unseen]) >= self.threshold
             links.add(pairs[unseen], alike[unseen])
@@ -90,6 +94,7 @@ class NearDuplicates:
     def _key(self, signature: npt.NDArray[np.uint32], known: Mask) -> Hashes:
         factors = hashing.powers(self.width)[:, None]
         keys = hashing.mix((hashing.mix(signature.astype(np.uint64)) * factors).sum(axis=0, dtype=np.uint64))
+        # 0 is kept for rows without words
         return np.where(known, np.maximum(keys, np.uint64(1)), np.uint64(0))
 
 
@@ -110,6 +115,7 @@ def word_bigrams(column: pa.ChunkedArray | pa.Array, code: str) -> tuple[Hashes,
     counts = np.diff(offsets)
     sizes = np.where(counts == 1, 1, np.maximum(counts - 1, 0))
     begins = np.concatenate([[0], np.cumsum(sizes)])
+    # a text of one word has no bigram; the word takes its place, or it would have nothing to be compared by
     single = np.zeros(len(bigrams) + int((counts == 1).sum()), bool)
     single[begins[:-1][counts == 1]] = True
     tokens = np.empty(len(single), np.uint64)
@@ -126,8 +132,10 @@ def minhash(tokens: Hashes, offsets: Offsets, slots: int) -> npt.NDArray[np.uint
     factors = hashing.mix(np.arange(2 * slots, dtype=np.uint64))
     ranks = np.empty_like(tokens)
     for slot in range(slots if len(starts) else 0):
+        # an odd factor is a bijection modulo 2^64; `out` spares an array for each slot
         np.multiply(tokens, factors[2 * slot] | np.uint64(1), out=ranks)
         ranks += factors[2 * slot + 1]
+        # the high half: the low bits of a product depend on few bits of the token
         signatures[slot, filled] = np.minimum.reduceat(ranks, starts) >> np.uint64(32)
     return signatures
 
@@ -137,6 +145,7 @@ def similarities(measures: Measures, pairs: Rows) -> npt.NDArray[np.float64]:
     parts = [np.zeros(0)]
     for start in range(0, len(pairs), _BATCH):
         batch = pairs[start : start + _BATCH]
+        # each text is fetched and cut into words once, in however many pairs it is
         rows, places = np.unique(batch, return_inverse=True)
         sets = _token_sets(measures.texts(rows))
         one, two = (sets[side] for side in places.reshape(batch.shape).T)
@@ -153,13 +162,14 @@ def _token_sets(table: pa.Table) -> sparse.csr_matrix:
     names, columns = np.unique(np.concatenate([tokens for tokens, _ in found]), return_inverse=True)
     sets = sparse.csr_matrix((np.ones(len(rows), np.int32), (rows, columns)), shape=(len(table), len(names)))
     sets.sum_duplicates()
+    # a set: repetitions within a text do not count
     sets.data[:] = 1
     return sets
 
 
 @dataclass
 class _Links:
-    """Which rows are known to be alike, and which pairs have been compared."""
+    """Rows known to be alike, and pairs that have been compared."""
 
     rows: int
     compared: int = 0
@@ -173,6 +183,7 @@ class _Links:
 
     def unseen(self, pairs: Rows) -> Mask:
         """Pairs that were not compared in vain already."""
+        # a pair as one number, which fits 64 bits up to three thousand million rows
         return ~np.isin(pairs[:, 0] * self.rows + pairs[:, 1], self._rejected)
 
     def add(self, pairs: Rows, similar: Mask) -> None:
@@ -202,6 +213,7 @@ def _groups(keys: Hashes, first: Rows) -> tuple[Rows, Rows]:
     order = order[np.searchsorted(keys, np.uint64(0), side="right", sorter=order) :]  # without rows without words
     groups = np.cumsum(np.diff(keys[order], prepend=np.uint64(0)) != 0)
     groups, rows = _several(groups, order)
+    # `unique` gives the first of equal ones: the lowest row of each linked set in the group
     _, kept = np.unique(groups * len(keys) + first[rows], return_index=True)
     kept.sort()
     return _several(groups[kept], rows[kept])

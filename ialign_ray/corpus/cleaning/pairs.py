@@ -116,7 +116,7 @@ def _numbers(text: str) -> Counter[int]:
 
 
 def _numbers_with_spaces(text: str) -> Counter[int]:
-    """As `_numbers`, with `10 000` as one number too."""
+    """The numbers of a text, with `10 000` as one number too."""
     return _numbers(_SPACED.sub(lambda match: match[0].replace(" ", ""), text))
 
 

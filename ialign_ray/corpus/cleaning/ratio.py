@@ -43,7 +43,7 @@ class Ratio:
         return pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
 
     def decide(self, measures: Measures) -> StepDecision:
-        """Drop the other side where its ratio lies too far from the pair's median.
+        """Drop the other side where its ratio is too far from the pair's median.
 
         learned: corpus and pair (`flores eng-jav`) -> `n`, `used`, and where it was `median`, `low` and `high` (ratios
         of characters) and `deviation` (of the log ratio). Too few pairs to learn from are no reason to warn: small
@@ -59,6 +59,7 @@ class Ratio:
                 decision.learned |= {pair: {"n": len(known), "used": False}} if len(known) else {}
                 continue
             low, high, decision.learned[pair] = self._learn(known)
+            # NaN compares as False, so a missing side is never dropped
             dropped[other] = dropped.get(other, np.zeros(measures.rows, bool)) | (ratios < low) | (ratios > high)
         decision.dropped = dropped
         return decision
@@ -76,5 +77,6 @@ class Ratio:
 
 
 def _log_length(column: pa.ChunkedArray) -> npt.NDArray[np.float32]:
+    # NaN carries a missing side through the difference of logs
     lengths = pc.cast(pc.utf8_length(column), pa.float32()).fill_null(float("nan")).to_numpy()
     return np.asarray(np.log1p(lengths), np.float32)

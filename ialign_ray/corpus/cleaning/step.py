@@ -26,7 +26,7 @@ class Scope:
     languages: Sequence[str]
     """Language columns."""
     pivots: Sequence[str]
-    """Those that the others are paired with."""
+    """Languages that the others are paired with."""
     corpus: str = ""
     """Name of the corpus."""
 

@@ -1,6 +1,6 @@
-"""When two texts count as the same, and their words, as hashes.
+"""Hashes of texts and of their words in the normal form in which two texts count as the same.
 
-The normal form: NFKC, lower case, letters, marks and digits only. What stands between them parts words; format
+The normal form: NFKC, lower case, letters, marks and digits only. Whatever is between them parts words; format
 characters and variation selectors are not there at all. Characters of scripts that are written without spaces are
 words of their own, with their marks.
 
@@ -59,6 +59,7 @@ def ngram_hashes(hashes: Hashes, offsets: Offsets, n: int) -> tuple[Hashes, Offs
     counts = np.maximum(np.diff(offsets) - (n - 1), 0)
     begins = np.concatenate([[0], np.cumsum(counts)])
     first = np.arange(begins[-1]) + np.repeat(offsets[:-1] - begins[:-1], counts)
+    # n passes over all n-grams at once, instead of a window for each
     sums = np.zeros(len(first), np.uint64)
     for place, factor in enumerate(hashing.powers(n)):
         sums += hashes[first + place] * factor
@@ -104,6 +105,7 @@ def _folding() -> _Folding:
     joins = pc.match_substring_regex(composed, r"[\p{M}\x{1100}-\x{11FF}]").to_numpy(zero_copy_only=False)
     ignored, cases = matching(_IGNORED), _cases()
     form, context = np.where(matching(_WORD), cases, np.uint32(_APART)), matching(r"\p{M}").copy()
+    # of several characters only the first, which is not used: `context` sends their texts through NFKC whole
     first = decode(pc.utf8_slice_codeunits(composed, 0, 1)).points
     form[:NORMALISED_END] = np.where(wordy, cases[first], _APART)
     context[:NORMALISED_END] = (several & wordy) | joins
@@ -116,6 +118,7 @@ def _cases() -> Points:
     for point in range(_CASED_END):
         character = chr(point)
         small = character.casefold()
+        # the table has one place a character: `ß` would fold to two, and `İ` is two in lower case
         cases[point] = ord(small if len(small) == 1 else character.lower()[0])
     return cases
 
@@ -123,6 +126,7 @@ def _cases() -> Points:
 @lru_cache(maxsize=4)
 def _elements(lane: int) -> Hashes:
     """A hash of every character of the normal form, 0 for what parts words."""
+    # lanes differ above all code points, so no two share an element
     elements = hashing.mix(np.arange(UNICODE, dtype=np.uint64) + np.uint64(lane << 32))
     elements[_APART] = 0
     return elements
@@ -141,6 +145,7 @@ def _word_starts(texts: Texts) -> Table:
     alone = look_up(matching(_SPACELESS), texts.points)
     if alone.any():
         bases = wordy & ~look_up(matching(r"\p{M}"), texts.points)
+        # also where such a character is followed by another script; marks stay with their base
         starts |= bases & (alone | _previous(alone, heads))
     return starts
 

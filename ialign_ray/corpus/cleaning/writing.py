@@ -1,4 +1,4 @@
-"""Which scripts a language is written in, and what those scripts need."""
+"""Scripts that a language is written in, and what those scripts need."""
 
 from __future__ import annotations
 
@@ -84,6 +84,6 @@ def scripts_of(code: str) -> tuple[str, ...]:
 
 
 def has_spaces(code: str) -> bool:
-    """Does the language put spaces between words? Korean does, for all its Chinese characters."""
+    """Return True if the language puts spaces between words. Korean does, for all its Chinese characters."""
     scripts = scripts_of(code)
     return "Hang" in scripts or not _SPACELESS.intersection(scripts)

@@ -101,6 +101,7 @@ def plan_lines(request: ReadRequest, files: tuple[str, ...], file: int) -> list[
 def _cuts(request: ReadRequest, files: tuple[str, ...]) -> list[tuple[tuple[int, ...], int]]:
     step = max(1, min(_FINEST, request.size >> 10))
     scans = [_offsets(f, request, step) for f in files]
+    # the scan has counted the lines anyway, so a wrong set is refused before anything is read
     _same_length(files, [count for _, count in scans], "lines")
     offsets = np.stack([o for o, _ in scans], axis=1)  # (possible cuts, files)
     cuts = [((0,) * len(files), 1)]
@@ -119,8 +120,10 @@ def _offsets(path: str, request: ReadRequest, step: int) -> tuple[Longs, int]:
         if not at:
             unmarked(path, block)  # refuses UTF-16 before it is cut into nonsense
         feeds = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
+        # the feeds whose number, counted over the whole file, is a multiple of `step`
         found.append(feeds[(step - 1 - count) % step :: step] + at + 1)
         count, at, last = count + len(feeds), at + len(block), block[-1:]
+    # a last line without line feed is a line
     torn = last != b"\n"
     ends = np.concatenate(found)
     if not torn and count and count % step == 0:
@@ -142,6 +145,7 @@ def read_lines(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     held: list[pa.Array] = [pa.array([], pa.string())] * len(streams)
     line = chunk.line
     while True:
+        # a stream at its end leaves its place empty, which ends the loop; another's rest betrays unequal files
         held = [h if len(h) else next(s, h) for h, s in zip(held, streams, strict=True)]
         count = min([ROWS, *(len(h) for h in held)])
         if not count:

@@ -60,7 +60,7 @@ def read(mark: bytes, chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
 
 
 def header(path: str, source: DataSource, mark: bytes) -> list[str]:
-    """Column names in a file's first row. Raises DataError when there is none, or a name occurs twice."""
+    """Column names in a file's first row. Raises DataError when the file is empty, or a name occurs twice."""
 
     def refuse(line: int, reason: str) -> None:
         raise DataError(f"{path}, line {line} {reason}")
@@ -77,6 +77,7 @@ def header(path: str, source: DataSource, mark: bytes) -> list[str]:
 def _names(text: str, path: str, mark: bytes) -> list[str]:
     if "\r" in text.rstrip("\r"):
         raise DataError(f"{path} ends its lines with CR alone; save it with LF or CR LF line ends")
+    # the default refuses fields of more than 131,072 characters
     csv.field_size_limit(1 << 30)
     try:
         names = next(csv.reader([text], delimiter=mark.decode()), [])
@@ -94,6 +95,8 @@ def outside_quotes(mark: bytes, data: bytes, feeds: Longs) -> Longs:
         return every
     view = np.frombuffer(data, np.uint8)
     quotes = np.flatnonzero(view == 34)
+    # While every second quote opens a field, a line feed is outside when an even number of quotes is before it: no
+    # regular expression is needed.
     before = np.where(quotes[::2] > 0, view[quotes[::2] - 1], 10)
     if np.isin(before, np.frombuffer(mark + b'\n\r"', np.uint8)).all():
         even: Longs = every[np.searchsorted(quotes, feeds) % 2 == 0]
@@ -122,6 +125,7 @@ def _filled(records: TextRecords) -> TextRecords:
 def _table(records: TextRecords, path: str, names: list[str], mark: bytes, reject: Reject) -> pa.Table:
     table = _parsed(records, names, mark)
     if table is None:
+        # only now: to count fields costs a scan that sound files need not pay
         records = _even(records, len(names), mark, reject)
         table = _parsed(records, names, mark)
     if table is None:
@@ -140,7 +144,10 @@ def _parsed(records: TextRecords, names: list[str], mark: bytes) -> pa.Table | N
         table = pyarrow.csv.read_csv(
             pa.BufferReader(records.data),
             read_options=pyarrow.csv.ReadOptions(
-                column_names=names, use_threads=False, block_size=len(records.data) + 1
+                # one block, since pyarrow refuses a row that reaches over two
+                column_names=names,
+                use_threads=False,
+                block_size=len(records.data) + 1,
             ),
             parse_options=csv_options,
             convert_options=pyarrow.csv.ConvertOptions(
@@ -149,11 +156,12 @@ def _parsed(records: TextRecords, names: list[str], mark: bytes) -> pa.Table | N
         )
     except pa.ArrowInvalid:
         return None
+    # line numbers are given by position, so every record must be a row
     return table if table.num_rows == len(records) else None
 
 
 def _even(records: TextRecords, width: int, mark: bytes, reject: Reject) -> TextRecords:
-    """Records that have as many fields as the header, and no line end but their own."""
+    """Records with the header's number of fields, and no line end but their own."""
     view = np.frombuffer(records.data, np.uint8)
     fields = 1 + _count(np.flatnonzero(view == mark[0]), records, mark)
     returns = np.flatnonzero(view == 13)

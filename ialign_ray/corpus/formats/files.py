@@ -32,7 +32,7 @@ def resolve(path: str, base: str) -> str:
 
 
 def compression(path: str) -> str | None:
-    """Compression of a file by its name; None if it has none."""
+    """Compression of a file by its name; None for a plain file."""
     return _COMPRESSION.get(Path(path).suffix.lower())
 
 

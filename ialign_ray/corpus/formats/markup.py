@@ -44,6 +44,7 @@ def tables(
 ) -> Iterator[pa.Table]:
     """Tables of a chunk between two made-up parts. A torn or malformed file is one bad row: what is before it stays."""
     path = chunk.files[0]
+    # the made-up part before a chunk has no line feed, so lines count from the chunk's first
     shift = chunk.line - 1
     parser = _parser(events, path, shift, chunk)
     try:
@@ -75,6 +76,7 @@ def _blocks(chunk: Chunk) -> Iterator[bytes]:
 def _parser(events: Events, path: str, shift: int, chunk: Chunk) -> expat.XMLParserType:
     # an encoding that the user names goes before the one that the file declares
     parser = expat.ParserCreate(None if codec(chunk.source) == "utf-8" else "utf-8")
+    # else expat hands over a text in parts, broken at line ends and references
     parser.buffer_text = True
 
     def refuse(what: str, cure: str) -> DataError:

@@ -30,7 +30,7 @@ _MARKS = [
     (codecs.BOM_UTF16_BE, "utf-16"),
 ]
 _WRONG = "\udcff"
-"""Stands for what cannot be decoded; as bytes it is not UTF-8, so that the line is found like any other bad one."""
+"""Replaces what cannot be decoded; as bytes it is not UTF-8, so that the line is found like any other bad one."""
 
 
 def _mark(error: UnicodeError) -> tuple[str, int]:
@@ -67,7 +67,7 @@ class TextRecords:
 
 
 def codec(source: DataSource) -> str:
-    """Python's name of the source's encoding. Raises DataError when it is none of a text."""
+    """Python's name of the source's encoding. Raises DataError when it is not a text encoding."""
     try:
         known = codecs.lookup(source.encoding)
     except (LookupError, ValueError) as error:
@@ -92,6 +92,7 @@ def texts(path: str, source: DataSource, start: int = 0, end: int = -1, block: i
     first = start == 0
     for data in blocks:
         yield unmarked(path, data) if first else data
+        # an incremental decoder may give an empty block before the first character
         first = first and not data
 
 
@@ -140,6 +141,7 @@ def sound(records: TextRecords, source: DataSource, reject: Reject) -> TextRecor
     """Records without those that hold a NUL byte or are not UTF-8."""
     if b"\0" not in records.data and is_utf8(records.data):
         return records
+    # one by one only in a block that has a bad record somewhere
     wanted = np.ones(len(records), bool)
     for k in range(len(records)):
         data = records[k]
@@ -191,6 +193,7 @@ def _short(records: TextRecords, reject: Reject) -> TextRecords:
 
 def _last(rest: bytes, line: int, closed: Closed, reject: Reject) -> Iterator[TextRecords]:
     while rest:
+        # the last line of a file may lack its line feed
         records, left, after = _cut(rest + b"\n", line, closed)
         if records:
             yield _short(records, reject)
@@ -202,6 +205,7 @@ def _last(rest: bytes, line: int, closed: Closed, reject: Reject) -> Iterator[Te
 
 def _cut(data: bytes, line: int, closed: Closed) -> tuple[TextRecords | None, bytes, int]:
     """(whole records, the bytes after them, the line these begin in)."""
+    # in UTF-8 the byte 10 is a line feed and never a part of another character
     feeds = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
     last = closed(data, feeds)
     if not len(last):

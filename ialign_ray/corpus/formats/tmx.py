@@ -49,6 +49,7 @@ def _spans(path: str, size: int) -> list[Span]:
         if _whole_only(data, first):
             return [WHOLE]
         low, counted = 0, 0
+        # no cut before the span is long enough
         while found := _UNIT.search(data, max(low, start + size - at)):
             here, counted = here + data.count(b"\n", counted, found.start()), found.start()
             if at + counted > start:
@@ -71,6 +72,7 @@ def _whole_only(data: bytes, first: bool) -> bool:
 
 def read(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables with a column for each language (and `tuid`) that the chunk names."""
+    # a chunk begins or ends between two units; made-up tags make a document of it
     before = _BEFORE if chunk.start[0] else b""
     after = _AFTER if chunk.end[0] >= 0 else b""
     yield from tables(Units(chunk.names, partial(rejects, chunk.files[0])), chunk, rejects, before, after)
@@ -99,6 +101,7 @@ class Units:
         elif name == "seg":
             self.text.open()
         elif name == "tuv":
+            # `lang` is its name in older memories
             self._columns = self._match(attributes.get("xml:lang") or attributes.get("lang") or "")
         elif name == "tu":
             self._unit, self._line, self._bad = {}, self.line(), False
