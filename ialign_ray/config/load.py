@@ -1,4 +1,4 @@
-"""From YAML and `--set` overrides to an `Experiment`, or to one sentence about what is wrong."""
+"""Loading of an `Experiment` from YAML and `--set` overrides; what is wrong is one sentence."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From an experiment to the run's data folder: pools cleared of leaks, templates, tokenizer, counts."""
+"""Preparation of a run's data folder from an experiment: pools cleared of leaks, templates, tokenizer, counts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Prepared:
     parallel: Parallel
     replay: ReplayCounts
     held_out: Sequence[Encoded] = ()
-    """What validation looks at."""
+    """Examples that validation measures the loss on."""
 
     def counts(self) -> dict[str, Any]:
         """Rows read, dropped and kept, for the run's record."""
@@ -69,8 +69,8 @@ class Prepared:
 def save_data(
     folder: Path, plan: Plan, encoder: Encoder, held_out: Sequence[Encoded] = (), encoded: Path | None = None
 ) -> None:
-    """Write what the workers read: plan, tokenizer and how to encode, what validation looks at, and where `encoded`
-    examples are kept, if at all."""
+    """Write what the workers read: plan, tokenizer and its settings, held-out examples, and the folder of `encoded`
+    examples, if they are kept."""
     with whole_folder(folder) as scratch:
         save_held_out(scratch, held_out)
         plan.save(scratch / "plan")

@@ -1,6 +1,6 @@
-"""When a run ends early and which of its steps is the best: pure functions of what validation has said so far.
+"""Early stopping and choice of the best step: pure functions of the validations so far.
 
-A resumed run reads what was said from the run's folder, so it decides as the undisturbed one does.
+A resumed run reads the validations from the run's folder, so it decides as the undisturbed one does.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _worn_out(rule: StopRule, patience: int, history: Sequence[Validated]) -> st
 
 
 def _gains(rule: StopRule, history: Sequence[Validated]) -> Iterator[Validated]:
-    """The first, and each that is `min_delta` below the one before it here."""
+    """Yield the first, and each that is `min_delta` below the last one yielded."""
     best = history[0]
     yield best
     for validated in history[1:]:

@@ -72,13 +72,13 @@ def save_held_out(folder: Path, examples: Iterable[Encoded]) -> None:
 
 
 def load_held_out(folder: Path) -> list[Encoded]:
-    """Read what `save_held_out` wrote; nothing where nothing is held out."""
+    """Read what `save_held_out` wrote; an empty list if nothing is held out."""
     path = folder / HELD_OUT
     return [Encoded(**row) for row in pq.ParquetFile(path).read().to_pylist()] if path.exists() else []
 
 
 def metrics_of(examples: Iterable[Encoded]) -> list[str]:
-    """What `validate` will report, sorted: each source, and pairs of all directions."""
+    """Names of the metrics that `validate` reports, sorted: each source, and pairs of all directions."""
     return sorted({m for e in examples for m in _metrics(e.source)})
 
 
@@ -125,7 +125,7 @@ def _nats(model: nn.Module, batch: Sequence[Encoded], pad: int, device: torch.de
 
 
 def _from_all(own: list[tuple[Encoded, float]]) -> list[Loss]:
-    """(source, row id, target tokens, nats) of all workers, in one order for any number of them."""
+    """Gather (source, row id, target tokens, nats) from all workers, in one order for any number of them."""
     rows = [(e.source, e.row_id, len(e.target), nats) for e, nats in own]
     if dist.is_initialized() and dist.get_world_size() > 1:
         every: list[list[Loss]] = [[] for _ in range(dist.get_world_size())]
@@ -162,12 +162,12 @@ def estimate(units: Sequence[tuple[float, int]]) -> LossEstimate:
 
 @dataclass(frozen=True)
 class Found:
-    """What a validation found."""
+    """Result of a validation."""
 
     losses: Mapping[str, LossEstimate]
     """Metric, without `validation/`, -> nats per target token."""
     seconds: float
-    """It took, with the loading of the model if it was loaded for this."""
+    """Seconds spent, including model loading if any."""
 
 
 class Validator(Protocol):
@@ -177,7 +177,7 @@ class Validator(Protocol):
         """Begin; the checkpoint stays until `result` was asked for."""
 
     def ready(self) -> bool:
-        """Whether `result` would not wait; costs well under a millisecond, it is asked at every step."""
+        """Return True if `result` would not wait; costs well under a millisecond, it is asked at every step."""
 
     def result(self) -> Found:
-        """What was found, or an IalignError that says why nothing was."""
+        """Return the losses, or raise an IalignError with the reason why there are none."""
