@@ -93,7 +93,7 @@ class PromotionConfig(Section):
     """Limits of the gate, declared before the scores are known, beside `evaluate.scorer` and `evaluate.tolerance`."""
 
     better_on: Annotated[list[str], Field(min_length=1)] | None = None
-    """Suites on which the new languages (L2) must be better, on each; when left out, all classification suites that hold
+    """Suites, on each of which new languages (L2) must be better; when left out, all classification suites that hold
     one, or all translation suites where there is none. On the other suites they must not be shown worse."""
     loss_tolerance: float = Field(0.1, ge=0)
     """Largest acceptable rise of loss on old work: nats/token of old instructions, bits/byte of old translations. The

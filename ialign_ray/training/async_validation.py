@@ -53,6 +53,7 @@ class RemoteValidator:
         try:
             found: Found = ray.get(self._task, timeout=PATIENCE)
         except GetTimeoutError:
+            # it would go on holding its resources
             ray.cancel(self._task, force=True)
             raise ClusterError(f"the task that validates step {self._step} gave no answer in {PATIENCE:g} s") from None
         except (RayError, OSError) as error:

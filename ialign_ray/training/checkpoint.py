@@ -99,6 +99,7 @@ class Checkpoints:
         """
         if chosen is None:
             return 0
+        # weights of other data or settings would load without an error, and the run would be neither
         meta = read_json(chosen / MANIFEST)["meta"]
         if meta["fingerprint"] != self.fingerprint:
             raise CheckpointError(
@@ -146,6 +147,7 @@ def _write_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimize
 
 
 def _read_whole(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    # weights_only: a checkpoint is data, and may not run code
     stored = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
     for number, parameter in enumerate(_optimized(optimizer)):
         stored["state"][number] = {k: cut_like(v, parameter) for k, v in stored["state"].get(number, {}).items()}

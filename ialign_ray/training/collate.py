@@ -102,6 +102,7 @@ def collate_packed(rows: Sequence[Sequence[Encoded]], pad: int, *, varlen: bool 
         inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
     before = [n for row in rows for n in accumulate((len(e) for e in row[:-1]), initial=0)]
     row_of = [r for r, row in enumerate(rows) for _ in row]
+    # the logits of a token predict the next one, so the last prompt token is the first position
     first = [r * width + n + len(e.prompt) - 1 for r, n, e in zip(row_of, before, examples, strict=True)]
     positions = torch.cat([torch.arange(len(e.target)) + start for e, start in zip(examples, first, strict=True)])
     return Pass(examples, inputs, positions, torch.tensor([token for e in examples for token in e.target]))

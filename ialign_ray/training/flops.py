@@ -78,6 +78,7 @@ def training_cost(model: nn.Module) -> Cost:
             prompt += flops
         else:
             target += flops
+            # one side: prompt and target tokens pass through the same layers
             prompt += 0 if apart else flops
     first, second = (_attention(model, decoder=d) for d in (False, True))
     return Cost(prompt, target, (first, second), second if apart else 0.0, apart)
@@ -125,6 +126,7 @@ class Peak:
 def peak_of(device: torch.device, *, bf16: bool) -> Peak:
     """A known GPU's bf16 peak from its data sheet; else the best of some matrix products, a tenth of a second."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    # by whole words, or an L40 would pass for an L4 and an RTX A1000 for an A10
     known = next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
     if bf16 and known:
         return Peak(known, "data sheet", name)

@@ -55,12 +55,14 @@ class Prepared:
         train = experiment.train
         # what follows a spike is decided again when a run resumes; the run log holds what was done
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
+        # these change rounding at most
         free += ["gradient_checkpointing", "compile", "batching"]
         if not train.stop and train.keep == "last":
             free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
         (settings["train"]["validation"] or {}).pop("asynchronous", None)  # the same losses, only later
         for name in free:
             settings["train"].pop(name)
+        # a kernel changes rounding only
         settings["model"].pop("attention")
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
         return json_hash([settings, [t.model_dump(mode="json") for t in self.plan.templates], pools])

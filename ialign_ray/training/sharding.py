@@ -122,6 +122,7 @@ def _let_go(model: nn.Module) -> None:
 
 def cut_like(value: Any, parameter: Tensor) -> Any:
     """This worker's part of a whole value, if the parameter it belongs to is cut; else the value."""
+    # AdamW's step count has no shape to cut, and is the same on every worker
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
     on_device = value.to(parameter.device)
@@ -142,6 +143,7 @@ def rounds(model: nn.Module, own: Iterable[T], filler: T) -> Iterator[T]:
         yield from own
         return
     own = list(own)
+    # a sharded forward pass waits for every worker, so all must run equally many
     most = torch.tensor(len(own), device=next(model.parameters()).device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     yield from own
@@ -162,6 +164,7 @@ def reduce_and_clip(model: nn.Module, clip_norm: float) -> float:
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if dist.is_initialized() and dist.get_world_size() > 1 and not isinstance(model, FSDPModule):
+        # after the last pass and not during it: workers have different numbers of passes
         for bucket in buckets(parameters, BUCKET):
             _sum_bucket(bucket)
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm)

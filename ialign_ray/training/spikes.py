@@ -75,9 +75,11 @@ class SpikeDetector:
         Raises ModelError, on every worker, where the loss or the gradient is no number, and at a spike if
         `train.on_spike` is stop.
         """
+        # also true of NaN
         if not (loss < math.inf and norm < math.inf):
             raise ModelError(f"{self._unusable(step, loss, norm, _of_all(own))}; lower train.learning_rate or use fp32")
         sentence = self._spike(loss, norm)
+        # a spike is remembered too: a loss that stays high is the usual one after some steps
         self.remember([{"loss": loss, "grad_norm": norm}])
         if not _any_worker(bool(sentence), device):
             return True

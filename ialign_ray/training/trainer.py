@@ -50,6 +50,7 @@ def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: 
         refuse_other(run, fingerprint)
         console.print(f"{name} is finished already", highlight=False)
         return
+    # a new run over old checkpoints would mix two runs in one ledger
     if not resume and (checkpoints.found() or (mirror and mirror.names())):
         raise ConfigError(
             f"{run} or its mirror holds checkpoints; continue them with --resume, or choose another --run name"

@@ -111,6 +111,7 @@ def losses(
     with read_only(model):
         for first in range(0, len(batches), world):
             mine = first + rank
+            # a worker without a batch of its own repeats the last one, and forgets the result
             batch = batches[min(mine, len(batches) - 1)]
             nats = _nats(model, batch, pad, device, start)
             own += zip(batch, nats, strict=True) if mine < len(batches) else []
@@ -138,6 +139,7 @@ def summary(rows: Iterable[Loss]) -> dict[str, LossEstimate]:
     """Each metric's estimate from (source, row id, target tokens, nats) of every example."""
     by_metric: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
     for source, row_id, tokens, nats in rows:
+        # all directions of a sentence are one unit, so that they are not counted as independent
         unit = row_id.rpartition(":")[0] if source.startswith(PAIRS) else row_id
         for metric in _metrics(source):
             before = by_metric[metric].get(unit, (0.0, 0))
