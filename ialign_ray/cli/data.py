@@ -1,4 +1,4 @@
-"""`ialign data`: build a corpus, look at it, and draw samples of it."""
+"""`ialign data`: build a corpus, inspect it, and draw samples of it."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def _extended(experiment: Experiment, built: Built) -> Encoder:
 
 
 def _canonical(language: str | None) -> str | None:
-    """`jv` -> `jav`; what is no code stays, and is refused beside the codes that there are."""
+    """`jv` -> `jav`; anything else stays, and is refused with the list of known codes."""
     from ialign_ray.languages import canonical
 
     try:

@@ -1,4 +1,4 @@
-"""What every section of the experiment file has in common."""
+"""Base class of the sections of the experiment file."""
 
 from __future__ import annotations
 

@@ -71,6 +71,7 @@ def _read(name: str) -> dict[str, Any]:
         close = difflib.get_close_matches(name, bundled_names(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; bundled are {', '.join(bundled_names())}"
         raise ConfigError(f"evaluate.suites: {name!r} is neither a bundled suite nor a YAML file{hint}")
+    # by its time too, so that a file that was changed is read again
     found = _stored(str(file), file.stat().st_mtime)
     return {"name": file.stem} | found
 

@@ -60,7 +60,7 @@ class RatioStep(Section):
     step: Literal["ratio"] = "ratio"
     """Name of the step."""
     deviations: float = Field(5.0, gt=0)
-    """How many robust standard deviations (1.4826 MAD) the log ratio of lengths may lie from the pair's median."""
+    """Largest distance of a log ratio of lengths from the pair's median, in robust standard deviations (1.4826 MAD)."""
     minimum: int = Field(100, ge=2)
     """Pairs of two languages needed to learn from; with fewer the step is skipped for them."""
 
@@ -71,8 +71,8 @@ class ScriptStep(Section):
     step: Literal["script"] = "script"
     """Name of the step."""
     minimum: float = Field(0.3, gt=0, le=1)
-    """Share of letters that must be in the script. Of 38,171 good texts of FLORES-200, 21 with many Latin names lie
-    below 0.5 (most of them Chinese, where a letter is a syllable) and 3 below 0.3; texts in another script lie near 0.
+    """Share of letters that must be in the script. Of 38,171 good texts of FLORES-200, 21 with many Latin names are
+    below 0.5 (most of them Chinese, where a letter is a syllable) and 3 below 0.3; texts in another script are near 0.
     """
     scripts: ByLanguage[list[str]] = Field(default_factory=dict)
     """Language code -> its scripts by ISO 15924 code (`Latn`, `Arab`), where they are not the usual one."""

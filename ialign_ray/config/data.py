@@ -17,8 +17,8 @@ class DataSource(Section):
     """Rows of files in any of the known formats, of a `pocket:` set, or of a hub data set."""
 
     path: str | None = None
-    """File, glob or folder, local (relative to `storage.data`) or a URL such as `s3://bucket/key`; `{language}` stands
-    for a language's own part of the name (`dev/{language}.dev`); or `pocket:parallel|sentiment|instructions`."""
+    """File, glob or folder, local (relative to `storage.data`) or a URL such as `s3://bucket/key`; `{language}` is
+    a language's own part of the name (`dev/{language}.dev`); or `pocket:parallel|sentiment|instructions`."""
     hub: str | None = None
     """Hub data set id, instead of `path`; `id/config` and `id@revision` are understood."""
     split: str = "train"
@@ -70,7 +70,7 @@ class CorpusConfig(DataSource):
     columns: ByLanguage[str] = Field(default_factory=dict)
     """Language code -> column (or file name part, or `xml:lang` of a TMX file); two languages at least."""
     long: LongLayout | None = None
-    """For files whose rows hold one language each."""
+    """Layout of files whose rows hold one language each; null for one column a language."""
     units: bool = False
     """Split texts at line feeds into smaller pairs where all languages of a row have as many; else keep them whole."""
     id: str | None = None

@@ -47,7 +47,7 @@ class RetentionConfig(Section):
 
 
 class EvaluateConfig(Section):
-    """What is measured after training."""
+    """Suites, scorer and statistics of an evaluation."""
 
     suites: Annotated[list[Suite], BeforeValidator(_expand)] = Field(default_factory=list)
     """Evaluation suites; their sentences are kept out of training. Each is the name of a bundled one, the path of a

@@ -23,7 +23,7 @@ from ialign_ray.errors import ConfigError
 
 
 class StorageConfig(Section):
-    """Where data is read from and runs are written to."""
+    """Folders that data is read from and runs are written to."""
 
     data: str = "."
     """Folder that relative data paths start from (the working directory when left out)."""
@@ -36,7 +36,7 @@ class StorageConfig(Section):
     """Folder of built corpora and their cached steps; `corpora` in `runs` when left out."""
     mirror: str | None = None
     """Address such as `s3://bucket/folder` that each checkpoint of `ialign align` is copied to, and from which a run
-    goes on where its disk was lost. Credentials come from the environment."""
+    resumes after losing its disk. Credentials come from the environment."""
 
     @field_validator("data", "mirror")
     @classmethod
@@ -65,7 +65,7 @@ class TrackingConfig(Section):
 
 
 VARIED = ("tasks.", "replay.", "corpora.", "train.", "model.lora.", "model.tuning", "model.vocabulary")
-"""What decides a run's weights; all runs are scored alike, from one base model."""
+"""Fields that decide a run's weights; all runs are scored alike, from one base model."""
 
 
 class AblateConfig(Section):
@@ -93,8 +93,8 @@ class PromotionConfig(Section):
     """Limits of the gate, declared before the scores are known, beside `evaluate.scorer` and `evaluate.tolerance`."""
 
     better_on: Annotated[list[str], Field(min_length=1)] | None = None
-    """Suites on each of which the new languages (L2) must be better; when left out, all classification suites that
-    hold one, or all translation suites where there is none. On the other suites they must not be shown worse."""
+    """Suites, on each of which new languages (L2) must be better; when left out, all classification suites that hold
+    one, or all translation suites where there is none. On the other suites they must not be shown worse."""
     loss_tolerance: float = Field(0.1, ge=0)
     """Largest acceptable rise of loss on old work: nats/token of old instructions, bits/byte of old translations. The
     verdict of an evaluation speaks of the same limit."""
@@ -116,9 +116,9 @@ class Experiment(Section):
     corpora: list[CorpusConfig] = Field(min_length=1)
     """Parallel corpora."""
     cleaning: CleaningConfig = Field(default_factory=CleaningConfig)
-    """What the corpora go through before training."""
+    """Cleaning of the corpora before training."""
     decontamination: DecontaminationConfig = Field(default_factory=DecontaminationConfig)
-    """How corpora and replay are kept apart from evaluation sets."""
+    """Search of corpora and replay for sentences of evaluation sets."""
     replay: ReplayConfig = Field(default_factory=lambda: ReplayConfig(ratio=0.0))
     """Old instructions."""
     tasks: TasksConfig = Field(default_factory=TasksConfig)
@@ -132,13 +132,13 @@ class Experiment(Section):
     compare: CompareConfig = Field(default_factory=CompareConfig)
     """Arms and seeds of `ialign compare`."""
     promotion: PromotionConfig = Field(default_factory=PromotionConfig)
-    """What a candidate must show before it becomes the champion."""
+    """Limits that a candidate must meet to become the champion."""
     ablate: AblateConfig = Field(default_factory=AblateConfig)
     """Settings that `ialign ablate` varies."""
     search: SearchConfig | None = None
-    """What `ialign tune` tries and looks for."""
+    """Space, budget and objective of `ialign tune`; null where nothing is searched."""
     serve: ServeConfig = Field(default_factory=ServeConfig)
-    """What `ialign serve` deploys."""
+    """Models and limits of `ialign serve`."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
     """Paths."""
     tracking: TrackingConfig = Field(default_factory=TrackingConfig)
@@ -146,9 +146,9 @@ class Experiment(Section):
 
     @property
     def tracking_uri(self) -> str:
-        """MLflow's tracking server and registry: of the environment, of the file, or SQLite in `storage.runs`.
+        """MLflow's tracking server and registry: from the environment, the file, or SQLite in `storage.runs`.
 
-        A folder of runs stands for the SQLite file in it, as for `--registry`.
+        A folder of runs means the SQLite file in it, as for `--registry`.
         """
         named = os.environ.get("MLFLOW_TRACKING_URI") or self.tracking.mlflow_uri or self.storage.runs
         return named if "://" in named else f"sqlite:///{Path(named).absolute()}/mlflow.db"

@@ -60,7 +60,7 @@ ByLanguage = Annotated[dict[LanguageCode, Value], BeforeValidator(_one_key_each)
 
 
 class LanguagesConfig(Section):
-    """Groups of the InstructAlign paper (arXiv 2305.13627) and names that no library knows."""
+    """Groups of the InstructAlign paper (arXiv 2305.13627) and names that no library has."""
 
     l1: LanguageList = Field(default_factory=lambda: ["eng"])
     """Languages that the base model knows, as ISO 639, BCP-47 or FLORES codes; scores on them measure forgetting."""

@@ -1,4 +1,4 @@
-"""From YAML and `--set` overrides to an `Experiment`, or to one sentence about what is wrong."""
+"""Loading of an `Experiment` from YAML and `--set` overrides; what is wrong is one sentence."""
 
 from __future__ import annotations
 
@@ -149,6 +149,7 @@ def _position(items: list[Any], part: str, where: str) -> int:
 
 
 def _sentence(origin: str, error: Any) -> str:
+    # pydantic names the kind of a suite in the path, which the file does not
     loc = [p for p in error["loc"] if p not in KINDS]
     if loc[-1:] == ["[key]"]:  # the key itself is wrong; the message quotes it
         loc = loc[:-2]

@@ -36,13 +36,13 @@ class VocabularySettings(Section):
     pieces: int = Field(500, ge=1)
     """Pieces to add at most."""
     min_frequency: int = Field(10, ge=2)
-    """How often the two halves of a piece must meet in the training texts."""
+    """Times that the two halves of a piece must occur side by side in the training texts."""
 
 
 class ModelSettings(Section):
     """A causal or encoder-decoder language model from the hub, a folder, or `pocket:base`.
 
-    Which of the two it is stands in the model's config.
+    The model's config decides which of the two it is.
     """
 
     id: str
@@ -64,7 +64,7 @@ class ModelSettings(Section):
     chat: Literal["auto", "never"] = "auto"
     """`auto` uses the tokenizer's chat template when it has one."""
     separator: str = "\n"
-    """Stands between prompt and target where no chat template is used; encoder-decoders read the two apart, without."""
+    """Text between prompt and target if no chat template is used; encoder-decoders read the two apart, without it."""
     trust_remote_code: bool = False
     """Allow code from the model's own repository to run."""
 

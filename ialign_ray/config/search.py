@@ -22,7 +22,7 @@ SEARCHED = (
     "train.steps",
     "train.seed",
 )
-"""Fields, and sections whose fields, a search may vary; others would change what trials are compared on."""
+"""Fields, and sections whose fields, that a search may vary; others would change what trials are compared on."""
 
 
 class Domain(Section):
@@ -33,9 +33,9 @@ class Domain(Section):
     grid: list[Any] | None = Field(None, min_length=1)
     """Each of these values: `grid` and `random` cross them with the other fields, other searchers choose among them."""
     uniform: tuple[float, float] | None = None
-    """From the first number to the second; whole numbers where the field takes no others."""
+    """Range from the first number to the second; whole numbers if the field takes no others."""
     log_uniform: tuple[float, float] | None = None
-    """The same, evenly in the logarithm."""
+    """Range from the first number to the second, evenly in the logarithm."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -72,10 +72,10 @@ class SearchConfig(Section):
     space: dict[str, Domain] = Field(min_length=1)
     """Dotted field -> its values, e.g. `replay.ratio: {choice: [0, 0.25, 0.5]}`."""
     searcher: Literal["grid", "random", "tpe", "nsga2"] = "tpe"
-    """How settings are chosen: all of a grid, at random, or by Optuna's TPE or NSGA-II, which know the retention
-    constraint."""
+    """Choice of the next settings: `grid` takes all, `random` draws, `tpe` and `nsga2` are Optuna's and know the
+    retention constraint."""
     trials: int = Field(20, ge=1)
-    """How many settings are tried; `grid` tries all of them."""
+    """Number of settings to try; `grid` tries all of them."""
     seed: int = Field(0, ge=0)
     """Decides what the searcher draws."""
     objective: Literal["gain", "front"] = "gain"
@@ -83,17 +83,17 @@ class SearchConfig(Section):
     tolerance: float = Field(0.1, ge=0)
     """Nats per token by which the loss on held-out old instructions may rise."""
     against: Literal["base", "control"] = "base"
-    """What the rise is measured from: the untouched base, or the replay-only control of equal compute."""
+    """Reference of the rise: `base` is the untouched model, `control` the replay-only run of equal compute."""
     scheduler: Literal["none", "asha"] = "asha"
-    """What stops poor trials early, at equal budgets: ASHA (arXiv 1810.05934)."""
+    """`asha` stops poor trials early, at equal budgets (arXiv 1810.05934); `none` runs all to the end."""
     unit: Literal["steps", "tokens"] = "steps"
-    """What budgets count, and at what the control's compute is matched."""
+    """Unit of budgets, in which the control's compute is matched too."""
     budget: int | None = Field(None, ge=1)
     """The most a trial gets; `train.steps` when left out and the unit is steps."""
     min_budget: int | None = Field(None, ge=1)
     """The first budget at which a trial is validated and may be stopped; a ninth of `budget` when left out."""
     reduction: int = Field(3, ge=2)
-    """Each budget is so many times the one before, and one trial in so many goes on to it."""
+    """Factor from one budget to the next; one trial in so many continues to it."""
     concurrent: int | None = Field(None, ge=1)
     """Trials at a time at most; as many as the cluster has room for when left out."""
     cpus_per_trial: float = Field(1.0, gt=0)

@@ -10,7 +10,7 @@ from ialign_ray.config.base import Section
 
 
 class LimitsConfig(Section):
-    """What one request, one key and one replica may ask for."""
+    """Limits of one request, one key and one replica."""
 
     body_bytes: int = Field(1_000_000, ge=1000)
     """Largest request body."""
@@ -52,7 +52,7 @@ class ServeConfig(Section):
     max_batch_tokens: int = Field(16_384, ge=64)
     """Tokens of keys and values held for running requests, and of one prefill."""
     follow_s: float = Field(5.0, gt=0)
-    """Seconds between looks at the registry for an alias that has moved."""
+    """Seconds between checks of the registry for an alias that has moved."""
     replicas: tuple[int, int] = (1, 1)
     """Fewest and most replicas; between them Ray Serve scales by requests under way."""
     cpus_per_replica: float = Field(1.0, ge=0)

@@ -77,8 +77,8 @@ class PromptConfig(Section):
     language: LanguageCode = "eng"
     """Language of the prompt; it chooses the label words."""
     text: str
-    """The prompt; `{text}` (or `{premise}` and `{hypothesis}`, as the suite's columns name them) stands for the
-    sentence; of a translation `{source}`, `{source_language}` and `{target_language}`."""
+    """The prompt; `{text}` (or `{premise}` and `{hypothesis}`, as the suite's columns name them) is the
+    sentence; for a translation `{source}`, `{source_language}` and `{target_language}`."""
 
 
 class LongSuite(Section):
@@ -95,14 +95,14 @@ class LongSuite(Section):
 
 
 class SuiteSource(DataSource):
-    """What every suite of texts in languages has."""
+    """Fields of every suite of texts in languages."""
 
     name: str
     """Short name in results."""
     columns: ByLanguage[Texts] = Field(default_factory=dict)
     """Language code -> column of the text, or slot -> column where a row holds several texts."""
     long: LongSuite | None = None
-    """For files whose rows hold one language each."""
+    """Layout of files whose rows hold one language each; null for one column a language."""
     id: str | None = None
     """Column with the sentence id; the row's number without it."""
     languages: LanguageList | None = None
@@ -177,11 +177,11 @@ class ClassificationSuite(SuiteSource):
     """Zero-shot classification by the likelihood of the label words."""
 
     kind: Literal["classification"] = "classification"
-    """Which kind of suite this is."""
+    """Kind of the suite."""
     label: str = "label"
     """Column of the label."""
     split_column: str | None = "split"
-    """Column that tells training from test rows; null where all rows are test rows."""
+    """Column that separates training from test rows; null if all rows are test rows."""
     train: Scalar | None = "train"
     """Value of `split_column` for the rows that the baselines learn from; null where there are none: each fifth of the
     test rows is then judged by baselines that learned from the other four."""
@@ -196,7 +196,7 @@ class ClassificationSuite(SuiteSource):
     prompt_languages: LanguageList | None = None
     """Ask only by the prompts in these languages."""
     metric: LabelMetric = "f1_weighted"
-    """The metric that stands for the suite."""
+    """Chief metric of the suite, shown first."""
 
     @model_validator(mode="after")
     def _verbalised(self) -> Self:
@@ -223,7 +223,7 @@ class ClassificationSuite(SuiteSource):
 
     @property
     def crossed(self) -> bool:
-        """Whether the baselines are fitted on the other fifths of the test rows."""
+        """Return True if the baselines are fitted on the other fifths of the test rows."""
         return self.train is None or self.split_column is None
 
 
@@ -231,7 +231,7 @@ class _Directed(SuiteSource):
     directions: list[tuple[LanguageCode, LanguageCode]] = Field(default_factory=list)
     """Pairs of languages, source first."""
     pivot: LanguageCode | None = None
-    """Instead of `directions`: this language to every other one, and back."""
+    """Language paired with every other one, in both directions; replaces `directions`."""
 
     @model_validator(mode="after")
     def _directed(self) -> Self:
@@ -269,7 +269,7 @@ class TranslationSuite(_Directed):
     """Bits per byte of held-out translations, given the right and a mismatched source; and generated translations."""
 
     kind: Literal["translation"] = "translation"
-    """Which kind of suite this is."""
+    """Kind of the suite."""
     prompts: list[PromptConfig] = Field(default_factory=lambda: [PLAIN], min_length=1)
     """Several wordings of the request; names of languages come in the prompt's language."""
     prompt_languages: LanguageList | None = None
@@ -279,7 +279,7 @@ class TranslationSuite(_Directed):
     max_new_tokens: int = Field(128, ge=1)
     """The longest translation that is generated."""
     metric: TextMetric = "bits_per_byte"
-    """The metric that stands for the suite."""
+    """Chief metric of the suite, shown first."""
 
     @model_validator(mode="before")
     @classmethod
@@ -311,7 +311,7 @@ class PerplexitySuite(SuiteSource):
     """Bits per byte of texts in each language, given nothing: how well the model knows the language."""
 
     kind: Literal["perplexity"] = "perplexity"
-    """Which kind of suite this is."""
+    """Kind of the suite."""
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -320,10 +320,10 @@ class PerplexitySuite(SuiteSource):
 
 
 class RetrievalSuite(_Directed):
-    """Which sentence of another language is nearest in the model's hidden space: a direct measure of alignment."""
+    """Nearest sentence of another language in the model's hidden space: a direct measure of alignment."""
 
     kind: Literal["retrieval"] = "retrieval"
-    """Which kind of suite this is."""
+    """Kind of the suite."""
     layer: Literal["middle", "last"] | int = "middle"
     """Layer whose hidden states are averaged over a sentence's tokens; 0 is the embeddings."""
     centre: bool = True
@@ -336,11 +336,11 @@ class InstructionSuite(DataSource):
     """Loss on held-out instructions: what the model still remembers of its old work."""
 
     kind: Literal["instructions"] = "instructions"
-    """Which kind of suite this is."""
+    """Kind of the suite."""
     name: str
     """Short name in results."""
     seen: bool = True
-    """Whether replay holds instructions of these sources; unseen ones measure forgetting more purely."""
+    """True if replay holds instructions of these sources; unseen ones measure forgetting more purely."""
 
 
 KINDS: dict[str, type[DataSource]] = {

@@ -24,9 +24,9 @@ class ValidationConfig(Section):
     instructions: int = Field(200, ge=0)
     """Old instructions at most, kept from the replay pool, a tenth of it at most; read for a ratio of 0 too."""
     asynchronous: bool = False
-    """Have a Ray task of its own validate the step's checkpoint while training goes on, but for the base and the last
+    """Validate the step's checkpoint in a Ray task of its own while training continues, but for the base and the last
     step. Results come some steps late, how many depends on the machine: so does the step at which `train.stop` ends a
-    run, and the weights of such a run. It may be changed when a run goes on."""
+    run, and the weights of such a run. It may be changed when a run resumes."""
 
 
 class StopRule(Section):
@@ -62,14 +62,14 @@ class TrainConfig(Section):
     """`bucketed` pads examples of similar length, `packed` puts several into a row, apart from each other; `auto` takes
     what is faster for the model on the machine. The gradient is the same but for rounding."""
     objective: str = LANGUAGE_MODELING
-    """What is minimised: `language_modeling`, the nats of target tokens, or what an installed package adds by the entry
-    point `ialign.objectives`."""
+    """Loss to minimise: `language_modeling`, the nats of target tokens, or one that an installed package adds by the
+    entry point `ialign.objectives`."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(0.03, ge=0, le=1)
     """Share of the steps over which the rate rises from 0."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
-    """How the rate falls after the warm-up."""
+    """Fall of the rate after the warm-up, to 0; `constant` keeps it."""
     weight_decay: float = Field(0.0, ge=0)
     """Decoupled weight decay."""
     clip_norm: float = Field(1.0, gt=0)
@@ -94,14 +94,14 @@ class TrainConfig(Section):
     stop: list[StopRule] = Field(default_factory=list)
     """Reasons to end early; the first that holds counts."""
     keep: Literal["last", "best"] = "last"
-    """Which step the model folder is of; `best` also keeps that step's checkpoint beside the newest ones."""
+    """Step that the model folder is of; `best` also keeps that step's checkpoint beside the newest ones."""
     best_metric: str = Field("validation/pairs", pattern=METRIC)
     """The loss that is lowest at the best step."""
     on_spike: Literal["warn", "skip", "stop"] = "warn"
-    """What a loss or gradient norm far above those before it leads to: a warning that names the batch, that and no
-    update in this step, or the end of the run. It may be changed when a run goes on."""
+    """Answer to a loss or gradient norm far above recent ones: `warn` names the batch, `skip` also leaves the update
+    out, `stop` ends the run. It may be changed when a run resumes."""
     spike_deviations: float = Field(10.0, gt=0)
-    """How far above is a spike: robust standard deviations (1.4826 MAD) over the median of the last 50 steps."""
+    """Robust standard deviations (1.4826 MAD) above the median of the last 50 steps from which a loss is a spike."""
 
     @model_serializer(mode="wrap")
     def _plain(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
@@ -123,16 +123,16 @@ class ScalingConfig(Section):
     workers: int = Field(1, ge=1)
     """Training workers."""
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
-    """How several workers share a model: `ddp` keeps it whole on each, `fsdp` cuts weights, gradients and optimiser
+    """Sharing of a model by several workers: `ddp` keeps it whole on each, `fsdp` cuts weights, gradients and optimiser
     state over them; `auto` cuts what would fill more than 60 % of a GPU."""
     placement: Literal["pack", "spread"] = "pack"
-    """`pack` puts workers on as few hosts as have room, where they talk fastest; `spread` puts them on as many as there
+    """`pack` puts workers on as few hosts as have room, where links are fastest; `spread` puts them on as many as there
     are, for memory or processors that one host lacks. Both are wishes: a worker goes where there is room."""
     gpu: bool | None = None
-    """One GPU a worker; when left out, if the cluster has enough of them."""
+    """True gives each worker a GPU, false none; when left out, GPUs are used if the cluster has enough of them."""
     cpus_per_worker: float = Field(0.5, gt=0)
     """CPUs that a worker reserves; what is left over encodes the data."""
     max_failures: int = Field(3, ge=0)
-    """How often a lost worker is replaced and the run resumed from its newest checkpoint."""
+    """Times that a lost worker is replaced and the run resumed from its newest checkpoint."""
     address: str | None = None
     """Ray cluster to join (`auto`, `ray://...`); a local one is started when left out."""

@@ -1,1 +1,1 @@
-"""What was gained, for whom, what was lost, and whether it is luck."""
+"""Evaluation: gains and losses by language, and whether they exceed chance."""

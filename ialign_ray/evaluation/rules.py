@@ -3,11 +3,11 @@
 Every rule reads one *paired* difference with its 95 % interval, turned so that + is better:
 
 ====================  ===============================================================================================
-gained                the whole interval lies above 0
-lost                  the whole interval lies below 0
+gained                the whole interval is above 0
+lost                  the whole interval is below 0
 not shown             anything else, an unknown interval included
 kept                  the interval's lower end is at least -tolerance: a larger loss is excluded
-forgot                the whole interval lies below -tolerance: the loss is at least that large
+forgot                the whole interval is below -tolerance: the loss is at least that large
 not shown either way  anything else, an unknown interval included
 ====================  ===============================================================================================
 """
@@ -74,6 +74,7 @@ def turned(row: Mapping[Any, Any]) -> Difference:
     """Paired difference of one row of `summary.compare`, its sign turned so that + is better."""
     value, low, high = (float(row[field]) for field in ("value", "low", "high"))
     if lower_is_better(row["metric"]):
+        # turning the sign swaps the ends of the interval
         value, low, high = -value, -high, -low
     return Difference(value, low, high, int(row["n"]), float(row["p"]))
 

@@ -1,4 +1,4 @@
-"""Whose predictions are scored: the base model and finished runs, each with the key of its predictions."""
+"""Subjects of an evaluation: the base model and finished runs, each with the key of its predictions."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ class FlaggedRow:
     """Pivot and other side."""
     anomaly: float
     reasons: list[str]
-    """What is odd, in words, the worst first."""
+    """Anomalies in words, the worst first."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ def flagged(
 def dropped(
     built: Built, corpus: str, steps: Sequence[str], seed: int = 0, k: int = DROPPED
 ) -> dict[str, list[Dropped]]:
-    """At most k random examples of what each of the steps dropped, in the steps' order."""
+    """Draw at most k examples of what each of the steps dropped, in the steps' order."""
     chosen = {step: Lowest(k) for step in steps}
     random = np.random.default_rng(seed)
     for table in batches(built.drops(corpus)):

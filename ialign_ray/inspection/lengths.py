@@ -1,4 +1,4 @@
-"""How long the texts of each language are, and how long beside their pivot; counted in bounded memory."""
+"""Lengths of each language's texts, and their ratio to the pivot's; counted in bounded memory."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ import pyarrow.compute as pc
 from ialign_ray.corpus.cleaning.step import Scope
 
 LONGEST = 100_000
-"""Characters up to which lengths are told apart; longer texts count as this long."""
+"""Characters up to which lengths are distinguished; longer texts count as this long."""
 BINS = 24
 """Bars of a histogram, about."""
 _NORMAL = 1.4826  # MAD -> standard deviation of a normal distribution
 _LEAST_DEVIATION = 0.05  # as in the step `ratio`: generated pairs may have none
 _REACH, _STEP = 8.0, 0.005
-"""Log ratios are told apart from e^-8 to e^8 in steps of half a per cent."""
+"""Log ratios are counted from e^-8 to e^8 in steps of half a per cent."""
 FEWEST = 30
 """Pairs from which their usual ratio is known well enough to call others unusual."""
 
@@ -57,7 +57,7 @@ class Histogram:
 
 
 def bar_width(histograms: Sequence[Histogram], bins: int = BINS) -> tuple[int, int]:
-    """(characters a bar, bars) that show all of them on one scale: up to the longest 99th percentile."""
+    """Return (characters a bar, bars) that show all of them on one scale: up to the longest 99th percentile."""
     reach = max((h.percentile(99) for h in histograms), default=0) + 1
     rough = max(1, reach / bins)
     power = 10 ** int(math.log10(rough))
@@ -67,7 +67,7 @@ def bar_width(histograms: Sequence[Histogram], bins: int = BINS) -> tuple[int, i
 
 @dataclass(frozen=True)
 class Usual:
-    """What is usual of log((other + 1) / (pivot + 1)), in characters."""
+    """Usual log((other + 1) / (pivot + 1)), in characters."""
 
     n: int
     median: float
@@ -104,9 +104,9 @@ class Lengths:
 
     scope: Scope
     texts: dict[str, Histogram] = field(default_factory=dict)
-    """Per language."""
+    """Lengths per language."""
     ratios: dict[tuple[str, str], Ratios] = field(default_factory=dict)
-    """Per pivot and other language."""
+    """Ratios per pivot and other language."""
 
     def __post_init__(self) -> None:
         self.texts = {code: Histogram() for code in self.scope.languages}
@@ -120,7 +120,7 @@ class Lengths:
             ratios.add(log_ratio(table, pivot, other))
 
     def usual(self) -> dict[tuple[str, str], Usual]:
-        """What is usual of every pair with enough rows."""
+        """Usual ratio of every pair with enough rows."""
         found = {pair: ratios.usual() for pair, ratios in self.ratios.items()}
         return {pair: usual for pair, usual in found.items() if usual}
 

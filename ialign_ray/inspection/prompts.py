@@ -1,4 +1,4 @@
-"""What the tokenizer makes of the training texts: tokens a word, lengths, and what truncation would touch.
+"""Tokens of the training texts: tokens a word, lengths, and what truncation would touch.
 
 Everything is measured on seeded samples of the training split, since tokenising is the slow part: at most 2,000 texts
 a language, and some pairs of each direction rendered with every task of the mix.
@@ -41,7 +41,7 @@ class Rendered:
     source: str
     target: str
     prompt_tokens: tuple[int, ...]
-    """Of each prompt before anything is shortened, ascending."""
+    """Tokens of each prompt before anything is shortened, ascending."""
     shortened: int
     """Prompts whose source text would be shortened to fit `train.max_prompt_tokens`."""
     dropped: int
@@ -61,7 +61,7 @@ class Rendered:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What one tokenizer makes of a corpus."""
+    """Tokens of a corpus by one tokenizer."""
 
     tokenizer: str
     """The model's name or folder."""
@@ -69,7 +69,7 @@ class Tokens:
     max_target: int
     """`train.max_target_tokens`; one of them is the end-of-sequence token."""
     fitness: dict[str, Fitness]
-    """Per language with text."""
+    """Fitness per language with text."""
     warnings: list[str]
     rendered: list[Rendered]
     missing: list[str] = field(default_factory=list)

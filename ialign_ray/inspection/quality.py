@@ -45,16 +45,16 @@ class QualityMeasure:
     name: str
     """Short name, also of its column."""
     usual: float
-    """Up to this it counts 0."""
+    """Value up to which it counts 0."""
     odd: float
-    """From this it counts 1."""
+    """Value from which it counts 1."""
     says: str
-    """What a value means; `{:...}` stands for it."""
+    """Meaning of a value, which replaces `{:...}`."""
     explanation: str
-    """What is measured, for the reader of the page."""
+    """Description of the measure, for the reader of the page."""
 
     def count(self, values: Numbers) -> Numbers:
-        """What values count, 0 to 1; NaN (not measured) counts 0."""
+        """Weights of values, 0 to 1; NaN (not measured) counts 0."""
         counted = np.clip((values - self.usual) / (self.odd - self.usual), 0, 1)
         return np.nan_to_num(counted, nan=0.0)
 
@@ -91,13 +91,13 @@ MEASURES = (
 )  # fmt: skip
 """All measures, in the order in which they are shown."""
 _FEWEST_WORDS = 4
-"""Of fewer words, names alone may all be the pivot's."""
+"""Fewest words to judge by: a shorter text may hold only names that the pivot holds too."""
 
 
 def anomaly(
     table: pa.Table, scope: Scope, usual: Mapping[tuple[str, str], Usual], scripts: Scripts
 ) -> dict[tuple[str, str], dict[str, Numbers]]:
-    """Per pivot and other language every measure of every row, NaN where it says nothing; and the sum, `anomaly`.
+    """Every measure of every row per pivot and other language, NaN where it says nothing; and the sum, `anomaly`.
 
     The sum is NaN where a side is missing.
     """
@@ -119,15 +119,15 @@ def anomaly(
 
 @dataclass(frozen=True)
 class _Side:
-    """What is measured of one language's texts on their own."""
+    """Measures of one language's texts on their own."""
 
     signs: Numbers
     script: Numbers
     run: Numbers
     digits: npt.NDArray[np.int64]
-    """[n, 10]: how often each digit stands in a text."""
+    """Counts [n, 10] of each digit in a text."""
     words: Hashes
-    """Of each text's words, known by the row too."""
+    """Hashes of each text's words, mixed with the row's number."""
     bounds: Offsets
     """n + 1 offsets into `words`."""
 
@@ -140,15 +140,17 @@ class _Side:
             script=_per_text(column, _outside(code, scripts)),
             run=longest_runs(hashes, bounds).astype(np.float64),
             digits=_per_text(column, _digits).astype(np.int64).reshape(-1, 10),
+            # with the row in the hash, one search over all rows finds only words of the same row
             words=mix(hashes + mix(rows)),
             bounds=bounds,
         )
 
 
 def longest_runs(words: Hashes, bounds: Offsets) -> npt.NDArray[np.int64]:
-    """Per text the most times that a word follows itself, itself included; 0 for a text without words."""
+    """Longest run of one word in each text; 0 for a text without words."""
     starts = np.ones(len(words), bool)
     starts[1:] = words[1:] != words[:-1]
+    # a run ends with its text, even if the next one begins with the same word
     starts[bounds[:-1][bounds[:-1] < len(words)]] = True
     heads = np.flatnonzero(starts)
     runs = np.diff(np.append(heads, len(words)))

@@ -1,4 +1,4 @@
-"""All that `ialign data inspect` knows of a built corpus, before it is shown."""
+"""Report of `ialign data inspect` on a built corpus, before it is shown."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ialign_ray.tokens.encode import Encoder
 
 @dataclass(frozen=True)
 class StepTable:
-    """What became of the texts of one corpus, a language a row."""
+    """Counts of the texts of one corpus by step, a language a row."""
 
     corpus: str
     languages: list[str]
@@ -31,7 +31,7 @@ class StepTable:
     idle: list[str]
     """Steps that did neither."""
     counts: Mapping[str, Any]
-    """As the build counted them."""
+    """Counts of the build."""
 
     @property
     def splits(self) -> list[str]:
@@ -84,7 +84,7 @@ class StepTable:
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What was looked at of one corpus."""
+    """Findings in one corpus."""
 
     steps: StepTable
     lengths: Lengths
@@ -113,12 +113,12 @@ class Report:
 
     @property
     def warnings(self) -> list[str]:
-        """Of the build and of the tokenizer."""
+        """Warnings of the build and of the tokenizer."""
         return [*self.built.counts["warnings"], *(self.tokens.warnings if self.tokens else [])]
 
 
 def inspect(experiment: Experiment, built: Built, encoder: Encoder | None) -> Report:
-    """Look at a built corpus; tokens are left out without an encoder."""
+    """Inspect a built corpus; tokens are left out without an encoder."""
     return Report(
         built,
         experiment.name,

@@ -28,7 +28,7 @@ Record = dict[str, Any]
 
 @dataclass(frozen=True)
 class Wanted:
-    """What is asked for."""
+    """Choice of what to sample."""
 
     n: int = 5
     corpus: str | None = None
@@ -45,7 +45,7 @@ class Wanted:
         return [c for c in experiment.corpora if self.corpus in (None, c.name)]
 
     def check(self, experiment: Experiment, built: Built) -> None:
-        """Raises ConfigError with what there is to choose from."""
+        """Raise ConfigError, with the possible values, for an unknown one."""
         _known("corpus", self.corpus, [c.name for c in experiment.corpora])
         chosen = self.corpora(experiment)
         _known("language", self.language, [code for c in chosen for code in c.languages])
@@ -55,7 +55,7 @@ class Wanted:
 
 
 def sampled_rows(experiment: Experiment, built: Built, wanted: Wanted) -> list[Record]:
-    """At most n random rows of the chosen corpora together: corpus, id, file, line and `texts` by language."""
+    """Draw at most n rows of the chosen corpora together: corpus, id, file, line and `texts` by language."""
     found, random = Lowest(wanted.n), np.random.default_rng(wanted.seed)
     for corpus in wanted.corpora(experiment):
         for rows in batches(parts(built, corpus.name, [wanted.split])):
@@ -67,7 +67,7 @@ def sampled_rows(experiment: Experiment, built: Built, wanted: Wanted) -> list[R
 
 
 def sampled_drops(experiment: Experiment, built: Built, wanted: Wanted) -> list[Record]:
-    """At most n random texts that the step dropped: corpus, id, file, line, step, language, text and its pivot."""
+    """Draw at most n texts that the step dropped: corpus, id, file, line, step, language, text and its pivot."""
     found, random = Lowest(wanted.n), np.random.default_rng(wanted.seed)
     for corpus in wanted.corpora(experiment):
         for rows in batches(built.drops(corpus.name)):
@@ -81,7 +81,7 @@ def sampled_drops(experiment: Experiment, built: Built, wanted: Wanted) -> list[
 
 
 def rendered_rows(experiment: Experiment, built: Built, wanted: Wanted) -> list[Record]:
-    """What `sampled_rows` gives with every task of the mix, in every direction trained in: prompt and target."""
+    """Render the rows of `sampled_rows` with every task of the mix, in every trained direction: prompt and target."""
     rows = sampled_rows(experiment, built, replace(wanted, n=max(wanted.n, OTHERS)))
     corpora = {c.name: c for c in experiment.corpora}
     made = [(row, _pairs(corpora[row["corpus"]], row, experiment.tasks.directions)) for row in rows]

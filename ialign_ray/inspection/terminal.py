@@ -41,7 +41,7 @@ def show_counts(console: Console, tables: Iterable[StepTable], learned: Sequence
 
 
 def show_report(console: Console, report: Report) -> None:
-    """What the page shows, in short: fewer suspicious rows, and prompts of one direction a task."""
+    """Print the page's content in short: fewer suspicious rows, and prompts of one direction a task."""
     show_counts(console, (corpus_report.steps for corpus_report in report.corpora), report.learned)
     for corpus_report in report.corpora:
         console.print(lengths_table(corpus_report))
@@ -72,7 +72,7 @@ def step_cell(steps: StepTable, step: str, code: str) -> str:
 
 
 def remarks(steps: StepTable) -> list[str]:
-    """What the table alone does not say."""
+    """Lines that complete the table."""
     said = ["-n dropped, ~n changed; a row is dropped when no pair of it is left."]
     if steps.idle:
         said.append(f"Nothing dropped or changed by: {', '.join(steps.idle)}.")

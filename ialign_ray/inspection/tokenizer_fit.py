@@ -34,14 +34,14 @@ _BATCH = 256
 
 @dataclass(frozen=True)
 class Fitness:
-    """How one tokenizer covers one language."""
+    """Coverage of one language by one tokenizer."""
 
     language: str
     """Language code."""
     texts: int
     """Texts measured."""
     unit: Literal["word", "character"]
-    """What fertility counts by; characters where the script puts no spaces between words."""
+    """Unit of fertility; characters where the script puts no spaces between words."""
     fertility: float
     """Tokens a unit."""
     tokens_per_character: float
@@ -49,11 +49,11 @@ class Fitness:
     tokens_per_byte: float
     """Tokens a byte of UTF-8."""
     unknown: float
-    """Share of tokens that stand for what the tokenizer does not know; 0 for byte-level ones."""
+    """Share of unknown tokens; 0 for byte-level tokenizers."""
     byte_fallback: float
     """Share of tokens that are single bytes of characters outside the vocabulary (`<0xE1>`, Llama style)."""
     round_trip_failures: int
-    """Texts that decoding does not give back, up to white space."""
+    """Texts that decoding does not restore, up to white space."""
     lengths: tuple[int, ...]
     """Tokens of each text, shortest first."""
 
@@ -84,7 +84,7 @@ def fitness(
 
 
 def choose(texts: Sequence[str], count: int, seed: int) -> list[str]:
-    """At most `count` of the texts, the same for the same seed, in their order."""
+    """Sample `count` of the texts at most, the same for the same seed, in their order."""
     if len(texts) <= count:
         return list(texts)
     return [texts[k] for k in sorted(random.Random(seed).sample(range(len(texts)), count))]
@@ -114,7 +114,7 @@ def measure(tokenizer: Any, language: str, texts: Sequence[str]) -> Fitness:
 
 
 def survives(tokenizer: Any, text: str, ids: Sequence[int]) -> bool:
-    """Whether decoding gives the text back, up to white space."""
+    """Return True if decoding gives the text back, up to white space."""
     decoded: str = tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     return decoded.split() == text.split()
 

@@ -1,6 +1,6 @@
-"""Who moved an alias, when and why: an append-only history that two writers cannot both extend.
+"""History of an alias: who moved it, when and why; append-only, and two writers cannot both extend it.
 
-MLflow moves an alias without asking where it stood, so a promotion first *claims* the next number of the alias's
+MLflow moves an alias without checking where it pointed, so a promotion first *claims* the next number of the alias's
 history. The claim is an MLflow experiment named `registry/MODEL/ALIAS/NUMBER`, whose name is unique in the database
 by a unique index (workspace, name): of any number of writers, on any hosts, one makes it, and the others read the
 history anew and judge against the new champion. The claim holds the whole event. It is then carried out: the alias is
@@ -37,24 +37,25 @@ class Event:
     told: tuple[str, ...] = ()
     """Every check with its numbers."""
     reason: str = ""
-    """Of a forced promotion."""
+    """Reason of a forced promotion."""
     who: str = ""
     when: str = ""
     number: int = 0
 
     @property
     def moves(self) -> bool:
-        """Whether the alias moved."""
+        """True if the alias moved."""
         return self.kind != REFUSED
 
     def signed(self, number: int) -> Event:
-        """With number, user and time."""
+        """Return the event with number, user and time."""
         return replace(self, number=number, who=_user(), when=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
     def text(self) -> str:
         """JSON that fits into a tag; the last checks are left out where they do not."""
         data = asdict(replace(self, reason=self.reason[:1000]))
         told = [line[:500] for line in self.told]
+        # MLflow refuses a tag that is too long, and with it the whole promotion
         for kept in range(len(told), -1, -1):
             rest = [f"and {len(told) - kept} more"] if kept < len(told) else []
             text = json.dumps(data | {"told": told[:kept] + rest}, ensure_ascii=False)
@@ -65,14 +66,14 @@ class Event:
 
 @dataclass(frozen=True)
 class Head:
-    """Where an alias stands."""
+    """Holder of an alias, and its history."""
 
     champion: int | None
     events: tuple[Event, ...]
 
     @property
     def number(self) -> int:
-        """Of the next event."""
+        """Number of the next event."""
         return self.events[-1].number + 1 if self.events else 1
 
     @property
@@ -88,7 +89,8 @@ class Head:
 
 
 def head(registry: Registry, name: str, alias: str) -> Head:
-    """Where an alias stands, after carrying out a claim that a writer left behind."""
+    """Return the head of an alias, after carrying out a claim that a writer left behind."""
+    # again after a claim was carried out: more of them may follow
     while True:
         model = registry.model(name)
         found = Head(int(model.aliases[alias]) if alias in model.aliases else None, _events(model.tags, alias))
@@ -116,6 +118,7 @@ def append(registry: Registry, name: str, alias: str, seen: Head, event: Event) 
             return None
         raise
     _carry_out(registry, name, alias, event, str(claim))
+    # read back: a claim is ours only if the history holds our event under its number
     kept = next(e for e in _events(registry.model(name).tags, alias) if e.number == event.number)
     return event if kept.text() == event.text() else None  # `mlflow gc` frees the names of old claims
 
@@ -124,6 +127,7 @@ def _carry_out(registry: Registry, name: str, alias: str, event: Event, claim: s
     """Move the alias, keep the event, put the claim away; may be done twice, by two writers."""
     if all(e.number != event.number for e in _events(registry.model(name).tags, alias)):
         if event.moves:
+            # before the tag: a writer that dies between the two leaves no event, so the next one repeats the move
             _put(registry, "set_registered_model_alias", name, alias, str(event.version))
         _put(registry, "set_registered_model_tag", name, _tag(alias, event.number), event.text())
     try:
@@ -135,7 +139,7 @@ def _carry_out(registry: Registry, name: str, alias: str, event: Event, claim: s
 
 
 def _follow_newest(registry: Registry, name: str, alias: str, event: Event) -> None:
-    """Undo a move that came late: where the history went on meanwhile, its newest move counts."""
+    """Undo a move that came late: if the history has grown since, its newest move counts."""
     model = registry.model(name)
     later = [e for e in _events(model.tags, alias) if e.moves and e.number > event.number]
     if event.moves and later and int(model.aliases.get(alias, 0)) == event.version != later[-1].version:

@@ -1,4 +1,4 @@
-"""What a version was measured with: its experiment and per-example predictions, and whether two can be compared."""
+"""Evidence of a version: its experiment and per-example predictions, and whether two can be compared."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ class Evidence:
     """One model's predictions."""
 
     name: str
-    """As messages call it, such as `mine/3` or `base`."""
+    """Name in messages, such as `mine/3` or `base`."""
     experiment: Experiment
-    """Whose `evaluate` made the predictions."""
+    """Experiment whose `evaluate` made the predictions."""
     frames: Mapping[str, pd.DataFrame]
     """Suite -> a row for each example."""
 
@@ -82,18 +82,19 @@ def _differences(first: Evidence, second: Evidence) -> Iterator[str]:
             yield f"suite {name!r} asks differently (prompts, labels, columns or directions)"
         if difference := _other_rows(first.frames[name], second.frames[name]):
             yield f"suite {name!r} holds other data: {difference}"
+        # nats per token of two tokenizers are no common unit; bits per byte are
         per_token = SUITES[suites[name].kind].metric == "nats_per_token"
         if per_token and (difference := _other_rows(first.frames[name], second.frames[name], ("tokens",))):
             yield f"suite {name!r} is counted in tokens of two tokenizers: {difference}"
 
 
 def _asked(suite: Suite) -> dict[str, object]:
-    """A suite without where its rows lie: the rows themselves are compared."""
+    """Settings of a suite without its source: the rows themselves are compared."""
     return suite.model_dump(mode="json", exclude={*DataSource.model_fields, "columns"})
 
 
 def _other_rows(first: pd.DataFrame, second: pd.DataFrame, among: Sequence[str] = _FACTS) -> str | None:
-    """How the test sentences of two evaluations differ where both have them, or None."""
+    """First difference between the test sentences that two evaluations share, or None."""
     languages = [set(frame["language"].astype(str)) for frame in (first, second)]
     if apart := sorted(languages[0] ^ languages[1]):
         return f"only one has {apart[0]}"

@@ -60,12 +60,12 @@ class GateDecision:
 
     @property
     def accepted(self) -> bool:
-        """Whether the candidate may have the alias."""
+        """True if the candidate may have the alias."""
         return not self.refusals
 
     @property
     def refusals(self) -> list[str]:
-        """Why not: the checks that fail, and what nothing measures."""
+        """Reasons against it: the checks that fail, and what nothing measures."""
         failed = [check.text for check in self.checks if not check.passed]
         measured = {check.side for check in self.checks}
         if NEW not in measured:
@@ -136,6 +136,7 @@ def _old_rows(kind: SuiteKind, rows: pd.DataFrame, old: frozenset[str]) -> list[
         groups = rows[rows["scope"].str.startswith("group:")]
         return pd.concat([rows[rows["scope"] == "all"], groups]).to_dict("records")
     each = rows[[_is_old(str(scope), old) for scope in rows["scope"]]]
+    # the mean of one language is that language
     together = rows[rows["scope"] == "group:L1"] if len(each) != 1 else rows[:0]
     return pd.concat([together, each]).to_dict("records")
 

@@ -23,7 +23,7 @@ _ATTEMPTS = 100  # each is lost to a writer that went on, so this many mean that
 
 @dataclass(frozen=True)
 class Moved:
-    """What came of a promotion or rollback."""
+    """Result of a promotion or rollback."""
 
     version: Version
     event: Event | None
@@ -60,7 +60,7 @@ def promote_run(
 ) -> Moved:
     """Register a finished, evaluated run in its experiment's own registry, and promote it if it passes the gate.
 
-    `say` is given what came of it, line by line; a refusal is raised, after the line that names the version.
+    `say` gets the result, line by line; a refusal is raised, after the line that names the version.
     """
     registry = Registry(experiment.tracking_uri, artifacts=experiment.tracking.artifacts, create=True)
     version, new = register(registry, run, experiment.name, experiment, control)
@@ -72,16 +72,17 @@ def promote_run(
 
 
 def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, force: str | None = None) -> Moved:
-    """Move an alias to a version that is shown better than the present holder; `force` is a reason to do without.
+    """Move an alias to a version that is shown better than the present holder; `force` is a reason to skip the gate.
 
-    The version's files are read from the registry and verified, forced or not. Where another writer moves the alias
-    meanwhile, the version is judged anew, against the new holder. Refusals are recorded and raised as RegistryError.
+    The version's files are read from the registry and verified, forced or not. If another writer moves the alias
+    first, the version is judged anew, against the new holder. Refusals are recorded and raised as RegistryError.
     """
     version, judged = registry.version(name, number), {}
     for _ in range(_ATTEMPTS):
         seen = head(registry, name, alias)
         if seen.champion == number:
             return Moved(version, None)
+        # a refusal extends the history without a new champion: nothing to judge again
         if seen.champion not in judged:
             judged[seen.champion] = _judged(registry, version, seen, force)
         if event := append(registry, name, alias, seen, judged[seen.champion]):
@@ -93,12 +94,12 @@ def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, f
 
 
 def registered(version: Version, new: bool) -> str:
-    """What came of a registration, in a line."""
+    """Return the result of a registration in one line."""
     return f"{version.title}: {'registered' if new else 'registered already, with the same files'}"
 
 
 def told(moved: Moved, alias: str) -> list[str]:
-    """What came of it, in lines."""
+    """Return the result of a promotion or rollback in lines."""
     title, event = moved.version.title, moved.event
     if event is None:
         return [f"{title} is {alias} already"]
@@ -108,12 +109,13 @@ def told(moved: Moved, alias: str) -> list[str]:
 
 
 def roll_back(registry: Registry, name: str, to: int | None = None, alias: str = CHAMPION) -> Moved:
-    """Give an alias back to the version that held it before, or to an earlier holder.
+    """Move an alias back to its previous holder, or to an earlier one.
 
-    Where another writer moves it meanwhile, this is refused: two users who take back the same champion take one step.
+    If another writer moves it first, this is refused: two users who take back the same champion take one step.
     """
     seen = head(registry, name, alias)
     version = registry.version(name, _earlier(seen, to, f"{name}@{alias}"))
+    # a version whose files are spoiled is not gone back to
     with registry.downloaded(version):
         event = append(registry, name, alias, seen, Event(ROLLED_BACK, version.number, seen.champion))
     if event is None:

@@ -1,4 +1,4 @@
-"""From what a user writes (`champion`, `mine@champion`, `mine/3`, `mine`) to a verified model folder."""
+"""References (`champion`, `mine@champion`, `mine/3`, `mine`), resolved to a verified model folder."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Resolved:
 
 
 def names_version(reference: str) -> bool:
-    """Whether this can only be a registry's: `champion`, something with @, or MLflow's own `models:/` address."""
+    """Return True if this can only be a registry's: `champion`, a name with @, or MLflow's `models:/` address."""
     return reference == CHAMPION or reference.startswith("models:/") or bool(_BY_ALIAS.fullmatch(reference))
 
 
 def could_name_version(reference: str) -> bool:
-    """Whether this can be a registry's as well as a hub id: `NAME` or `NAME/NUMBER`."""
+    """Return True if this can be a registry's as well as a hub id: `NAME` or `NAME/NUMBER`."""
     return "/" not in reference or bool(_BY_NUMBER.fullmatch(reference))
 
 
@@ -60,7 +60,7 @@ def resolve(reference: str, registry: Registry) -> Resolved:
     """Find a version, bring its files here whole, and verify them.
 
     `NAME@ALIAS`, `NAME/NUMBER`, `NAME` (its champion), or `champion` where the registry has one model; each may
-    follow `models:/`. Raises RegistryError when there is none, or a file does not match its hash.
+    follow `models:/`. Raises RegistryError for no such version, or a file that does not match its hash.
     """
     name, alias, number = parse(reference, registry)
     number = holder(registry, name, alias or CHAMPION) if number is None else number
@@ -69,7 +69,7 @@ def resolve(reference: str, registry: Registry) -> Resolved:
 
 
 def parse(reference: str, registry: Registry) -> tuple[str, str | None, int | None]:
-    """(model, alias, None) or (model, None, number) of a reference; nothing but models' names is looked up."""
+    """Return (model, alias, None) or (model, None, number) of a reference; only models' names are read."""
     if found := _BY_NUMBER.fullmatch(reference):
         return found["name"], None, int(found["number"])
     if by_alias := _BY_ALIAS.fullmatch(reference):

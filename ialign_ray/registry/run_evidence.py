@@ -45,7 +45,7 @@ _EXPERIMENT, _CARD, _METRICS = "experiment.yaml", "README.md", "metrics.csv"
 
 @dataclass(frozen=True)
 class RunEvidence:
-    """What a version is made of."""
+    """Content of a version."""
 
     run: Path
     experiment: Experiment
@@ -68,6 +68,7 @@ def gather(run: Path, evaluated: Experiment | None = None, control: Path | None 
     experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)
     if not experiment.evaluate.suites:
         raise RegistryError(f"{run}: evaluate.suites is empty, so nothing was measured; evaluate with an experiment")
+    # the run may have been moved: base predictions are taken from beside it, not from the experiment's folder
     base = replace(base_subject(experiment), folder=(_beside(run, BASE) or run.parent / BASE) / PREDICTIONS)
     subjects = {VERSION: run_subject(experiment, run), BASE: base}
     if beside := control or _control_beside(run, experiment):
@@ -125,7 +126,7 @@ def beside_base(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def search_of(folder: Path) -> dict[str, Any] | None:
-    """What the search that made the version found: its front and, of its winner, which and why; None without one."""
+    """Result of the search that made the version: its front, the winner and why it won; None without a search."""
     if not (folder / SEARCH / PARETO_FRONT).exists():
         return None
     chosen = read_json(folder / SEARCH / WINNER) if (folder / SEARCH / WINNER).exists() else {}
@@ -134,7 +135,7 @@ def search_of(folder: Path) -> dict[str, Any] | None:
 
 
 def facts(material: RunEvidence) -> dict[str, str]:
-    """What a version's tags say: base, replay ratio, data, code."""
+    """Tags of a version: base, replay ratio, data, code."""
     experiment, record = material.experiment, read_json(material.run / MODEL / RECORD)
     return {
         "base": experiment.model.id,
@@ -197,7 +198,7 @@ def _beside(run: Path, name: str) -> Path | None:
 
 
 def _kept(experiment: Experiment, subjects: Sequence[Subject]) -> list[dict[str, pd.DataFrame]]:
-    """Each subject's predictions of every suite, as they lie on the disk; none are made here."""
+    """Each subject's predictions of every suite, as stored; none are made here."""
     units = suite_units(experiment)
     work = plan_work(subjects, units, [row_keys(unit.rows) for unit in units], experiment.evaluate.shard_rows)
     for number, subject in enumerate(subjects):

@@ -2,7 +2,7 @@
 
 A version's files are artifacts of an MLflow run of their own, below `version/`, and the version's source is
 `runs:/ID/version`: the same calls serve a SQLite file and any server. They are plain files with our manifest, no
-`MLmodel`; its hash stands in the version's tags, so what comes back is known to be what was registered.
+`MLmodel`; its hash is in the version's tags, so what comes back is known to be what was registered.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from ialign_ray.errors import RegistryError
 from ialign_ray.storage import MANIFEST, cache_folder, json_hash, read_json, spoiled_file
 
 TAG = "ialign."
-_FILES = "version"  # where in its MLflow run a version's files lie
+_FILES = "version"  # folder of a version's files in its MLflow run
 _DATABASE = "mlflow.db"
-_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # each with a unique index that `history` stands on
+_DATABASES = ("sqlite", "postgresql", "mysql", "mssql")  # each with the unique index that `decisions` relies on
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class Version:
     created: float
     """Seconds since 1970."""
     tags: Mapping[str, str]
-    """Without `ialign.`: base, base_revision, dose, seed, content, metrics, ..."""
+    """Tags without the prefix `ialign.`: base, base_revision, dose, seed, content, metrics, ..."""
 
     @property
     def title(self) -> str:
-        """As the command line takes it: `mine/3`."""
+        """Name on the command line: `mine/3`."""
         return f"{self.name}/{self.number}"
 
     @property
@@ -63,7 +63,7 @@ def registry_uri(location: str) -> str:
 
 
 def has_registry(location: str) -> bool:
-    """Whether there is something to open; a server is taken at its word."""
+    """Return True if there is something to open; a server is assumed to be there."""
     uri = registry_uri(location)
     return not uri.startswith("sqlite:") or Path(uri.partition(":///")[2]).exists()
 
@@ -136,6 +136,7 @@ class Registry:
         """Upload a version's folder and register it. A failure on the way leaves no version."""
         where = self._experiment(f"registry/{name}", self._location(name))
         run = self.call("create_run", where, run_name=f"{tags.get('run', name)} {time.strftime('%Y-%m-%d %H:%M:%S')}")
+        # files before the version: what fails on the way is a run without a version
         self.call("log_artifacts", run.info.run_id, str(folder), _FILES)
         self.call("set_terminated", run.info.run_id, "FINISHED")
         self._ensure_model(name)
@@ -146,6 +147,7 @@ class Registry:
 
     def fetch(self, version: Version) -> Path:
         """A verified local copy of a version's folder, kept in the user's cache."""
+        # by content: versions with equal files share a copy, and a changed file never passes for another's
         target = cache_folder() / "registry" / (version.content or "unknown")
         if _is(target, version.content):
             return target
@@ -163,7 +165,7 @@ class Registry:
 
     @contextmanager
     def downloaded(self, version: Version) -> Iterator[Path]:
-        """A version's folder as the registry holds it at this moment, verified; no cached copy stands in for it."""
+        """A version's folder as the registry holds it at this moment, verified; never a cached copy."""
         with tempfile.TemporaryDirectory(prefix="ialign-") as scratch:
             yield self._download(version, Path(scratch))
 
@@ -257,6 +259,7 @@ def _check_file(path: Path, create: bool) -> None:
         return
     try:
         with path.open("rb") as file:
+            # every SQLite file begins with these 16 bytes; an empty file is a database without tables
             head = file.read(16)
     except OSError as error:
         raise RegistryError(
@@ -268,7 +271,7 @@ def _check_file(path: Path, create: bool) -> None:
 
 @contextmanager
 def _in_sentences(uri: str) -> Iterator[None]:
-    """What MLflow, its database or its connection raises, as MlflowError."""
+    """Turn errors of MLflow, its database or its connection into MlflowError."""
     from mlflow.exceptions import MlflowException
     from requests.exceptions import RequestException
     from sqlalchemy.exc import SQLAlchemyError

@@ -34,7 +34,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
     """Each `step` is one budget. A run folder remembers what was reported, so nothing is trained twice."""
 
     def setup(self, config: dict[str, Any], shared: SearchContext) -> None:
-        """Once a process: the base model; then the first trial."""
+        """Load the base model, once a process, and begin the first trial."""
         self.shared = shared
         self.trial_context = bench_here(shared)
         self.shelves: dict[str, ExampleCache] = {}
@@ -57,14 +57,16 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
             if self.run is None:
                 self.run = self.shared.trial(self.point, self.folder, self._example_cache(), self.trial_context)
             outcomes = outcomes_of(self.run, self.said, self.shared, self.shared.references[self.seed])
-        except CheckpointError:  # a full disk or a torn file is no fault of the setting: Tune tries again, then tells
+        except CheckpointError:  # a full disk or a torn file is not the setting's fault: Tune tries again
             raise
         except IalignError as error:  # this setting cannot be trained; others can
             write_json(self.folder / FAILED, {"message": str(error)})
             return failed(str(error), self.shared.ends[0])
+        # the file before Tune's result: tables read the trials' own files, whatever Tune remembers
         write_json(self.folder / OUTCOMES, outcomes)
         found = outcomes[-1]
         self.said += 1
+        # a trial that the scheduler stopped stays stopped in a resumed search
         stopped = read_json(self.folder / STOPPED)["budget"] if (self.folder / STOPPED).exists() else math.inf
         return {**found, "done": found["last"] or found["budget"] >= stopped}
 
@@ -73,21 +75,22 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
         name = cache_key(experiment)
         if name not in self.shelves:
             while len(self.shelves) >= KEPT_SHELVES:
+                # the family that was encoded first
                 self.shelves.pop(next(iter(self.shelves)))
             self.shelves[name] = self.shared.example_cache(experiment)
         return self.shelves[name]
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
-        """For a pause: the weights lie in the run folder."""
+        """Return the state for a pause; the weights are in the run folder."""
         return {"said": self.said}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
-        """Go on after what was said before."""
+        """Continue after the last reported budget."""
         self.said = int((checkpoint or {}).get("said", 0))
 
 
 def outcomes_of(run: TrialRun, k: int, shared: SearchContext, references: References) -> list[dict[str, Any]]:
-    """What the first k + 1 budgets gave, compared with base and control."""
+    """Outcomes at the first k + 1 budgets, compared with base and control."""
     search = search_of(shared.experiment)
     run.report(k)
     found = []

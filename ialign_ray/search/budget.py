@@ -12,7 +12,7 @@ from ialign_ray.search.space import trial_count
 
 
 def budgets(search: SearchConfig, last: int) -> list[int]:
-    """Where trials are validated: the first, each `reduction` times the one before, and the whole budget."""
+    """Budgets at which trials are validated: the first, each `reduction` times the previous, and the whole."""
     first = search.min_budget or max(1, last // search.reduction**2)
     if first > last:
         raise ConfigError(f"search.min_budget is {first}, above the whole budget of {last}; lower it")
@@ -28,7 +28,7 @@ def trial_budgets(every: Sequence[int], steps: int) -> list[int]:
 
 
 def whole_budget(experiment: Experiment, search: SearchConfig) -> int:
-    """The most that a trial gets; raises ConfigError where that is said twice and differently."""
+    """The most that a trial gets; raises ConfigError for two different statements of it."""
     longest = experiment.train.steps
     if domain := search.space.get("train.steps"):
         longest = domain.largest
@@ -53,14 +53,14 @@ def steps_of(tokens: int, lengths: Callable[[int], int]) -> int:
 
 @dataclass(frozen=True)
 class Demand:
-    """What one trial reserves."""
+    """CPUs and GPUs that one trial reserves."""
 
     cpus: float
     gpus: float = 0.0
     """1 at most."""
 
     def fits(self, resources: Mapping[str, float]) -> float:
-        """How many trials these resources hold; a trial on part of a GPU never spans two."""
+        """Number of trials that these resources hold; a trial on part of a GPU never spans two."""
         by_cpu = _whole(resources.get("CPU", 0.0) / self.cpus)
         if not self.gpus:
             return by_cpu
@@ -73,7 +73,7 @@ def _whole(times: float) -> float:
 
 
 def demand(search: SearchConfig, resources: Mapping[str, float]) -> Demand:
-    """What a trial asks of this cluster: with GPUs one of them unless said otherwise."""
+    """Return a trial's demand on this cluster: one GPU where there are any, unless set otherwise."""
     gpus = search.gpus_per_trial
     if gpus is None:
         gpus = 1.0 if resources.get("GPU", 0.0) >= 1 else 0.0
@@ -89,7 +89,7 @@ def concurrency(
 ) -> int:
     """Trials at a time: what the nodes hold (a trial never spans two), and no more than asked for.
 
-    Where an autoscaler may start nodes, as `cluster.startable` tells, what those would hold if that is more: trials
+    Where an autoscaler may start nodes, as `cluster.startable` reports, what those would hold if that is more: trials
     that wait are what it starts nodes for. A trial is one actor that reserves all it needs at once and starts nothing
     that reserves more, so any number makes progress. Raises ClusterError where not even one fits.
     """

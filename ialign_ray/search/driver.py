@@ -1,4 +1,4 @@
-"""`ialign tune`: controls, then trials on Ray Tune, then the results; killed at any moment, it goes on."""
+"""`ialign tune`: controls, then trials on Ray Tune, then the results; killed at any moment, it resumes."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from ialign_ray.training.trainer import in_background
 
 STATE, SETTINGS = "tune", "search.json"
 DECIDE = ("languages", "model", "corpora", "cleaning", "decontamination", "replay", "tasks", "train", "search")
-"""Sections that must not change while a search goes on."""
+"""Sections that must not change within a search."""
 TUNE_SETTINGS = {
     "TUNE_GLOBAL_CHECKPOINT_S": "1",  # the default of 10 s and more would forget the trials of that time
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our run folders hold the same and more
@@ -43,7 +43,7 @@ TUNE_SETTINGS = {
 
 
 def search(experiment: Experiment, console: Console, *, resume: bool = False) -> Path:
-    """Run or go on with the search of an experiment; returns its folder, with table, front and winner.
+    """Run or resume the search of an experiment; returns its folder, with table, front and winner.
 
     Raises IalignError with one sentence; what trials have finished stays whatever happens.
     """
@@ -72,7 +72,8 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
 
 
 def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
-    """Write the settings down, or refuse to mix two searches in one folder; whether this one is finished."""
+    """Write the settings down, or refuse to mix two searches in one folder; return True if this one is finished."""
+    # storage, cluster and tracking may change between attempts; what trials depend on may not
     decides = experiment.model_dump(mode="json", include=set(DECIDE))
     for free in ("concurrent", "cpus_per_trial", "gpus_per_trial"):  # the cluster may have changed
         decides["search"].pop(free)
@@ -95,6 +96,7 @@ def with_references(shared: SearchContext, need: Demand, console: Console) -> Se
     missing = [seed for seed in every if not is_intact(control_folder(shared.experiment, seed) / MODEL)]
     console.print(f"Controls (replay only): {len(missing)} of {len(every)} to train", highlight=False)
     remote = ray.remote(train_control).options(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=3)
+    # once for all: tasks on a host read the same copy
     put = ray.put(shared)
     try:
         in_background(lambda: ray.get([remote.remote(put, seed) for seed in missing]))
@@ -140,6 +142,7 @@ def make_tuner(trainable: Any, shared: SearchContext, folder: Path, most: int) -
     """A new Tuner, or the one that an earlier driver left."""
     settings, state = search_of(shared.experiment), folder / STATE
     if tune.Tuner.can_restore(str(state)):
+        # errored trials too: a full disk or a lost host says nothing of the settings
         return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, resume_errored=True)
     return tune.Tuner(
         trainable,
@@ -147,6 +150,7 @@ def make_tuner(trainable: Any, shared: SearchContext, folder: Path, most: int) -
             search_alg=searcher(settings, most),
             scheduler=scheduler(settings, shared.ends),
             num_samples=trial_count(settings),
+            # a process keeps base model and encoded examples from trial to trial
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
@@ -160,7 +164,7 @@ def make_tuner(trainable: Any, shared: SearchContext, folder: Path, most: int) -
 
 
 class Observer:
-    """What the driver does with each result; and it writes down which trials the scheduler stopped, for good."""
+    """Shows each result of a trial, and records which trials the scheduler stopped, for good."""
 
     def __init__(self, trials: Path, progress: Progress, runs: NestedRuns) -> None:
         self._trials, self._progress, self._runs = trials, progress, runs
@@ -172,7 +176,7 @@ class Observer:
         self._runs.result(name, dict(config["point"]), result)
 
     def complete(self, config: Mapping[str, Any], result: dict[str, Any]) -> None:
-        """A trial ended, or was stopped before its whole budget: a resumed search must not go on with it."""
+        """A trial ended, or was stopped before its whole budget: a resumed search must not continue it."""
         name = point_name(config["point"])
         if result and not result.get("last") and not result.get("failed"):
             write_json(self._trials / name / STOPPED, {"budget": result["budget"]})
@@ -194,7 +198,7 @@ def observed(observer: Observer) -> Iterator[None]:
 
 
 class Callback(tune.Callback):  # type: ignore[misc]  # ray has no types
-    """Tune's way of telling the driver."""
+    """Tune's callback in the driver's process."""
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -216,6 +220,11 @@ def scheduler(search: SearchConfig, ends: Sequence[int]) -> Any:
     common: dict[str, Any] = {"metric": "score", "mode": "max", "reduction_factor": search.reduction}
     if search.scheduler == "asha":
         return schedulers.AsyncHyperBandScheduler(
-            time_attr="budget", grace_period=ends[0], max_t=ends[-1], stop_last_trials=False, **common
+            # not stop_last_trials: a trial at its whole budget ends itself, with a finished model
+            time_attr="budget",
+            grace_period=ends[0],
+            max_t=ends[-1],
+            stop_last_trials=False,
+            **common,
         )
     return schedulers.FIFOScheduler()

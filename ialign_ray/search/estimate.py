@@ -28,14 +28,14 @@ TOO_LARGE = 1_000_000_000
 
 @dataclass(frozen=True)
 class Speed:
-    """What was measured of one trial here, in seconds."""
+    """Times of one trial, measured here, in seconds."""
 
     token: float
-    """Of training."""
+    """Seconds to train on one token."""
     validation: float
-    """Of one validation."""
+    """Seconds of one validation."""
     start: float
-    """Of making the model."""
+    """Seconds to make the model."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +47,13 @@ class SearchEstimate:
     tokens: float
     """Expected, with early stopping, controls included."""
     most_tokens: float
-    """If no trial were stopped."""
+    """Tokens if no trial were stopped."""
     seconds: float
     """NaN where nothing could be measured."""
 
 
 def reaching(search: SearchConfig, ends: Sequence[int]) -> list[int]:
-    """Trials expected at each budget: with early stopping one in `reduction` goes on from each.
+    """Trials expected at each budget: with early stopping one in `reduction` continues from each.
 
     ASHA promotes a few more, since it decides before all have come.
     """
@@ -98,6 +98,7 @@ def measure(shared: SearchContext) -> Speed:
     finally:
         torch.set_num_threads(threads)
     seconds, tokens = (second[k] - first[k] for k in ("train_seconds", "tokens"))
+    # what the first report took beside steps and validation is the making of the model
     start = max(0.0, first["seconds"] - first["train_seconds"] - first["validation_seconds"])
     return Speed(seconds / tokens, second["validation_seconds"], start)
 

@@ -1,4 +1,4 @@
-"""What a trial is worth: gain on new languages over the control of equal compute, and what it forgot.
+"""Worth of a trial: gain on new languages over the control of equal compute, and what it forgot.
 
 Both are differences of held-out losses over the same sentences, so their intervals are paired. A trial is feasible when
 its old-instruction loss rose by no more than the tolerance.
@@ -24,7 +24,7 @@ PENALTY = 1.0
 kept the grid's best setting in 17 at 1, in 8 at 5 and in 4 at 0 (docs/results/search-grid): a higher one stops settings
 that forget at first and recover as the learning rate falls."""
 FAILED_SCORE = -1e9
-"""For schedulers, which need a number: below every trial that ended."""
+"""Score of a failed trial for schedulers, which need a number: below every trial that ended."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Losses:
 
     @classmethod
     def of(cls, rows: Iterable[Loss], l1: Iterable[str]) -> Losses:
-        """From the loss of each example: directions whose target is old say nothing of the new language's text."""
+        """Losses from each example's; directions whose target is old say nothing of the new language's text."""
         known = set(l1)
         new: dict[str, tuple[float, float]] = {}
         old: dict[str, tuple[float, float]] = {}
@@ -68,15 +68,16 @@ def difference(a: Array, b: Array) -> LossEstimate:
 
 @dataclass(frozen=True)
 class References:
-    """What trials are compared with."""
+    """Losses that trials are compared with."""
 
     base: Losses
     control: Sequence[tuple[int, Losses]]
-    """(budget, losses) of the replay-only run, budgets rising."""
+    """Pairs (budget, losses) of the replay-only run, budgets rising."""
 
     def control_at(self, budget: float) -> Losses:
         """The control after this much compute: between two of its validations on the line between them."""
         known = [(0, self.base), *self.control]
+        # base at budget 0, then the control's validations
         for (a, first), (b, second) in pairwise(known):
             if budget <= b:
                 return first.towards(second, (budget - a) / (b - a))
@@ -100,7 +101,7 @@ class Worth:
 
     @property
     def feasible(self) -> bool:
-        """Whether it forgot little enough."""
+        """True if it forgot little enough."""
         return self.violation <= 0
 
     @property
@@ -117,7 +118,7 @@ def worth(losses: Losses, references: References, budget: float, search: SearchC
 
 
 def flat(result: Worth) -> dict[str, Any]:
-    """As the flat metrics that Ray Tune, MLflow and the tables take."""
+    """Flatten a result into the metrics that Ray Tune, MLflow and the tables take."""
     found: dict[str, Any] = {"score": result.score, "violation": result.violation}
     found["feasible"] = result.feasible
     for name, value in (("gain", result.gain), ("forgetting", result.forgetting)):
@@ -126,12 +127,13 @@ def flat(result: Worth) -> dict[str, Any]:
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Which rows no other row beats in both gain and forgetting, by falling gain; rows without numbers never."""
+    """Indices of the rows that none beats in both gain and forgetting, by falling gain; rows without numbers never."""
     order = sorted(
         (k for k, r in enumerate(rows) if math.isfinite(r["gain"]) and math.isfinite(r["forgetting"])),
         key=lambda k: (-rows[k]["gain"], rows[k]["forgetting"]),
     )
     front, least = [], math.inf
+    # by falling gain, so a row is on the front if it forgets less than every row before it
     for k in order:
         if rows[k]["forgetting"] < least:
             front.append(k)

@@ -64,7 +64,7 @@ def line(row: dict[str, Any], best: set[str]) -> dict[str, Any]:
 
 
 FEWEST = 6
-"""Finished trials below which no importance is told."""
+"""Finished trials below which no importance is shown."""
 INK, SOFT, ACCENT, WARN = "#30363d", "#8a929b", "#1f6f8b", "#b4552d"
 
 
@@ -111,7 +111,7 @@ def curves_chart(table: pd.DataFrame, search: SearchConfig) -> str:
 
 
 def importance_chart(table: pd.DataFrame, search: SearchConfig) -> str | None:
-    """How much of the spread of gain and of forgetting each field explains; None with too few finished trials."""
+    """Chart of each field's share in the spread of gain and forgetting; None with too few finished trials."""
     import altair as alt
 
     rows = [
@@ -137,6 +137,7 @@ def importances(table: pd.DataFrame, search: SearchConfig, target: str) -> dict[
     if len(rows) < FEWEST or not space or len({r[target] for r in rows}) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
+    # a study of our own rows: importances need no search, and so serve every searcher
     study = optuna.create_study()
     known = distributions(space)
     for row in rows:
@@ -149,7 +150,7 @@ def importances(table: pd.DataFrame, search: SearchConfig, target: str) -> dict[
 
 
 def _drawn(value: Any, known: list[Any] | None, distribution: Any) -> Any:
-    """What Optuna drew for a value of a point."""
+    """Value in Optuna's terms for a value of a point."""
     if known is None:
         return min(max(value, distribution.low), distribution.high)
     return json.dumps(value) if hasattr(distribution, "choices") else known.index(value)

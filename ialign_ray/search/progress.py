@@ -24,7 +24,7 @@ COLUMNS = ("settings", "gain, nats/token", "forgetting, nats/token", "within tol
 
 
 class Progress:
-    """What is known of a search while it runs; fed by the driver's callback, read by the display."""
+    """State of a running search; fed by the driver's callback, read by the display."""
 
     def __init__(self, trials: int, whole: int, console: Console) -> None:
         self.trials, self.whole, self.console = trials, whole, console
@@ -50,7 +50,8 @@ class Progress:
         return (time.monotonic() - self._began) / done * (self.trials - done) if done else math.nan
 
     def rows(self) -> list[dict[str, Any]]:
-        """The front of all trials as they stand now, by falling gain."""
+        """The front of all trials so far, by falling gain."""
+        # a copy of the list: the display's thread reads while Tune's callback writes
         known = [r for r in list(self.last.values()) if not r.get("failed")]
         return [known[k] for k in pareto(known)]
 
@@ -116,7 +117,7 @@ def shown(progress: Progress) -> Iterator[None]:
 
 
 class NestedRuns:
-    """MLflow: one run for the search, a nested one a trial, logged at each budget; without it the search goes on."""
+    """MLflow runs: one for the search, a nested one a trial, logged at each budget; a failure ends no search."""
 
     def __init__(self, experiment: Experiment, folder: Path, console: Console) -> None:
         self._console, self._client = console, None
@@ -148,7 +149,7 @@ class NestedRuns:
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def result(self, name: str, point: dict[str, Any], result: dict[str, Any]) -> None:
-        """Log one outcome under the trial's own run; once, also when a resumed trial says it again."""
+        """Log one outcome under the trial's own run; once, also when a resumed trial reports it again."""
         key = (name, int(result["budget"]))
         if self._client is None or key in self._logged:
             return

@@ -1,4 +1,4 @@
-"""What a search found: every trial at every budget, the front, the winner and why; read from the trials' own files."""
+"""Results of a search: every trial at every budget, the front, the winner and why; read from the trials' own files."""
 
 from __future__ import annotations
 
@@ -46,6 +46,7 @@ def ends(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 def finished(table: pd.DataFrame) -> list[dict[str, Any]]:
     """The last row of each trial that spent its whole budget: these alone can win."""
+    # a trial that was stopped early has had less compute than those it would be compared with
     return [row for row in ends(table) if row.get("last") is True]
 
 
@@ -69,6 +70,7 @@ def winner(table: pd.DataFrame, search: SearchConfig) -> dict[str, Any] | None:
         "point": json.loads(row["point"]),
         "why": sentence(row, rows, search),
         "feasible": bool(row["feasible"]),
+        # feasible by its point value is not shown by its interval
         "retention_shown": bool(row["forgetting_high"] <= search.tolerance),
         "tolerance": search.tolerance,
         "against": search.against,

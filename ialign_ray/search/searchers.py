@@ -1,7 +1,7 @@
-"""Choosing the next trial: from a list (grid, random), or by Optuna with the retention constraint.
+"""Choice of the next trial: from a list (grid, random), or by Optuna with the retention constraint.
 
 Ray's own OptunaSearch knows no constraints and takes a trial that was stopped early for a finished one; here Optuna is
-driven by ask and tell. All searchers count a point once: one that was tried is answered from what is known.
+driven by its `ask` and `tell`. All searchers count a point once: one that was tried gets its known result.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         return {"point": point}
 
     def tried(self, point: Point) -> bool:
-        """Whether a trial has these settings."""
+        """Return True if a trial has these settings."""
         return point_name(point) in self.points
 
     @abstractmethod
@@ -80,12 +80,12 @@ class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         Path(checkpoint_path).write_bytes(cloudpickle.dumps(self.__dict__))
 
     def restore(self, checkpoint_path: str) -> None:
-        """Read the state; who runs will show, and how many may is for the cluster of now to say."""
+        """Restore state. Running trials are re-discovered; concurrency comes from the current cluster."""
         self.__dict__.update(cloudpickle.loads(Path(checkpoint_path).read_bytes()))
         self.most, self.running = concurrency(self.search, nodes(), startable()), set()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """It runs; a resumed search learns so."""
+        """Note that the trial runs, which a resumed search does not know."""
         self.running.add(trial_id)
 
 
@@ -105,7 +105,7 @@ class ListSearcher(PointSearcher):
 
 
 class OptunaSearcher(PointSearcher):
-    """TPE or NSGA-II. A trial that was stopped is told as pruned, with its score at each budget."""
+    """TPE or NSGA-II. A stopped trial is reported as pruned, with its gain at each budget."""
 
     def __init__(self, search: SearchConfig, most: int = 1) -> None:
         super().__init__(search, most)
@@ -125,7 +125,7 @@ class OptunaSearcher(PointSearcher):
         self.told: set[tuple[str, int]] = set()
 
     def choose(self, trial_id: str) -> Point | None:
-        """Ask Optuna; a point that is known is told again at once, so that it learns and moves on."""
+        """Ask Optuna; a known point gets its result at once, so that Optuna learns and moves on."""
         for _ in range(ASKED):
             trial = self.study.ask(distributions(self.search.space))
             point = values(self.search.space, trial.params)
@@ -136,16 +136,17 @@ class OptunaSearcher(PointSearcher):
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A result at a budget; once each, also where a resumed trial says it again."""
+        """A result at a budget; once each, also if a resumed trial reports it again."""
         super().on_trial_result(trial_id, result)
         trial, key = self.asked.get(trial_id), (trial_id, int(result["budget"]))
+        # Optuna takes no intermediate values of several objectives
         if trial is None or key in self.told or self.search.objective == "front" or result.get("failed"):
             return
         self.told.add(key)
         trial.report(result["gain"], int(result["budget"]))
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Tell Optuna how it ended."""
+        """Report the trial's end to Optuna."""
         super().on_trial_complete(trial_id, result, error)
         if trial := self.asked.pop(trial_id, None):
             self._tell(trial, result)
@@ -156,6 +157,7 @@ class OptunaSearcher(PointSearcher):
         if not result or result.get("failed") or not math.isfinite(result.get("gain", math.nan)):
             self.study.tell(trial, state=TrialState.FAIL)
             return
+        # above 0 is infeasible, in Optuna as here
         trial.set_constraint("retention", result["violation"])
         front = self.search.objective == "front"
         if result["last"]:
@@ -202,6 +204,7 @@ def distributions(space: Mapping[str, Domain]) -> dict[str, Any]:
     for field, (low, high, log, integer) in ranges(space).items():
         known = ordered(space[field])
         if known is not None and not _numbers(known):
+            # as JSON, since Optuna's categories are plain values
             found[field] = CategoricalDistribution([json.dumps(v) for v in known])
         else:
             found[field] = IntDistribution(int(low), int(high), log) if integer else FloatDistribution(low, high, log)

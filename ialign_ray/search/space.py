@@ -96,7 +96,7 @@ def _types(field: str) -> list[type]:
 
 
 def whole(field: str) -> bool:
-    """Whether a field takes whole numbers alone."""
+    """Return True if a field takes whole numbers only."""
     types = _types(field)
     return int in types and float not in types
 
@@ -117,6 +117,7 @@ def random_points(space: Mapping[str, Domain], trials: int, seed: int) -> list[P
     crossed = grid_points({k: d for k, d in space.items() if d.grid is not None})
     drawn = {k: d for k, d in space.items() if d.grid is None}
     points: dict[str, Point] = {}
+    # a finite space may have fewer distinct points than trials: give up after 100 draws a trial
     stream = _draws(space, crossed, drawn, np.random.default_rng(seed))
     for point in itertools.islice(stream, 100 * trials):
         if len(points) == trials:
@@ -145,7 +146,7 @@ def draw(field: str, domain: Domain, rng: np.random.Generator) -> Any:
 
 
 def size(space: Mapping[str, Domain]) -> int | None:
-    """How many points it has; None for a continuous one."""
+    """Number of points in the space; None for a continuous one."""
     if any(d.bounds for d in space.values()):
         return None
     return math.prod(len(d.values or []) for d in space.values())

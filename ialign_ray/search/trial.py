@@ -1,7 +1,7 @@
 """One trial without Ray: trained from budget to budget by the ordinary loop, validated at each, never repeated.
 
-A trial is an ordinary run folder. What it found at a budget is written down there, so a trial that is started again,
-after a kill or in a resumed search, says the same without training; and it goes on from its own checkpoint.
+A trial is an ordinary run folder. Its result at a budget is written there, so a trial that is started again,
+after a kill or in a resumed search, reports the same without training, and resumes from its own checkpoint.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ REPORTS, HELD_OUT = "reports.json", "held-out"
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What the trials of one process have in common."""
+    """Model, data and device that the trials of one process share."""
 
     base: nn.Module
     """Frozen; each trial puts its own adapter on it, or copies it."""
     held_out: list[Encoded]
     record: dict[str, Any]
-    """What is known of the data, for a run's record."""
+    """Counts of the data, for a run's record."""
     data: str
     """Hash of pools, templates and held-out rows."""
     rows: list[int] = field(default_factory=list)
@@ -71,6 +71,7 @@ class TrialRun:
         steps = [self._steps(b) for b in budgets] if unit == "tokens" else budgets
         self.ends = dict(zip(budgets, steps, strict=True))
         """Budget -> the step that it ends with."""
+        # the rate falls over the whole budget; validation and stopping are the search's own
         plain: dict[str, Any] = {"steps": steps[-1], "validation": None, "stop": [], "keep": "last"}
         self.settings = experiment.train.model_copy(update=plain)
         self.experiment = experiment.model_copy(update={"train": self.settings})
@@ -80,7 +81,7 @@ class TrialRun:
 
     @cached_property
     def reports(self) -> list[dict[str, Any]]:
-        """What was found so far, in the order of budgets."""
+        """Reports so far, in the order of budgets."""
         path = self.folder / REPORTS
         if not path.exists():
             return []
@@ -92,7 +93,7 @@ class TrialRun:
         return list(known["reports"])
 
     def report(self, k: int) -> dict[str, Any]:
-        """What the k-th budget gives: read, or trained and validated now.
+        """Return the report of the k-th budget: read, or trained and validated now.
 
         Raises IalignError when training cannot go on.
         """
@@ -125,6 +126,7 @@ class TrialRun:
             "seconds": time.perf_counter() - began, "validation_seconds": time.perf_counter() - trained, "last": last,
         }  # fmt: skip
         found = [*self.reports, known]
+        # last: a kill before this repeats the validation and nothing that was reported
         write_json(self.folder / REPORTS, {"fingerprint": self.fingerprint, "reports": found})
         self.reports.append(known)
 
@@ -166,6 +168,7 @@ class TrialRun:
             autocast=self.experiment.model.precision == "bf16",
             objective=OBJECTIVES.find(self.settings.objective, "train.objective"),
             on_step=on_step,
+            # a budget ends as after SIGTERM: with a checkpoint, from which the next budget resumes
             stop_request=lambda: StopRequest.STOP if at[0] + 1 == end else StopRequest.GO_ON,
         )
         newest = loop.checkpoints.newest()
@@ -175,6 +178,7 @@ class TrialRun:
             return
         try:
             run_loop(self.model, loop)
+        # the end of this budget; anything else stops for a reason of its own
         except StoppedError:
             if at[0] != end:
                 raise
@@ -209,5 +213,5 @@ def read_losses(folder: Path, budget: int, l1: Iterable[str]) -> Losses:
 
 
 def held_out_file(folder: Path, budget: int) -> Path:
-    """Where the loss of every held-out example lies."""
+    """File with the loss of every held-out example at a budget."""
     return folder / HELD_OUT / f"{budget:012d}.parquet"

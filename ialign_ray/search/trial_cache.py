@@ -36,13 +36,14 @@ class ExampleCache:
     """The examples of one seed and task mix; those not encoded beforehand are encoded when first drawn."""
 
     plan: Plan
-    """With the whole replay pool."""
+    """Plan with the whole replay pool."""
     encoder: Encoder
     made: dict[Key, Encoded] = field(default_factory=dict)
 
     def fill(self, examples: int) -> None:
         """Encode beforehand what trials of this many examples can draw: their pairs, and as many instructions."""
         examples = min(examples, FILLED)
+        # pairs alone and replay alone: whatever ratio a trial has, its examples are among these
         for ratio in (0.0, 1.0):
             if (ratio and self.plan.replay.num_rows) or (not ratio and self.plan.pairs.num_rows):
                 source = replace(self.plan, ratio=ratio)
@@ -101,6 +102,7 @@ class SharedModel:
 def share(model: nn.Module) -> SharedModel:
     """Take a model on the CPU apart."""
     parameters = dict(model.named_parameters())
+    # as deepcopy's memo: modules and buffers are copied, weights are not
     empty: dict[int, Any] = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in parameters.values()}
     skeleton = copy.deepcopy(model, empty)
     # new memory, page-aligned by the object store
@@ -123,4 +125,5 @@ def fresh(base: nn.Module, *, writable: bool) -> nn.Module:
     """A model for one trial: new modules over the base's own weights, or, to train them all, over a copy."""
     if writable:
         return copy.deepcopy(base).requires_grad_(True)
+    # the memo hands out the base's own weights, so only modules are made
     return copy.deepcopy(base, {id(p): p for p in base.parameters()})

@@ -1,4 +1,4 @@
-"""What all trials of a search share, put together once by the driver: weights, data, held-out rows."""
+"""Data that all trials of a search share, put together once by the driver: weights, data, held-out rows."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ PREFILLED = 8
 
 
 def search_folder(experiment: Experiment) -> Path:
-    """Where a search lies."""
+    """Folder of a search."""
     return Path(experiment.storage.runs).absolute() / experiment.name / SEARCH
 
 
@@ -75,7 +75,7 @@ class SearchContext:
     """Budgets."""
     model: SharedModel
     plan: Plan
-    """With all pairs and the whole replay pool."""
+    """Plan with all pairs and the whole replay pool."""
     encoder: Encoder
     made: dict[str, dict[Key, Encoded]]
     """Family -> examples encoded beforehand."""
@@ -88,7 +88,7 @@ class SearchContext:
     """Seed -> base and control; empty while the controls are being trained."""
 
     def trial_context(self, device: torch.device) -> TrialContext:
-        """What one process sets up once for all its trials."""
+        """Set up once what all trials of one process share."""
         return TrialContext(base_model(self.model, device), self.held_out, self.record, self.data, self.rows, device)
 
     def example_cache(self, experiment: Experiment) -> ExampleCache:
@@ -143,6 +143,7 @@ def prepare_all(experiment: Experiment, console: Console | None, *, cluster: boo
     whole = override(
         experiment,
         {
+            # any ratio above 0: else no replay pool is read, and no old instructions are held out
             "replay.ratio": experiment.replay.ratio or 0.5,
             "replay.pool_size": None,
             "train.validation": watched.model_dump(mode="json"),

@@ -40,19 +40,20 @@ class RemoteValidator:
         self._step, self._task = step, task.remote(self._experiment, self._run, checkpoint)
 
     def ready(self) -> bool:
-        """Whether the task has ended, well or not."""
+        """Return True if the task has ended, well or not."""
         import ray
 
         return bool(ray.wait([self._task], timeout=0)[0])
 
     def result(self) -> Found:
-        """What it found; ClusterError when it failed or does not come."""
+        """Return the losses; raises ClusterError if the task failed or gives no answer."""
         import ray
         from ray.exceptions import GetTimeoutError, RayError
 
         try:
             found: Found = ray.get(self._task, timeout=PATIENCE)
         except GetTimeoutError:
+            # it would go on holding its resources
             ray.cancel(self._task, force=True)
             raise ClusterError(f"the task that validates step {self._step} gave no answer in {PATIENCE:g} s") from None
         except (RayError, OSError) as error:

@@ -1,7 +1,7 @@
-"""Bucketed or packed, and what a pass costs by itself: measured once for a model on a machine, then written down.
+"""Choice of bucketed or packed passes, and the fixed cost of a pass: measured once for a model on a machine, then kept.
 
 Either way gives the same gradient but for rounding, and rounding is enough to end with other bits. So a choice is made
-once and kept: beside the run, which goes on with it after a resume, and beside all runs, so that every trial of one
+once and kept: beside the run, which uses it after a resume, and beside all runs, so that every trial of one
 model on one kind of machine adds up in the same order.
 """
 
@@ -44,7 +44,7 @@ def choose_batching(
     pad: int,
     device: torch.device,
 ) -> Batching:
-    """How this run lays out its passes: as it was chosen before, or by a few passes over `sample`.
+    """Return this run's layout of passes: the one chosen before, or measured by a few passes over `sample`.
 
     Every worker calls this and does the same passes; the first one's choice holds for all. It is kept in the run's
     folder, and in `batching/` two folders above for other runs of the same model and machine.
@@ -74,9 +74,11 @@ def measure(
     enough = _within(sample, tokens)
 
     def seconds(passes: Sequence[Pass]) -> float:
+        # the fastest of some rounds: other work on the machine only ever adds time
         return min(_timed(model, passes, device) for _ in range(ROUNDS))
 
     small, large = _block(1, 16, pad), _block(8, 64, pad)
+    # of one pass each; two sizes give the fixed part and the part a token
     one, many = (seconds(lay_out(b, Batching(), 2**30, pad, start)) for b in (small, large))
     bucketed = Batching(pass_tokens=pass_tokens(one, many))
     chosen = bucketed
@@ -129,7 +131,7 @@ def _within(sample: Sequence[Encoded], tokens: int) -> list[Encoded]:
 
 
 def _key(model: nn.Module, settings: TrainConfig, device: torch.device) -> str:
-    """What the measured times depend on."""
+    """Hash of everything that the measured times depend on."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     names = ("batching", "batch_size", "micro_batch_tokens", "gradient_checkpointing", "compile")

@@ -1,4 +1,4 @@
-"""The model card that lies beside every adapter."""
+"""The model card of every adapter's folder."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ card alone.
 
 
 def _loading(experiment: Experiment, loader: str) -> str:
-    """How transformers and peft alone load the folder."""
+    """Code that loads the folder with transformers and peft alone."""
     model = experiment.model
     lines = ['tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")']
     if model.tuning == "full":

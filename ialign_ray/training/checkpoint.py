@@ -69,7 +69,7 @@ class Checkpoints:
         return target
 
     def of(self, step: int) -> Path:
-        """Where the checkpoint of a step lies, if there is one."""
+        """Folder of a step's checkpoint, whether it exists or not."""
         return self.folder / f"step-{step:08d}"
 
     def sweep(self, newest: Path | None, spare: Collection[int] = ()) -> None:
@@ -99,6 +99,7 @@ class Checkpoints:
         """
         if chosen is None:
             return 0
+        # weights of other data or settings would load without an error, and the run would be neither
         meta = read_json(chosen / MANIFEST)["meta"]
         if meta["fingerprint"] != self.fingerprint:
             raise CheckpointError(
@@ -113,12 +114,12 @@ class Checkpoints:
 
 
 def first_worker() -> bool:
-    """Whether this worker writes what is written once."""
+    """Return True if this worker writes what is written once."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
 def first_says(make: Callable[[], T]) -> T:
-    """What the first worker makes, on all of them; every worker calls this."""
+    """Return on all workers what `make` returns on the first one; every worker calls this."""
     said: list[Any] = [make() if first_worker() else None]
     if dist.is_initialized():
         dist.broadcast_object_list(said)
@@ -140,12 +141,13 @@ def read_weights(folder: Path, model: nn.Module) -> None:
 def _write_whole(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
     weights = {n: p.detach().cpu().contiguous() for n, p in trained(model).items()}
     save_file(weights, folder / _WEIGHTS)
-    # through a Python file, whose error names the cause; by path torch tells of "unexpected pos" alone
+    # through a Python file, whose error names the cause; by path torch says only "unexpected pos"
     with (folder / _OPTIMIZER).open("wb") as file:
         torch.save(optimizer.state_dict(), file)
 
 
 def _read_whole(folder: Path, optimizer: torch.optim.Optimizer) -> None:
+    # weights_only: a checkpoint is data, and may not run code
     stored = torch.load(folder / _OPTIMIZER, map_location="cpu", weights_only=True)
     for number, parameter in enumerate(_optimized(optimizer)):
         stored["state"][number] = {k: cut_like(v, parameter) for k, v in stored["state"].get(number, {}).items()}
@@ -204,7 +206,7 @@ def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
 
 
 class _CheckpointWriter(FileSystemWriter):
-    """Names what the disk said before it is sent to the other workers: an error that is sent loses its cause."""
+    """Adds the disk's own reason to an error before other workers get it: an error that is sent loses its cause."""
 
     def __init__(self, folder: Path, target: Path) -> None:
         super().__init__(folder)

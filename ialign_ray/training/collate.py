@@ -20,10 +20,10 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Pass:
-    """What one forward pass reads."""
+    """Input of one forward pass."""
 
     examples: Sequence[Encoded]
-    """In the order of `labels`."""
+    """Examples in the order of `labels`."""
     inputs: dict[str, Any]
     """The model's own."""
     positions: Tensor
@@ -37,7 +37,7 @@ class Pass:
         return sum(ids.numel() for name, ids in self.inputs.items() if name.endswith("input_ids"))
 
     def to(self, device: torch.device) -> Pass:
-        """On the device; from pinned memory without waiting for it."""
+        """Copy the pass to the device; from pinned memory without waiting for it."""
 
         def moved(value: Any) -> Any:
             return value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
@@ -46,7 +46,7 @@ class Pass:
         return Pass(self.examples, inputs, moved(self.positions), moved(self.labels))
 
     def pinned(self) -> Pass:
-        """In memory that a GPU reads by itself."""
+        """Copy the pass to pinned memory, which a GPU reads without the CPU."""
         inputs = {n: v.pin_memory() if isinstance(v, Tensor) else v for n, v in self.inputs.items()}
         return Pass(self.examples, inputs, self.positions.pin_memory(), self.labels.pin_memory())
 
@@ -77,7 +77,7 @@ def collate(
         return inputs, _positions(batch, ids.shape[1], [len(e.prompt) - 1 for e in batch]).to(device), labels
     ids, mask = padded([e.prompt for e in batch], device, fill=pad)
     decoder, _ = padded([[start, *e.target[:-1]] for e in batch], device, fill=pad)
-    # no decoder mask: padding stands on the right, where no position that counts can see it
+    # no decoder mask: padding is on the right, where no position that counts can see it
     inputs = {"input_ids": ids, "attention_mask": mask, "decoder_input_ids": decoder}
     return inputs, _positions(batch, decoder.shape[1], [0] * len(batch)).to(device), labels
 
@@ -85,7 +85,7 @@ def collate(
 def collate_packed(rows: Sequence[Sequence[Encoded]], pad: int, *, varlen: bool = False) -> Pass:
     """Several examples a row [R, W]: position ids restart, from which a model makes its block-diagonal mask.
 
-    With `varlen` there is one row, and the kernel is told where each example begins.
+    With `varlen` there is one row, and the kernel gets the offset of each example.
     """
     examples = [e for row in rows for e in row]
     ids, _ = padded([[t for e in row for t in (*e.prompt, *e.target)] for row in rows], CPU, fill=pad)
@@ -102,13 +102,14 @@ def collate_packed(rows: Sequence[Sequence[Encoded]], pad: int, *, varlen: bool 
         inputs |= {"cu_seq_lens_q": ends, "cu_seq_lens_k": ends, "max_length_q": longest, "max_length_k": longest}
     before = [n for row in rows for n in accumulate((len(e) for e in row[:-1]), initial=0)]
     row_of = [r for r, row in enumerate(rows) for _ in row]
+    # the logits of a token predict the next one, so the last prompt token is the first position
     first = [r * width + n + len(e.prompt) - 1 for r, n, e in zip(row_of, before, examples, strict=True)]
     positions = torch.cat([torch.arange(len(e.target)) + start for e, start in zip(examples, first, strict=True)])
     return Pass(examples, inputs, positions, torch.tensor([token for e in examples for token in e.target]))
 
 
 def _positions(batch: Sequence[Encoded], width: int, first: Sequence[int]) -> Tensor:
-    """As many positions of each row as it has target tokens, from `first` of the row on."""
+    """Flat positions [N]: one for each target token of a row, from position `first` of the row."""
     return torch.cat([torch.arange(len(e.target)) + r * width + first[r] for r, e in enumerate(batch)])
 
 

@@ -58,7 +58,7 @@ def validation_curves(record: dict[str, Any]) -> dict[str, float]:
 def validation_line(record: dict[str, Any], base: dict[str, Any]) -> str:
     """One validation as a line of a job's log, in nats per token, beside the base.
 
-    `base` is the run's first validation; that of another step, where a resumed run began to be validated, is none.
+    `base` is the run's first validation; it does not count if its step is above 0, as in a run validated only late.
     """
     said = []
     for metric in ("pairs", "instructions"):
@@ -182,7 +182,7 @@ class _Watcher:
         self._track(partial(self.sinks.close, finished))
 
     def _track(self, work: Callable[[], None]) -> None:
-        """Curves are a copy of `metrics.jsonl`: where they cannot be written, the run goes on without."""
+        """Write curves, which copy `metrics.jsonl`; where they cannot be written, the run continues without them."""
         if not self._tracking:
             return
         try:

@@ -4,7 +4,8 @@ A matrix of n weights costs 2n FLOPs a token forward, 2n for the gradient of its
 frozen matrix does not need: 6n trained (Kaplan et al. 2020, arXiv 2001.08361, section 2.1), 4n frozen under an
 adapter. Attention costs 12 x heads x head size a token and token attended to, forward and backward (PaLM, Chowdhery et
 al. 2022, arXiv 2204.02311, appendix B). Each example attends to itself alone, without a discount for causality, as
-there; the output head runs on target tokens alone. Padding counts nothing, nor does what is computed twice.
+there; the output head runs on target tokens alone. Padding counts nothing, nor does what is computed twice: so
+`torch.utils.flop_counter` is not used, which counts both, and would need a run for every new shape.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ _CROSS = re.compile(
 """Keys and values of cross-attention: in the decoder, but computed of the encoder's tokens."""
 
 PEAKS = {
+    # an H100 PCIe or NVL must be found before the plain H100
     "B200": 2250e12, "H200": 989e12, "H100 PCIe": 756e12, "H100 NVL": 835e12, "H100": 989e12, "A100": 312e12,
     "L40S": 362e12, "L4": 121e12, "A10G": 70e12, "A10": 125e12, "RTX 4090": 165e12, "RTX 3090": 71e12,
 }  # fmt: skip
@@ -60,10 +62,10 @@ class Cost:
 
 
 def training_cost(model: nn.Module) -> Cost:
-    """From the shapes of a model and from what of it is trained.
+    """Cost of an example, from the shapes of a model's layers and which of them are trained.
 
     Layers count whose weight is a matrix of their own: not experts of which a token sees few, nor the scans of
-    state-space models. Attention windows are not looked at.
+    state-space models. Attention windows are ignored.
     """
     head = {id(m) for m in output_head(model).modules()}
     apart = is_encoder_decoder(model)
@@ -76,6 +78,7 @@ def training_cost(model: nn.Module) -> Cost:
             prompt += flops
         else:
             target += flops
+            # one side: prompt and target tokens pass through the same layers
             prompt += 0 if apart else flops
     first, second = (_attention(model, decoder=d) for d in (False, True))
     return Cost(prompt, target, (first, second), second if apart else 0.0, apart)
@@ -110,7 +113,7 @@ def _attention(model: nn.Module, *, decoder: bool) -> float:
 
 @dataclass(frozen=True)
 class Peak:
-    """What one device can do."""
+    """Peak arithmetic of one device."""
 
     flops: float
     """FLOP/s."""
@@ -123,6 +126,7 @@ class Peak:
 def peak_of(device: torch.device, *, bf16: bool) -> Peak:
     """A known GPU's bf16 peak from its data sheet; else the best of some matrix products, a tenth of a second."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    # by whole words, or an L40 would pass for an L4 and an RTX A1000 for an A10
     known = next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
     if bf16 and known:
         return Peak(known, "data sheet", name)
@@ -143,7 +147,7 @@ def _measured(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) ->
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: by tensors on a GPU, by the process (resident) elsewhere; 0 where nobody tells."""
+    """Most bytes held so far: by tensors on a GPU, by the process (resident) elsewhere; 0 where it is unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

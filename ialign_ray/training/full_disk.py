@@ -27,7 +27,7 @@ def writing(target: Path, cure: str = "") -> Iterator[None]:
 
 
 def _refusal(error: BaseException | None) -> str | None:
-    """What the disk said, None when it said nothing; safetensors and torch wrap it in errors of their own."""
+    """The disk's own reason, or None; safetensors and torch wrap it in errors of their own."""
     while error is not None:
         if isinstance(error, OSError):
             return error.strerror or str(error)

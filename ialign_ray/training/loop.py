@@ -29,12 +29,12 @@ from ialign_ray.training.stop_requests import StopRequest
 from ialign_ray.training.validation import Validator
 
 Stream = Callable[[int], Iterator[list[Encoded]]]
-"""From a first step to an endless stream of this worker's share of each step's examples."""
+"""Function from a first step to an endless stream of this worker's share of each step's examples."""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """What one run needs beside its model."""
+    """Everything a run needs beside its model."""
 
     settings: TrainConfig
     stream: Stream
@@ -45,11 +45,11 @@ class Loop:
     autocast: bool = False
     """Compute in bf16 over the weights' own precision."""
     batching: Batching = BUCKETED
-    """How a step's examples are laid out in passes; it may not change within a run."""
+    """Layout of a step's examples in passes; it may not change within a run."""
     objective: Objective = OBJECTIVES[LANGUAGE_MODELING]
-    """What is minimised."""
+    """The loss to minimise."""
     held_out: Sequence[Encoded] = ()
-    """What `train.validation` looks at."""
+    """Examples that `train.validation` measures the loss on."""
     on_step: Callable[[int], None] = lambda step: None
     """Called after every step with the number of steps done."""
     validator: Validator | None = None
@@ -82,6 +82,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
     done = start
     reason = validate_due(loop, progress, model, start)  # the base, or what a killed attempt did not come to
     while done < settings.steps and reason is None:
+        # starts before the step and is read after it, so that the exchange costs no waiting
         strongest = _Strongest(loop.stop_request(), progress.arrived(), device)
         began = time.perf_counter()
         examples, passes = next(stream)
@@ -113,6 +114,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
         if arrived:
             progress.collect()
         reason = validate_due(loop, progress, model, done)
+        # a step that became the best needs its checkpoint now: its weights are gone after the next update
         last, elsewhere = done == settings.steps or reason is not None, progress.elsewhere(done)
         if last or stop_request or elsewhere or done % settings.checkpoint_every == 0 or done in progress.best()[:1]:
             saved = save(loop, progress, model, optimizer, done, must=last or stop_request is StopRequest.STOP)
@@ -121,6 +123,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
         loop.on_step(done)
         if stop_request is StopRequest.STOP and not last:
             raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; go on with --resume")
+    # ends the thread that makes the next batches
     stream.close()
     finish(loop, progress, model, optimizer, step=done, reason=reason, device=vars(peak))
     model.eval()
@@ -138,6 +141,7 @@ def restore(loop: Loop, progress: RunProgress, model: nn.Module, optimizer: torc
     checkpoints = loop.checkpoints
     chosen = first_says(checkpoints.newest)
     start = checkpoints.restore(model, optimizer, chosen)
+    # the records are cut to the checkpoint first, since progress is read from them
     loop.run_log.open(start)
     progress.resume(start)
     if first_worker():
@@ -161,10 +165,10 @@ def finish(
 def save(
     loop: Loop, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool
 ) -> bool:
-    """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint; whether it is
-    there.
+    """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint; return True
+    if it exists.
 
-    Where the disk takes no more, the run goes on with a warning, or ends with CheckpointError if it `must` be saved.
+    Where the disk is full, the run continues with a warning, or ends with CheckpointError if it `must` be saved.
     """
     failure = _failure(lambda: loop.run_log.flush(step))
     if failure is None:  # a checkpoint ahead of its ledger would prove nothing
@@ -230,6 +234,7 @@ def learning_rate(step: int, settings: TrainConfig) -> float:
     """The rate of the step with this number (from 0): linear warm-up, then the schedule down to 0."""
     warmup = math.ceil(settings.warmup * settings.steps)
     if step < warmup:
+        # from 1 / warmup, not 0: the first step trains too
         return settings.learning_rate * (step + 1) / warmup
     done = (step - warmup) / max(1, settings.steps - warmup)
     factor = {"cosine": 0.5 * (1 + math.cos(math.pi * done)), "linear": 1 - done, "constant": 1.0}

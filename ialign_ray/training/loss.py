@@ -24,13 +24,14 @@ PART = 2**23
 """Logits computed at a time: 32 MiB in fp32, 33 positions of a vocabulary of 250,000."""
 
 Finish = Callable[[Tensor], Tensor]
-"""What an architecture does to its head's output before it calls it logits."""
+"""Function that an architecture applies to its head's output to get logits."""
 
+# weak keys: a model is tried once, and not kept alive for it
 _finishes: WeakKeyDictionary[nn.Module, Finish | None] = WeakKeyDictionary()
 
 
 def target_nats(model: nn.Module, index: Tensor, labels: Tensor, **inputs: object) -> tuple[Tensor, Tensor]:
-    """(summed loss, differentiable once; loss of each position [N] in nats, for reading only).
+    """Return the summed loss, differentiable once, and the loss of each position [N] in nats, without a gradient.
 
     Args:
         model: a transformers model, or one wrapped by peft or by data parallelism.
@@ -49,6 +50,7 @@ def target_nats(model: nn.Module, index: Tensor, labels: Tensor, **inputs: objec
 
     def stand_in(hidden: Tensor) -> Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])[index.to(hidden.device)]
+        # one position shows how wide the vocabulary is and, by its graph, which parameters the head trains
         one = own(flat[:1].detach())
         rows = max(1, PART // one.shape[-1])
         made.append(_in_parts(flat, labels.to(flat.device), own, finish, rows, *_trained(one)))
@@ -79,6 +81,8 @@ class _InParts(torch.autograd.Function):
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
             with torch.set_grad_enabled(wanted):
+                # cut from the graph: this part's gradients are taken now, so its logits are freed before the next
+                # part's come
                 own = hidden[part].detach().requires_grad_(to_hidden is not None)
                 logits = _wide(finish(head(own)))
                 loss = functional.cross_entropy(logits, labels[part], reduction="none")
@@ -89,9 +93,11 @@ class _InParts(torch.autograd.Function):
                     found = list(torch.autograd.grad(loss.sum(), [*first, *trained]))
                     if to_hidden is not None:
                         to_hidden[part] = found.pop(0)
+                    # to_trained is empty at the first part, whose gradients become the totals
                     for total, gradient in zip(to_trained, found, strict=False):
                         total += gradient
                     to_trained = to_trained or found
+        # without a target position no part was computed; the head still gets a gradient, of zeros
         ctx.save_for_backward(to_hidden, *(to_trained or map(torch.zeros_like, trained)))
         ctx.mark_non_differentiable(nats)
         return nats.sum(), nats
@@ -124,10 +130,10 @@ def _trained(made: Tensor) -> list[Tensor]:
 
 
 def logits_finish(model: nn.Module) -> Finish | None:
-    """What follows the head inside the model's forward (nothing, a scale, a soft cap); None where it is not known.
+    """Return the function after the head in the model's forward (identity, scale, soft cap); None where it is unknown.
 
-    Found by the config's own words and then tried: the model is run once with hidden states of our choice, whose logits
-    reach 100, so that a cap shows, and the candidate must give the very logits that the model gives.
+    Candidates come from the config and are then tried: the model is run once with hidden states of our choice, whose
+    logits reach 100, so that a cap shows, and the candidate must give the very logits that the model gives.
     """
     if model not in _finishes:
         _finishes[model] = _tried(model)
@@ -148,9 +154,11 @@ def _tried(model: nn.Module) -> Finish | None:
     if getattr(config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = token
     device = token.device
+    # the probe draws random numbers; training's own must be the same with and without it
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         with _forward_of(head, stand_in) as own:
             logits = model(**inputs).logits
+        # a head that is called several times, or not through its forward, cannot be computed in parts
         if len(seen) != 1:
             return None
         return next((f for f in _candidates(config) if torch.allclose(f(seen[0]).float(), logits.float())), None)
@@ -172,6 +180,7 @@ def _candidates(config: Any) -> Iterator[Finish]:
 def _forward_of(head: nn.Module, stand_in: Finish) -> Iterator[Finish]:
     """Let `stand_in` answer in place of the head's forward; gives the head's own."""
     own = head.forward
+    # a wrapper may have put a forward of its own on the instance; else the class's must be found again afterwards
     lent = "forward" in vars(head)
     head.forward = stand_in
     try:

@@ -1,11 +1,11 @@
-"""`storage.mirror`: a second copy of a run on an object store, from which it goes on where its disk is lost.
+"""`storage.mirror`: a second copy of a run on an object store, from which it resumes after losing its disk.
 
 A copy is a list of the run's files with their SHA-256 hashes (`copies/step-00000100.json`), and the files under those
 hashes (`objects/...`), so that what did not change is not sent again. The list is written last and files are hashed
-again when they come back: a copy that was torn while it was sent, or spoiled later, is passed over for the one before.
+again when they come back: a copy that was torn while it was sent, or spoiled later, is skipped for an older one.
 
 The driver sends, beside the training, when a checkpoint has been made; what is sent later than the checkpoint (records,
-ledger) is cut by the run that goes on, as after any crash.
+ledger) is cut by the run that resumes, as after any crash.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ PARTS = (
     *("experiment.yaml", "record.json", "batching.json", "metrics.jsonl", "validation.jsonl", "warnings.txt"),
     *("ending.json", "ledger", "flagged", *LAST),
 )
-"""What a copy holds; `data/` is made again from the experiment, curves and predictions from the run."""
+"""Contents of a copy; `data/` is made again from the experiment, curves and predictions from the run."""
 KEPT = 2
 """Newest copies on the mirror."""
 LOOK_SECONDS = 2.0
@@ -66,6 +66,7 @@ class Mirror:
             files = {p.relative_to(folder).as_posix(): file_hash(p) for p in folder.rglob("*") if p.is_file()}
             there = self._objects()
             for path, digest in files.items():
+                # an object of another size is what a torn upload left
                 if there.get(digest) != (folder / path).stat().st_size:
                     self._system.put_file(str(folder / path), self._object(digest))
             listed = json.dumps({"fingerprint": fingerprint, "files": files}, indent=2).encode()
@@ -73,9 +74,9 @@ class Mirror:
             self._prune()
 
     def pull(self, run: Path, fingerprint: str, tell: Callable[[str], object]) -> str | None:
-        """Put the newest whole copy in the place of a run's files; its name, None where there is none.
+        """Put the newest whole copy in the place of a run's files; return its name, None if the mirror has none.
 
-        Raises CheckpointError for a copy of a run with other settings or data, and where the disk here takes no more.
+        Raises CheckpointError for a copy of a run with other settings or data, and where the disk here is full.
         """
         run.parent.mkdir(parents=True, exist_ok=True)
         for name in self.names():
@@ -115,7 +116,7 @@ class Mirror:
         return None
 
     def _list(self, name: str) -> dict[str, Any] | None:
-        """A copy's fingerprint and files, None where they cannot be read or would lie outside of the run."""
+        """A copy's fingerprint and files, None where they cannot be read or point outside of the run."""
         try:
             listed = json.loads(self._system.cat_file(f"{self._root}/copies/{name}.json"))
             inside = all(not Path(p).is_absolute() and ".." not in Path(p).parts for p in listed["files"])
@@ -135,6 +136,7 @@ class Mirror:
     def _prune(self) -> None:
         """Remove copies beyond those kept, and then the files that no copy names."""
         names = self.names()
+        # lists first: a kill in between leaves files that no list names, which the next push removes
         for name in names[KEPT:]:
             self._system.rm_file(f"{self._root}/copies/{name}.json")
         named: set[str] = set()
@@ -171,7 +173,7 @@ def room_at(place: str, cure: str) -> Iterator[None]:
 
 @contextmanager
 def frozen(run: Path) -> Iterator[Path]:
-    """A folder with a run's files as they are now, beside it: training may sweep and append meanwhile."""
+    """A folder with a run's files as they are now, beside it: training may sweep and append while it is read."""
     with tempfile.TemporaryDirectory(dir=run.parent, prefix=f".{run.name}.") as scratch:
         folder = Path(scratch)
         for part in map(run.joinpath, PARTS):
@@ -201,7 +203,7 @@ def mirror_of(experiment: Experiment, run: Path) -> Mirror | None:
 
 
 def bring_back(mirror: Mirror, run: Path, checkpoints: Checkpoints, console: Console) -> None:
-    """Take the run from its mirror, where that is further than what lies here."""
+    """Take the run from its mirror if the copy there is further than the run here."""
 
     def tell(text: str) -> None:
         console.print(text, highlight=False, markup=False, soft_wrap=True)
@@ -248,14 +250,14 @@ class _Sender:
         self._sent = ""
 
     def follow(self, stop: threading.Event) -> None:
-        """Look now and then."""
+        """Poll for new checkpoints until `stop` is set."""
         while not stop.wait(LOOK_SECONDS):
             if (found := self._checkpoints.found()) != self._seen:  # hashes are read for new ones alone
                 self._seen = found
                 self.send_new()
 
     def send_new(self) -> None:
-        """Send what is new; where the mirror takes it not, say so and go on."""
+        """Send what is new; if the mirror refuses it, warn and continue."""
         try:
             state = state_of(self._run, self._checkpoints)
             if state > self._sent:

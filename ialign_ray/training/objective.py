@@ -23,7 +23,7 @@ from ialign_ray.training.loss import target_nats
 
 @dataclass(frozen=True)
 class PassLayout:
-    """What limits and shapes a forward pass."""
+    """Limits and shape of a forward pass."""
 
     tokens: int
     """Padded tokens of one pass at most."""

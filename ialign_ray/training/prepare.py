@@ -1,4 +1,4 @@
-"""From an experiment to the run's data folder: pools cleared of leaks, templates, tokenizer, counts."""
+"""Preparation of a run's data folder from an experiment: pools cleared of leaks, templates, tokenizer, counts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class Prepared:
     parallel: Parallel
     replay: ReplayCounts
     held_out: Sequence[Encoded] = ()
-    """What validation looks at."""
+    """Examples that validation measures the loss on."""
 
     def counts(self) -> dict[str, Any]:
         """Rows read, dropped and kept, for the run's record."""
@@ -55,12 +55,14 @@ class Prepared:
         train = experiment.train
         # what follows a spike is decided again when a run resumes; the run log holds what was done
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
+        # these change rounding at most
         free += ["gradient_checkpointing", "compile", "batching"]
         if not train.stop and train.keep == "last":
             free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
         (settings["train"]["validation"] or {}).pop("asynchronous", None)  # the same losses, only later
         for name in free:
             settings["train"].pop(name)
+        # a kernel changes rounding only
         settings["model"].pop("attention")
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
         return json_hash([settings, [t.model_dump(mode="json") for t in self.plan.templates], pools])
@@ -69,8 +71,8 @@ class Prepared:
 def save_data(
     folder: Path, plan: Plan, encoder: Encoder, held_out: Sequence[Encoded] = (), encoded: Path | None = None
 ) -> None:
-    """Write what the workers read: plan, tokenizer and how to encode, what validation looks at, and where `encoded`
-    examples are kept, if at all."""
+    """Write what the workers read: plan, tokenizer and its settings, held-out examples, and the folder of `encoded`
+    examples, if they are kept."""
     with whole_folder(folder) as scratch:
         save_held_out(scratch, held_out)
         plan.save(scratch / "plan")

@@ -1,4 +1,4 @@
-"""The progress of one run: what validation and the steps' losses have said so far, and what follows from it.
+"""The progress of one run: its validations and step losses so far, and what follows from them.
 
 Every worker holds the same progress. A resumed one reads it from the run's records, so it decides as if undisturbed.
 """
@@ -34,16 +34,16 @@ class RunProgress:
     detector: SpikeDetector
     checkpoints: Checkpoints
     validator: Validator | None = None
-    """Who validates elsewhere; None where the workers do it between two steps. The first worker's alone is asked."""
+    """Validates elsewhere; None if the workers validate between two steps. Only the first worker's is used."""
     history: list[Validated] = field(default_factory=list)
-    """In the order of steps: each validation waits for those before it."""
+    """Validations in the order of steps: each waits for those before it."""
     pending: list[int] = field(default_factory=list)
     """Steps to be validated elsewhere from their checkpoints; the first of them is under way."""
 
     def resume(self, start: int) -> None:
-        """Go on from what the records say: the first worker reads them and tells the others.
+        """Resume from the records: the first worker reads them and sends them to the others.
 
-        What a lost attempt did not hear of is validated again, as far as there are checkpoints.
+        A step whose result a lost attempt did not receive is validated again, as far as there are checkpoints.
         """
         self.history, steps = first_says(lambda: self.run_log.past(WINDOW))
         self.detector.remember(steps)
@@ -81,7 +81,7 @@ class RunProgress:
         return step % wanted.every == 0 or step == self.settings.steps
 
     def elsewhere(self, step: int) -> bool:
-        """Whether this step is to be validated from its checkpoint; the base and the last step never are."""
+        """Return True if this step is to be validated from its checkpoint; the base and the last step never are."""
         return self.validator is not None and 0 < step < self.settings.steps and self._due(step)
 
     def ask(self, step: int) -> None:
@@ -95,13 +95,13 @@ class RunProgress:
             self.validator.start(self.pending[0], self.checkpoints.of(self.pending[0]))
 
     def arrived(self) -> bool:
-        """Whether this worker has heard of a result that it did not hear before; only the first one does."""
+        """Return True if a new result is ready; only the first worker can know."""
         return bool(self.validator and self.pending and first_worker() and self.validator.ready())
 
     def collect(self) -> None:
         """Take in the result of what is under way, waiting for it if need be. Every worker calls this.
 
-        One that failed is told; from then on the workers validate.
+        A failure is reported; from then on the workers validate.
         """
         found, failure = first_says(self._result)
         step = self.pending.pop(0)

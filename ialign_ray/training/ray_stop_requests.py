@@ -1,8 +1,8 @@
 """Stop requests from Ray Train and SIGTERM, seen by one training worker.
 
 - The driver was asked to stop: it leaves the file `stop` in the run's folder, and the run ends with a checkpoint.
-- This worker got SIGTERM: all save, then it goes; Ray Train puts another in its place, which goes on from there.
-- Ray says that a worker's node will be preempted: all save and go on until the node is gone.
+- This worker got SIGTERM: all save, then it goes; Ray Train puts another in its place, which resumes from there.
+- Ray says that a worker's node will be preempted: all save and continue until the node is gone.
 - The network between hosts is the one that Ray found them by.
 """
 
@@ -19,7 +19,7 @@ from ray.train.torch import TorchConfig
 from ialign_ray.training.stop_requests import STOP, StopRequest, install
 
 LOOK_SECONDS = 0.25
-"""Between looks for the file: a shared file system answers in milliseconds, a step may take less."""
+"""Interval between checks for the file: a shared file system answers in milliseconds, a step may take less."""
 _sigterm = Event()
 
 
@@ -31,17 +31,19 @@ class RayStopRequests:
     """Stop requests of one worker: `stop_request` before each step, `after_step` after it."""
 
     def __init__(self, run: Path, rank: int) -> None:
+        # one worker asks the file system; the loop's reduction passes it on to the others
         self._stop = run / STOP if rank == 0 else None
         self._looked = 0.0
         self._leaving = False
         self._notice: Any = None
 
     def stop_request(self) -> StopRequest:
-        """What this worker asks for after the step that begins now; costs microseconds."""
+        """Return this worker's request for the end of the step that begins now; costs microseconds."""
         if self._asked_to_stop():
             return StopRequest.STOP
         self._leaving = _sigterm.is_set()
         notice = preemption_notice()
+        # a notice stays until the node is gone, but calls for one checkpoint
         new = notice is not None and notice != self._notice
         self._notice = notice
         return StopRequest.SAVE if self._leaving or new else StopRequest.GO_ON
@@ -60,7 +62,7 @@ class RayStopRequests:
 
 
 def preemption_notice() -> Any:
-    """What Ray Train's watcher last told this worker of a node about to be drained, or None.
+    """Return the last notice of Ray Train's watcher about a node to be drained, or None.
 
     `ray.train.get_preemption_info` says the same, but waits for all workers: 3.5 ms a step (ray 2.60).
     """
@@ -98,7 +100,7 @@ def meet_on_the_clusters_network() -> None:
 
 
 def interface_of(address: str) -> str | None:
-    """Which network interface of this host has the address; None if none has, as behind a NAT."""
+    """Return the name of this host's network interface with the address; None without one, as behind a NAT."""
     import psutil
 
     found = (name for name, held in psutil.net_if_addrs().items() if address in {h.address for h in held})

@@ -1,8 +1,8 @@
-"""What a run did: one record a step for curves, and the ledger of every example consumed.
+"""Run log: one record a step for curves, and the ledger of every example consumed.
 
 Records go to `metrics.jsonl` and `validation.jsonl`, written by the first worker and read by whoever watches (the
-driver's progress bar, MLflow, TensorBoard), so that no tracking library is imported in the workers. What the user
-must be told goes to `warnings.txt`.
+driver's progress bar, MLflow, TensorBoard), so that no tracking library is imported in the workers. Warnings for the
+user go to `warnings.txt`.
 
 A full disk ends no run here. Records wait in memory for room. The ledger proves that every example was consumed
 exactly once, so it may never lack a part: a part that cannot be written waits in memory too, no checkpoint is made
@@ -53,7 +53,7 @@ class RunLog:
         self._from = 0
 
     def open(self, start: int) -> None:
-        """Begin after `start` steps: what a lost attempt recorded beyond them is forgotten."""
+        """Begin after `start` steps; records after `start` (from a failed attempt) are dropped."""
         self._from = start
         if self._rank == 0:
             for part in (self.run / LEDGER).glob("*-*"):
@@ -66,12 +66,13 @@ class RunLog:
                     write_bytes(self.run / WARNINGS, _RESERVED)
 
     def warn(self, text: str) -> None:
-        """Tell the user (first worker): in the log, and through `warnings.txt` on the driver's console."""
+        """Warn the user (first worker): in the log, and through `warnings.txt` on the driver's console."""
         if self._rank:
             return
         logging.getLogger("ialign_ray").warning(text)
         with suppress(OSError), (self.run / WARNINGS).open("r+b") as file:
             told = file.read().rstrip(b"\n")
+            # over the reserved line feeds, which the disk has given already
             file.seek(len(told))
             file.write((b"\n" if told else b"") + text.replace("\n", " ").encode() + b"\n")
 
@@ -119,7 +120,7 @@ class RunLog:
             self.warn(f"{file.path} could not be written ({cause}); its records wait in memory")
 
     def past(self, steps: int) -> tuple[list[Validated], list[dict[str, Any]]]:
-        """What was recorded before: every validation, and the last so many steps."""
+        """Return what was recorded before: every validation, and the last `steps` records."""
         return validations(self.run), records(self.run)[-steps:]
 
     def end(self, **ending: Any) -> None:
@@ -135,6 +136,7 @@ class RunLog:
 
         The records must be written too: a resumed run decides from them.
         """
+        # the range stands in the name, so that `open` finds parts past a checkpoint without reading them
         path = self.run / LEDGER / f"{self._from:08d}-{step:08d}" / f"{self._rank}-of-{self._world}.parquet"
         columns: list[Any] = list(zip(*self._rows, strict=True)) if self._rows else [[] for _ in _SCHEMA]
         part = BytesIO()
@@ -154,7 +156,7 @@ def ledger(run: Path) -> pa.Table:
 
 
 class RunLogFile:
-    """One such file, written by one process. Where the disk takes no more, lines wait in memory for room."""
+    """One file of records, written by one process. While the disk is full, lines wait in memory for room."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -174,6 +176,7 @@ class RunLogFile:
         """Write what waits, or raise OSError."""
         if not self._waiting:
             return
+        # unbuffered: write returns what the disk took, so half a record is noticed here
         with self.path.open("ab", buffering=0) as file:
             size = file.tell()
             if file.write(self._waiting) == len(self._waiting):
@@ -189,13 +192,14 @@ class RunLogFile:
         with self.path.open("r+b") as file:
             end = 0
             for line in iter(file.readline, b""):
+                # steps rise, so all lines after the first one too many go
                 if not line.endswith(b"\n") or _step_of(line) > step:
                     break
                 end += len(line)
             file.truncate(end)
 
     def read(self) -> list[dict[str, Any]]:
-        """Every whole line; one torn by a crash is passed over."""
+        """Return every whole line; one torn by a crash is skipped."""
         if not self.path.exists():
             return []
         found = []
@@ -218,18 +222,18 @@ RECORDS, VALIDATIONS, WARNINGS = "metrics.jsonl", "validation.jsonl", "warnings.
 
 
 def records(run: Path) -> list[dict[str, Any]]:
-    """Every whole record of a run; a line torn by a crash is passed over."""
+    """Return every whole record of a run; a line torn by a crash is skipped."""
     return RunLogFile(run / RECORDS).read()
 
 
 def validations(run: Path) -> list[Validated]:
-    """What validation has said so far, in the order of steps."""
+    """Return all validations so far, in the order of steps."""
     return [
         Validated(r["step"], {k: e[0] for k, e in r["losses"].items()}) for r in RunLogFile(run / VALIDATIONS).read()
     ]
 
 
 def shown_warnings(run: Path) -> list[str]:
-    """What the user was told of a run, oldest first."""
+    """Return the warnings of a run, oldest first."""
     path = run / WARNINGS
     return [line for line in path.read_text(encoding="utf-8").split("\n") if line] if path.exists() else []

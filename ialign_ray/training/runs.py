@@ -24,7 +24,7 @@ MODEL, RECORD, FAILURE = "model", "record.json", "failure.json"
 
 
 def run_folder(experiment: Experiment, name: str) -> Path:
-    """Where a run of this experiment lies."""
+    """Folder of a run of this experiment."""
     return Path(experiment.storage.runs).absolute() / experiment.name / name
 
 
@@ -38,7 +38,7 @@ def finished_run(folder: Path | str) -> Path:
 
 
 def untrained_model(experiment: Experiment, run: Path) -> tuple[Any, Any]:
-    """(model, tokenizer) of a run before its first step: new pieces have their rows, and the adapter is on."""
+    """Return (model, tokenizer) of a run before its first step: new pieces have their rows, and the adapter is on."""
     from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
     from ialign_ray.modeling.vocabulary import extend_embeddings
 
@@ -70,7 +70,7 @@ def save_run(
 
 
 def start_record(experiment: Experiment, name: str, prepared: Prepared, fingerprint: str) -> dict[str, Any]:
-    """What is known before the first step: data counts, fingerprint, versions."""
+    """Record written before the first step: data counts, fingerprint, versions."""
     known = {"python": platform.python_version(), "ialign_ray": __version__}
     return {
         "run": name,
@@ -83,7 +83,7 @@ def start_record(experiment: Experiment, name: str, prepared: Prepared, fingerpr
 
 
 def drawn_summary(run: Path) -> dict[str, Any]:
-    """What the ledger says was drawn: examples by source, distinct replay rows, epochs, tokens."""
+    """Summary of the ledger: examples by source, distinct replay rows, epochs, tokens."""
     rows = ledger(run).to_pydict()
     replay = {r for r, task in zip(rows["row_id"], rows["task"], strict=True) if task == "replay"}
     return {
@@ -111,5 +111,5 @@ def model_folder(path: Path) -> Path:
 
 
 def run_experiment(folder: Path) -> Experiment:
-    """The resolved experiment that lies beside a model."""
+    """Load the resolved experiment in a model's folder."""
     return load_experiment(folder / "experiment.yaml")

@@ -1,4 +1,4 @@
-"""Where a model's weights lie: whole on each worker (`ddp`), or a part on each (`fsdp`, torch's FSDP2).
+"""Placement of a model's weights: whole on each worker (`ddp`), or a part on each (`fsdp`, torch's FSDP2).
 
 Zhao et al. 2023, arXiv 2304.11277, after ZeRO (Rajbhandari et al. 2020, arXiv 1910.02054): every weight with its
 gradient and optimiser state is cut over the workers; a block of layers is gathered when its turn comes and let go
@@ -23,7 +23,7 @@ from ialign_ray.modeling.architecture import blocks, checkpoint_activations, com
 from ialign_ray.tokens.batch import Encoded
 
 SHARE = 0.6
-"""Of a GPU's memory that weights, gradients and optimiser state may take; the rest is for activations."""
+"""Share of a GPU's memory for weights, gradients and optimiser state; the rest is for activations."""
 Strategy = Literal["auto", "ddp", "fsdp"]
 
 
@@ -32,6 +32,7 @@ def place(model: nn.Module, experiment: Experiment, device: torch.device) -> Non
 
     Every worker calls this. Raises ModelError when the architecture has no gradient checkpointing.
     """
+    # both before sharding, whose hooks must enclose recomputed and compiled blocks
     if experiment.train.gradient_checkpointing:
         checkpoint_activations(model)
     if experiment.train.compile:
@@ -44,7 +45,7 @@ def place(model: nn.Module, experiment: Experiment, device: torch.device) -> Non
 
 
 def is_sharded(wanted: Strategy, model: nn.Module, device: torch.device) -> bool:
-    """Whether to shard the model: as wanted, or (`auto`) if it is too large for some worker's GPU.
+    """Return True if the model is to be sharded: as wanted, or (`auto`) if it is too large for some worker's GPU.
 
     Every worker calls this; one alone has nothing to share.
     """
@@ -55,6 +56,7 @@ def is_sharded(wanted: Strategy, model: nn.Module, device: torch.device) -> bool
     if device.type != "cuda":  # on CPUs all workers of a node draw on the same memory
         return False
     memory = torch.cuda.get_device_properties(device).total_memory
+    # GPUs may differ between hosts, but all workers must shard or none
     crowded = torch.tensor(int(training_bytes(model) > SHARE * memory), device=device)
     dist.all_reduce(crowded, dist.ReduceOp.MAX)
     return bool(crowded)
@@ -74,10 +76,12 @@ def shard(model: nn.Module, device: torch.device, *, half: bool = False) -> None
     """
     policy = MixedPrecisionPolicy(torch.bfloat16, torch.float32) if half else MixedPrecisionPolicy()
     mesh = init_device_mesh(device.type, (dist.get_world_size(),))
+    # blocks first: the model itself then holds what no block does
     for module in [*blocks(model), model]:
         fully_shard(module, mesh=mesh, mp_policy=policy)
     for part in model.modules():
         if isinstance(part, FSDPModule):
+            # a step divides by its own number of targets; FSDP's mean over workers would divide once more
             part.set_gradient_divide_factor(1.0)
             part.set_force_sum_reduction_for_comms(True)  # gloo has no other
 
@@ -89,7 +93,7 @@ def trained(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
-    """What of a sharded model is saved (the adapter, or all of it), put together on the first worker's CPU.
+    """Gather the weights of a sharded model that are saved (adapter, or all) on the first worker's CPU.
 
     None for a model that is whole. Every worker calls this; only one weight at a time is whole on the others.
     """
@@ -110,7 +114,7 @@ def whole_weights(model: nn.Module) -> dict[str, Tensor] | None:
 
 
 def _let_go(model: nn.Module) -> None:
-    """A forward pass without a backward one leaves the outermost weights whole."""
+    """Cut the outermost weights again, which a forward pass without a backward one leaves whole."""
     for module in model.modules():
         if isinstance(module, FSDPModule):
             module.reshard()
@@ -118,6 +122,7 @@ def _let_go(model: nn.Module) -> None:
 
 def cut_like(value: Any, parameter: Tensor) -> Any:
     """This worker's part of a whole value, if the parameter it belongs to is cut; else the value."""
+    # AdamW's step count has no shape to cut, and is the same on every worker
     if not isinstance(parameter, DTensor) or value.shape != parameter.shape:
         return value
     on_device = value.to(parameter.device)
@@ -138,6 +143,7 @@ def rounds(model: nn.Module, own: Iterable[T], filler: T) -> Iterator[T]:
         yield from own
         return
     own = list(own)
+    # a sharded forward pass waits for every worker, so all must run equally many
     most = torch.tensor(len(own), device=next(model.parameters()).device)
     dist.all_reduce(most, dist.ReduceOp.MAX)
     yield from own
@@ -158,6 +164,7 @@ def reduce_and_clip(model: nn.Module, clip_norm: float) -> float:
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
     if dist.is_initialized() and dist.get_world_size() > 1 and not isinstance(model, FSDPModule):
+        # after the last pass and not during it: workers have different numbers of passes
         for bucket in buckets(parameters, BUCKET):
             _sum_bucket(bucket)
     norm = nn.utils.clip_grad_norm_(parameters, clip_norm)
@@ -165,7 +172,7 @@ def reduce_and_clip(model: nn.Module, clip_norm: float) -> float:
 
 
 def buckets(parameters: Iterable[nn.Parameter], elements: int) -> Iterator[list[nn.Parameter]]:
-    """Parameters in order, in groups of at most so many elements; a larger one stands alone."""
+    """Parameters in order, in groups of at most so many elements; a larger one is a group of its own."""
     bucket: list[nn.Parameter] = []
     size = 0
     for parameter in parameters:
@@ -180,6 +187,7 @@ def buckets(parameters: Iterable[nn.Parameter], elements: int) -> Iterator[list[
 
 def _sum_bucket(parameters: Sequence[nn.Parameter]) -> None:
     """Sum in fp32, whatever the gradients' precision: 2^-8 of relative error a worker would add up in bf16."""
+    # a worker may have no gradient in a step, but has to take part in the sum
     gradients = [p.grad if p.grad is not None else torch.zeros_like(p) for p in parameters]
     flat = torch.cat([g.reshape(-1).float() for g in gradients])
     dist.all_reduce(flat)

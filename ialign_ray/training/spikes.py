@@ -27,7 +27,7 @@ from ialign_ray.tokens.batch import Encoded
 FLAGGED = "flagged"
 """Folder of the run for batches with a spike or without a finite loss."""
 WINDOW, ENOUGH = 50, 20
-"""Steps that are looked back at, and how many there must be."""
+"""Steps that a spike is judged by, and the fewest needed."""
 FLOOR = 0.01
 """Floor for the deviation, as a share of the median, so that a nearly constant loss does not trigger on noise."""
 SHOWN = 3
@@ -41,7 +41,7 @@ _SCHEMA = pa.schema(
 
 
 def spike_limit(seen: Sequence[float], deviations: float) -> float:
-    """What lies above is a spike: median + deviations x robust standard deviation; infinite for too few values."""
+    """Value above which a loss is a spike: median + deviations x robust standard deviation; infinite for too few."""
     if len(seen) < ENOUGH:
         return math.inf
     middle = median(seen)
@@ -55,14 +55,14 @@ class SpikeDetector:
 
     settings: TrainConfig = field(default_factory=TrainConfig)
     run: Path | None = None
-    """Where batches are kept; nowhere when left out."""
+    """Run folder for flagged batches; None keeps none."""
     warn: Callable[[str], None] = lambda text: None
     _seen: dict[str, deque[float]] = field(
         default_factory=lambda: {name: deque(maxlen=WINDOW) for name in ("loss", "grad_norm")}
     )
 
     def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Look back at steps that are done already, in their order."""
+        """Add steps that are done already, in their order."""
         for record in records:
             for name, seen in self._seen.items():
                 seen.append(float(record[name]))
@@ -70,14 +70,16 @@ class SpikeDetector:
     def allows(
         self, step: int, loss: float, norm: float, own: Sequence[tuple[Encoded, float]], device: torch.device
     ) -> bool:
-        """Whether the step may update the weights; `own` are this worker's examples with their summed nats.
+        """Return True if the step may update the weights; `own` are this worker's examples with their summed nats.
 
         Raises ModelError, on every worker, where the loss or the gradient is no number, and at a spike if
         `train.on_spike` is stop.
         """
+        # also true of NaN
         if not (loss < math.inf and norm < math.inf):
             raise ModelError(f"{self._unusable(step, loss, norm, _of_all(own))}; lower train.learning_rate or use fp32")
         sentence = self._spike(loss, norm)
+        # a spike is remembered too: a loss that stays high is the usual one after some steps
         self.remember([{"loss": loss, "grad_norm": norm}])
         if not _any_worker(bool(sentence), device):
             return True
@@ -114,7 +116,7 @@ class SpikeDetector:
         return f"highest of {len(rows)} examples: {named}{self._kept(step, rows)}"
 
     def _kept(self, step: int, rows: Rows) -> str:
-        """Write the batch (first worker); the words that tell where it lies."""
+        """Write the batch (first worker); return the part of the message that names its file."""
         if self.run is None:
             return ""
         path = self.run / FLAGGED / f"step-{step:08d}.parquet"
@@ -130,7 +132,7 @@ class SpikeDetector:
 
 
 def _named(rows: Rows) -> str:
-    """How many, of which sources, and the first few by id."""
+    """Count of rows, their sources, and the first few ids."""
     sources = ", ".join(sorted(Counter(row[2] for row in rows)))
     more = ", ..." if len(rows) > SHOWN else ""
     return f"{len(rows)} ({sources}: {', '.join(row[0] for row in rows[:SHOWN])}{more})"
@@ -149,7 +151,7 @@ def _of_all(own: Sequence[tuple[Encoded, float]]) -> Rows:
 
 
 def _any_worker(own: bool, device: torch.device) -> bool:
-    """Whether any worker says so: norms may differ in the last bit between unlike devices, decisions may not."""
+    """Return True if any worker says so: norms may differ in the last bit between unlike devices, decisions may not."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own
     shared = torch.tensor(int(own), device=device)

@@ -21,12 +21,12 @@ from ialign_ray.training.spikes import SpikeDetector
 
 @dataclass
 class StepStats:
-    """What one step saw, over all workers."""
+    """Loss, counts and memory of one step, over all workers."""
 
     loss: float = 0.0
     """Mean over the step, e.g. nats per target token."""
     grad_norm: float = 0.0
-    """Before clipping."""
+    """Norm of the gradient before clipping."""
     counts: dict[str, float] = field(default_factory=dict)
     """Sums over workers: `examples`, `replay` ones among them, useful `tokens` (prompt and target), `padded` ones that
     were computed, `target_tokens`, `flops` that the useful tokens need, and what the objective counts."""
@@ -60,6 +60,7 @@ def train_step(
     `detector` may refuse the update; it raises ModelError where the loss is no number. `cost` is an example's FLOPs.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
+    # apart for every step below 1,000,003 and rank below 4,099
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
     total = sum_over_workers(torch.tensor(objective.size(examples), device=device))
     sums: dict[str, float] = defaultdict(float)
@@ -72,6 +73,7 @@ def train_step(
     filler = Pass([FILLER], *collate([FILLER], layout.pad, CPU, layout.start))
     for part in (p.to(device) for p in rounds(model, passes, filler)):
         summed, each = objective.loss(model, part)
+        # by the targets of all workers: the gradient does not depend on how a step is divided into passes
         (summed / total).backward()  # type: ignore[no-untyped-call]
         padded += part.padded
         for example, own in zip(part.examples, each.tolist(), strict=True):

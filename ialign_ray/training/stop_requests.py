@@ -1,4 +1,4 @@
-"""Stop requests: SIGTERM, and what a run does about one between two steps."""
+"""Stop requests: SIGTERM, and a run's answer to one between two steps."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ STOP = "stop"
 
 
 class StopRequest(IntEnum):
-    """What one worker asks of all of them after a step; the strongest one counts."""
+    """One worker's request to all of them after a step; the strongest one counts."""
 
     GO_ON = 0
     SAVE = 1
-    """Make a checkpoint now and go on: this worker or its host will be gone soon."""
+    """Make a checkpoint now and continue: this worker or its host will be gone soon."""
     STOP = 2
     """Make a checkpoint and end the run."""
 

@@ -1,6 +1,6 @@
-"""When a run ends early and which of its steps is the best: pure functions of what validation has said so far.
+"""Early stopping and choice of the best step: pure functions of the validations so far.
 
-A resumed run reads what was said from the run's folder, so it decides as the undisturbed one does.
+A resumed run reads the validations from the run's folder, so it decides as the undisturbed one does.
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def reason_to_stop(rules: Sequence[StopRule], history: Sequence[Validated]) -> s
 def best_steps(rules: Sequence[StopRule], metric: str, history: Sequence[Validated]) -> list[Validated]:
     """Trained steps by loss, the lowest (of equal ones the earliest) first; one that a `max_rise` forbids is not among
     them."""
+    # step 0 is the base, which no checkpoint holds
     known = [v for v in history if v.step and isfinite(v.loss(metric))]
     allowed = [v for v in known if not any(_risen(rule, v, history) for rule in rules)]
     return sorted(allowed, key=lambda v: (v.loss(metric), v.step))
@@ -51,6 +52,7 @@ def _holds(rule: StopRule, history: Sequence[Validated]) -> str | None:
 
 def _risen(rule: StopRule, now: Validated, history: Sequence[Validated]) -> str | None:
     base = history[0]
+    # a run that was first validated late has no base to rise above
     if rule.max_rise is None or base.step:
         return None
     rise = now.loss(rule.metric) - base.loss(rule.metric)
@@ -74,7 +76,7 @@ def _worn_out(rule: StopRule, patience: int, history: Sequence[Validated]) -> st
 
 
 def _gains(rule: StopRule, history: Sequence[Validated]) -> Iterator[Validated]:
-    """The first, and each that is `min_delta` below the one before it here."""
+    """Yield the first, and each that is `min_delta` below the last one yielded."""
     best = history[0]
     yield best
     for validated in history[1:]:

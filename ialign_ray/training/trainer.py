@@ -50,6 +50,7 @@ def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: 
         refuse_other(run, fingerprint)
         console.print(f"{name} is finished already", highlight=False)
         return
+    # a new run over old checkpoints would mix two runs in one ledger
     if not resume and (checkpoints.found() or (mirror and mirror.names())):
         raise ConfigError(
             f"{run} or its mirror holds checkpoints; continue them with --resume, or choose another --run name"
@@ -59,6 +60,7 @@ def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: 
         encoded = Path(experiment.storage.runs).absolute() / "encoded" if experiment.storage.cache_encoded else None
         save_data(run / "data", prepared.plan, prepared.encoder, prepared.held_out, encoded)
         write_json(run / RECORD, start_record(experiment, name, prepared, fingerprint))
+    # workers end at once where they find either
     for past in (FAILURE, STOP):
         (run / past).unlink(missing_ok=True)
     began = time.time()
@@ -79,7 +81,7 @@ def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: 
 
 
 def ending_sentences(ending: dict[str, Any]) -> list[str]:
-    """What a user should know of a run that did not simply go to its last step."""
+    """Sentences about a run that did not simply end at its last step."""
     said = []
     if ending["reason"]:
         said.append(f"ended early after step {ending['step']} of {ending['steps']}: {ending['reason']}")
@@ -132,6 +134,7 @@ def fit(
         torch_config=Config(),
         scaling_config=ray.train.ScalingConfig(**scaling_arguments(experiment.scaling, use_gpu)),
         run_config=ray.train.RunConfig(
+            # never an earlier name: our checkpoints say where a run resumes, not Ray Train's state
             name=f"attempt-{time.time_ns()}",
             storage_path=str(run / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=experiment.scaling.max_failures),
@@ -163,7 +166,7 @@ def raise_failure(run: Path, checkpoints: Checkpoints) -> None:
     """Raise what ended the workers before the run's end, if anything did."""
     if (run / FAILURE).exists():
         raise errors.load(read_json(run / FAILURE))
-    if (run / STOP).exists() and not is_intact(run / MODEL):  # the disk took no word of theirs
+    if (run / STOP).exists() and not is_intact(run / MODEL):  # the disk was full, so the reason was not written
         raise StoppedError(f"stopped by SIGTERM; {checkpoints.newest()} is the newest, go on with --resume")
 
 
@@ -185,7 +188,7 @@ def in_background(work: Callable[[], Any]) -> None:
 
 
 def worker(config: dict[str, Any]) -> None:
-    """What each training worker runs; the first one leaves the finished model folder.
+    """Run one training worker; the first one leaves the finished model folder.
 
     An error of the user's is written down once and ends every later attempt at its start, so that it is
     not retried as if a host had died.

@@ -72,13 +72,13 @@ def save_held_out(folder: Path, examples: Iterable[Encoded]) -> None:
 
 
 def load_held_out(folder: Path) -> list[Encoded]:
-    """Read what `save_held_out` wrote; nothing where nothing is held out."""
+    """Read what `save_held_out` wrote; an empty list if nothing is held out."""
     path = folder / HELD_OUT
     return [Encoded(**row) for row in pq.ParquetFile(path).read().to_pylist()] if path.exists() else []
 
 
 def metrics_of(examples: Iterable[Encoded]) -> list[str]:
-    """What `validate` will report, sorted: each source, and pairs of all directions."""
+    """Names of the metrics that `validate` reports, sorted: each source, and pairs of all directions."""
     return sorted({m for e in examples for m in _metrics(e.source)})
 
 
@@ -111,6 +111,7 @@ def losses(
     with read_only(model):
         for first in range(0, len(batches), world):
             mine = first + rank
+            # a worker without a batch of its own repeats the last one, and forgets the result
             batch = batches[min(mine, len(batches) - 1)]
             nats = _nats(model, batch, pad, device, start)
             own += zip(batch, nats, strict=True) if mine < len(batches) else []
@@ -125,7 +126,7 @@ def _nats(model: nn.Module, batch: Sequence[Encoded], pad: int, device: torch.de
 
 
 def _from_all(own: list[tuple[Encoded, float]]) -> list[Loss]:
-    """(source, row id, target tokens, nats) of all workers, in one order for any number of them."""
+    """Gather (source, row id, target tokens, nats) from all workers, in one order for any number of them."""
     rows = [(e.source, e.row_id, len(e.target), nats) for e, nats in own]
     if dist.is_initialized() and dist.get_world_size() > 1:
         every: list[list[Loss]] = [[] for _ in range(dist.get_world_size())]
@@ -138,6 +139,7 @@ def summary(rows: Iterable[Loss]) -> dict[str, LossEstimate]:
     """Each metric's estimate from (source, row id, target tokens, nats) of every example."""
     by_metric: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
     for source, row_id, tokens, nats in rows:
+        # all directions of a sentence are one unit, so that they are not counted as independent
         unit = row_id.rpartition(":")[0] if source.startswith(PAIRS) else row_id
         for metric in _metrics(source):
             before = by_metric[metric].get(unit, (0.0, 0))
@@ -162,12 +164,12 @@ def estimate(units: Sequence[tuple[float, int]]) -> LossEstimate:
 
 @dataclass(frozen=True)
 class Found:
-    """What a validation found."""
+    """Result of a validation."""
 
     losses: Mapping[str, LossEstimate]
     """Metric, without `validation/`, -> nats per target token."""
     seconds: float
-    """It took, with the loading of the model if it was loaded for this."""
+    """Seconds spent, including model loading if any."""
 
 
 class Validator(Protocol):
@@ -177,7 +179,7 @@ class Validator(Protocol):
         """Begin; the checkpoint stays until `result` was asked for."""
 
     def ready(self) -> bool:
-        """Whether `result` would not wait; costs well under a millisecond, it is asked at every step."""
+        """Return True if `result` would not wait; costs well under a millisecond, it is asked at every step."""
 
     def result(self) -> Found:
-        """What was found, or an IalignError that says why nothing was."""
+        """Return the losses, or raise an IalignError with the reason why there are none."""

@@ -1,1 +1,1 @@
-"""What the commands do, from an experiment to its result: called by the command line, by jobs and from Python."""
+"""Workflows of the commands, from an experiment to its result: called by the command line, by jobs and from Python."""

@@ -61,7 +61,7 @@ def _runs(settings: Sequence[Setting]) -> Iterator[tuple[Setting, int]]:
 
 @dataclass(frozen=True)
 class RunCost:
-    """What one run of a setting takes."""
+    """Cost of one run of a setting."""
 
     setting: Setting
     tokens: int
@@ -134,6 +134,7 @@ def _probe(experiment: Experiment) -> float:
         model = add_adapter(model, short.model.lora, short.train.seed)
     with tempfile.TemporaryDirectory() as scratch:
         train_here(model, prepared.plan, prepared.encoder, short.train, Path(scratch), lambda step: None)
+        # without the two steps that warm up
         return float(median(record["seconds"] for record in records(Path(scratch))[2:]))
 
 
@@ -186,6 +187,7 @@ def plan_ablation(experiment: Experiment) -> list[Setting]:
         controls.setdefault(_content(control.experiment), control)
         name = controls[_content(control.experiment)].name
         made = Setting(_name(changes), changes, override(experiment, changes), name)
+        # a setting that is replay alone is a control already
         if _content(made.experiment) not in controls and made.experiment.replay.ratio < 1:
             settings.setdefault(_content(made.experiment), made)
     return [*controls.values(), *settings.values()]
@@ -201,6 +203,7 @@ def _combinations(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
 
 def _control(experiment: Experiment, changes: Mapping[str, Any]) -> Setting:
+    # where every example is replay these fields change nothing, so settings that differ in them share a control
     kept = {field: value for field, value in changes.items() if not field.startswith(_OF_ALIGNMENT)}
     made = {**kept, "replay.ratio": 1.0}
     name = f"{CONTROL} ({_name(kept)})" if _content(override(experiment, kept)) != _content(experiment) else CONTROL

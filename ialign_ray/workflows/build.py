@@ -1,4 +1,4 @@
-"""From an experiment to its built corpus, with a progress bar: what every command that needs parallel text calls."""
+"""Building of an experiment's corpus, with a progress bar: called by every command that needs parallel text."""
 
 from __future__ import annotations
 

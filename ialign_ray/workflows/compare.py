@@ -18,7 +18,7 @@ from ialign_ray.workflows.evaluate import judge
 def compare(experiment: Experiment, console: Console | None = None) -> list[Statement]:
     """Train every arm with every seed, score all of them and the base, print and write table and verdict.
 
-    Finished runs and predictions are kept, so an interrupted comparison goes on where it stopped.
+    Finished runs and predictions are kept, so an interrupted comparison resumes where it stopped.
     """
     console = console or Console()
     ensure_model(experiment, console)

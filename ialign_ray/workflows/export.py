@@ -1,4 +1,4 @@
-"""Looking at a model's answer, and handing a model on."""
+"""`ialign export`: an adapter or merged model in a folder of its own."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def _export_checkpoint(run: Path, checkpoint: str, target: Path, merged: bool) -
 
 
 def _unquantized(experiment: Experiment) -> Experiment:
-    """With full weights, which alone can take up an adapter."""
+    """The experiment with full weights, which alone can be merged with an adapter."""
     model = experiment.model.model_copy(update={"quantization": None})
     return experiment.model_copy(update={"model": model})

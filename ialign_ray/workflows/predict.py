@@ -29,7 +29,7 @@ def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: i
 
 
 def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, ModelSettings]:
-    """(model, tokenizer, settings) of an adapter's run, or of a base model by id."""
+    """Return (model, tokenizer, settings) of an adapter's run, or of a base model by id."""
     if adapter is not None:
         folder = model_folder(adapter)
         settings = run_experiment(folder).model
@@ -43,7 +43,7 @@ def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, Model
 
 
 def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:
-    """(adapter folder, None) where `--model` names a version of the registry, else (None, model)."""
+    """Return (adapter folder, None) if `--model` names a version of the registry, else (None, model)."""
     registry = registry_of(model, location or DEFAULT_REGISTRY)
     if registry is None:
         return None, model

@@ -21,9 +21,9 @@ class Registered:
 
     version: Version
     new: bool
-    """False where the same files were registered before."""
+    """True unless the same files were registered before."""
     registry: str
-    """Where: an MLflow server or database, or a folder of runs."""
+    """Location of the registry: an MLflow server or database, or a folder of runs."""
 
 
 def register(
@@ -59,7 +59,7 @@ def promote(
     force: str | None = None,
     registry: str | None = None,
 ) -> Moved:
-    """Give the alias to a version, by number or by the folder of its run, if it passes the gate.
+    """Move the alias to a version, by number or by the folder of its run, if it passes the gate.
 
     `force` is a reason to skip the gate, which is recorded. Raises RegistryError with the gate's reasons.
     """

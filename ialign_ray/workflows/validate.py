@@ -54,7 +54,7 @@ def coverage(prepared: Prepared, old: Sequence[str]) -> list[str]:
 
 
 def data_table(prepared: Prepared) -> Table:
-    """What was read and dropped, per corpus and for replay."""
+    """Table of what was read and dropped, per corpus and for replay."""
     table = Table("data", "read", "incomplete", "cleaned", "leaked", "held out", "kept", "pairs", "too long")
     for name, c in prepared.parallel.counts.items():
         pairs = c.pairs - c.too_long - c.validation
@@ -76,14 +76,14 @@ def data_table(prepared: Prepared) -> Table:
 
 
 def held_out_line(prepared: Prepared, every: int) -> str:
-    """What validation will look at, and how often."""
+    """Sentence about what validation measures, and how often."""
     counts = prepared.counts()["validation"]
     named = ", ".join(f"{source} {n}" for source, n in counts.items())
     return f"validation: {sum(counts.values())} held-out examples every {every} steps ({named})"
 
 
 def mix_table(experiment: Experiment, plan: Plan) -> Table:
-    """How often each source comes among the run's first examples."""
+    """Table with the count of each source among the run's first examples."""
     total = experiment.train.steps * experiment.train.batch_size
     counted = Counter(plan.draw(i).source for i in range(min(total, SHOWN)))
     table = Table("source", f"of the first {min(total, SHOWN):,} examples of {total:,}", "share")
@@ -93,7 +93,7 @@ def mix_table(experiment: Experiment, plan: Plan) -> Table:
 
 
 def examples(plan: Plan) -> dict[str, Example]:
-    """One rendered example per task of the mix, and one of replay."""
+    """Return one rendered example per task of the mix, and one of replay."""
     shown = {}
     if plan.ratio < 1:
         tasks = [task for task, weight in plan.mix.items() if weight > 0]

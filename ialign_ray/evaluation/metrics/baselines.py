@@ -28,15 +28,15 @@ _FLOOR: Final = 1e-6  # a label unseen in training is improbable, not impossible
 
 
 VERSION: Final = 1
-"""To be raised when the same rows give other baselines: stored ones are then made anew."""
+"""Version; raise it when the same rows give other baselines: stored ones are then made anew."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """What baselines see of some rows."""
+    """Features of some rows that baselines see."""
 
     chars: Floats
-    """(rows,)."""
+    """Characters of each row (rows,)."""
     grams: tuple[csr_matrix, ...]
     """Counts of character n-grams (rows, n-grams), a matrix for each text of a row."""
 
@@ -66,7 +66,7 @@ def length_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> 
 def ngram_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> Floats:
     """Log-probabilities (rows, labels) of logistic regression on character n-grams (1 to 4, TF-IDF).
 
-    Each text of a row has n-grams of its own: of premise and hypothesis the model is told which is which, but sees no
+    Each text of a row has n-grams of its own: the model can separate premise and hypothesis, but sees no
     n-gram of the two together. The majority label where the training rows hold one label, or no text at all.
     """
     if len(np.unique(gold)) < 2:
@@ -99,7 +99,7 @@ def baseline_predictions(train: pd.DataFrame, test: pd.DataFrame, labels: Mappin
     made where both have texts (`text`, or `text:SLOT` for each text of a row).
     Fitted for each language on its own training rows, or on those of all languages of the suite where it
     has none. Where `train` has a `fold`, a test row is judged by what was fitted on the rows of the other folds. The
-    scores stand in all three scorer columns, so that any scorer's table can show them; the
+    scores are in all three scorer columns, so that any scorer's table can show them; the
     prompt is "none". Test labels are copied, never fitted on. Raises `DataError` for a missing column, a
     suite without training labels or without a number of labels.
     """
@@ -132,6 +132,7 @@ def _fitted(
     crossed = "fold" in known.columns and bool(known["fold"].notna().any())
     folds = part["fold"].unique() if crossed else [None]
     learned = {fold: _training_rows(known[known["fold"] != fold] if crossed else known, language) for fold in folds}
+    # folds share training rows; each is counted once
     rows = pd.concat([*learned.values()]).loc[lambda frame: ~frame.index.duplicated()]
     surface = _surface(pd.concat([rows, part]), "ngrams" in names)
     place, asked = pd.Series(np.arange(len(rows)), rows.index), surface.of(np.arange(len(rows), len(rows) + len(part)))

@@ -54,13 +54,14 @@ class Difference(Interval):
 
 
 def resample_weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """How often each unit is drawn: (units, resamples + 1), column 0 all ones, other columns sum to `units`.
+    """Weights, how often each unit is drawn: (units, resamples + 1), column 0 all ones, other columns sum to `units`.
 
     Depends on its arguments alone, so runs over the same sorted ids are resampled alike.
     """
     if units < 1 or resamples < 1:
         raise DataError(f"bootstrap: need a unit and a resample, got {units} units and {resamples} resamples")
     picks = np.random.default_rng(seed).integers(units, size=(resamples, units))
+    # a range of numbers for each resample, so that one bincount counts them all
     picks += units * np.arange(resamples)[:, None]
     counts = np.bincount(picks.ravel(), minlength=resamples * units).reshape(resamples, units)
     weights = np.ones((units, resamples + 1))
@@ -85,6 +86,7 @@ def intervals(draws: Floats, n: Sequence[int], level: float = LEVEL) -> list[Int
     whole, tails = known & finite.all(axis=1), [(1 - level) / 2, (1 + level) / 2]
     if whole.any():
         low[whole], high[whole] = np.quantile(resampled[whole], tails, axis=1)
+    # np.quantile over all rows at once takes no NaN
     for row in np.flatnonzero(known & ~whole):
         low[row], high[row] = np.quantile(resampled[row][finite[row]], tails)
     return [Interval(*found) for found in zip(draws[:, 0].tolist(), low.tolist(), high.tolist(), n, strict=True)]

@@ -28,11 +28,11 @@ class Cell:
     rows: pd.DataFrame
     """One row an example; the columns of the suite's kind."""
     unit: Ints
-    """(rows,) the row's sentence, as its row in `weights`."""
+    """Sentence of each row (rows,), as its row in `weights`."""
     weights: Floats
-    """(sentences, draws), from `bootstrap.resample_weights`."""
+    """Weights (sentences, draws), from `bootstrap.resample_weights`."""
     scorer: str = LIKELIHOOD
-    """For kinds that score labels, the column of `rows` with a score for each label; the word in results for others."""
+    """Column of `rows` with a score for each label, for kinds that score labels; for others the word in results."""
     _shared: dict[Callable[[Cell], Any], Any] = field(default_factory=dict, repr=False)
 
     @property

@@ -19,7 +19,7 @@ from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
 from ialign_ray.evaluation.metrics.cell import Cell, quotient
 
 SCORERS: Final = ("sum", "mean", "calibrated")
-"""How a label's tokens make its score: summed, mean over tokens, or relative to a contentless prompt."""
+"""Ways to score a label from its tokens: summed, mean over tokens, or relative to a contentless prompt."""
 
 LENGTH_STRATA: Final = 20  # simulated with 400 rows: a pure length score falls from .73 to .52 (10 strata: .53)
 _ROWS_PER_STRATUM: Final = 8  # fewer rows leave strata without a pair to compare
@@ -48,7 +48,7 @@ def score_matrix(scores: Iterable[Any], name: str = "scores") -> Floats:
 
 
 def gold_labels(gold: ArrayLike, labels: int, rows: int) -> Ints:
-    """Gold label indices (rows,), checked to lie in 0..labels-1; raises `DataError` otherwise."""
+    """Gold label indices (rows,), checked to be in 0..labels-1; raises `DataError` otherwise."""
     try:
         floats = np.asarray(gold, dtype=np.float64)
     except (TypeError, ValueError) as error:
@@ -117,6 +117,7 @@ def confusion(cell: Cell) -> Floats:
     """Confusion matrices (labels, labels, draws), gold by predicted."""
     predicted, units = predict(cell.shared(scores)), len(cell.weights)
     labels = predicted.shape[1]
+    # one number for each gold label, predicted label and sentence
     flat = (cell.shared(gold)[:, None] * labels + np.arange(labels)) * units + cell.unit[:, None]
     counts = np.bincount(flat.ravel(), predicted.ravel(), minlength=labels * labels * units)
     found: Floats = (counts.reshape(labels * labels, units) @ cell.weights).reshape(labels, labels, -1)
@@ -193,7 +194,7 @@ def auc_draws(weights: Floats, unit: Ints, positive: ArrayLike, margin: Floats, 
     """AUC (draws,) over pairs inside a stratum, each pair weighted by how often both rows were drawn.
 
     `unit`, `positive` (bool), `margin` and `stratum` are (rows,). Negatives are sorted once; a running sum
-    of their weights tells each positive how many it beats, so the cost is linear in rows. Ties count half.
+    of their weights gives how many each positive beats, so the cost is linear in rows. Ties count half.
     """
     is_positive = np.asarray(positive, dtype=bool)
     # One integer key orders rows by stratum, then margin; equal margins share a key.

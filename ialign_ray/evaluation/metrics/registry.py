@@ -45,7 +45,7 @@ class Metric:
     kinds: tuple[str, ...]
     """Kinds of suites that it measures."""
     higher_is_better: bool = True
-    """Whether it improves by rising."""
+    """True if it improves by rising."""
     words: str = ""
     """The metric in sentences, where its name is not the word; a falling one is phrased as what was saved."""
 

@@ -1,4 +1,4 @@
-"""Metrics of cross-lingual retrieval: which candidate is nearest to a sentence in the model's hidden space.
+"""Metrics of cross-lingual retrieval: the candidate nearest to a sentence in the model's hidden space.
 
 For each sentence of one language all sentences of another are candidates, of which one is its translation (Artetxe
 and Schwenk 2019, arXiv 1812.10464, on Tatoeba). Related languages share words, so the same search by character n-grams
@@ -16,7 +16,7 @@ from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
 
 
 def ranks(queries: Floats, candidates: Floats) -> Ints:
-    """How many candidates [n, H] are at least as near (cosine) to query i of [n, H] as candidate i; 0 is right.
+    """Rank: number of candidates [n, H] at least as near (cosine) to query i of [n, H] as candidate i; 0 is right.
 
     A tie counts against the model, so states that are all alike find nothing. Raises `DataError` for arrays of unequal
     shape, fewer than two rows, or a vector that is not finite.

@@ -57,7 +57,7 @@ def signatures(language: str) -> dict[str, str]:
 
 
 def notes(language: str, references: Sequence[str]) -> list[str]:
-    """What could not be measured for this target, in sentences."""
+    """Sentences about what could not be measured for this target."""
     said = []
     if not _SPM.exists():
         said.append(f"spBLEU is left out: sacrebleu downloads its tokenizer, and it is not at {_SPM}.")
@@ -67,7 +67,7 @@ def notes(language: str, references: Sequence[str]) -> list[str]:
 
 
 def described(frame: pd.DataFrame) -> list[str]:
-    """Signatures of the scores of a suite's predictions and what could not be measured, each said once."""
+    """Signatures of the scores of a suite's predictions and what could not be measured, each once."""
     made: dict[str, list[str]] = {}
     missing: dict[str, None] = {}
     for target, rows in frame.groupby(frame["language"].str.rpartition("-")[2], sort=True):
@@ -119,12 +119,13 @@ def corpus_draws(
     found = np.array(scorer._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.float64)
     by_unit = np.zeros((len(weights), found.shape[1]))
     np.add.at(by_unit, unit, found)
+    # sacrebleu's statistics are whole numbers
     sums = np.rint(weights.T @ by_unit).astype(np.int64).tolist()
     return np.array([scorer._compute_score_from_stats(row).score for row in sums])
 
 
 def identifiable(language: str, references: Sequence[str]) -> bool:
-    """Whether language identification knows the language: it has a label, and recognises its references.
+    """Return True if language identification knows the language: it has a label, and recognises its references.
 
     As in cleaning, 70 % of at least 20 texts (of 20 characters or more). Kin does not count here: Minangkabau is taken
     for Malay, and output in Malay would pass for Minangkabau.
@@ -154,7 +155,7 @@ def _taken(texts: Sequence[str]) -> dict[int, int]:
 
 @lru_cache(maxsize=256)
 def _labels(language: str, kin: bool) -> tuple[bool, ...]:
-    """Which labels (by number, 0 is none) mean the language, or also another member of its macro-language."""
+    """Labels (True by number; 0 is no label) of the language, or also of another member of its macro-language."""
     return (
         False,
         *(identify.alike(language, x) or (kin and identify.related(language, x)) for x in identify.labels()),

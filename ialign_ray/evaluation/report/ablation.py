@@ -35,7 +35,7 @@ class AblationRow:
     """The row it is measured against."""
     seeds: Sequence[RunFrames]
     folders: Sequence[Path] = ()
-    """Of its training seeds."""
+    """Run folders of its training seeds."""
 
 
 def write_ablation(experiment: Experiment, rows: Sequence[AblationRow], folder: Path, console: Console) -> Path:

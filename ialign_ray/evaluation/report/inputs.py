@@ -1,4 +1,4 @@
-"""What a report is made of, kept in one folder so that it can be made again without models, clusters or data.
+"""Inputs of a report, kept in one folder so that it can be made again without models, clusters or data.
 
 `report/` beside the tables holds `experiment.yaml`, `runs.json` (run -> the folders of its training seeds, relative
 to the folder of the tables), `predictions-SUITE.parquet`, every prediction with its run and seed, and
@@ -27,16 +27,16 @@ _RUNS, _EXPERIMENT = "runs.json", "experiment.yaml"
 
 @dataclass(frozen=True)
 class ReportInputs:
-    """Predictions of all runs of an experiment, and where those runs lie."""
+    """Predictions of all runs of an experiment, and the folders of those runs."""
 
     experiment: Experiment
     runs: Runs
     folders: Mapping[str, Sequence[Path]] = field(default_factory=dict)
     """Run -> the folders of its training seeds; curves and records are read from them while they are there."""
     baselines: Mapping[str, Fitted] = field(default_factory=dict)
-    """Of each suite of classes."""
+    """Suite of classes -> its baselines."""
     notes: Sequence[str] = ()
-    """What is missing, and why."""
+    """Sentences about what is missing, and why."""
 
 
 def gather(
@@ -57,6 +57,7 @@ def save_material(material: ReportInputs, folder: Path) -> None:
         for seed, by_suite in enumerate(seeds):
             for suite, frame in by_suite.items():
                 parts.setdefault(suite, []).append(frame.assign(run=run, seed=seed))
+    # relative, so that a folder of runs may be moved as a whole
     base = Path(os.path.realpath(folder))
     places = {
         run: [os.path.relpath(os.path.realpath(path), base) for path in paths]
@@ -98,6 +99,7 @@ def load_material(folder: Path) -> ReportInputs:
     runs: dict[str, dict[int, dict[str, pd.DataFrame]]] = {run: {} for run in meta["runs"]}
     for path in sorted(kept.glob("predictions-*.parquet"), key=lambda p: int(p.name.split("-")[1])):
         for (run, seed), frame in pd.read_parquet(path).groupby(["run", "seed"], sort=False):
+            # suites' frames were written together: columns of other runs are empty in this one
             rows = frame.drop(columns=["run", "seed"]).dropna(axis=1, how="all").reset_index(drop=True)
             runs[str(run)].setdefault(int(str(seed)), {})[str(rows["suite"].iloc[0])] = rows
     return ReportInputs(

@@ -41,6 +41,7 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
     before = material.runs.get(analysis.reference, [])
     examples = {arm: worst_examples(experiment, material.runs[arm], before, texts) for arm in analysis.arms}
     script = bundle()
+    # the page's security policy names this hash
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = themed("ialign_ray.evaluation.report")
     environment.filters |= {"signed": signed, "plain": plain, "p": p_text}
@@ -72,6 +73,7 @@ def bundle() -> str:
     """Vega, Vega-Lite and vega-embed with the lines that draw our charts: 0.9 MB, two seconds to make."""
     import vl_convert
 
+    # an end tag inside the script would end it
     return str(vl_convert.javascript_bundle(_DRAW)).replace("</script", "<\\/script")
 
 
@@ -105,7 +107,7 @@ def _heat_cell(row: Mapping[Any, Any], strongest: float) -> dict[str, Any]:
 
 
 def group_scores(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each suite the scores of its chief metric: a run a row, a group a column."""
+    """Scores of each suite's chief metric: a run a row, a group a column."""
     found = []
     for suite in experiment.evaluate.suites:
         kind = SUITES[suite.kind]
@@ -232,15 +234,15 @@ def _shares(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any
 
 
 def signed(value: float) -> str:
-    """A change with its sign; a dash where there is none."""
+    """A change with its sign; a dash for NaN."""
     return "–" if value is None or math.isnan(value) else f"{value:+.3f}"
 
 
 def plain(value: float) -> str:
-    """A score; a dash where there is none."""
+    """A score; a dash for NaN."""
     return "–" if value is None or math.isnan(value) else f"{value:.3f}"
 
 
 def p_text(value: float) -> str:
-    """A p of two figures; a dash where there is none."""
+    """A p of two figures; a dash for NaN."""
     return "–" if value is None or math.isnan(value) else f"{value:.2g}"

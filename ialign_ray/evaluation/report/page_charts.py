@@ -9,7 +9,7 @@ import altair as alt
 import pandas as pd
 
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7570B3")
-"""Okabe and Ito's colours, told apart by the colour-blind, without those that vanish on white or black.
+"""Okabe and Ito's colours, distinct to the colour-blind, without those that vanish on white or black.
 `runs` of a chart gives every run the same one in all charts."""
 Spec = dict[str, Any]
 

@@ -20,7 +20,7 @@ _KEYS = ["language", "id"]
 
 @dataclass(frozen=True)
 class ScoredSentence:
-    """One sentence, and what became of it."""
+    """One sentence with its cost before and after training."""
 
     language: str
     id: str
@@ -28,7 +28,7 @@ class ScoredSentence:
     after: float
     what: str
     texts: dict[str, str]
-    """What the text is -> text; of what both models generated, too."""
+    """Name of a text -> text; texts that both models generated are included."""
 
 
 def worst_examples(

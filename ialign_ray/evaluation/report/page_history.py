@@ -1,4 +1,4 @@
-"""What the runs' folders tell of training: curves, counts of data and warnings. A folder that is gone tells nothing."""
+"""Training as the runs' folders record it: curves, counts of data and warnings. A folder that is gone is left out."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ialign_ray.storage import read_json
 from ialign_ray.training.run_log import records, shown_warnings, validations
 
 POINTS = 60
-"""Points of a curve: more cannot be told apart, and make the page heavy."""
+"""Points of a curve: more cannot be distinguished, and make the page heavy."""
 _CURVE = ["run", "seed", "source", "step", "loss"]
 EXPERIMENT = "experiment.yaml"
 _OF_TRAINING = ("model", "corpora", "cleaning", "decontamination", "replay", "tasks", "train")
@@ -82,7 +82,7 @@ def differences(folders: Folders) -> tuple[list[str], list[dict[str, Any]]]:
 
 
 def warnings(folders: Folders) -> list[str]:
-    """What the user was told while the runs trained, each once."""
+    """Warnings of the runs, each once."""
     told = (f"{run} (seed {seed}): {line}" for run, seed, path in _each(folders) for line in shown_warnings(path))
     return list(dict.fromkeys(told))
 
@@ -96,6 +96,7 @@ def _of_run(run: str, seed: int, path: Path) -> pd.DataFrame:
     steps = pd.DataFrame(rows, columns=["source", "step", "nats", "tokens"])
     if steps.empty:
         return pd.DataFrame(columns=_CURVE)
+    # rounded up, so that there are at most POINTS stretches
     width = max(1, -(-int(steps["step"].max()) // POINTS))
     steps["step"] = ((steps["step"] - 1) // width + 1) * width
     total = steps.groupby(["source", "step"], as_index=False)[["nats", "tokens"]].sum()
@@ -110,7 +111,7 @@ def _each(folders: Folders) -> Iterator[tuple[str, int, Path]]:
 
 
 def _built(run: Path) -> dict[str, dict[str, Any]]:
-    """Corpus -> counts of the build that the run read, as far as that can be told."""
+    """Corpus -> counts of the build that the run read, as far as that is known."""
     try:
         built = latest(load_experiment(run / EXPERIMENT))
         read = read_json(run / "record.json")["data"]["corpora"]

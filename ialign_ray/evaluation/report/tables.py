@@ -46,7 +46,7 @@ def default_columns(results: pd.DataFrame, metric: str = "f1_weighted", scorer: 
 
 
 def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Column]:
-    """What is shown of a suite: its own metric first, then what is shown of its kind, for each group of languages.
+    """Columns of a suite: its own metric first, then those of its kind, for each group of languages.
 
     `scorer` is the experiment's. A metric that the results do not hold (say, of text where none was generated) has no
     column; a suite of instructions is shown over all of its sources.
@@ -95,7 +95,7 @@ def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tup
     """The same table as Markdown and for a terminal: a row a run, `value [low, high]` a cell.
 
     `results` as from `summarise`, mean over prompts. Rows: baselines, base, control, then the other runs
-    in order. Each header carries n, the number of sentence ids. A dash stands for a score or bound that
+    in order. Each header carries n, the number of sentence ids. A dash is a score or bound that
     does not exist. Raises `DataError` if no column can be shown.
     """
     chosen = list(columns) if columns is not None else default_columns(results)

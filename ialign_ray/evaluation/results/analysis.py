@@ -39,31 +39,31 @@ class Analysis:
     measured: Mapping[str, Measured]
     """Every run and baseline."""
     results: pd.DataFrame
-    """Of `results.summarise`."""
+    """Table returned by `results.summarise`."""
     comparisons: pd.DataFrame
-    """Of `results.compare_all`."""
+    """Table returned by `results.compare_all`."""
     languages: pd.DataFrame
-    """Of `transfer.language_matrix`, against base."""
+    """Table returned by `transfer.language_matrix`, against base."""
     groups: pd.DataFrame
-    """Of `transfer.chief_changes` by group, against `reference`."""
+    """Table returned by `transfer.chief_changes` by group, against `reference`."""
     old: pd.DataFrame
-    """Of `forgetting.old_tasks`."""
+    """Table returned by `forgetting.old_tasks`."""
     backward: list[Retention]
     """Backward transfer of each run that has old tasks."""
     retention: list[Retention]
     """The declared number of each run."""
     gains: pd.DataFrame
-    """Of `transfer.gains_by_seed`."""
+    """Table returned by `transfer.gains_by_seed`."""
     correlations: dict[str, Correlation]
     """Suite -> correlation of L2 and L3 gains over trained runs."""
     mcnemar: pd.DataFrame
-    """Of `significance.mcnemar_rows`, of every arm against `reference`."""
+    """Rows of `significance.mcnemar_rows`, every arm against `reference`."""
     statements: list[Statement]
     """Retention and verdict in words."""
     reference: str
-    """What gains are measured against: the control, or base where there is none."""
+    """Run that gains are measured against: the control, or base without one."""
     notes: list[str]
-    """What no run can show, and why."""
+    """Sentences about what no run can show, and why."""
 
     @property
     def arms(self) -> list[str]:
@@ -130,11 +130,12 @@ def _mcnemar(
 
 
 def _power_notes(comparisons: pd.DataFrame, resamples: int) -> list[str]:
-    """Whether so many languages can reach significance at all with so many resamples."""
+    """Notes where so many languages cannot reach significance with so many resamples."""
     if comparisons.empty:
         return []
     by_language = comparisons[comparisons["scope"].str.startswith("language:") & (comparisons["prompt"] == "all")]
     most = int(by_language.groupby(["run", "against", "suite"])["scope"].nunique().max()) if len(by_language) else 0
+    # the smallest p that `differences` can give; Holm multiplies it by the number of languages
     least = 2 / (resamples + 1)
     if most * least <= 0.05:
         return []

@@ -25,7 +25,7 @@ Frames = pd.DataFrame | Sequence[pd.DataFrame]
 
 
 class Key(NamedTuple):
-    """What a record is about."""
+    """Subject of a record."""
 
     suite: str
     kind: str
@@ -53,7 +53,7 @@ class CellDraws(NamedTuple):
 
 @dataclass(frozen=True)
 class ResamplingPlan:
-    """How to measure: equal plans and equal ids make runs comparable draw by draw."""
+    """Settings of a measurement: equal plans and equal ids make runs comparable draw by draw."""
 
     groups: Mapping[str, str]
     """Language code to "L1", "L2" or "L3"."""
@@ -139,6 +139,7 @@ def _measure_suite(
     kind = SUITES.find(name, f"kind of suite '{suite}'")
     scopes = _scopes(kind, parts, plan.groups)
     index = pd.Index(sorted(frozenset().union(*ids.values())))
+    # by sorted ids and a fixed seed: two runs over the same ids share their resamples, so differences are paired
     weights = resample_weights(len(index), plan.resamples, plan.seed)
     by_key: dict[Key, list[Floats]] = defaultdict(list)
     for part in parts:
@@ -178,6 +179,7 @@ def _roll_up(cells: _Cells, scopes: Mapping[str, list[str]]) -> Iterator[tuple[t
                 by_prompt[prompt][language] = draws
         for prompt, of_prompt in by_prompt.items():
             for scope, languages in scopes.items():
+                # a group's mean over some of its languages only would be another group's
                 if all(language in of_prompt for language in languages):
                     draws = mean_draws([of_prompt[language] for language in languages])
                     yield (prompt, scorer, scope, metric), draws

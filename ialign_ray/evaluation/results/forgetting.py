@@ -1,4 +1,4 @@
-"""What became of old work: every old task against base, backward transfer, and one declared retention number.
+"""Retention of old work: every old task against base, backward transfer, and one declared retention number.
 
 Changes are turned so that + is better. *Backward transfer* is the mean over old tasks of the score after training less
 the score before (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, with one later task); an old task is an L1 language of
@@ -90,7 +90,7 @@ def old_tasks(comparisons: pd.DataFrame, groups: dict[str, str], scorer: str, ba
 
 
 def backward_transfer(run: str, after: Measured, base: Measured, scorer: str) -> Retention | None:
-    """Mean change over the old tasks that are scored right or wrong, or None where there is none."""
+    """Mean change over the old tasks that are scored right or wrong; None without such a task."""
     scopes = [f"language:{code}" for code, group in after.plan.groups.items() if group == OLD]
     keys = [k for k in _chief_keys(after, scorer) if k.scope in scopes and SUITES[k.kind].old == "score"]
     return _mean_change(run, after, base, keys, f"backward transfer over {OLD} languages", 0.0)
@@ -121,8 +121,10 @@ def _mean_change(
     pairs = [(k, first.measures[k], second.measures[k]) for k in keys if k in second.measures]
     if not pairs:
         return None
+    # turned before the mean, since suites may have metrics of either direction
     signs = [-1.0 if lower_is_better(k.metric) else 1.0 for k, _, _ in pairs]
     draws: Floats = mean_draws([sign * (a.draws - b.draws) for sign, (_, a, b) in zip(signs, pairs)])
+    # each suite's sentences once, whatever the number of its languages
     n = sum({k.suite: a.n for k, a, _ in pairs}.values())
     change = difference(draws, np.zeros_like(draws), n)
     return Retention(run, what, change, tolerance, float(detectable(draws)), len(pairs))

@@ -1,4 +1,4 @@
-"""What can be told from a sample and what cannot: tests of many languages, paired tests, power, correlation.
+"""Significance of differences in a sample: tests of many languages, paired tests, power, correlation.
 
 The tests are scipy's. Holm's correction stays four lines of ours: statsmodels gives the same numbers, but counts
 unknown p among the tests, collects all garbage for each call (74 ms instead of 28 µs) and weighs 62 MB.
@@ -37,7 +37,7 @@ def detectable(draws: Floats) -> Floats:
 
 
 def to_show(n: int, seen: float, tolerance: float) -> str:
-    """How many sentences it takes to show that nothing beyond `tolerance` is lost; "" where `n` would do.
+    """Note on the number of sentences it takes to show that nothing beyond `tolerance` is lost; "" where `n` would do.
 
     `seen` is what `n` sentences can show (`detectable`); the standard error falls with the root of n.
     """
@@ -70,7 +70,7 @@ def with_holm(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson's r of two gains over runs, with its 95 % interval and p; NaN where n is too small to tell."""
+    """Pearson's r of two gains over runs, with its 95 % interval and p; NaN where n is too small."""
 
     r: float
     low: float
@@ -113,6 +113,7 @@ def mcnemar_rows(run: str, first: Measured, against: str, second: Measured, scor
     records = []
     for (suite, language), part in both.groupby(level=["suite", "language"]):
         change = part["run"] - part["against"]
+        # shares are means of floats: a difference below 1e-9 is a tie
         better, worse = int((change > 1e-9).sum()), int((change < -1e-9).sum())
         p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
         names = {"run": run, "against": against, "suite": suite, "language": language, "scorer": scorer}

@@ -102,7 +102,7 @@ def _prompts(values: list[float]) -> dict[str, float]:
 
 
 def on_common_ids(run: str, first: Measured, against: str, second: Measured) -> tuple[Measured, Measured]:
-    """Both measured on the ids that both have. Raises `DataError` if there is none."""
+    """Return both runs measured on the ids that both have. Raises `DataError` if there is none."""
     common = {key: ids & second.ids[key] for key, ids in first.ids.items() if key in second.ids}
     if not any(common.values()):
         raise DataError(f"compare: '{run}' and '{against}' share no sentence id; evaluate both on one suite")

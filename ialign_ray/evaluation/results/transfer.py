@@ -44,6 +44,7 @@ def chief_changes(comparisons: pd.DataFrame, scorer: str, against: str, scope: s
     turned = found.assign(
         of=found["scope"].str.removeprefix(scope),
         value=found["value"].where(~falling, -found["value"]),
+        # turning the sign swaps the ends of the interval
         low=found["low"].where(~falling, -found["high"]),
         high=found["high"].where(~falling, -found["low"]),
     )

@@ -1,6 +1,6 @@
-"""What the numbers show, in sentences: gain on new languages, forgetting of old ones, and warnings.
+"""Verdict in sentences: gain on new languages, forgetting of old ones, and warnings.
 
-Every claim is about one *paired* difference, judged by `evaluation.rules`. Of an interval of old work that lies below 0
+Every claim is about one *paired* difference, judged by `evaluation.rules`. If an interval of old work is below 0
 without a shown size, the sentence says that some loss is shown.
 
 What is not shown comes with the difference that this many sentences would have shown (80 % power), or with how many
@@ -124,6 +124,7 @@ def _judged(
 def _gains(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
     for name in (name for name, kind in SUITES.items() if not kind.by_source):
         for judged in _judged(pairs, arm, rules.control, name, rules):
+            # old languages are judged by what was forgotten
             if judged.scope == "group:L1":
                 continue
             outcome = gain_outcome(judged.better)
@@ -189,6 +190,7 @@ def _collapses(run: str, scores: pd.DataFrame, rules: Rules, names: Mapping[str,
 
 def _below_length(run: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
     for judged in _judged(pairs, run, "length", CLASSIFICATION, rules):
+        # also true of an unknown interval (NaN)
         if not judged.better.low > 0:
             text = f"{run} is not shown to beat text length alone on {judged.place}: {judged}."
             yield Statement(run, "warning", "not above length", text)
@@ -217,6 +219,7 @@ def _calibration_only(run: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[S
     }
     for judged in _judged(pairs, run, rules.control, CLASSIFICATION, rules):
         ranking = ranked.get((judged.suite, judged.scope))
+        # AUC ranks by margins: a bias towards a label moves F1, but not it
         if ranking and gain_outcome(judged.better) == GAINED and gain_outcome(ranking.better) != GAINED:
             text = f"{run} gained on {judged.place}, but may only have shifted label bias: {ranking}."
             yield Statement(run, "warning", "ranking not shown", text)

@@ -27,7 +27,7 @@ from ialign_ray.evaluation.scoring.worker import Shard, Work, store_of
 
 @dataclass(frozen=True)
 class Layout:
-    """How replicas share the machines."""
+    """Division of the machines among replicas."""
 
     replicas: int
     """0: score in this process, without Ray."""
@@ -81,7 +81,7 @@ class ScoringActor:
         self._max_failures = max_failures
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Score and store one shard; an error of the user's is told, not raised, or Ray would try again."""
+        """Score and store one shard; a user's error is returned, not raised, or Ray would try again."""
         shard = self._work.shards[int(batch["item"][0])]
         try:
             with self._survived(tries_of(self._work, shard)):
@@ -94,6 +94,7 @@ class ScoringActor:
     def _survived(self, tries: Path) -> Iterator[None]:
         """Refuse a shard that has killed its replica too often: Ray would start new ones for ever."""
         tries.parent.mkdir(parents=True, exist_ok=True)
+        # a file, since the process that counts is the one that dies
         with tries.open("a") as file:
             file.write("x")
         if tries.stat().st_size > self._max_failures + 1:

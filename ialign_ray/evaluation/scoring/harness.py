@@ -37,7 +37,7 @@ class Asked:
     model: Any
     """Its `HFLM`, an adapter merged into the weights."""
     chat: bool
-    """Whether the tokenizer's chat template is used."""
+    """True if the tokenizer's chat template is used."""
 
 
 def selected(experiment: Experiment, names: Sequence[str]) -> Experiment:
@@ -93,7 +93,7 @@ def report_tasks(table: pd.DataFrame, folder: Path, console: Console) -> None:
 
 
 def read_tasks(folder: Path) -> pd.DataFrame:
-    """The table that `report_tasks` wrote there; empty where there is none."""
+    """The table that `report_tasks` wrote there; empty without one."""
     return pd.read_csv(folder / TABLE) if (folder / TABLE).exists() else pd.DataFrame()
 
 
@@ -181,6 +181,7 @@ def _rows(found: dict[str, Any]) -> Iterator[dict[str, Any]]:
         n = values.get("sample_len") or found["n-samples"].get(task, {}).get("effective", 0)
         for name, value in values.items():
             metric, comma, chain = name.partition(",")
+            # the harness' keys are `metric,filter`; others are its notes
             if not comma or metric.endswith("_stderr") or not isinstance(value, int | float):
                 continue
             error = values.get(f"{metric}_stderr,{chain}")

@@ -1,4 +1,4 @@
-"""Per-example predictions of models on every suite, kept as parquet and never computed twice."""
+"""Predictions of models on every suite, a row an example, kept as parquet and never computed twice."""
 
 from __future__ import annotations
 

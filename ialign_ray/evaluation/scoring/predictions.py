@@ -64,6 +64,7 @@ class PredictionStore:
             try:
                 found.append(pq.read_table(path, page_checksum_verification=True, partitioning=None))
             except (OSError, pa.ArrowException):
+                # its rows are missing then, and are predicted again
                 path.unlink(missing_ok=True)
         return found
 

@@ -1,6 +1,6 @@
 """Units of evaluation: one suite under one prompt, as rows to predict and how to predict them.
 
-Everything that runs an evaluation (in this process or on replicas), stores it and goes on after a kill
+Everything that runs an evaluation (in this process or on replicas), stores it and resumes after a kill
 knows suites only through this interface.
 """
 
@@ -36,7 +36,7 @@ class Unit(ABC):
     row's cost. A row's content decides its predictions: what else they depend on must be a field of the unit."""
 
     version: ClassVar[int] = 1
-    """To be raised when the same settings and rows give other predictions."""
+    """Version; raise it when the same settings and rows give other predictions."""
 
     @property
     def key(self) -> list[Any]:
@@ -119,18 +119,18 @@ class TranslationUnit(Unit):
 
 @dataclass(frozen=True)
 class RetrievalUnit(Unit):
-    """Vectors of sentences, among which each one's translation is looked for."""
+    """Vectors of sentences, among which each one's translation is searched."""
 
     layer: Layer
-    """Whose hidden states are averaged."""
+    """Layer whose hidden states are averaged."""
     pairs: tuple[tuple[str, str], ...]
     """Directions: language of the sentence, language of the candidates."""
     centre: bool
-    """Whether each language's mean is taken away first."""
+    """True if each language's mean is taken away first."""
 
     @property
     def key(self) -> list[Any]:
-        """Without what decides how vectors are compared, not what they are."""
+        """Settings that decide the vectors, without those that decide how they are compared."""
         return [type(self).__name__, self.version, self.layer]
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
@@ -145,6 +145,7 @@ class RetrievalUnit(Unit):
     def _looked_up(self, by_language: Mapping[Any, pd.DataFrame], first: str, second: str) -> pd.DataFrame:
         queries, candidates = by_language[first], by_language[second]
         ids = [i for i in queries.index if i in candidates.index]
+        # the same ids in the same order on both sides, so that row i's translation is candidate i
         queries, candidates = queries.loc[ids], candidates.loc[ids]
         vectors = [np.stack(side["vector"].to_list()).astype(np.float64) for side in (queries, candidates)]
         if self.centre:

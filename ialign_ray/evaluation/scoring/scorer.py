@@ -15,7 +15,7 @@ from ialign_ray.tokens.encode import Encoder
 
 
 class Scorer:
-    """Scores texts; what exceeds the model's positions is cut from the front, as the question stands at the end."""
+    """Scores texts; what exceeds the model's positions is cut from the front, as the question is at the end."""
 
     def __init__(self, model: Any, encoder: Encoder, batch_tokens: int) -> None:
         self.model, self.encoder, self.batch_tokens = model, encoder, batch_tokens
@@ -31,7 +31,7 @@ class Scorer:
         return score_labels(self.model, asked, labels, max_batch_tokens=self.batch_tokens)
 
     def content_free(self, prompts: Sequence[str], words: Sequence[str]) -> LabelScores:
-        """As `labels`, kept in memory: the prior of a prompt is needed for every shard of its rows."""
+        """Return `labels`, kept in memory: the prior of a prompt is needed for every shard of its rows."""
         key = (tuple(prompts), tuple(words))
         if key not in self._priors:
             self._priors[key] = self.labels(prompts, words)

@@ -72,7 +72,7 @@ NEAREST: Final = "nearest"
 """Scorer of retrieval in results."""
 
 RowValues = Callable[[pd.DataFrame, str], Floats]
-"""Of predictions and the experiment's scorer, one number a row (rows,)."""
+"""Function of predictions and the experiment's scorer to one number a row (rows,)."""
 
 
 @dataclass(frozen=True)
@@ -82,24 +82,24 @@ class SuiteKind:
     config: type[Any]
     """Its fields in the experiment file: a `config.SuiteSource` with `kind: Literal["NAME"] = "NAME"`."""
     units: Callable[[Any, Experiment], Iterator[Unit]]
-    """What is predicted, and how, of a suite (`config`); a unit a prompt."""
+    """Units of a suite (`config`), what is predicted and how; one a prompt."""
     columns: tuple[str, ...]
     """Columns that its predictions hold beside suite, language and id; cells are by `prompt` where there is one."""
     shown: tuple[str, ...]
     """Metrics that tables show; the first is the one that gain and forgetting are judged by."""
     scorer: str | None = LIKELIHOOD
-    """What its records hold as scorer; None where labels are scored: then the experiment chooses one."""
+    """Scorer in its records; None where labels are scored: then the experiment chooses one."""
     texts: Callable[[Any, Experiment], pd.DataFrame] | None = None
     """Rows of a suite with language, id and their texts (`text`, `text:SLOT`, `prompt`, `source`, `target`), for the
     examples of the report."""
     right: RowValues | None = None
-    """Whether each answer is right: 1, 0, or a share where labels tie. None where nothing is right or wrong."""
+    """Right answers: 1, 0, or a share where labels tie. None where nothing is right or wrong."""
     cost: RowValues | None = None
-    """What each row costs, lower is better: finds the examples on which a run got worst."""
+    """Cost of each row, lower is better: finds the examples on which a run got worst."""
     cost_name: str = "nats"
-    """What `cost` is, for the reader."""
+    """Name of `cost`, for the reader."""
     old: Literal["score", "loss"] | None = None
-    """Which tolerance its change on old work is judged by in the verdict, if it is."""
+    """Tolerance that the verdict judges its change on old work by; None where it is not judged."""
     by_source: bool = False
     """Its `language` is a source of old instructions, grouped by `group_key` where it has one."""
     proof: int | None = None
@@ -128,16 +128,17 @@ class SuiteKind:
         return {metric: METRICS[metric].title for metric in (*self.shown, *added)}
 
     def scored(self, scorer: str) -> str:
-        """What stands in the scorer column, `scorer` being the experiment's choice."""
+        """Value of the scorer column, `scorer` being the experiment's choice."""
         return self.scorer or scorer
 
     def draw(self, rows: pd.DataFrame, unit: Ints, weights: Floats) -> dict[tuple[str, str], Floats]:
-        """(scorer, metric) -> draw vector (draws,) of one cell; arguments as the fields of `Cell`.
+        """Return (scorer, metric) -> draw vector (draws,) of one cell; arguments as the fields of `Cell`.
 
         Raises `DataError` for rows that cannot be measured.
         """
         single = {} if self.scorer is None else {self.scorer: Cell(rows, unit, weights, self.scorer)}
         cells = single or label_cells(rows, unit, weights)
+        # scorers that agree share a cell, and are drawn once
         drawn = {cell: draw_metrics(cell, self.name, self.shown) for cell in dict.fromkeys(cells.values())}
         return {(scorer, name): d for scorer, cell in cells.items() for name, d in drawn[cell].items()}
 

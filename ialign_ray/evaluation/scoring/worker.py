@@ -1,4 +1,4 @@
-"""What is to be scored: models, units and the shards of rows that are missing, and how one shard is done."""
+"""Work of an evaluation: models, units and the shards of rows that are missing, and the scoring of one shard."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Subject:
     key: str
     """Hash of all of the model that decides its predictions: weights, tokenizer, prompt format, precision."""
     folder: Path
-    """Where its predictions lie."""
+    """Folder of its predictions."""
     load: Callable[[], Scorer]
     """Opens it; only called when something is missing, since a model takes seconds to load."""
 
@@ -81,11 +81,13 @@ def missing(unit: Unit, keys: Sequence[str], store: PredictionStore, size: int) 
     """Places of the rows that are not stored, longest first, `size` at a time; equal rows are computed once."""
     known = store.known()
     lengths = unit.rows["length"].to_numpy()
+    # reversed, so that of equal rows the first one stays
     first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}
+    # by length, so that the rows of a shard need little padding
     places = sorted(first.values(), key=lambda place: (-lengths[place], place))
     yield from (places[start : start + size] for start in range(0, len(places), size))
 
 
 def store_of(subject: Subject, unit: Unit) -> PredictionStore:
-    """Where a subject's predictions of a unit lie."""
+    """Return the store of a subject's predictions of a unit."""
     return PredictionStore(subject.folder, unit.suite, unit.prompt, {"model": subject.key, "unit": unit.key})

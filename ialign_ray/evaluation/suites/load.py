@@ -33,13 +33,13 @@ class ClassificationRows:
     """Rows of a classification suite."""
 
     train: pd.DataFrame
-    """What baselines are fitted on: suite, language, label, chars, fold, and a column for each text, `text` or
-    `text:SLOT`. Where the suite has no training rows these are its test rows, and `fold` (int, else missing) tells
-    which of them may be learned from."""
+    """Rows that baselines are fitted on: suite, language, label, chars, fold, and a column for each text, `text` or
+    `text:SLOT`. Where the suite has no training rows these are its test rows, and `fold` (int, else missing)
+    decides which of them may be learned from."""
     test: pd.DataFrame
     """The same columns and id."""
     labels: list[str]
-    """In order; `label` columns hold positions in it."""
+    """Labels in order; `label` columns hold positions in it."""
 
 
 def text_column(slot: str) -> str:
@@ -210,7 +210,7 @@ def language_rows(
     """Measured language -> its rows: id (str), a column for each slot (str), the `extra` columns and `ROW`.
 
     Rows without one of their texts are left out. An id is the sentence's where it is the same in all languages, else
-    it begins with the language. A wide column of a long file stands in a row for each language: the first is kept, or
+    it begins with the language. A wide column of a long file repeats in a row for each language: the first is kept, or
     all if `repeated`. Raises `DataError` for a language without a text, or an id twice.
     """
     found = {code: _rows(suite, frame, code, extra) for code in suite.spoken}
@@ -230,6 +230,7 @@ def limited(suite: SuiteSource, rows: pd.DataFrame) -> pd.DataFrame:
     """The rows of the suite's seeded sample of `test_limit` sentences, in their order; the same for every run."""
     if suite.test_limit is None or rows["id"].nunique() <= suite.test_limit:
         return rows
+    # by a hash of the id, so that all languages keep the same sentences
     chosen = sorted(set(rows["id"]), key=lambda i: (share_of(i, seed=2), i))[: suite.test_limit]
     return rows[rows["id"].isin(chosen)]
 
