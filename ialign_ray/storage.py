@@ -146,7 +146,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
         lock.acquire(blocking=False)
     except Timeout as error:
         raise ConfigError(
-            f"another {what} works in {folder}; wait for it or stop it, or give the experiment another name"
+            f"{folder} is in use by another {what}; wait for it or stop it, or give the experiment another name"
         ) from error
     except OSError as error:  # NFS without lockd, for one; a disk that takes nothing is told by the work itself
         logging.getLogger("ialign_ray").warning(

@@ -45,7 +45,7 @@ def _one_key_each(value: Any) -> Any:
 
 def _each_once(codes: list[str]) -> list[str]:
     if twice := [c for c in codes if codes.count(c) > 1]:
-        raise ValueError(f"language {twice[0]!r} stands there twice; keep one")
+        raise ValueError(f"language {twice[0]!r} is listed twice; remove one")
     return codes
 
 

@@ -90,7 +90,7 @@ def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, f
                 over = "" if event.before is None else f" over {name}/{event.before}"
                 raise RegistryError(f"{version.title} is not promoted{over}: {'; '.join(event.told)}")
             return Moved(version, event)
-    raise RegistryError(f"the history of {name}@{alias} moved {_ATTEMPTS} times meanwhile; try again")
+    raise RegistryError(f"the history of {name}@{alias} moved {_ATTEMPTS} times in the meantime; try again")
 
 
 def registered(version: Version, new: bool) -> str:
@@ -120,7 +120,7 @@ def roll_back(registry: Registry, name: str, to: int | None = None, alias: str =
         event = append(registry, name, alias, seen, Event(ROLLED_BACK, version.number, seen.champion))
     if event is None:
         raise RegistryError(
-            f"{name}@{alias} was decided on by somebody else meanwhile; look at `ialign models {name} --history`, and "
+            f"{name}@{alias} was changed by another process in the meantime; see `ialign models {name} --history`, and "
             "roll back again if it is still needed"
         )
     return Moved(version, event)

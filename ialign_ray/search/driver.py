@@ -81,7 +81,7 @@ def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
     known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else None
     if known and not resume:
         raise ConfigError(
-            f"{folder} holds a search; go on with --resume, remove it, or give the experiment another name"
+            f"{folder} holds a search; continue with --resume, remove it, or give the experiment another name"
         )
     if known and known["settings"] != key:
         raise CheckpointError(f"{folder} was made with other settings; remove it, or give the experiment another name")
@@ -134,7 +134,7 @@ def run_trials(shared: SearchContext, folder: Path, need: Demand, most: int, con
     if result.errors:
         raise ClusterError(
             f"{len(result.errors)} trials were lost more than scaling.max_failures times "
-            f"({str(result.errors[0]).strip().splitlines()[-1]}); the others are kept, go on with --resume"
+            f"({str(result.errors[0]).strip().splitlines()[-1]}); the others are kept, continue with --resume"
         )
 
 

@@ -145,7 +145,7 @@ class NestedRuns:
         except Exception as error:  # MLflow's and its database's have no common base
             self._client = None
             cause = (str(error).splitlines() or [type(error).__name__])[0]
-            text = f"warning: tracking stopped ({cause}); the search goes on"
+            text = f"warning: tracking stopped ({cause}); the search continues"
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def result(self, name: str, point: dict[str, Any], result: dict[str, Any]) -> None:

@@ -190,7 +190,7 @@ class _Watcher:
         except Exception as error:  # TensorBoard's, MLflow's and their database's have no common base
             self._tracking = False
             cause = (str(error).splitlines() or [type(error).__name__])[0]
-            text = f"warning: tracking stopped ({cause}); {self._run / RECORDS} goes on"
+            text = f"warning: tracking stopped ({cause}); {self._run / RECORDS} continues"
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def _note(self, new: list[dict[str, Any]]) -> str:

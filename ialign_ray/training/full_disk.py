@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 
 from ialign_ray.errors import CheckpointError
 
-CURE = "free space or lift the quota there, then go on with --resume; what was saved before is intact"
+CURE = "free space or lift the quota there, then continue with --resume; what was saved before is intact"
 
 
 @contextmanager

@@ -122,7 +122,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
                 progress.ask(done)
         loop.on_step(done)
         if stop_request is StopRequest.STOP and not last:
-            raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; go on with --resume")
+            raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; continue with --resume")
     # ends the thread that makes the next batches
     stream.close()
     finish(loop, progress, model, optimizer, step=done, reason=reason, device=vars(peak))
@@ -180,7 +180,7 @@ def save(
         raise CheckpointError(f"{failure}; {CURE}")
     every, steps = loop.settings.checkpoint_every, loop.settings.steps
     following = min(steps, (step // every + 1) * every)
-    loop.run_log.warn(f"{failure}; training goes on and tries again after step {following}")
+    loop.run_log.warn(f"{failure}; training continues and tries again after step {following}")
     return False
 
 

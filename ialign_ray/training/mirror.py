@@ -264,7 +264,7 @@ class _Sender:
                 self._mirror.push(self._run, state, self._checkpoints.fingerprint)
                 self._sent = state
         except (CheckpointError, OSError, shutil.Error) as error:
-            text = f"warning: {error}; the run goes on, and its next checkpoint is sent again"
+            text = f"warning: {error}; the run continues, and its next checkpoint is sent again"
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
 

@@ -167,7 +167,7 @@ def raise_failure(run: Path, checkpoints: Checkpoints) -> None:
     if (run / FAILURE).exists():
         raise errors.load(read_json(run / FAILURE))
     if (run / STOP).exists() and not is_intact(run / MODEL):  # the disk was full, so the reason was not written
-        raise StoppedError(f"stopped by SIGTERM; {checkpoints.newest()} is the newest, go on with --resume")
+        raise StoppedError(f"stopped by SIGTERM; {checkpoints.newest()} is the newest, continue with --resume")
 
 
 def in_background(work: Callable[[], Any]) -> None:

@@ -135,7 +135,7 @@ def test_a_driver_told_to_stop_saves_and_says_how_to_go_on(ray_cluster, experime
     assert process.returncode == 143, errors
     assert "Traceback" not in errors
     done = records(run)[-1]["step"]
-    said = f"ialign: stopped by SIGTERM after step {done} of {steps}; go on with --resume"
+    said = f"ialign: stopped by SIGTERM after step {done} of {steps}; continue with --resume"
     assert errors.strip().splitlines()[-1] == said
     assert done < steps
     assert is_intact(run / "checkpoints" / f"step-{done:08d}")

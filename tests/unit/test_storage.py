@@ -192,7 +192,7 @@ def held(tmp_path):
 
 def test_a_folder_is_held_by_one_process_until_it_dies(held):
     folder, holder = held
-    refused = pytest.raises(ConfigError, match=f"another `ialign align` works in {folder}; wait")
+    refused = pytest.raises(ConfigError, match=f"{folder} is in use by another `ialign align`; wait")
     with refused, alone(folder, "`ialign align`"):
         pytest.fail("held twice")
     holder.kill()
@@ -206,9 +206,9 @@ def test_no_second_process_trains_a_run_or_judges_in_its_folder(held, experiment
     folder, _ = held
     experiment_data["storage"]["runs"] = str(folder.parents[1])
     experiment = build_experiment(experiment_data, "x")
-    with pytest.raises(ConfigError, match=f"another `ialign align` works in {folder}; wait"):
+    with pytest.raises(ConfigError, match=f"{folder} is in use by another `ialign align`; wait"):
         train(experiment, "align", resume=True)
-    with pytest.raises(ConfigError, match="another `ialign compare` or `ialign evaluate` works in"):
+    with pytest.raises(ConfigError, match="is in use by another `ialign compare` or `ialign evaluate`"):
         judge(experiment, {}, folder, Console(quiet=True))
     assert not folder.exists()
 

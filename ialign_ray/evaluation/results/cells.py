@@ -160,7 +160,7 @@ def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Index, weights: Floats
         twice = rows["id"][rows["id"].duplicated()]
         if not twice.empty:
             raise DataError(
-                f"predictions: id '{twice.iloc[0]}' stands twice for {rows['suite'].iloc[0]}, {prompt}, "
+                f"predictions: duplicate id '{twice.iloc[0]}' in {rows['suite'].iloc[0]}, {prompt}, "
                 f"{language}; give each training seed its own frame or a seed column"
             )
         unit = index.get_indexer(pd.Index(rows["id"])).astype(np.int64)

@@ -220,7 +220,7 @@ def language_rows(
         twice = rows["id"][rows["id"].duplicated()]
         if not (twice.empty or (suite.long and code in suite.columns)):
             raise DataError(
-                f"suite {suite.name!r}: id {twice.iloc[0]!r} stands twice in {code}; name another column as `id`, "
+                f"suite {suite.name!r}: duplicate id {twice.iloc[0]!r} in {code}; name another column as `id`, "
                 "or leave it out"
             )
     return found

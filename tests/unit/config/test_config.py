@@ -286,7 +286,7 @@ def test_every_style_of_code_gives_the_same_experiment(experiment_data):
         ({"columns": {"jav_Ltin": "a"}}, "corpora.0.columns: language code 'jav_Ltin' has no known script"),
         ({"columns": {False: "a"}}, "corpora.0.columns: an unquoted no, yes, on or off is False to YAML; quote it"),
         ({"columns": {7: "a"}}, "corpora.0.columns: 7 is no language code"),
-        ({"pivots": ["en", "eng"]}, "corpora.0.pivots: language 'eng' stands there twice"),
+        ({"pivots": ["en", "eng"]}, "corpora.0.pivots: language 'eng' is listed twice"),
         ({"pivots": ["fr"]}, "pivot 'fra' has no column"),
     ],
 )  # fmt: skip
@@ -297,7 +297,7 @@ def test_codes_of_a_corpus_that_are_wrong(experiment_data, change, part):
 
 def test_codes_of_groups_names_and_suites_that_are_wrong(experiment_data):
     for path, value, part in (
-        (("languages", "l1"), ["en", "eng"], "languages.l1: language 'eng' stands there twice"),
+        (("languages", "l1"), ["en", "eng"], "languages.l1: language 'eng' is listed twice"),
         (("languages", "l3"), [False], "languages.l3.0: an unquoted no"),
         (("languages", "l3"), ["jv"], "'jav' stands in both l2 and l3"),
         (("languages", "names"), {"qci": {"en": "a", "eng": "b"}}, "languages.names.qci: 'en' and 'eng' are the same"),

@@ -180,7 +180,7 @@ def broken(**columns):
     [
         (broken(sum=[[np.nan, 0.0, 0.0]] * 60), "nusax/a/bug, scorer 'sum': 10 of 10 rows hold NaN"),
         (broken(label=3), "label: 3"),
-        (broken(id="same"), "id 'same' stands twice"),
+        (broken(id="same"), "duplicate id 'same'"),
         (broken(language="xyz", id=[str(i) for i in range(60)]), "'xyz' is in no group"),
         (broken().drop(columns=["sum", "mean"]), "no column of scores"),
         (broken().drop(columns="chars"), "'chars' is missing"),

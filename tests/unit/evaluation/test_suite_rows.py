@@ -137,7 +137,7 @@ def test_a_language_without_a_test_row_is_refused(long):
 
 
 def test_ids_that_stand_twice_and_missing_columns_are_refused(nli, long):
-    with pytest.raises(DataError, match="id 'premise 0' stands twice in eng"):
+    with pytest.raises(DataError, match="duplicate id 'premise 0' in eng"):
         classification_rows(nli_suite(nli, id="p_en"), ".")
     with pytest.raises(DataError, match="'nope'"):
         classification_rows(nli_suite(nli, together="nope"), ".")

@@ -280,7 +280,7 @@ def test_two_rollbacks_at_once_take_one_step(registry, monkeypatch):
     seen = head(registry, "mine", "champion")
     assert roll_back(registry, "mine").version.number == GOOD
     monkeypatch.setattr("ialign_ray.registry.promotion.head", lambda *_: seen)
-    assert "decided on by somebody else" in refusal(roll_back, registry, "mine")
+    assert "changed by another process" in refusal(roll_back, registry, "mine")
     assert champion(registry) == GOOD
 
 
@@ -373,7 +373,7 @@ def test_a_server_that_is_not_there(monkeypatch):
 
 
 def test_a_folder_of_files_is_no_registry():
-    assert "is no server and no database" in refusal(Registry, "file:///tmp/mlruns")
+    assert "is neither an MLflow server nor a database" in refusal(Registry, "file:///tmp/mlruns")
 
 
 def test_another_place_for_files_is_refused_after_the_first_registration(spoilable, tmp_path):

@@ -195,7 +195,7 @@ def test_two_searches_in_one_folder_are_refused_until_the_first_is_gone(experime
     first = subprocess.Popen([sys.executable, "-c", HOLD, folder], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert first.stdout.readline() == b"held\n"
-        with pytest.raises(ConfigError, match="another `ialign tune` works in .*/search; wait for it or stop it"):
+        with pytest.raises(ConfigError, match="/search is in use by another `ialign tune`; wait for it or stop it"):
             tune(experiment, resume=True, console=Console(quiet=True))
         assert not folder.exists()
     finally:

@@ -172,7 +172,7 @@ def test_a_step_whose_checkpoint_finds_no_room_is_not_validated(data, tmp_path):
     run = setting.folder / "run"
     assert steps_said(run) == [0, 2, 6, 8, 10, 12]
     [told] = shown_warnings(run)
-    assert "step-00000004 could not be written (File too large); training goes on" in told
+    assert "step-00000004 could not be written (File too large); training continues" in told
 
 
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp"])

@@ -193,7 +193,7 @@ def test_a_mirror_out_of_reach_ends_no_run(run, tmp_path):
     said = (tmp_path / "log").read_text()
     assert "storage.mirror file://" in said
     assert "does not answer" in said
-    assert "the run goes on" in said
+    assert "the run continues" in said
 
 
 @contextmanager

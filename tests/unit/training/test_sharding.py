@@ -180,7 +180,7 @@ def test_a_disk_full_for_one_sharded_worker_is_told_and_outlived(alone, victim):
     assert attempt(broken, 2, victim, disk="little", full=(4, 7)) == [0, 0]
     assert_close(alone, broken)
     [told] = shown_warnings(broken.run)
-    assert "checkpoints/step-00000006 could not be written (File too large); training goes on" in told
+    assert "checkpoints/step-00000006 could not be written (File too large); training continues" in told
     assert "after step 9" in told
 
 

@@ -260,7 +260,7 @@ def test_sigterm_ends_the_step_saves_and_tells_how_to_go_on(job):
     assert finish(process) == 143
     [kind, said] = sentence(broken).split(": ")
     done = records(broken.run)[-1]["step"]
-    assert (kind, said) == ("StoppedError", f"stopped by SIGTERM after step {done} of 12; go on with --resume")
+    assert (kind, said) == ("StoppedError", f"stopped by SIGTERM after step {done} of 12; continue with --resume")
     assert is_intact(broken.run / "checkpoints" / f"step-{done:08d}")
     assert finish(start(broken)) == 0
     assert int((broken.run / START).read_text()) == done
@@ -312,7 +312,7 @@ def test_a_full_disk_is_told_and_outlived(job, disk):
     told = [t for t in shown_warnings(broken.run) if refused in t]
     assert len(told) == 1
     assert cause(disk) in told[0]
-    assert "training goes on and tries again after step 9" in told[0]
+    assert "training continues and tries again after step 9" in told[0]
 
 
 @pytest.mark.parametrize("disk", DISKS)
@@ -323,7 +323,7 @@ def test_a_disk_full_to_the_end_ends_with_a_sentence_and_the_earlier_checkpoint(
     said = sentence(broken)
     assert said.startswith("CheckpointError: ")
     assert cause(disk) in said
-    assert "free space or lift the quota there, then go on with --resume" in said
+    assert "free space or lift the quota there, then continue with --resume" in said
     assert "12" in said
     assert [p.name for p in (broken.run / "checkpoints").iterdir()] == ["step-00000003"]
     assert finish(start(broken)) == 0
