@@ -77,7 +77,8 @@ class Registry:
         scheme = self.uri.partition("://")[0].partition("+")[0]
         if scheme not in (*_DATABASES, "http", "https", "databricks"):
             raise RegistryError(
-                f"registry {self.uri} is neither an MLflow server nor a database; give http(s)://, sqlite:///FILE or a folder of runs"
+                f"registry {self.uri} is neither an MLflow server nor a database; give http(s)://, sqlite:///FILE or a "
+                "folder of runs"
             )
         if scheme == "sqlite":
             _check_file(self._file, create)
