@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI
@@ -15,6 +14,7 @@ from ialign_ray.serving.api import chat, classify, completions, errors, middlewa
 from ialign_ray.serving.api.auth import KeyRing
 from ialign_ray.serving.api.middleware import PROTECTED, ApiMiddleware
 from ialign_ray.serving.api.state import Service
+from ialign_ray.version import __version__
 
 if TYPE_CHECKING:  # it brings MLflow, which the API itself does not need
     from ialign_ray.serving.model_library import ModelLibrary
@@ -42,7 +42,7 @@ def build_app(library: ModelLibrary, settings: ServeConfig, keys: KeyRing | None
     # FastAPI's own documentation pages load scripts from other hosts, which a server without network cannot reach.
     app = _Api(
         title="ialign_ray",
-        version=version("ialign_ray"),
+        version=__version__,
         docs_url=None,
         redoc_url=None,
         middleware=[Middleware(ApiMiddleware, service=service)],
