@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz clean
+.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz mutation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -117,6 +117,9 @@ bench-scale: bench-setup  ## the model of cost and time: its constants, and its 
 
 bench-corpus: bench-setup  ## reading and cleaning a corpus against `datasets` and OpusFilter
 	$(BIN)/python tests/benchmarks/corpus_scale.py
+
+mutation: setup  ## break 32 things in the core, one at a time, and count which tests notice; half an hour
+	$(BIN)/python tests/benchmarks/mutation.py docs/results/mutation/mutants.json
 
 fuzz: setup  ## five minutes of coverage-guided fuzzing of the TMX reader
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
