@@ -2,10 +2,9 @@
 
 from typing import Literal
 
-from ialign_ray.evaluation.scoring.suite_kinds import SuiteKind
-
 from ialign_ray.config import SuiteSource
 from ialign_ray.evaluation.scoring.prompted_suites import LikelihoodUnit
+from ialign_ray.evaluation.scoring.suite_kinds import SuiteKind
 from ialign_ray.evaluation.suites.load import perplexity_rows
 
 
