@@ -17,8 +17,9 @@ from hypothesis import settings
 from tiny_corpus import sentences, write_jsonl
 
 torch.set_num_threads(1)
-settings.register_profile("steady", deadline=None)
-settings.load_profile("steady")
+settings.register_profile("nightly", deadline=None)
+settings.register_profile("quick", deadline=None, max_examples=30)
+settings.load_profile(os.environ.get("IALIGN_TESTS", "nightly"))
 
 
 BUDGET = 5.0

@@ -108,6 +108,7 @@ def test_slurms_signal_reaches_the_driver_which_saves_and_ends(slurm, tmp_path):
     assert not list(tmp_path.glob(".ialign-job-*"))
 
 
+@pytest.mark.slow
 def test_the_drivers_code_counts_where_it_ends_beside_the_signal(slurm, tmp_path):
     assert signalled(slurm("long", CODE="9", BASH_ENV=slow(tmp_path, "code=$?")), tmp_path / "said") == 9
 

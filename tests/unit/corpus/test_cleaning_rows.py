@@ -227,6 +227,7 @@ def test_no_rows_and_no_texts(step):
 CELLS = st.none() | st.text(alphabet="aA1٣ .\t\u200d\u200b\ufffd\u0301é👩字ไم\x00/:w@", max_size=12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", ROW_STEPS)
 @given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=12), cuts=st.lists(st.integers(0, 12), max_size=3))
 def test_how_a_table_is_cut_changes_nothing(step, rows, cuts):

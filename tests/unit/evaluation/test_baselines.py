@@ -53,6 +53,7 @@ def test_values():
     assert found["length", "auc"] > 0.9
 
 
+@pytest.mark.slow
 def test_random_is_the_expectation_of_uniform_guesses():
     test = rows(seed=1)
     gold = test[test["language"] == "jav"]["label"]

@@ -208,6 +208,7 @@ def test_tables_show_a_suites_own_metric_first_and_no_empty_column(experiment, s
     assert shown == {"bits_per_byte", "source_use"}
 
 
+@pytest.mark.slow
 def test_the_report_says_how_text_was_scored(experiment, scorer, tmp_path):
     units = suite_units(experiment)
     frames = {s.name: predicted(units, scorer, s.name) for s in experiment.evaluate.suites}

@@ -65,6 +65,7 @@ async def test_a_whole_answer_comes_as_one_piece_after_its_first_token(name):
         assert [piece.text for piece in pieces[:-1]] == [""] * (len(expected[1]) > 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["llama", "gpt2", "opt", "bloom", "mamba", "t5", "bart"])
 async def test_rows_of_different_adapters_share_a_batch(name, tmp_path):
     model, prompts = build(name), some_prompts(LENGTHS)

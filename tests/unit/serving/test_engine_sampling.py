@@ -47,6 +47,7 @@ def transformers_probabilities(logits, sampling):
     return steps(None, logits[None])[0].softmax(-1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("likeliest", [4, 256])
 @pytest.mark.parametrize(
     ("temperature", "top_k", "top_p"), [(1.0, 0, 1.0), (0.7, 0, 0.8), (2.0, 5, 1.0), (1.5, 12, 0.7), (1.0, 0, 0.99)]
