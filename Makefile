@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz mutation clean
+.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools pocket-base quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz mutation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -56,6 +56,9 @@ test-browser: setup  ## the pages in a headless Chromium, which is installed (De
 	command -v chromium > /dev/null || command -v chromium-browser > /dev/null || command -v google-chrome > /dev/null \
 		|| { apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends chromium; }
 	$(BIN)/python -m pytest -m browser tests/browser
+
+pocket-base: setup  ## train the base model of the quickstart, once, and keep it in the cache
+	$(BIN)/python -c "from rich.console import Console; from ialign_ray.training.pocket import ensure_base; ensure_base('pocket:base', Console())"
 
 quickstart: setup  ## the pocket experiment: search, front, champion, a request of each kind; SERVE=1 leaves it up
 	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume
