@@ -317,6 +317,15 @@ def test_a_loss_that_is_no_number_is_told(full):
                 {n: p for n, p in weights(model).items() if n != "lm_head.weight"})  # fmt: skip
 
 
+def test_matrices_are_decayed_and_vectors_are_not():
+    model = torch.nn.Sequential(torch.nn.Linear(2, 3), torch.nn.LayerNorm(3))
+    groups = make_optimizer(model, TrainConfig(weight_decay=0.1)).param_groups
+    decay = {parameter: group["weight_decay"] for group in groups for parameter in group["params"]}
+    assert {name: decay[p] for name, p in model.named_parameters()} == {
+        "0.weight": 0.1, "0.bias": 0.0, "1.weight": 0.0, "1.bias": 0.0,
+    }  # fmt: skip
+
+
 def test_the_rate_warms_up_and_falls_to_nothing():
     settings = TrainConfig(steps=100, learning_rate=0.5, warmup=0.1)
     assert learning_rate(0, settings) == pytest.approx(0.05)
