@@ -132,7 +132,7 @@ def test_a_stopped_job_goes_on_where_it_was_even_from_an_empty_disk(head, server
     code, out, err = ialign("jobs", "--follow", "tiny-align", *address)
     assert code == 143
     assert "tiny-align: stopped, exit code 143" in out
-    assert ialign("stop", "tiny-align", *address)[1] == "tiny-align: had ended before\n"
+    assert ialign("stop", "tiny-align", *address)[1] == "tiny-align has already finished\n"
 
     shutil.rmtree(run)  # another machine, with an empty disk
     code, out, err = ialign("submit", work, *mirrored, *address)
