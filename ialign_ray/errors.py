@@ -70,5 +70,6 @@ def dump(error: IalignError) -> dict[str, str]:
 
 def load(data: Mapping[str, str]) -> IalignError:
     """The error that `dump` was given."""
-    kinds: dict[str, type[IalignError]] = {kind.__name__: kind for kind in IalignError.__subclasses__()}
-    return kinds[data["kind"]](data["message"])
+    # errors of other modules take other arguments, and cross no process
+    own = {kind.__name__: kind for kind in IalignError.__subclasses__() if kind.__module__ == __name__}
+    return own.get(data["kind"], IalignError)(data["message"])

@@ -255,7 +255,7 @@ MUTANTS = [
     Mutant(
         "an error loses its kind between processes",
         "errors.py",
-        'return kinds[data["kind"]](data["message"])',
+        'return own.get(data["kind"], IalignError)(data["message"])',
         'return IalignError(data["message"])',
         "test_errors.py",
     ),
