@@ -28,12 +28,9 @@ check: setup  ## ruff, strict mypy, and the walls between rooms
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-# The smoke test waits more than it computes, so it runs beside the quick ones.
-test: setup  ## the quick tests, and beside them the whole way once under Ray: what CI runs
-	@log=$$(mktemp); $(BIN)/python -m pytest tests/integration/test_smoke.py > $$log 2>&1 & smoke=$$!; \
-	trap "kill $$smoke 2> /dev/null" INT TERM; \
-	IALIGN_TESTS=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "$(QUICK)"; \
-	quick=$$?; wait $$smoke; failed=$$?; cat $$log; rm $$log; [ $$quick -eq 0 ] && [ $$failed -eq 0 ]
+test: setup  ## the quick tests, then the whole way once under Ray: what CI runs
+	IALIGN_TESTS=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "$(QUICK)"
+	$(BIN)/python -m pytest tests/integration/test_smoke.py
 QUICK := not slow and not ray and not browser and not nightly and not cluster
 
 nightly: setup  ## every test but those of `make test-cluster`: kills at any moment, elastic workers, Serve, search, the pages
