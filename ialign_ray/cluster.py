@@ -65,6 +65,17 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
             ray.shutdown()
 
 
+def quiet_ray_data(*, in_order: bool) -> None:
+    """Keep Ray Data's own progress and logs out of ours; `in_order` gives results in the order of the input."""
+    import ray
+
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    if in_order:
+        context.execution_options.preserve_order = True
+
+
 @contextmanager
 def own_sigterm() -> Iterator[None]:
     """Keep our handler of SIGTERM, where we set one, over a start of Ray, which puts its own in place.

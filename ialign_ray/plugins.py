@@ -18,8 +18,6 @@ from typing import Generic, TypeVar
 
 from ialign_ray.errors import ConfigError
 
-GROUPS = ("ialign.formats", "ialign.metrics", "ialign.objectives", "ialign.suites", "ialign.tasks")
-
 T = TypeVar("T")
 
 

@@ -112,9 +112,9 @@ def _open(registry: str | None) -> Registry:
 
 def _say_moved(moved: Moved, alias: str) -> None:
     """Print what became of an alias, and the checks that decided it."""
-    from ialign_ray.registry.promotion import told
+    from ialign_ray.registry.promotion import moved_lines
 
-    say(*told(moved, alias))
+    say(*moved_lines(moved, alias))
 
 
 def _show_versions(store: Registry, name: str) -> None:

@@ -66,7 +66,7 @@ def promote_run(
     version, new = register(registry, run, experiment.name, experiment, control)
     say(registered(version, new))
     moved = promote(registry, version.name, version.number, alias, force)
-    for line in told(moved, alias):
+    for line in moved_lines(moved, alias):
         say(line)
     return moved
 
@@ -98,7 +98,7 @@ def registered(version: Version, new: bool) -> str:
     return f"{version.title}: {'registered' if new else 'registered already, with the same files'}"
 
 
-def told(moved: Moved, alias: str) -> list[str]:
+def moved_lines(moved: Moved, alias: str) -> list[str]:
     """Return the result of a promotion or rollback in lines."""
     title, event = moved.version.title, moved.event
     if event is None:

@@ -22,7 +22,7 @@ KEPT_SHELVES = 2
 """Families whose examples an actor keeps."""
 
 
-def bench_here(shared: SearchContext) -> TrialContext:
+def trial_context_here(shared: SearchContext) -> TrialContext:
     """Base model on this process' device, with as many threads as it has reserved CPUs."""
     cpus = search_of(shared.experiment).cpus_per_trial
     torch.set_num_threads(max(1, math.floor(cpus)))
@@ -36,7 +36,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
     def setup(self, config: dict[str, Any], shared: SearchContext) -> None:
         """Load the base model, once a process, and begin the first trial."""
         self.shared = shared
-        self.trial_context = bench_here(shared)
+        self.trial_context = trial_context_here(shared)
         self.shelves: dict[str, ExampleCache] = {}
         self.reset_config(config)
 
@@ -112,6 +112,6 @@ def failed(message: str, first: int) -> dict[str, Any]:
 def train_control(shared: SearchContext, seed: int) -> None:
     """Train and validate the replay-only control of one seed over the whole budget, and the base; kept once done."""
     folder = control_folder(shared.experiment, seed)
-    run = shared.trial(control_point(seed), folder, None, bench_here(shared))
+    run = shared.trial(control_point(seed), folder, None, trial_context_here(shared))
     run.base_losses()
     run.report(len(shared.ends) - 1)

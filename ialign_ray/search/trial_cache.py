@@ -77,12 +77,12 @@ class ExampleCache:
 
 
 def cache_key(experiment: Experiment) -> str:
-    """Trials with the same seed and mix draw from the same example_cache."""
+    """Trials with the same seed and mix draw from the same example cache."""
     return json_hash([experiment.train.seed, resolve_mix(experiment.tasks.mix)])[:12]
 
 
 def open_example_cache(plan: Plan, encoder: Encoder, experiment: Experiment) -> ExampleCache:
-    """An empty example_cache for a trial's seed and mix."""
+    """An empty example cache for a trial's seed and mix."""
     mixed = replace(plan, seed=experiment.train.seed, mix=resolve_mix(experiment.tasks.mix))
     return ExampleCache(mixed, encoder)
 

@@ -92,7 +92,7 @@ class SearchContext:
         return TrialContext(base_model(self.model, device), self.held_out, self.record, self.data, self.rows, device)
 
     def example_cache(self, experiment: Experiment) -> ExampleCache:
-        """The encoded examples of a trial's cache_key."""
+        """The encoded examples of a trial's seed and mix."""
         example_cache = open_example_cache(self.plan, self.encoder, experiment)
         example_cache.made.update(self.made.get(cache_key(experiment), {}))
         return example_cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -16,7 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from ialign_ray import errors
-from ialign_ray.cluster import cluster
+from ialign_ray.cluster import cluster, quiet_ray_data
 from ialign_ray.config import CorpusConfig, ScalingConfig
 from ialign_ray.corpus.assemble import Assembly
 from ialign_ray.corpus.chunks import Chunk
@@ -87,7 +86,7 @@ class ClusterRunner:
             return
         # joined at the first large stage and kept for the later ones
         self._open.enter_context(cluster(self._scaling))
-        quiet()
+        quiet_ray_data(in_order=True)
         source = ChunkSource(items, partial(_outcome, work))
         for row in read_datasource(source, override_num_blocks=len(items)).iter_rows():
             outcome = json.loads(row["outcome"])
@@ -114,13 +113,3 @@ def _outcome(work: Callable[[Any], dict[str, Any]], item: Any) -> list[pa.Table]
     except IalignError as error:
         outcome = {"error": errors.dump(error)}
     return [pa.table({"outcome": [json.dumps(outcome)]})]
-
-
-def quiet() -> None:
-    """Keep Ray Data's own progress and logs out of ours, and its order that of the input."""
-    import ray
-
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False

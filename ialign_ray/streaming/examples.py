@@ -11,7 +11,6 @@ time is encoded on the spot.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from ialign_ray.cluster import quiet_ray_data
 from ialign_ray.errors import DataError
 from ialign_ray.storage import read_json, write_json
 from ialign_ray.tasks.mixture import Mixture
@@ -99,7 +99,7 @@ def ray_stream(source: ExampleSource, start: int, rank: int, world: int) -> Iter
         return
     import ray
 
-    _in_order()
+    quiet_ray_data(in_order=True)  # rows come as tasks end otherwise, and a batch would mix steps
     places = share(rank, world, source.batch_size)
     rows = (source.steps - start) * len(places)
     # a task encodes some 256 examples: long enough to pay for its start, short enough to begin at once
@@ -177,7 +177,7 @@ def fill(source: ExampleSource, cache: EncodedCache, blocks: list[Block]) -> Ite
     """Encode blocks by Ray Data tasks, in order; gives each when its task has ended."""
     import ray
 
-    _in_order()
+    quiet_ray_data(in_order=True)
     tasks = ray.data.range(len(blocks), override_num_blocks=min(len(blocks), 2_000))
     # a copy: the cache's own holds the whole order of the pool by now
     work = partial(_fill_blocks, source=source, cache=replace(cache), blocks=blocks)
@@ -201,16 +201,6 @@ def _fill_blocks(
         if not cache.path(blocks[k]).exists():
             fill_block(source, cache, blocks[k])
     return batch
-
-
-def _in_order() -> None:
-    import ray
-
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    context = ray.data.DataContext.get_current()
-    # without it rows come as tasks end, and a batch would mix steps
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
 
 
 def _encode_rows(batch: dict[str, Any], source: ExampleSource, start: int, places: range) -> pa.Table:

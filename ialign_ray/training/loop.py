@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 
@@ -67,7 +68,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
     """Train from the newest checkpoint to the last step, or to where a rule of `train.stop` holds; returns the step it
     started from.
 
-    Raises StoppedError after the step at which a worker strongest to stop, with a checkpoint made, and CheckpointError
+    Raises StoppedError after the step at which a worker asked to stop, with a checkpoint made, and CheckpointError
     when the disk does not take the last one.
     """
     settings, device = loop.settings, loop.device
@@ -78,53 +79,53 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
     cost, peak = training_cost(model), peak_of(device, bf16=loop.autocast)
     model.train()
     layout = PassLayout.of(model, settings.micro_batch_tokens, loop.pad, loop.batching)
-    stream = ahead(loop.stream(start), partial(loop.collate, layout=layout))
-    done = start
-    reason = validate_due(loop, progress, model, start)  # the base, or what a killed attempt did not come to
-    while done < settings.steps and reason is None:
-        # starts before the step and is read after it, so that the exchange costs no waiting
-        strongest = _Strongest(loop.stop_request(), progress.arrived(), device)
-        began = time.perf_counter()
-        examples, passes = next(stream)
-        waited = time.perf_counter() - began
-        rate = learning_rate(done, settings)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        with torch.autocast(device.type, torch.bfloat16, enabled=loop.autocast):
-            stats = train_step(
-                model,
-                optimizer,
-                examples,
-                step=done,
-                seed=settings.seed,
-                clip_norm=settings.clip_norm,
-                layout=layout,
-                device=device,
-                objective=loop.objective,
-                passes=passes,
-                detector=detector,
-                cost=cost.of,
+    # closed whatever ends the loop: a thread makes the next batches
+    with closing(ahead(loop.stream(start), partial(loop.collate, layout=layout))) as stream:
+        done = start
+        reason = validate_due(loop, progress, model, start)  # the base, or what a killed attempt did not come to
+        while done < settings.steps and reason is None:
+            # starts before the step and is read after it, so that the exchange costs no waiting
+            strongest = _Strongest(loop.stop_request(), progress.arrived(), device)
+            began = time.perf_counter()
+            examples, passes = next(stream)
+            waited = time.perf_counter() - began
+            rate = learning_rate(done, settings)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with torch.autocast(device.type, torch.bfloat16, enabled=loop.autocast):
+                stats = train_step(
+                    model,
+                    optimizer,
+                    examples,
+                    step=done,
+                    seed=settings.seed,
+                    clip_norm=settings.clip_norm,
+                    layout=layout,
+                    device=device,
+                    objective=loop.objective,
+                    passes=passes,
+                    detector=detector,
+                    cost=cost.of,
+                )
+            done += 1
+            seconds = time.perf_counter() - began
+            loop.run_log.record(
+                done, examples, stats, rate=rate, seconds=seconds, waited=waited, peak=peak.flops * _workers()
             )
-        done += 1
-        seconds = time.perf_counter() - began
-        loop.run_log.record(
-            done, examples, stats, rate=rate, seconds=seconds, waited=waited, peak=peak.flops * _workers()
-        )
-        stop_request, arrived = strongest.wait()
-        if arrived:
-            progress.collect()
-        reason = validate_due(loop, progress, model, done)
-        # a step that became the best needs its checkpoint now: its weights are gone after the next update
-        last, elsewhere = done == settings.steps or reason is not None, progress.elsewhere(done)
-        if last or stop_request or elsewhere or done % settings.checkpoint_every == 0 or done in progress.best()[:1]:
-            saved = save(loop, progress, model, optimizer, done, must=last or stop_request is StopRequest.STOP)
-            if elsewhere and saved and not last and stop_request is not StopRequest.STOP:
-                progress.ask(done)
-        loop.on_step(done)
-        if stop_request is StopRequest.STOP and not last:
-            raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; continue with --resume")
-    # ends the thread that makes the next batches
-    stream.close()
+            stop_request, arrived = strongest.wait()
+            if arrived:
+                progress.collect()
+            reason = validate_due(loop, progress, model, done)
+            # a step that became the best needs its checkpoint now: its weights are gone after the next update
+            last, elsewhere = done == settings.steps or reason is not None, progress.elsewhere(done)
+            due = done % settings.checkpoint_every == 0 or done in progress.best()[:1]
+            if last or stop_request or elsewhere or due:
+                saved = save(loop, progress, model, optimizer, done, must=last or stop_request is StopRequest.STOP)
+                if elsewhere and saved and not last and stop_request is not StopRequest.STOP:
+                    progress.ask(done)
+            loop.on_step(done)
+            if stop_request is StopRequest.STOP and not last:
+                raise StoppedError(f"stopped by SIGTERM after step {done} of {settings.steps}; continue with --resume")
     finish(loop, progress, model, optimizer, step=done, reason=reason, device=vars(peak))
     model.eval()
     return start

@@ -28,7 +28,6 @@ def install(tmp_path, monkeypatch):
         (tmp_path / f"{module}.py").write_text(f"from {__name__} import Dish\n{code}")
 
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setitem(sys.modules, __name__, sys.modules[__name__])
     return make
 
 

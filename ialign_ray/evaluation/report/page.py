@@ -59,7 +59,7 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
         drops=page_history.cleaning_drops(folders),
         differing=page_history.differences(folders),
         tasks=tasks.to_dict("records"),
-        told=page_history.warnings(folders),
+        run_warnings=page_history.warnings(folders),
         examples={arm: found for arm, found in examples.items() if found},
         notes=[*material.notes, *analysis.notes, *untold],
         configuration=dump_yaml(experiment),

@@ -83,8 +83,8 @@ def differences(folders: Folders) -> tuple[list[str], list[dict[str, Any]]]:
 
 def warnings(folders: Folders) -> list[str]:
     """Warnings of the runs, each once."""
-    told = (f"{run} (seed {seed}): {line}" for run, seed, path in _each(folders) for line in shown_warnings(path))
-    return list(dict.fromkeys(told))
+    lines = (f"{run} (seed {seed}): {line}" for run, seed, path in _each(folders) for line in shown_warnings(path))
+    return list(dict.fromkeys(lines))
 
 
 def _of_run(run: str, seed: int, path: Path) -> pd.DataFrame:

@@ -7,7 +7,6 @@ back to the driver is only how far it is.
 from __future__ import annotations
 
 import json
-import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ialign_ray import errors
-from ialign_ray.cluster import cluster
+from ialign_ray.cluster import cluster, quiet_ray_data
 from ialign_ray.config import Experiment, ScalingConfig
 from ialign_ray.errors import ClusterError, IalignError
 from ialign_ray.evaluation.scoring.worker import Shard, Work, store_of
@@ -112,15 +111,14 @@ def tries_of(work: Work, shard: Shard) -> Path:
     return store.folder / f".tries-{work.keys[shard.unit][shard.places[0]]}"
 
 
-def score_on_replicas(experiment: Experiment, work: Work, layout: Layout, tell: Tell) -> None:
+def score_on_replicas(experiment: Experiment, work: Work, layout: Layout, advance: ScoringProgress) -> None:
     """Score every shard; raises the first IalignError of a replica."""
     for shard in work.shards:
         tries_of(work, shard).unlink(missing_ok=True)  # of an evaluation that was killed as a whole
     with cluster(experiment.scaling):
         import ray
 
-        logging.getLogger("ray.data").setLevel(logging.WARNING)
-        ray.data.DataContext.get_current().enable_progress_bars = False
+        quiet_ray_data(in_order=False)
         numbers = list(range(len(work.shards)))
         # the work in a list: Ray would copy a bare reference's value into every replica's arguments
         arguments = ([ray.put(work)], layout.threads, experiment.scaling.max_failures)
@@ -135,14 +133,14 @@ def score_on_replicas(experiment: Experiment, work: Work, layout: Layout, tell: 
         for row in scored.iter_rows():
             if row["failure"]:
                 raise errors.load(json.loads(row["failure"]))
-            tell(row["what"], row["rows"])
+            advance(row["what"], row["rows"])
 
 
 EVERY = 30.0
 """Seconds between two lines of a log."""
 
 
-class Tell(Protocol):
+class ScoringProgress(Protocol):
     """Called after each shard with what it was of and its number of rows."""
 
     def __call__(self, what: str, rows: int) -> None:
@@ -150,7 +148,7 @@ class Tell(Protocol):
 
 
 @contextmanager
-def told(console: Console, total: int) -> Iterator[Tell]:
+def scoring_progress(console: Console, total: int) -> Iterator[ScoringProgress]:
     """Show progress over `total` rows."""
     if console.is_terminal:
         shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment
-from ialign_ray.evaluation.scoring.actors import Tell, layout, score_on_replicas, told
+from ialign_ray.evaluation.scoring.actors import ScoringProgress, layout, score_on_replicas, scoring_progress
 from ialign_ray.evaluation.scoring.predictions import row_keys
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, Work, plan_work, store_of
@@ -25,19 +25,19 @@ def predict_models(
     keys = [row_keys(unit.rows) for unit in units]
     work = plan_work(subjects, units, keys, experiment.evaluate.shard_rows)
     if work.shards:
-        with told(console, work.rows()) as tell:
-            _score(experiment, work, tell)
+        with scoring_progress(console, work.rows()) as advance:
+            _score(experiment, work, advance)
     return [_stored(subject, work) for subject in subjects]
 
 
-def _score(experiment: Experiment, work: Work, tell: Tell) -> None:
+def _score(experiment: Experiment, work: Work, advance: ScoringProgress) -> None:
     placed = layout(experiment)
     if placed.replicas:
-        score_on_replicas(experiment, work, placed, tell)
+        score_on_replicas(experiment, work, placed, advance)
         return
     for shard in work.shards:
         work.score(shard)
-        tell(work.called(shard), len(shard.places))
+        advance(work.called(shard), len(shard.places))
 
 
 def _stored(subject: Subject, work: Work) -> dict[str, pd.DataFrame]:

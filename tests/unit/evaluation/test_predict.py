@@ -152,9 +152,9 @@ def test_calibration_subtracts_one_prior_a_prompt(data, tmp_path):
 
 def test_a_log_gets_lines_with_the_time_left(monkeypatch, capsys):
     monkeypatch.setattr(actors, "EVERY", 0.0)
-    with actors.told(Console(force_terminal=False, width=200), 4) as tell:
-        tell("base, mood", 1)
-        tell("base, mt", 3)
+    with actors.scoring_progress(Console(force_terminal=False, width=200), 4) as advance:
+        advance("base, mood", 1)
+        advance("base, mt", 3)
     first, last = capsys.readouterr().out.splitlines()
     assert first.startswith("base, mood: scored 1 of 4 rows, about ")
     assert last.startswith("base, mt: scored 4 of 4 rows in ")

@@ -1,4 +1,5 @@
 import json
+import threading
 from collections import Counter
 
 import pytest
@@ -315,6 +316,13 @@ def test_a_loss_that_is_no_number_is_told(full):
     assert kept.gradients is None
     assert same({n: p for n, p in before.items() if n != "lm_head.weight"},
                 {n: p for n, p in weights(model).items() if n != "lm_head.weight"})  # fmt: skip
+
+
+def test_a_run_that_fails_leaves_no_thread_behind(full):
+    with pytest.raises(Lost) as lost:
+        full.run("broken", lose_at(3))
+    assert lost.traceback  # which holds the loop's frame, and with it the stream
+    assert [thread for thread in threading.enumerate() if thread.name.startswith("next-batch")] == []
 
 
 def test_matrices_are_decayed_and_vectors_are_not():
