@@ -17,7 +17,7 @@ from typing import Any
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from ialign_ray.cluster import cluster
+from ialign_ray.cluster.join import cluster
 from ialign_ray.config import ScalingConfig
 from ialign_ray.config.load import serve_settings
 from ialign_ray.config.serve import ServeConfig

@@ -13,7 +13,8 @@ from typing import Any
 from rich.console import Console
 
 from ialign_ray import errors
-from ialign_ray.cluster import check_resources, cluster, hosts, scaling_arguments, validation_resources
+from ialign_ray.cluster.join import cluster
+from ialign_ray.cluster.resources import check_resources, hosts, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
 from ialign_ray.storage import alone, is_intact, read_json, write_json, write_text
@@ -121,7 +122,7 @@ def fit(
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from ialign_ray.training.ray_stop_requests import Config
+    from ialign_ray.training.ray_backend import Config
 
     trainer = TorchTrainer(
         worker,

@@ -1,0 +1,125 @@
+"""A stranger's attempts, run by test_strangers.py as another user or on another host; prints JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+ROUTES = [
+    ("GET", "/", None),
+    ("GET", "/metrics", None),
+    ("GET", "/api/version", None),
+    ("GET", "/api/jobs/", None),
+    ("GET", "/api/serve/applications/", None),
+    ("GET", "/logs", None),
+    ("POST", "/api/jobs/", {"entrypoint": "id"}),
+    ("POST", "/api/job_agent/jobs/", {"entrypoint": "id"}),
+    ("GET", "/api/job_agent/jobs/1/logs", None),
+    ("POST", "/get_or_create_runtime_env", {"job_id": "1", "serialized_runtime_env": "{}"}),
+    ("POST", "/delete_runtime_env_if_possible", {}),
+]
+
+
+async def connect(address: str, ports: list[int]) -> list[int]:
+    gate = asyncio.Semaphore(500)
+
+    async def one(port: int) -> int | None:
+        async with gate:
+            try:
+                _, writer = await asyncio.wait_for(asyncio.open_connection(address, port), 5)
+            except (OSError, TimeoutError):
+                return None
+            writer.close()
+            return port
+
+    return [port for port in await asyncio.gather(*(one(p) for p in ports)) if port]
+
+
+def answer(port: int) -> str | None:
+    """What a port answers to somebody without a token: None if nothing but refusals."""
+    for method, path, body in ROUTES:
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{port}{path}",
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=5) as said:
+                text = said.read(2000).decode(errors="replace")
+        except urllib.error.HTTPError:
+            continue
+        except Exception:  # no HTTP at all
+            continue
+        if path == "/metrics" and text.startswith("# HELP"):
+            return "metrics"
+        return "api" if "ialign" in text else f"{said.status} {method} {path}"
+    return None
+
+
+def joined(control: int) -> bool:
+    import ray
+
+    try:
+        ray.init(address=f"127.0.0.1:{control}", log_to_driver=False, logging_level="CRITICAL")
+    except BaseException:
+        return False
+    return True
+
+
+def submitted(ports: list[int]) -> list[str]:
+    from ray.job_submission import JobSubmissionClient
+
+    found = []
+    for port in ports:
+        try:
+            found.append(JobSubmissionClient(f"http://127.0.0.1:{port}").submit_job(entrypoint="id"))
+        except BaseException:
+            continue
+    return found
+
+
+def read() -> list[str]:
+    """Sockets of object stores that take a connection, folders and tokens that can be read."""
+    found = []
+    for folder in [*Path("/tmp").glob("ialign-*"), *Path("/tmp").glob("ia-*")]:
+        try:
+            found += [str(file) for file in folder.iterdir()]
+        except PermissionError:
+            continue
+    for environ in Path("/proc").glob("[0-9]*/environ"):
+        try:
+            found += [f"token of {environ}"] if b"RAY_AUTH_TOKEN=" in environ.read_bytes() else []
+        except OSError:
+            continue
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        name = line.split()[-1]
+        if name.endswith(("plasma_store", "sockets/raylet")):
+            try:
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(name)
+                found.append(name)
+            except OSError:
+                continue
+    return found
+
+
+if __name__ == "__main__":
+    if sys.argv[1] == "connect":
+        print(json.dumps(asyncio.run(connect(sys.argv[2], json.loads(sys.argv[3])))))
+    else:
+        control, ports = int(sys.argv[2]), json.loads(sys.argv[3])
+        answers = {str(port): said for port in ports if (said := answer(port))}
+        os.environ["RAY_AUTH_MODE"] = "disabled"
+        os.environ["RAY_TMPDIR"] = os.environ["TMPDIR"] = "/tmp"
+        print(
+            json.dumps({"answers": answers, "joined": joined(control), "jobs": submitted(ports), "read": read()}),
+            flush=True,
+        )
+        os._exit(0)
