@@ -10,12 +10,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from ialign_ray.cluster.local import check_token_file, private_ray
 from ialign_ray.cluster.ports import exposure
 from ialign_ray.cluster.resources import grown, present, reachable
 from ialign_ray.config import ScalingConfig
-from ialign_ray.errors import ClusterError
+from ialign_ray.errors import ClusterError, IalignError
 
 SETTINGS = {
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # 0.5-0.9 s instead of 9-12 s per small execution (ray 2.60)
@@ -49,14 +50,14 @@ def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[di
 
 @contextmanager
 def _joined(scaling: ScalingConfig, worker_logs: bool) -> Iterator[None]:
+    arguments: dict[str, Any] = {"address": scaling.address}
     with ExitStack() as stack:
         env = {key: os.environ[key] for key in SETTINGS}
         if scaling.address is None and "RAY_ADDRESS" not in os.environ:
-            arguments = {"address": "local", "include_dashboard": False} | stack.enter_context(private_ray())
+            arguments |= {"address": "local", "include_dashboard": False} | stack.enter_context(private_ray())
             env["TMPDIR"] = arguments["_temp_dir"]  # what workers put down for a moment is as private
         else:
             check_token_file()
-            arguments = {"address": scaling.address}
         import ray
 
         try:
@@ -67,6 +68,8 @@ def _joined(scaling: ScalingConfig, worker_logs: bool) -> Iterator[None]:
                     logging_level=logging.WARNING,
                     log_to_driver=worker_logs or os.environ.get("IALIGN_WORKER_LOGS") == "1",
                 )
+        except IalignError:
+            raise
         except Exception as error:  # Ray raises bare ones too
             raise ClusterError(refusal(scaling.address or os.environ.get("RAY_ADDRESS", ""), error)) from error
         stack.callback(ray.shutdown)

@@ -127,11 +127,10 @@ def test_nobody_else_can_do_anything(hosts, kind, tiny_model_folder, write_yaml,
             assert [p for p in found if p.exposed] == []
             numbers = sorted({p.port for p in found})
             # every port of the host, found as a stranger would find it
-            assert connected(theirs, "10.78.0.1", range(1, 65536)) == []
+            assert connected(theirs, "10.78.0.1", (1, 65536)) == []
             tried = as_nobody(ours, numbers, next(p.port for p in found if p.process == "control service"))
             assert process.poll() is None
-        assert tried["joined"] is False
-        assert tried["jobs"] == []
+        assert tried["joined"] == []
         assert tried["read"] == []
         # what answers without a token: counters for Prometheus, and the models' API, which has keys of its own
         allowed = {"metrics"} | ({"api"} if kind == "serve" else set())
@@ -145,15 +144,15 @@ def test_the_attacks_would_succeed_where_something_is_open(hosts, tmp_path):
     code = "import http.server; http.server.test(port=8123, bind='0.0.0.0')"
     with running(ours, f"{sys.executable} -c {json.dumps(code)}", tmp_path, {}):
         deadline = time.monotonic() + 30
-        while connected(theirs, "10.78.0.1", [8123]) != [8123]:
+        while connected(theirs, "10.78.0.1", (8123, 8124)) != [8123]:
             assert time.monotonic() < deadline
             time.sleep(0.2)
         assert as_nobody(ours, [8123], 8123)["answers"] == {"8123": "200 GET /"}
 
 
-def connected(host: str, address: str, ports) -> list[int]:
-    """Ports that accept a connection from a host."""
-    said = run("ip", "netns", "exec", host, sys.executable, str(STRANGER), "connect", address, json.dumps(list(ports)))
+def connected(host: str, address: str, span: tuple[int, int]) -> list[int]:
+    """Ports from `span[0]` to below `span[1]` that accept a connection from a host."""
+    said = run("ip", "netns", "exec", host, sys.executable, str(STRANGER), "connect", address, *map(str, span))
     return json.loads(said)
 
 
