@@ -36,7 +36,7 @@ class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
             "world": len(worker_group),
             "seconds": backend_config.timeout_s,
         }
-        ray.get([worker_group.execute_single_async(i, meet, rank=i, **meeting) for i in range(len(worker_group))])
+        ray.get([worker_group.execute_single_async(i, meet, world_rank=i, **meeting) for i in range(len(worker_group))])
 
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
         """Handle SIGTERM in the main thread: the training function runs in another, where Python takes no handlers."""
@@ -67,7 +67,7 @@ def open_store() -> tuple[str, int]:
     return host, port
 
 
-def meet(store: tuple[str, int], backend: str, rank: int, world: int, seconds: float) -> None:
+def meet(store: tuple[str, int], backend: str, world_rank: int, world: int, seconds: float) -> None:
     """Join the process group of a worker group."""
     import ray.train
     from ray.util import get_node_ip_address
@@ -82,7 +82,7 @@ def meet(store: tuple[str, int], backend: str, rank: int, world: int, seconds: f
     context = ray.train.get_context()
     # what libraries read of a process started by torchrun
     os.environ |= {
-        "RANK": str(rank),
+        "RANK": str(world_rank),
         "WORLD_SIZE": str(world),
         "LOCAL_RANK": str(context.get_local_rank()),
         "LOCAL_WORLD_SIZE": str(context.get_local_world_size()),
@@ -90,7 +90,7 @@ def meet(store: tuple[str, int], backend: str, rank: int, world: int, seconds: f
     }
     timeout = timedelta(seconds=seconds)
     client = _stores[0] if _stores else TCPStore(*store, is_master=False, timeout=timeout)
-    dist.init_process_group(backend, store=client, rank=rank, world_size=world, timeout=timeout)
+    dist.init_process_group(backend, store=client, rank=world_rank, world_size=world, timeout=timeout)
 
 
 def interface_of(address: str) -> str | None:

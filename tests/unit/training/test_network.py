@@ -47,7 +47,7 @@ def alone(monkeypatch):
 def test_workers_meet_on_rays_network_alone(alone):
     before = listeners()
     store = ray_backend.open_store()
-    ray_backend.meet(store, "gloo", rank=0, world=1, seconds=30)
+    ray_backend.meet(store, "gloo", world_rank=0, world=1, seconds=30)
     total = torch.ones(2)
     dist.all_reduce(total)
     assert total.tolist() == [1, 1]
@@ -60,7 +60,7 @@ def test_the_users_interface_wins(alone, monkeypatch):
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", loopback())
     monkeypatch.setattr("ray.util.get_node_ip_address", lambda: "192.0.2.1")  # behind a NAT
     host, port = ray_backend.open_store()
-    ray_backend.meet(("127.0.0.1", port), "gloo", rank=0, world=1, seconds=30)
+    ray_backend.meet(("127.0.0.1", port), "gloo", world_rank=0, world=1, seconds=30)
     assert host == "192.0.2.1"
     assert os.environ["GLOO_SOCKET_IFNAME"] == loopback()
 
