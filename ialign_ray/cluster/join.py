@@ -10,6 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from pathlib import Path
 from typing import Any
 
 from ialign_ray.cluster.local import check_token_file, private_ray
@@ -55,7 +56,7 @@ def _joined(scaling: ScalingConfig, worker_logs: bool) -> Iterator[None]:
         env = {key: os.environ[key] for key in SETTINGS}
         if scaling.address is None and "RAY_ADDRESS" not in os.environ:
             arguments |= {"address": "local", "include_dashboard": False} | stack.enter_context(private_ray())
-            env["TMPDIR"] = arguments["_temp_dir"]  # what workers put down for a moment is as private
+            env["TMPDIR"] = str(Path(arguments["_temp_dir"]).parent)  # what workers put down for a moment is as private
         else:
             check_token_file()
         import ray

@@ -237,8 +237,8 @@ def close_internal_port() -> None:
     """Bind the port by which Serve's replicas call each other to a socket that only this user can open.
 
     Ray (2.60) opens it in every replica, on all interfaces and without a token, and unpickles what anybody sends:
-    whoever reaches the port runs code. Nothing of ours uses it, since the proxy calls replicas through Ray. To be called in
-    the replica's constructor, after which Serve opens it.
+    whoever reaches the port runs code. Nothing of ours uses it, since the proxy calls replicas through Ray. Call this
+    in the replica's constructor, after which Serve opens the port.
     """
     from ray.serve._private import replica
 

@@ -1,4 +1,4 @@
-"""A stranger's attempts, from another host or with the rights of nobody on ours; run by test_strangers.py, prints JSON."""
+"""A stranger's attempts, from another host or with the rights of nobody on ours, for test_strangers.py; prints JSON."""
 
 from __future__ import annotations
 
@@ -112,6 +112,7 @@ if __name__ == "__main__":
         os.environ["RAY_AUTH_MODE"] = "disabled"
         addresses = [f"127.0.0.1:{control}", *(f"ray://127.0.0.1:{port}" for port in ports if port == 10001)]
         taken = [address for address in addresses if joined(address)]
+        answer(9)  # nobody may not read Python's library: what is imported at first use must be there already
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)

@@ -40,7 +40,7 @@ def token_file(home):
 
 def test_a_local_ray_is_on_loopback_behind_a_token_in_a_folder_of_its_own():
     with local.private_ray() as arguments:
-        folder = Path(arguments["_temp_dir"])
+        folder = Path(arguments["_temp_dir"]).parent
         assert stat.S_IMODE(folder.stat().st_mode) == 0o700
         assert get_node_ip_address() == "127.0.0.1"
         assert os.environ[local.LOOPBACK] == "0"
