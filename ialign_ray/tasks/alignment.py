@@ -82,25 +82,28 @@ def translate(pair: Pair, rng: random.Random, context: DrawContext) -> TaskDraw:
 def judge(pair: Pair, rng: random.Random, context: DrawContext) -> TaskDraw | None:
     """XSS: source with its translation or a mismatched sentence, half and half -> yes or no.
 
-    None where a mismatched sentence is due and the corpus lacks one.
+    None where a mismatched sentence is due and the corpus lacks one, and where the surface gives the answer away.
     """
     match = rng.random() < 0.5
     second = pair.target if match else context.negatives.draw(pair, rng)
-    if second is None:
+    if second is None or not context.negatives.uses(pair, second, match, rng):
         return None
     languages = {"first_language": pair.source_language, "second_language": pair.target_language}
     return TaskDraw({"first": pair.source, "second": second}, languages, context.answers[match])
 
 
+XSS = "xss"
 FALLBACK = "mt"
 """The task of pairs that the drawn task cannot use; every template set of a run has templates for it."""
 TASKS: Extensible[AlignmentTask] = Extensible(
     "ialign.tasks",
     AlignmentTask,
     {
-        "mlm": AlignmentTask(("source",), ("language",), restore),
-        "tlm": AlignmentTask(("source", "context"), ("language", "context_language"), restore_with_translation),
+        "mlm": AlignmentTask(("source",), ("language",), restore, version=2),
+        "tlm": AlignmentTask(
+            ("source", "context"), ("language", "context_language"), restore_with_translation, version=2
+        ),
         "mt": AlignmentTask(("source",), ("source_language", "target_language"), translate),
-        "xss": AlignmentTask(("first", "second"), ("first_language", "second_language"), judge),
+        XSS: AlignmentTask(("first", "second"), ("first_language", "second_language"), judge, version=2),
     },
 )

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import math
 import random
-import re
-from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from itertools import chain
 
+import numpy as np
+
+from ialign_ray.corpus.identity import rng as generator
 from ialign_ray.corpus.identity import text_key
-
-_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*")
-_MARK = re.compile(r"[^\w\s]")
-_NAME = re.compile(r"[^\W\d_]\w*")
+from ialign_ray.tasks.surface import CHOSEN_BY, FEWEST, SAMPLE, SCALE, Matching, learn, likeness, surface
 
 
 @dataclass(frozen=True)
@@ -27,93 +23,96 @@ class Pair:
     source: str
     target: str
 
+    @property
+    def direction(self) -> str:
+        """Both languages, as `eng>jav`."""
+        return f"{self.source_language}>{self.target_language}"
 
+
+@dataclass
 class Negatives:
     """Sentences that are not translations of each other but alike on the surface.
 
-    A negative is another true sentence of the corpus. Of 64 random ones with the same number of numbers as the true
-    translation, the most alike in length and punctuation wins; for half of the negatives (the hard ones) words count
-    too, and sentences that share a name or a number are added. Translations copy numbers, so if no sentence holds the
-    right ones, its own are exchanged for them. Nothing is compared in advance: memory is linear in the corpus, time
-    constant per example (0.5 ms).
+    A negative is a true sentence of the corpus, as it is written. Of those that share words with the source, and some
+    random ones, the one is chosen whose likeness to the source in trigrams, names, numbers, length and punctuation is
+    nearest to that of the true translation. What still differs is taken away by `Matching`: only pairs are used whose
+    likeness other translations and other mismatches have as often. Memory is linear in the corpus, time constant per
+    example (about 1 ms).
     """
 
-    CANDIDATES = 64
-    """Random sentences compared per negative."""
-    RELATED = 16
-    """Sentences added because they share a number or, for hard negatives, a name."""
+    sentences: Mapping[str, Mapping[str, str]]
+    """Language -> sentence id -> text."""
+    matching: Matching | None = None
+    """Which pairs are used; all without one."""
 
-    def __init__(self, sentences: Mapping[str, Mapping[str, str]]) -> None:
-        """`sentences`: language -> sentence id -> text."""
-        self._sentences = sentences
-        self._ids = {language: sorted(by_id) for language, by_id in sentences.items()}
-        self._by_count: dict[tuple[str, int], list[str]] = {}
+    RANDOM = 24
+    """Random sentences compared per negative."""
+    RELATED = 72
+    """Sentences compared because they share a word with the source."""
+    _FREQUENT = 200
+    """A word of more sentences relates none of them."""
+
+    def __post_init__(self) -> None:
+        self._ids = {language: sorted(by_id) for language, by_id in self.sentences.items()}
         self._by_word: dict[tuple[str, str], list[str]] = {}
         for language, ids in self._ids.items():
             for i in ids:
-                text = sentences[language][i]
-                self._by_count.setdefault((language, len(_NUMBER.findall(text))), []).append(i)
-                # sets of strings have another order in every process; drawn negatives must not
-                for word in sorted(_copied(text)):
+                for word in dict.fromkeys(self.sentences[language][i].casefold().split()):
                     self._by_word.setdefault((language, word), []).append(i)
 
     def draw(self, pair: Pair, rng: random.Random) -> str | None:
         """A sentence of the pair's target language that translates another one; None if no such sentence exists."""
-        ids, texts = self._ids.get(pair.target_language, []), self._sentences.get(pair.target_language, {})
+        ids, texts = self._ids.get(pair.target_language, []), self.sentences.get(pair.target_language, {})
         if not ids:
             return None
-        hard = rng.random() < 0.5
-        same = self._by_count.get((pair.target_language, len(_NUMBER.findall(pair.target))), ids)
-        # with replacement, which is constant in time and works for any number of sentences
-        found = [*rng.choices(same, k=self.CANDIDATES), *self._related(pair, hard, rng)]
-        # a dict, because a set would break ties differently in every process
-        ranked = sorted(dict.fromkeys(found), key=lambda i: unlikeness(texts[i], pair.target, hard))
-        exchanged = ((i, with_numbers(texts[i], pair.target)) for i in ranked)
-        # sentences that differ in numbers alone ("Article 5") keep theirs
-        for i, text in chain(exchanged, ((i, texts[i]) for i in chain(ranked, ids))):
-            if not self._translates(i, text, pair):
-                return text
-        return None
+        # with replacement, which is constant in time and works for any number of sentences; a dict, because a set would
+        # break ties differently in every process
+        found = list(dict.fromkeys([*self._related(pair, rng), *rng.choices(ids, k=self.RANDOM)]))
+        source = surface(pair.source)
+        wanted = np.array(likeness(source, surface(pair.target)))
+        own = np.array([likeness(source, surface(texts[i])) for i in found])
+        distance = np.abs((own - wanted)[:, :CHOSEN_BY] / SCALE).sum(axis=1)
+        for k in np.argsort(distance, kind="stable"):
+            if not self._translates(found[k], texts[found[k]], pair):
+                return texts[found[k]]
+        # a corpus of a few sentences, which were all drawn
+        return next((texts[i] for i in ids if not self._translates(i, texts[i], pair)), None)
 
-    def _related(self, pair: Pair, hard: bool, rng: random.Random) -> list[str]:
-        """Sentences that share a number with the true translation, or a name that both sides hold."""
-        words = [w for w in sorted(_copied(pair.target)) if w[0].isdigit() or (hard and w in pair.source)]
-        lists = [self._by_word[key] for w in words if (key := (pair.target_language, w)) in self._by_word]
-        return [rng.choice(rng.choice(lists)) for _ in range(self.RELATED)] if lists else []
+    def uses(self, pair: Pair, second: str, match: bool, rng: random.Random) -> bool:
+        """Draw whether a translation or mismatch is used, so that its surface does not give the label away."""
+        found = self.matching
+        return found is None or rng.random() < found.share(pair.direction, pair.source, second, match)
+
+    def learn_matching(self, pairs: Iterable[Pair]) -> Matching | None:
+        """Learn from a sample of each direction which pairs to use; None where all have too few with a mismatch."""
+        by_direction: dict[str, list[Pair]] = {}
+        for pair in pairs:
+            by_direction.setdefault(pair.direction, []).append(pair)
+        found = {}
+        for direction, own in by_direction.items():
+            chance = generator("matching", direction)
+            sample = chance.sample(own, min(SAMPLE, len(own)))
+            drawn = [(pair, second) for pair in sample if (second := self.draw(pair, chance)) is not None]
+            if len(drawn) >= FEWEST:
+                true = [likeness(surface(p.source), surface(p.target)) for p, _ in drawn]
+                false = [likeness(surface(p.source), surface(second)) for p, second in drawn]
+                found[direction] = np.array(true, np.float64), np.array(false, np.float64)
+        return learn(found) if found else None
+
+    def _related(self, pair: Pair, rng: random.Random) -> list[str]:
+        """Sentences of the target language that share a word with the source, of rare words first."""
+        words = dict.fromkeys(pair.source.casefold().split())
+        lists = [self._by_word.get((pair.target_language, word), []) for word in words]
+        found: list[str] = []
+        for ids in sorted((ids for ids in lists if 0 < len(ids) <= self._FREQUENT), key=len):
+            found += ids if len(ids) <= 8 else rng.sample(ids, 8)
+            if len(found) >= self.RELATED:
+                break
+        return found[: self.RELATED]
 
     def _translates(self, i: str, text: str, pair: Pair) -> bool:
         """Return True if sentence i is the pair's own, or says the same on either side (a doublet in the corpus)."""
         if i == pair.row_id.rpartition(":")[0] or text_key(text) == text_key(pair.target):
             return True
-        source = self._sentences.get(pair.source_language, {}).get(i)
+        source = self.sentences.get(pair.source_language, {}).get(i)
         return source is not None and text_key(source) == text_key(pair.source)
-
-
-def unlikeness(a: str, b: str, words: bool = False) -> float:
-    """Distance of two texts in numbers, length and punctuation, and in words if asked; 0 is alike."""
-    numbers, marks = Counter(_NUMBER.findall(a)), Counter(_MARK.findall(a))
-    numbers.subtract(_NUMBER.findall(b))
-    marks.subtract(_MARK.findall(b))
-    length = abs(math.log((1 + len(a)) / (1 + len(b))))
-    other = sum(map(abs, numbers.values())) + sum(map(abs, marks.values())) + (a[-1:] != b[-1:])
-    # weights by trial on FLORES-200: AUC .54 from length and numbers, .65 with punctuation (.74, .89 without)
-    return other + 15 * length + (4 * (1 - overlap(a, b)) if words else 0)
-
-
-def with_numbers(text: str, other: str) -> str:
-    """`text` with the numbers of `other` in their order if both have the same count; else unchanged."""
-    numbers = iter(_NUMBER.findall(other))
-    if len(_NUMBER.findall(text)) != len(_NUMBER.findall(other)):
-        return text
-    return _NUMBER.sub(lambda _: next(numbers), text)
-
-
-def overlap(a: str, b: str) -> float:
-    """Shared words as a share of all words of two texts (Jaccard)."""
-    left, right = set(a.casefold().split()), set(b.casefold().split())
-    return len(left & right) / max(1, len(left | right))
-
-
-def _copied(text: str) -> set[str]:
-    """Numbers and capitalised words: what a translation often copies."""
-    return {*_NUMBER.findall(text), *(w for w in _NAME.findall(text) if w[0].isupper())}

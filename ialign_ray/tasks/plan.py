@@ -7,7 +7,7 @@ pools, templates and tokenizer), so nothing is read twice from the user's files.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,10 +17,12 @@ import pyarrow.parquet as pq
 
 from ialign_ray.corpus.identity import rng
 from ialign_ray.corpus.pairs import PAIR_SCHEMA
-from ialign_ray.storage import read_json, whole_folder, write_json
+from ialign_ray.storage import json_hash, read_json, whole_folder, write_json
+from ialign_ray.tasks.alignment import XSS
 from ialign_ray.tasks.mixture import Draw, Mixture
 from ialign_ray.tasks.negatives import Negatives, Pair
 from ialign_ray.tasks.render import Example, draw_task, render
+from ialign_ray.tasks.surface import MATCHING_VERSION, Matching
 from ialign_ray.tasks.templating import TemplateSet, template_set
 
 
@@ -33,6 +35,8 @@ class Drawn:
     source: str
     """`replay`, or task and new language: the key of the loss curves."""
     example: Example
+    asked: str
+    """The task that was drawn; the example is of another where the pair could not be used for it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,8 @@ class Plan:
     """L1 codes; the other side of a pair is the language that its curves are named after."""
     pairs: pa.Table
     replay: pa.Table
+    matching: Matching | None = None
+    """Pairs that XSS uses; all of them in a mix without it, and in plans of before it was learned."""
 
     @cached_property
     def mixture(self) -> Mixture:
@@ -62,7 +68,19 @@ class Plan:
             for side in ("source", "target"):
                 by_id = sentences.setdefault(pair[f"{side}_language"], {})
                 by_id[_sentence(pair["row_id"])] = pair[side]
-        return Negatives(sentences)
+        return Negatives(sentences, self.matching)
+
+    def matched(self, cache: Path) -> Plan:
+        """The plan with the pairs that XSS uses, if the mix has it; they are learned once and kept in `cache`."""
+        if XSS not in self.mix or self.ratio == 1:
+            return self
+        pairs = self.pairs.to_pylist()
+        file = cache / f"{json_hash([MATCHING_VERSION, pairs])[:32]}.json"
+        if not file.exists():
+            found = self._negatives.learn_matching(Pair(**pair) for pair in pairs)
+            write_json(file, found and found.plain())
+        plain = read_json(file)
+        return replace(self, matching=plain and Matching.of(plain))
 
     def draw(self, i: int) -> Drawn:
         """Example i of the run, a function of (seed, epoch, row id) alone."""
@@ -73,7 +91,7 @@ class Plan:
         if place.replay:
             row = _row(self.replay, place.row)
             example = Example(row["inputs"], row["targets"], (), "replay", row["source"])
-            return Drawn(row["row_id"], place.epoch, "replay", example)
+            return Drawn(row["row_id"], place.epoch, "replay", example, "replay")
         pair = Pair(**_row(self.pairs, place.row))
         return self.align(pair, place.epoch)
 
@@ -90,7 +108,7 @@ class Plan:
             negatives=self._negatives,
         )
         new = pair.source_language if pair.target_language in self.old else pair.target_language
-        return Drawn(pair.row_id, epoch, f"{example.task}/{new}", example)
+        return Drawn(pair.row_id, epoch, f"{example.task}/{new}", example, task or drawn)
 
     @classmethod
     def replay_only(cls, pool: pa.Table, seed: int) -> Plan:
@@ -103,6 +121,8 @@ class Plan:
             pq.write_table(self.pairs, scratch / "pairs.parquet", compression="zstd")
             pq.write_table(self.replay, scratch / "replay.parquet", compression="zstd")
             write_json(scratch / "plan.json", self._plain())
+            if self.matching:
+                write_json(scratch / "matching.json", self.matching.plain())
 
     @classmethod
     def load(cls, folder: Path) -> Plan:
@@ -114,6 +134,7 @@ class Plan:
             **plain,
             pairs=pq.read_table(folder / "pairs.parquet"),
             replay=pq.read_table(folder / "replay.parquet"),
+            matching=Matching.of(read_json(matching)) if (matching := folder / "matching.json").exists() else None,
         )
 
     def _plain(self) -> dict[str, Any]:

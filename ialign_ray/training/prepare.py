@@ -20,7 +20,7 @@ from ialign_ray.corpus.validation import hold_out_pairs
 from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.modeling.load import check_quantization, load_tokenizer, names_encoder_decoder
 from ialign_ray.modeling.vocabulary import extend_tokenizer
-from ialign_ray.storage import json_hash, whole_folder, write_json
+from ialign_ray.storage import cache_folder, json_hash, whole_folder, write_json
 from ialign_ray.streaming.curate import curate
 from ialign_ray.streaming.examples import save_cache
 from ialign_ray.tasks.plan import Plan
@@ -32,6 +32,8 @@ from ialign_ray.training.objective import objective_of
 from ialign_ray.training.stopping import PREFIX
 from ialign_ray.training.validation import encode_held_out, metrics_of, save_held_out
 
+SAMPLED = 2_000
+"""First examples of a run that its mix is counted over."""
 _EARLIER = {"weighting": TOKENS, "source_weights": {}, "loss_on": "target"}
 """What runs of before these fields did: they keep their fingerprint."""
 
@@ -51,7 +53,22 @@ class Prepared:
         """Rows read, dropped and kept, for the run's record."""
         corpora = {name: asdict(c) for name, c in self.parallel.counts.items()}
         validation = dict(sorted(Counter(e.source for e in self.held_out).items()))
-        return {"corpora": corpora, "replay": asdict(self.replay), "validation": validation}
+        read = {"corpora": corpora, "replay": asdict(self.replay), "validation": validation}
+        return read | {"fallbacks": self.fallbacks()}
+
+    def fallbacks(self, examples: int = SAMPLED) -> dict[str, list[int]]:
+        """Task and new language -> [examples that became another task, examples drawn], of the run's first ones.
+
+        A pair cannot be used for a task if its sentence has one word, or nothing to mistake it for.
+        """
+        drawn, fallen = Counter[str](), Counter[str]()
+        for i in range(examples):
+            one = self.plan.draw(i)
+            if one.asked != "replay":
+                key = f"{one.asked}/{one.source.partition('/')[2]}"
+                drawn[key] += 1
+                fallen[key] += one.example.task != one.asked
+        return {key: [fallen[key], drawn[key]] for key in sorted(drawn) if fallen[key]}
 
     def fingerprint(self, experiment: Experiment) -> str:
         """Hash of everything that decides the weights: settings, pools, templates."""
@@ -115,7 +132,7 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
         old=frozenset(experiment.languages.l1),
         pairs=parallel.pairs,
         replay=pool,
-    )
+    ).matched(cache_folder() / "matching")
     held_out = encode_held_out(plan, encoder, pairs, instructions)
     check_metrics(experiment, held_out)
     return Prepared(plan, encoder, parallel, counts, held_out)

@@ -18,14 +18,22 @@ from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
 from ialign_ray.modeling.load import check_rank, model_shape
 from ialign_ray.streaming.examples import encode_drawn
+from ialign_ray.tasks.alignment import XSS
 from ialign_ray.tasks.negatives import Pair
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Example
+from ialign_ray.tasks.surface import FEWEST, Matching
+from ialign_ray.terminal import say
 from ialign_ray.training.objective import objective_of
-from ialign_ray.training.prepare import Prepared, prepare
+from ialign_ray.training.prepare import SAMPLED, Prepared, prepare
 
-SHOWN = 2_000
-"""Examples of the run that the mix is counted over, at most."""
+_REASONS = {
+    "xss": "names, numbers or spelling would give the answer away; a larger corpus of longer texts has more alike",
+    "mlm": "their sentences have one word",
+    "tlm": "their sentences have one word",
+}
+OFTEN = 0.05
+"""Share of a task's examples that may become another task without a warning."""
 
 
 def validate(experiment: Experiment, console: Console) -> None:
@@ -36,9 +44,13 @@ def validate(experiment: Experiment, console: Console) -> None:
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))
     console.print(mix_table(experiment, prepared))
+    if XSS in prepared.plan.mix and not prepared.plan.matching and prepared.plan.ratio < 1:
+        say(console, f"XSS: under {FEWEST} pairs a direction, so its surface was not matched and may give labels away")
+    if prepared.plan.matching:
+        console.print(matching_table(prepared.plan.matching))
     if experiment.train.validation:
         console.print(held_out_line(prepared, experiment.train.validation.every), highlight=False)
-    for warning in coverage(prepared, experiment.languages.l1):
+    for warning in [*coverage(prepared, experiment.languages.l1), *fallback_warnings(prepared)]:
         console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
     for task, example in examples(prepared.plan).items():
         console.print(Panel(Text(f"{example.prompt}\n\n→ {example.target}"), title=f"{task} ({example.template})"))
@@ -53,6 +65,26 @@ def coverage(prepared: Prepared, old: Sequence[str]) -> list[str]:
         own = pairs.filter(pc.equal(pairs["source_language"], code))
         texts[code] = own["source"].unique().to_pylist()
     return warnings(fitness(prepared.encoder.tokenizer, texts), old)
+
+
+def fallback_warnings(prepared: Prepared) -> list[str]:
+    """Warnings about tasks whose examples often became another task."""
+    warnings = []
+    for task, (fallen, drawn) in prepared.fallbacks().items():
+        if fallen / drawn > OFTEN:
+            reason = _REASONS.get(task.partition("/")[0], "the task cannot use their sentences")
+            warnings.append(
+                f"{fallen} of {drawn} examples of {task} became translations ({fallen / drawn:.0%}): {reason}"
+            )
+    return warnings
+
+
+def matching_table(matching: Matching) -> Table:
+    """Table of how well the surface of two sentences tells translations from mismatches, before and after matching."""
+    table = Table("XSS", "AUC of the surface, all pairs", "used pairs", "pairs used")
+    for direction, own in matching.directions.items():
+        table.add_row(direction, f"{own.auc:.2f}", f"{own.auc_used:.2f}", f"{own.used:.0%}")
+    return table
 
 
 def data_table(prepared: Prepared) -> Table:
@@ -87,7 +119,7 @@ def held_out_line(prepared: Prepared, every: int) -> str:
 def mix_table(experiment: Experiment, prepared: Prepared) -> Table:
     """Table with each source's share of the run's first examples, and of their loss."""
     total = experiment.train.steps * experiment.train.batch_size
-    drawn = [prepared.plan.draw(i) for i in range(min(total, SHOWN))]
+    drawn = [prepared.plan.draw(i) for i in range(min(total, SAMPLED))]
     counted = Counter(d.source for d in drawn)
     tokens: Counter[str] = Counter()
     for example in drawn:

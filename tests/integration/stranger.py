@@ -43,8 +43,9 @@ async def connect(address: str, ports: range) -> list[int]:
     return [port for port in await asyncio.gather(*(one(p) for p in ports)) if port]
 
 
-def answer(port: int) -> str | None:
-    """What a port answers to somebody without a token: None if nothing but refusals."""
+def answers_of(port: int) -> list[str]:
+    """What a port answers to somebody without a token, beside refusals."""
+    found = set()
     for method, path, body in ROUTES:
         request = urllib.request.Request(
             f"http://127.0.0.1:{port}{path}",
@@ -58,11 +59,16 @@ def answer(port: int) -> str | None:
         except urllib.error.HTTPError:
             continue
         except Exception:  # no HTTP at all
-            return None
-        if path == "/metrics" and text.startswith("# HELP"):
-            return "metrics"
-        return "api" if "ialign" in text else f"{said.status} {method} {path}"
-    return None
+            break
+        if text.startswith("# HELP"):
+            found.add("metrics")
+        elif "ialign" in text:
+            found.add("api")
+        elif path == "/" and "Ray Dashboard" in text:  # an empty page, which asks for the token
+            found.add("page")
+        else:
+            found.add(f"{said.status} {method} {path}")
+    return sorted(found)
 
 
 def joined(address: str) -> bool:
@@ -112,9 +118,9 @@ if __name__ == "__main__":
         os.environ["RAY_AUTH_MODE"] = "disabled"
         addresses = [f"127.0.0.1:{control}", *(f"ray://127.0.0.1:{port}" for port in ports if port == 10001)]
         taken = [address for address in addresses if joined(address)]
-        answer(9)  # nobody may not read Python's library: what is imported at first use must be there already
+        answers_of(9)  # nobody may not read Python's library: what is imported at first use must be there already
         os.setgroups([])
         os.setgid(NOBODY)
         os.setuid(NOBODY)
-        answers = {str(port): said for port in ports if (said := answer(port))}
+        answers = {str(port): said for port in ports if (said := answers_of(port))}
         print(json.dumps({"joined": taken, "answers": answers, "read": read()}), flush=True)

@@ -4,7 +4,7 @@ import random
 import subprocess
 import sys
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from fractions import Fraction
 
 import pytest
@@ -100,7 +100,8 @@ def test_an_unneeded_pool_may_be_empty(ratio):
 
 @pytest.fixture
 def plan(experiment_data):
-    return prepare(build_experiment(experiment_data, "x")).plan
+    # of a corpus of a few words the surface gives every label away: without the matching all pairs are used
+    return replace(prepare(build_experiment(experiment_data, "x")).plan, matching=None)
 
 
 def test_a_plan_draws_the_replay_ratio_and_all_tasks(plan):
