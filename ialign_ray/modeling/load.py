@@ -198,6 +198,18 @@ def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any
     return model.eval(), load_tokenizer(settings, str(folder) if own else None)
 
 
+def check_finite(model: nn.Module, where: str) -> None:
+    """Raise ModelError if a weight is NaN or infinite; `where` is the model's folder or hub id."""
+    for name, weight in model.named_parameters():
+        checked = weight.detach() if weight.is_floating_point() else weight.new_zeros(1)
+        # the extremes of a tensor with NaN are NaN; a mask of its size would double the largest weight
+        if checked.numel() and not all(extreme.isfinite() for extreme in checked.aminmax()):
+            raise ModelError(
+                f"{name} of {where} holds NaN or infinity; the training diverged or the file is damaged, so "
+                "use an earlier checkpoint or export it again"
+            )
+
+
 def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write an adapter, or a full model, as `load_adapted` and every other tool reads it.
 

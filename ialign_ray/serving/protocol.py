@@ -29,6 +29,10 @@ class EngineError(IalignError):
     """The engine failed or stopped while it computed; nothing is wrong with the request, which may be sent again."""
 
 
+class NotANumberError(IalignError):
+    """The model computed NaN or infinity for this request; the same request to the same model fails again."""
+
+
 @dataclass(frozen=True)
 class Sampling:
     """Sampling parameters. An answer depends on these, its prompt and its adapter, never on its batch."""
@@ -86,8 +90,8 @@ class Engine(Protocol):
 
     Every call names the adapter by the key it was loaded under; None is the base itself. A call raises `BusyError` if
     the queue is full, `ModelError` if a prompt and its answer do not fit, `UnknownModelError` if the adapter is not
-    loaded, and `EngineError` if the engine failed. Cancelling the task, or closing the iterator (`aclose`), takes the
-    request out of its batch.
+    loaded, `NotANumberError` if the model computes NaN for it, and `EngineError` if the engine failed. Cancelling the
+    task, or closing the iterator (`aclose`), takes the request out of its batch.
     """
 
     def stream(

@@ -20,6 +20,9 @@ PREFIX = "base_model.model."
 # Settings that change more than low-rank products add, and that no tensor of the file would reveal.
 UNLIKE_LORA = ("use_dora", "alora_invocation_tokens", "layer_replication", "use_qalora", "arrow_config", "kasa_config")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGEST = 1e6
+"""Largest norm of a layer's update (Frobenius, after scaling). The weights of trained layers have norms of some
+hundreds; an update a thousand times theirs comes from a run that diverged, and overflows a few layers later."""
 MERGE = "serve it as a model of its own: `ialign export --merge`"
 
 
@@ -101,7 +104,24 @@ def _low_rank(folder: Path, name: str, pair: dict[str, Tensor], shape: tuple[int
             f"adapter {folder} does not fit the base: layer {name} is {shape[0]} x {shape[1]}, and the adapter's "
             f"matrices are {tuple(down.shape)} and {tuple(up.shape)}."
         )
-    return LowRank(down, (up.T * _scale(folder, name, rank, config)).contiguous())
+    made = LowRank(down, (up.T * _scale(folder, name, rank, config)).contiguous())
+    if not (size := _norm(made)) <= LARGEST:  # NaN is not either
+        raise ModelError(
+            f"adapter {folder} changes layer {name} by a matrix of norm {size:.3g} after scaling, and at most "
+            f"{LARGEST:.0e} is served; it has diverged or its lora_alpha is wrong, so train or export it again."
+        )
+    return made
+
+
+def _norm(update: LowRank) -> float:
+    """Return the largest of the Frobenius norms of A, of B times the scale, and of their product.
+
+    The product's comes from two matrices [rank, rank]; the product itself would be as large as the layer.
+    """
+    down, up = update.down.double(), update.up.double()
+    inside, outside = down @ down.T, up @ up.T
+    squares = torch.stack([inside.trace(), outside.trace(), (inside * outside).sum()])
+    return float(squares.abs().max().sqrt())  # the last one may be below 0 by a rounding
 
 
 def _scale(folder: Path, name: str, rank: int, config: Any) -> float:
