@@ -89,6 +89,7 @@ class ApiMiddleware:
 
     def _account(self, scope: Scope, wire: Wire) -> None:
         call, seconds = wire.call, time.perf_counter() - wire.call.started
+        call.ended = True
         route = getattr(scope.get("route"), "path", None) or "unmatched"
         if isinstance(call.key, KeyEntry):
             self.service.rates.charge(call.key, call.tokens_in + call.tokens_out)

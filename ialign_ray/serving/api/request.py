@@ -43,11 +43,19 @@ class Call:
     """Seconds from the start to the first token."""
     failure: str | None = None
     """Code of the error that ended it."""
+    ended: bool = False
+    """True once nobody waits for the answer any more; set by the event loop, read by threads."""
     deadline: float = field(init=False)
     """End of `timeout_s`, on the event loop's clock."""
 
     def __post_init__(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + self.timeout_s
+        self._expires = time.monotonic() + self.timeout_s
+
+    def check(self) -> None:
+        """Raise ApiError (504) if the request has ended or its time is over; threads ask between two texts."""
+        if self.ended or time.monotonic() > self._expires:
+            raise timed_out(self.timeout_s)
 
     def count(self, piece: TextDelta) -> None:
         """Count the tokens of a piece."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import OrderedDict
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 from fastapi import Depends, Request
 
@@ -17,12 +18,17 @@ from ialign_ray.serving.api.errors import ApiError, log, not_ready, printable
 from ialign_ray.serving.api.limits import Rates
 from ialign_ray.serving.api.metrics import Metrics
 from ialign_ray.serving.api.request import Call
+from ialign_ray.serving.api.tokeniser import Tokeniser, beside, tokenised
 from ialign_ray.serving.protocol import LabelSums, ModelInfo, Served, UnknownModelError
 
 if TYPE_CHECKING:  # it brings MLflow, which the API itself does not need
     from ialign_ray.serving.model_library import ModelLibrary
 
+THREADS = 4
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@:/-]{0,255}")
+
+
+Made = TypeVar("Made")
 
 
 @dataclass
@@ -35,6 +41,8 @@ class Service:
     rates: Rates = field(default_factory=Rates)
     metrics: Metrics = field(default_factory=Metrics)
     priors: Priors = field(default_factory=lambda: Priors())
+    threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "ialign-prompts"))
+    """Threads for long texts, apart from the event loop's own, which load models."""
 
     @property
     def limits(self) -> LimitsConfig:
@@ -64,6 +72,16 @@ class Service:
         call.model, call.version = name, served.id
         self.metrics.watch(served.engine)
         return served
+
+    async def tokenised(
+        self, call: Call, served: Served, work: Callable[[Tokeniser], Made], *, characters: int = 0
+    ) -> Made:
+        """Run work that tokenises this request's texts (see `tokeniser.tokenised`)."""
+        return await tokenised(call, served, self.settings, self.threads, work, characters=characters)
+
+    async def beside(self, call: Call, work: Callable[[], Made]) -> Made:
+        """Run other work for a request in a thread."""
+        return await beside(call, self.threads, work)
 
 
 class Priors:
