@@ -12,7 +12,7 @@ import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve.schema import LoggingConfig
@@ -24,6 +24,10 @@ from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ClusterError, ConfigError, ModelError
 from ialign_ray.registry.store import registry_uri
 
+if TYPE_CHECKING:  # the API's imports, which the command line waits for only where it serves
+    from ialign_ray.serving.api.auth import KeyEntry, KeyRing
+    from ialign_ray.serving.api.ledger import Admission, KeyLedger
+
 APPLICATION = "ialign"
 _SPARE = 32
 """Requests accepted beyond the engine's queue: room for health, metrics, and for the replica's own 429 answers."""
@@ -34,9 +38,14 @@ _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the API 
 class Replica:
     """One process with the models in memory and the HTTP API in front of them."""
 
-    async def __init__(self, settings: dict[str, Any], registry: str) -> None:  # type: ignore[misc]  # Serve awaits it
-        """Load the models of `serve.models`. Serve reports a failure and retries."""
-        from ialign_ray.serving.api import check_exposure, keys_of
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: dict[str, Any], registry: str, ledger: Any = None
+    ) -> None:
+        """Load the models of `serve.models`. Serve reports a failure and retries.
+
+        `ledger`: handle of the `SharedLedger` that counts for all replicas; without it this one counts alone.
+        """
+        from ialign_ray.serving.api import KeyLedger, LocalCounter, SharedCounter, check_exposure, keys_of
         from ialign_ray.serving.engine import open_engine
         from ialign_ray.serving.model_library import ModelLibrary
 
@@ -46,6 +55,11 @@ class Replica:
         host, _ = await asyncio.to_thread(listening)
         # again, with the proxy's own host: an application file sets it in http_options, not in `serve.host`
         check_exposure(self._settings.model_copy(update={"host": host}), self._keys)
+        if self._keys is not None:
+            own = KeyLedger(self._keys, part=1 / self._settings.replicas[1] if ledger else 1.0)
+            self._following_keys = _follow_keys(self._settings, own)
+            lost = own if self._settings.limits.without_counts == "share" else None
+            self._counter = SharedCounter(ledger, lost) if ledger else LocalCounter(own)
         self._library = ModelLibrary(self._settings, registry, open_engine)
         await self._library.start()
 
@@ -53,16 +67,71 @@ class Replica:
         """Return the API over the loaded models; called by Ray Serve after `__init__`."""
         from ialign_ray.serving.api import build_app
 
-        return build_app(self._library, self._settings, self._keys)
+        return build_app(self._library, self._settings, self._keys, getattr(self, "_counter", None))
 
     async def check_health(self) -> None:
         """Raise if the replica must be replaced; Ray Serve calls this every few seconds."""
+        _check_followed(getattr(self, "_following_keys", None))
         self._library.check()
 
     async def __del__(self) -> None:
         """Close the models; called by Ray Serve when running requests have ended or `drain_s` is over."""
         if hasattr(self, "_library"):
             await self._library.close(grace=1.0)
+
+
+class SharedLedger:
+    """The keys and their counts, for all replicas: what one replica counts or revokes holds for the others at once."""
+
+    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
+        """Read the keys, and follow their file."""
+        from ialign_ray.serving.api import KeyLedger, keys_of
+
+        _open_log()
+        parsed = ServeConfig.model_validate(settings)
+        keys = keys_of(parsed)
+        assert keys is not None  # deployed only where there are keys
+        self._ledger = KeyLedger(keys)
+        self._following_keys = _follow_keys(parsed, self._ledger)
+
+    async def enter(self, digest: bytes) -> Admission:
+        """See `KeyLedger.enter`."""
+        return self._ledger.enter(digest)
+
+    async def reserve(self, key: KeyEntry, tokens: int) -> Admission:
+        """See `KeyLedger.reserve`."""
+        return self._ledger.reserve(key, tokens)
+
+    async def settle(self, key: KeyEntry, ledger: str, reserved: int, used: int) -> None:
+        """See `KeyLedger.settle`."""
+        self._ledger.settle(key, ledger, reserved, used)
+
+    async def begin_empty(self, ledger: str) -> None:
+        """See `KeyLedger.begin_empty`."""
+        self._ledger.begin_empty(ledger)
+
+    async def check_health(self) -> None:
+        """Raise if it must be replaced."""
+        _check_followed(self._following_keys)
+
+
+def _follow_keys(settings: ServeConfig, ledger: KeyLedger) -> asyncio.Task[None] | None:
+    """Give a ledger the keys of the file whenever they change; None if there is no file."""
+    from ialign_ray.serving.api import KeyFollower
+
+    if settings.keys is None:
+        return None
+
+    def use(keys: KeyRing) -> None:
+        ledger.keys = keys
+
+    # twice as often as `follow_s`, in which a removed key must be refused
+    return asyncio.create_task(KeyFollower(settings.keys, use).follow(settings.follow_s / 2))
+
+
+def _check_followed(task: asyncio.Task[None] | None) -> None:
+    if task is not None and task.done():
+        raise ModelError("the key file is no longer followed; see the log")
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
@@ -79,7 +148,8 @@ def application(settings: ServeConfig, registry: str) -> serve.Application:
     """Build the application from validated settings. Raises ConfigError if other hosts could use it without a key."""
     from ialign_ray.serving.api import check_exposure, keys_of
 
-    check_exposure(settings, keys_of(settings))
+    keys = keys_of(settings)
+    check_exposure(settings, keys)
     if settings.engine == "vllm":
         from ialign_ray.serving.vllm import vllm_application
 
@@ -88,7 +158,13 @@ def application(settings: ServeConfig, registry: str) -> serve.Application:
     paths = {"keys": settings.keys and str(Path(settings.keys).absolute()), "models": models}
     absolute = settings.model_copy(update=paths)  # a replica's working directory is where Ray was started
     deployment = serve.deployment(name="models", **options(settings))(Replica)
-    return deployment.bind(absolute.model_dump(mode="json"), registry_uri(registry))
+    plain = absolute.model_dump(mode="json")
+    if keys is None or settings.replicas[1] == 1:
+        return deployment.bind(plain, registry_uri(registry))
+    env = {"env_vars": options(settings)["ray_actor_options"]["runtime_env"]["env_vars"]}
+    one = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0, "runtime_env": env}, "max_ongoing_requests": 10_000}
+    ledger = serve.deployment(name="keys", health_check_period_s=5.0, logging_config=_QUIET, **one)(SharedLedger)
+    return deployment.bind(plain, registry_uri(registry), ledger.bind(plain))
 
 
 def options(settings: ServeConfig) -> dict[str, Any]:
@@ -106,7 +182,8 @@ def options(settings: ServeConfig) -> dict[str, Any]:
             # key hashes and cache of the deploying process: the cluster may have been started without them
             "runtime_env": {"env_vars": {k: v for k, v in os.environ.items() if k.startswith("IALIGN_")}},
         },
-        "max_ongoing_requests": settings.limits.queue + _SPARE,
+        # bodies that arrive take no place in the queue, which the replica keeps
+        "max_ongoing_requests": settings.limits.queue + settings.limits.bodies + _SPARE,
         "max_queued_requests": settings.limits.queue,
         "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
         "graceful_shutdown_timeout_s": settings.drain_s + 5.0,  # the library closes within what is left

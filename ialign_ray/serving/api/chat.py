@@ -62,6 +62,7 @@ async def chat(body: ChatRequest, request: Request, call: TheCall, service: TheS
         check_scores((body.n or 1) * longest, top, "top_logprobs")
         asks = [Ask(prompt, sampling(body, longest, TEMPERATURE, i, top)) for i in range(body.n or 1)]
         call.tokens_in = len(prompt)
+        await service.reserve(call, len(prompt) + longest * len(asks))
         if body.stream:
             pieces = await begun(ask(call, served, asks))
             return as_events(call, _chunks(call, served, pieces, body))

@@ -139,8 +139,11 @@ async def _sums(
         raise wrong("labels", "a label has no tokens of this model; give another word")
     for prompt in asked:
         check_length(served, prompt, max(len(label) for label in labels), service.limits)
-    found = await served.engine.score_labels(asked, labels, served.adapter)
-    return found, sum(len(prompt) for prompt in asked)
+    tokens = sum(len(prompt) for prompt in asked)
+    if not call.tokens_in:  # the prior is not charged: it is kept for all who ask the same question
+        await service.reserve(call, tokens)
+    async with call.turn():
+        return await served.engine.score_labels(asked, labels, served.adapter), tokens
 
 
 async def _prior(call: Call, served: Served, question: Question, service: Service) -> LabelSums:
@@ -183,7 +186,9 @@ async def score(body: ScoreRequest, request: Request, call: TheCall, service: Th
             raise wrong("continuations", "a continuation has no tokens of this model; give another text")
         check_length(served, prompt, max(len(text) for text in texts), service.limits)
         call.tokens_in = len(prompt) + sum(len(text) for text in texts)
-        found = await served.engine.score_labels([prompt], texts, served.adapter)
+        await service.reserve(call, call.tokens_in)
+        async with call.turn():
+            found = await served.engine.score_labels([prompt], texts, served.adapter)
     pairs = zip(found.log_prob[0], found.tokens[0])
     data = [Score(index=index, log_prob=value, tokens=count) for index, (value, count) in enumerate(pairs)]
     return as_json(Scores(model=call.model or "", data=data, usage=Usage.of(call.tokens_in, 0)))

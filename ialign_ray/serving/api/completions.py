@@ -59,9 +59,11 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
         asks = _asks(served, prompts, body, service)
         call.tokens_in = sum(len(prompt.ids) for prompt in prompts)
         echoed = call.tokens_in * (body.n or 1) if body.echo else 0
-        check_scores(echoed + sum(one.sampling.max_new_tokens for one in asks), body.logprobs, "logprobs")
+        most = sum(one.sampling.max_new_tokens for one in asks)
+        check_scores(echoed + most, body.logprobs, "logprobs")
+        await service.reserve(call, call.tokens_in + most)
         if body.echo and body.logprobs is not None:
-            prompts = await together(_scored(served, prompt, body.logprobs) for prompt in prompts)
+            prompts = await together(_scored(call, served, prompt, body.logprobs) for prompt in prompts)
         writer = _CompletionWriter(call, served, body, prompts)
         if body.echo:
             await service.beside(call, writer.begin)
@@ -71,7 +73,7 @@ async def complete(body: CompletionRequest, request: Request, call: TheCall, ser
         found = await collect(call, served, asks) if asks else [Whole() for _ in range(writer.count)]
         if body.echo and body.logprobs is not None:
             await together(
-                _append_end(served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found)
+                _append_end(call, served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found)
             )
         if body.logprobs is None:
             return as_json(writer.answer(found))
@@ -106,14 +108,15 @@ def _asks(served: Served, prompts: list[Prompted], body: CompletionRequest, serv
     ]
 
 
-async def _scored(served: Served, prompt: Prompted, top: int) -> Prompted:
+async def _scored(call: Call, served: Served, prompt: Prompted, top: int) -> Prompted:
     if served.encoder.seq2seq:
         message = "this model is an encoder-decoder, whose prompt has no log-probabilities; leave out echo or logprobs"
         raise wrong("echo", message)
-    return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))
+    async with call.turn():
+        return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))
 
 
-async def _append_end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
+async def _append_end(call: Call, served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
     """Append the end-of-sequence token of an answer, which the engine leaves out.
 
     lm-evaluation-harness asks for one token after an echoed prompt and drops the last token of the answer, whatever
@@ -123,7 +126,8 @@ async def _append_end(served: Served, prompt: Prompted, answer: Whole, body: Com
         return
     end = int(served.encoder.tokenizer.eos_token_id)
     ids = [*prompt.ids, *(score.token for score in answer.scores), end]
-    answer.scores.append((await served.engine.read(ids, body.logprobs or 0, served.adapter))[-1])
+    async with call.turn():
+        answer.scores.append((await served.engine.read(ids, body.logprobs or 0, served.adapter))[-1])
 
 
 class _CompletionWriter:

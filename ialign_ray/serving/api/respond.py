@@ -147,10 +147,11 @@ async def _merged(call: Call, served: Served, asks: Sequence[Ask], whole: bool) 
 
     async def run(index: int, one: Ask) -> None:
         try:
-            stream: Any = served.engine.stream(one.prompt, one.sampling, served.adapter, whole=whole)
-            async with aclosing(stream):
-                async for piece in stream:
-                    queue.put_nowait((index, piece))
+            async with call.turn():
+                stream: Any = served.engine.stream(one.prompt, one.sampling, served.adapter, whole=whole)
+                async with aclosing(stream):
+                    async for piece in stream:
+                        queue.put_nowait((index, piece))
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)
@@ -191,6 +192,7 @@ def as_json(answer: Answer) -> Response:
 
 def as_events(call: Call, answers: AsyncIterator[Answer]) -> StreamingResponse:
     """Return answers as server-sent events. An error after the first one is the last event."""
+    call.streams = True
 
     async def lines() -> AsyncIterator[str]:
         try:

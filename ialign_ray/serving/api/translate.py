@@ -34,6 +34,7 @@ async def translate(body: TranslateRequest, request: Request, call: TheCall, ser
         )
         lengths = [new_tokens(served, prompt, body.max_tokens, service.limits) for prompt in prompts]
         call.tokens_in = sum(len(prompt) for prompt in prompts)
+        await service.reserve(call, call.tokens_in + sum(lengths))
         asks = [Ask(ids, sampling(body, longest, TEMPERATURE)) for ids, longest in zip(prompts, lengths)]
         found = await collect(call, served, asks)
     data = [

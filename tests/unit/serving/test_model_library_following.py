@@ -1,6 +1,7 @@
 """Versions behind the names of what is served: an alias that moves, and what does not load."""
 
 import asyncio
+import errno
 import logging
 import shutil
 from pathlib import Path
@@ -11,6 +12,7 @@ from runs import BEST, GOOD, WEAK, make_run, small_experiment
 
 from ialign_ray.errors import ModelError
 from ialign_ray.registry.promotion import promote, register, roll_back
+from ialign_ray.registry.store import Registry
 from ialign_ray.serving import model_pool
 
 pytestmark = pytest.mark.slow
@@ -90,6 +92,29 @@ def test_no_request_fails_or_mixes_versions_while_the_alias_moves(registry, libr
     seen = asyncio.run(story())
     assert {version for version, _ in seen} == set(texts)
     assert [(v, t) for v, t in seen if texts[v] != t] == []
+
+
+def test_on_a_full_disk_the_old_version_serves_and_the_new_one_is_refused(registry, library, tmp_path, monkeypatch):
+    monkeypatch.setenv("IALIGN_CACHE", str(tmp_path / "cache"))
+    promote(registry, "mine", GOOD)
+
+    async def story():
+        async with serving(registry) as shelf:
+
+            def full(*_):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            with monkeypatch.context() as disk:
+                disk.setattr(Registry, "_download", full)
+                registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
+                await shelf.refresh()
+                assert (await ask(shelf, "champion"))[0] == "mine/2"
+                assert "No space left on device" in shelf.infos()[0].details["refused"]
+                with pytest.raises(ModelError, match="No space left"):
+                    await ask(shelf, "mine/1")
+            assert (await ask(shelf, "mine/1"))[0] == "mine/1"
+
+    asyncio.run(story())
 
 
 def test_a_version_that_does_not_load_is_refused_and_told(registry, library, tmp_path, monkeypatch, caplog):
