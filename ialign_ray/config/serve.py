@@ -60,6 +60,8 @@ class ServeConfig(Section):
     """Tokens of keys and values held for running requests, and of one prefill."""
     follow_s: float = Field(5.0, gt=0)
     """Seconds between checks of the registry for an alias that has moved; a key file is read twice as often."""
+    load_s: float = Field(900.0, gt=0)
+    """Seconds in which a model must load; one that does not is refused, and the version before it is still served."""
     replicas: tuple[int, int] = (1, 1)
     """Fewest and most replicas; between them Ray Serve scales by requests under way."""
     cpus_per_replica: float = Field(1.0, ge=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -142,6 +143,8 @@ class Served:
     """Most tokens of prompt and answer together; None if the model has no limit."""
     experiment: Any = None
     """`ialign_ray.config.Experiment` that trained it; None for a base without one."""
+    threads: Executor | None = None
+    """Thread in which its chat template is rendered; None if it has none."""
 
 
 @dataclass(frozen=True)

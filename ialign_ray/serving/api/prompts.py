@@ -14,6 +14,7 @@ from ialign_ray.languages import canonical, display_name
 from ialign_ray.serving.api.errors import ApiError, printable, wrong
 from ialign_ray.serving.api.schemas import Message
 from ialign_ray.serving.api.tokeniser import Tokeniser
+from ialign_ray.serving.chat_template import RefusedTurnsError
 from ialign_ray.serving.protocol import Served
 from ialign_ray.tasks.alignment import FALLBACK
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
@@ -30,17 +31,15 @@ def chat_prompt(tokeniser: Tokeniser, messages: Sequence[Message]) -> list[int]:
         return tokeniser.prompt(_single(messages))
     turns = [{"role": m.role.replace("developer", "system"), "content": m.text} for m in messages]
     tokeniser.checked("".join(turn["content"] for turn in turns), "prompt")
+    refused = wrong("messages", "the model's chat template does not accept these roles in this order")
     try:
-        if len(turns) == 1 and turns[0]["role"] == "user":
-            return tokeniser.prompt(turns[0]["content"])
-        rendered = encoder.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # jinja2's: templates refuse an order of roles that they do not know
+        return [int(i) for i in encoder.conversation(turns)]
+    except RefusedTurnsError as error:
+        raise refused from error
+    except Exception as error:  # jinja2's, where the template is rendered in this process
         if not type(error).__module__.startswith("jinja2"):
             raise
-        raise wrong("messages", "the model's chat template does not accept these roles in this order") from error
-    return [
-        int(i) for i in encoder.tokenizer(tokeniser.checked(rendered, "prompt"), add_special_tokens=False)["input_ids"]
-    ]
+        raise refused from error
 
 
 def _single(messages: Sequence[Message]) -> str:

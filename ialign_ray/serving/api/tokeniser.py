@@ -77,7 +77,7 @@ async def tokenised(
     *,
     characters: int = 0,
 ) -> Made:
-    """Run work that tokenises; in a thread if it is long, renders a chat template, or may have to wait.
+    """Run work that tokenises; in a thread if it is long, may have to wait, or renders a chat template.
 
     `characters`: of the texts, where slots are filled with more than the body holds. An encoder-decoder's tokenizer may
     switch between source and target, so one thread at a time uses it.
@@ -97,7 +97,7 @@ async def tokenised(
         finally:
             lock.release()
 
-    return await beside(call, threads, alone)
+    return await beside(call, served.threads or threads, alone)
 
 
 async def beside(call: Call, threads: Executor, work: Callable[[], Made]) -> Made:

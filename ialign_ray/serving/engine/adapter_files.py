@@ -14,8 +14,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ialign_ray.errors import ModelError
+from ialign_ray.modeling.load import adapter_config
+from ialign_ray.modeling.patterns import check_patterns
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 # Settings that change more than low-rank products add, and that no tensor of the file would reveal.
 UNLIKE_LORA = ("use_dora", "alora_invocation_tokens", "layer_replication", "use_qalora", "arrow_config", "kasa_config")
@@ -46,7 +48,7 @@ def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[st
     Raises:
         ModelError: the folder is damaged, is not plain LoRA, or does not fit the base.
     """
-    config, tensors = _config(folder), _tensors(folder)
+    config, tensors = _config(folder, shapes), _tensors(folder)
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
@@ -60,11 +62,10 @@ def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[st
     return {name: _low_rank(folder, name, pair, shapes[name], config) for name, pair in found.items()}
 
 
-def _config(folder: Path) -> Any:
+def _config(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Any:
     from peft import PeftConfig
 
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} holds no adapter_config.json; name the folder of a PEFT adapter.")
+    check_patterns(adapter_config(folder), list(shapes), folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -81,6 +82,11 @@ def _config(folder: Path) -> Any:
 def _tensors(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
+    if not (folder / WEIGHTS).exists() and (folder / PICKLED).exists():
+        raise ModelError(
+            f"{folder} holds {PICKLED}, a pickle, which may run code when it is read; save the adapter again with a "
+            f"present PEFT, which writes {WEIGHTS}."
+        )
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError) as error:
@@ -103,6 +109,10 @@ def _low_rank(folder: Path, name: str, pair: dict[str, Tensor], shape: tuple[int
         raise ModelError(
             f"adapter {folder} does not fit the base: layer {name} is {shape[0]} x {shape[1]}, and the adapter's "
             f"matrices are {tuple(down.shape)} and {tuple(up.shape)}."
+        )
+    if rank > min(shape):
+        raise ModelError(
+            f"adapter {folder} has rank {rank} for layer {name}, which has a side of only {min(shape)}; {MERGE}."
         )
     made = LowRank(down, (up.T * _scale(folder, name, rank, config)).contiguous())
     if not (size := _norm(made)) <= LARGEST:  # NaN is not either

@@ -3,6 +3,7 @@
 import dataclasses
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx2 as httpx
@@ -11,7 +12,9 @@ from bombs import KINDS, bombs
 from serving_app import error_of, running, served
 
 from ialign_ray.config.serve import LimitsConfig, ServeConfig
+from ialign_ray.serving import chat_template
 from ialign_ray.serving.api.tokeniser import LONG
+from ialign_ray.serving.chat_template import ChatTemplate
 
 CHAT, CLASSIFY = "/v1/chat/completions", "/v1/classify"
 
@@ -154,3 +157,30 @@ def test_the_loop_answers_while_texts_are_read(hurried):
     assert hurried.get("/healthz").status_code == 200
     assert time.monotonic() - begin < 0.3
     thread.join()
+
+
+SLOW_FOR_SOME = (
+    "{% for m in messages %}{% if m.content == 'loop' %}{% for a in range(99999) %}{% for b in range(99999) %}"
+    "{% endfor %}{% endfor %}{% elif m.content == 'long' %}{{ 'a' * 9999999 }}{% endif %}{{ m.content }}{% endfor %}"
+)
+
+
+def test_a_template_that_loops_for_one_conversation_ends_and_holds_nobody(roomy, monkeypatch):
+    monkeypatch.setattr(chat_template, "RENDER_S", 1.0)
+    template = ChatTemplate(SLOW_FOR_SOME, {})
+    template.check("looping")
+    plain = roomy.library.served["plain"]
+    encoder = dataclasses.replace(plain.encoder, chat=True, render=template.render)
+    roomy.library.served["looping"] = dataclasses.replace(plain, encoder=encoder, threads=template.threads)
+
+    def ask(content, model="looping"):
+        body = {"model": model, "messages": [{"role": "user", "content": content}], "max_tokens": 2}
+        return roomy.post(CHAT, body)
+
+    with ThreadPoolExecutor(2) as pool:
+        for content in ("loop", "long"):
+            asked, begin = pool.submit(ask, content), time.monotonic()
+            assert ask("a", "chat").status_code == 200
+            assert time.monotonic() - begin < 0.9  # while the other one renders
+            assert "chat template" in error_of(asked.result(), 400)["message"]
+    assert ask("a").status_code == 200
