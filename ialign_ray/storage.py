@@ -8,12 +8,18 @@ import logging
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from ialign_ray.errors import ConfigError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 MANIFEST = "manifest.json"
 
@@ -153,9 +159,55 @@ def alone(folder: Path, what: str) -> Iterator[None]:
             "%s cannot be locked (%s); see to it that no other %s works there", folder, error.strerror or error, what
         )
     try:
+        _await_writers(folder, what)
         yield
     finally:
         lock.release()
+
+
+WRITERS_SECONDS = 120.0
+"""Seconds that a command waits for the workers of one that was killed."""
+
+
+def _writers(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.writers.lock")
+
+
+def join_writers(folder: Path) -> IO[str] | None:
+    """Mark this process as one that writes into a folder, until it ends or closes what is returned.
+
+    A worker outlives a driver that is killed, by seconds or, cut off from its cluster, by minutes; `alone` waits for it.
+    None where the file system takes no locks.
+    """
+    if fcntl is None:
+        return None
+    file = _writers(folder).open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        file.close()
+        return None
+    return file
+
+
+def _await_writers(folder: Path, what: str) -> None:
+    if fcntl is None:
+        return
+    until = time.monotonic() + WRITERS_SECONDS
+    with _writers(folder).open("a") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                if time.monotonic() > until:
+                    raise ConfigError(
+                        f"workers of an earlier {what} still write to {folder}; stop their Ray cluster first"
+                    ) from error
+            except OSError:
+                return  # a file system without locks, of which `alone` has warned
+            else:
+                return
+            time.sleep(0.5)
 
 
 def cache_folder() -> Path:

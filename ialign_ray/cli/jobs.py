@@ -31,14 +31,21 @@ def submit(
     address: Address = None,
     name: Annotated[str | None, typer.Option(help="Job name. Default: EXPERIMENT-JOB.")] = None,
     wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow the log to its end, or only submit.")] = True,
-    working_dir: Annotated[Path, typer.Option(help="Folder to upload with the job (no data, no secrets).")] = Path(),
+    working_dir: Annotated[Path, typer.Option(help="Folder that the experiment and its files are in.")] = Path(),
+    include: Annotated[
+        list[str] | None,
+        typer.Option("--include", help="Also send this file, folder or pattern; overrides the search for secrets."),
+    ] = None,
     env: Annotated[
         list[str] | None, typer.Option("--env", help="Also pass this environment variable. May be repeated.")
     ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every file that would be sent, then exit.")] = False,
 ) -> None:
     """Run a step on a Ray cluster, follow its log, and exit with its code; submitted again, it resumes.
 
     Example: `ialign submit jobs/experiments/pocket.yaml --set storage.runs=/shared/runs`
+
+    Sent are the experiment, the files that it names, and our code; `--dry-run` lists them.
 
     Example: `ialign submit jobs/experiments/pocket.yaml --job evaluate --set storage.runs=/shared/runs -- --run first`
     """
@@ -54,7 +61,13 @@ def submit(
         name=name,
         working_dir=working_dir,
         also=env or [],
+        include=include or [],
     )
+    if dry_run:
+        package = submission.package
+        say(*(f"{(package.root / name).stat().st_size:>10,}  {name}" for name in package.files))
+        say(f"{len(package.files)} files of {package.root}, {'and' if package.code else 'with'} our code")
+        return
     server = JobServer(address)
     attempt = server.submit(submission)
     passed = [key for key in submission.environment if key in {*PASSED, *(env or [])}]

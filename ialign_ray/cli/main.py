@@ -60,6 +60,18 @@ def validate(file: ExperimentFile, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def doctor() -> None:
+    """Print versions, memory, disk, and every port that Ray has open here; exit with 1 if something is exposed.
+
+    Example: `ialign doctor`
+    """
+    from ialign_ray.workflows.doctor import doctor
+
+    if doctor(console):
+        raise typer.Exit(1)
+
+
+@app.command()
 def align(
     file: ExperimentFile,
     overrides: Overrides = None,

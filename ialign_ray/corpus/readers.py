@@ -18,7 +18,8 @@ from ialign_ray.errors import DataError
 
 __all__ = ["chosen", "plan_chunks", "read_chunk", "read_parts", "read_table", "resolve", "sample"]
 
-CHUNK = 32 << 20
+CHUNK = 8 << 20
+"""Bytes of a chunk, about: a killed build loses the chunks that it was in, some seconds of work each."""
 
 
 def plan_chunks(

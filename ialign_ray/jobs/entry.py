@@ -104,7 +104,8 @@ def title_of(name: str, options: Options) -> str:
 
 def joined(name: str, experiment: Experiment, options: Options, console: Console) -> Result:
     """Do the job's work; if it starts workers, join the cluster and check their resources first."""
-    from ialign_ray.cluster import awaited, check_resources, cluster, hosts, present
+    from ialign_ray.cluster.join import cluster
+    from ialign_ray.cluster.resources import awaited, check_resources, hosts, present
 
     job = JOBS[name]
     if not (job.workers or (name == "pipeline" and experiment.search is None)):

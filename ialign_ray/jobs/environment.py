@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 
-from ialign_ray.cluster import SETTINGS
+from ialign_ray.cluster.join import SETTINGS
 from ialign_ray.errors import ConfigError
 
 SUBMITTED_WITH = "IALIGN_SUBMITTED_WITH"

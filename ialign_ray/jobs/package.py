@@ -1,14 +1,13 @@
-"""The package of a job: a zip of the code and the experiment, without data, runs or secrets.
+"""The package of a job: the experiment, the files that it names, and our code; nothing else leaves this machine.
 
-Ray packs a folder too (`working_dir` with `excludes`), by the same ignore files. It follows links, out of the folder
-and in circles, and never lists what it takes. The checks for the experiment, its data and the size need that list
-before anything leaves this machine, and a second walk with other rules could send what the first one did not see.
+Ray packs a whole folder (`working_dir` with `excludes`), so what nobody thought of excluding is sent, unseen.
 """
 
 from __future__ import annotations
 
+import re
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,25 +16,47 @@ from pathspec import GitIgnoreSpec
 from ialign_ray.errors import ConfigError
 
 CODE = "ialign_ray"
+CODE_SUFFIXES = (".py", ".yaml", ".j2", ".css", ".js", ".html", ".svg", ".typed")
+"""Suffixes of the files that a package of ours consists of."""
 EXCLUDED = (
-    # not part of the experiment: version control, environments, caches
+    # not part of an experiment: version control, environments, caches
     *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"),
     # belongs on the cluster's storage
-    *("/data", "/runs", "mlruns", "mlflow.db", "*.safetensors", "*.bin", "*.pt", "*.gguf", "*.distcp"),
-    # secrets: must not leave this machine
-    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "id_rsa*", "id_ed25519*", ".aws", ".ssh", ".netrc", ".kube"),
-    *(
-        "credentials",
-        "credentials.*",
-        "*api_keys*",
-        "*api-keys*",
-        "keys.yaml",
-        "*secret*.y*ml",
-        "*secret*.json",
-        "*token*.txt",
-    ),
+    *("mlruns", "mlflow.db", "*.safetensors", "*.bin", "*.pt", "*.gguf", "*.distcp"),
 )
-"""Patterns as in `.gitignore`, in addition to the folder's own `.gitignore` and `.rayignore` files."""
+"""Patterns as in `.gitignore`, left out of a folder that is named, in addition to its ignore files."""
+SECRET_NAMES = GitIgnoreSpec.from_lines(
+    (
+        *("*.env", ".env*", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk"),
+        *("id_rsa*", "id_dsa*", "id_ecdsa*", "id_ed25519*", "*.gpg", "*.asc", "*.age"),
+        *(".aws", ".ssh", ".azure", ".gcloud", ".config", ".docker", ".kube", ".gnupg", ".ray", ".huggingface"),
+        *(
+            ".netrc",
+            "_netrc",
+            ".pgpass",
+            ".my.cnf",
+            ".npmrc",
+            ".yarnrc*",
+            ".pypirc",
+            ".git-credentials",
+            ".boto",
+            ".s3cfg",
+        ),
+        *(".htpasswd", ".vault-token", ".terraformrc", "*.tfstate*", "*.tfvars", "kubeconfig*", "*.kubeconfig"),
+        *(
+            "*credential*",
+            "*api_key*",
+            "*api-key*",
+            "*apikey*",
+            "keys.y*ml",
+            "*secret*",
+            "*password*",
+            "*service_account*",
+        ),
+        *("*service-account*", "auth_token", "token", "*.token", "*token.*", "*tokens.*", "hf_token*"),
+    )
+)
+"""Names of files that hold secrets as a rule, whatever their content."""
 LIMIT = 100 * 2**20
 """Most bytes before compression. Ray's own limit is 512 MiB, all of which passes through the head's memory."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)
@@ -52,17 +73,27 @@ class Package:
     """Folder of our package; None if the root has its own copy."""
 
     @classmethod
-    def of(cls, root: Path, also: Sequence[str] = ()) -> Package:
-        """Choose the files of a working directory. Raises ConfigError if it is not a folder or too large.
+    def of(cls, root: Path, names: Iterable[str], include: Sequence[str] = ()) -> Package:
+        """Choose the files of a working directory that `names` (files, folders, patterns) lead to.
 
-        `also`: more patterns to leave out.
+        `include`: more of them; a file that is named there is sent even if it seems to hold a secret. Raises
+        ConfigError if the directory or an included file does not exist, something seems secret, or all is too large.
         """
         root = root.absolute()
         if not root.is_dir():
             raise ConfigError(f"--working-dir {root} is not a folder; pass the one containing the experiment file")
-        files = tuple(sorted(chosen(root, GitIgnoreSpec.from_lines([*EXCLUDED, *also]))))
-        refuse_large(root, files)
-        return cls(root, files, None if f"{CODE}/__init__.py" in files else Path(__file__).parents[1])
+        files = {file for name in names for file in below(root, name)}
+        for name in include:
+            found = set(below(root, name))
+            if not found:
+                raise ConfigError(f"--include {name} is no file in {root} that can be sent; links out of it are not")
+            files |= found
+        own = (root / CODE / "__init__.py").is_file()
+        if own:
+            files |= {file for file in below(root, CODE) if file.endswith(CODE_SUFFIXES)}
+        refuse_large(root, sorted(files))
+        refuse_secrets(root, sorted(files - {Path(name).as_posix() for name in include}))
+        return cls(root, tuple(sorted(files)), None if own else Path(__file__).parents[1])
 
     def holds(self, path: Path) -> bool:
         """Return True if the package has this file, or a file in this folder."""
@@ -79,24 +110,40 @@ class Package:
                     _add(archive, f"{CODE}/{path.relative_to(self.code or path).as_posix()}", path)
 
 
-def chosen(root: Path, excluded: GitIgnoreSpec) -> Iterator[str]:
-    """Yield the files below a folder that no pattern or ignore file excludes; links out of the folder are left out."""
-    real = root.resolve()
+def below(root: Path, name: str) -> Iterator[str]:
+    """Yield the files in a folder that a path leads to: itself, those of a folder, or those of a pattern.
 
-    def below(folder: Path, rules: tuple[tuple[Path, GitIgnoreSpec], ...]) -> Iterator[str]:
-        rules = (*rules, *_own_rules(folder))
-        for path in sorted(folder.iterdir()):
-            mark = "/" if path.is_dir() else ""
-            if any(spec.match_file(path.relative_to(base).as_posix() + mark) for base, spec in rules):
-                continue
-            if path.is_symlink() and (mark or not path.resolve().is_relative_to(real)):
-                continue
-            if mark:
-                yield from below(path, rules)
-            elif path.is_file():
-                yield path.relative_to(root).as_posix()
+    In a folder, ignore files and `EXCLUDED` hold. A pattern has wildcards or `{slots}`. Links out of the root lead
+    to nothing.
+    """
+    pattern = re.sub(r"\{[^{}]*\}", "*", name)
+    path = root / name
+    found = [path] if path.exists() else sorted(root.glob(pattern)) if _is_relative(pattern) else []
+    for each in found:
+        if not each.resolve().is_relative_to(root.resolve()):
+            continue
+        if each.is_file():
+            yield each.relative_to(root).as_posix()
+        elif each.is_dir() and not each.is_symlink():
+            yield from _walk(root, each, ((root, GitIgnoreSpec.from_lines(EXCLUDED)),))
 
-    yield from below(root, ((root, excluded),))
+
+def _is_relative(name: str) -> bool:
+    return bool(name) and not Path(name).is_absolute() and "://" not in name
+
+
+def _walk(root: Path, folder: Path, rules: tuple[tuple[Path, GitIgnoreSpec], ...]) -> Iterator[str]:
+    rules = (*rules, *_own_rules(folder))
+    for path in sorted(folder.iterdir()):
+        mark = "/" if path.is_dir() else ""
+        if any(spec.match_file(path.relative_to(base).as_posix() + mark) for base, spec in rules):
+            continue
+        if path.is_symlink() and (mark or not path.resolve().is_relative_to(root.resolve())):
+            continue
+        if mark:
+            yield from _walk(root, path, rules)
+        elif path.is_file():
+            yield path.relative_to(root).as_posix()
 
 
 def _own_rules(folder: Path) -> Iterator[tuple[Path, GitIgnoreSpec]]:
@@ -116,8 +163,60 @@ def refuse_large(root: Path, files: Sequence[str]) -> None:
     named = ", ".join(f"{name} ({sizes[name] / 2**20:.0f} MiB)" for name in largest)
     raise ConfigError(
         f"the working directory {root} has {total / 2**20:.0f} MiB to upload, {LIMIT / 2**20:.0f} are allowed "
-        f"(largest: {named}); put data on the cluster's storage, or list unneeded files in a .rayignore file"
+        f"(largest: {named}); put data on the cluster's storage and name that folder by storage.data"
     )
+
+
+def refuse_secrets(root: Path, files: Sequence[str]) -> None:
+    """Raise ConfigError, naming every file that seems to hold a secret by its name or its text."""
+    patterns = _patterns()
+    kinds = {n: "its name" if SECRET_NAMES.match_file(n) else _secret_in(root / n, patterns) for n in files}
+    found = {name: kind for name, kind in kinds.items() if kind}
+    if found:
+        listed = ", ".join(f"{name} ({why})" for name, why in found.items())
+        flags = " ".join(f"--include {name}" for name in found)
+        raise ConfigError(
+            f"{len(found)} files of the job seem to hold secrets: {listed}; pass secrets by --env, or send these files "
+            f"all the same with {flags}"
+        )
+
+
+def _patterns() -> list[tuple[str, list[re.Pattern[str]]]]:
+    """Kinds of secrets and their patterns: those of detect-secrets that name an issuer, and a few that it lacks.
+
+    Its entropy and keyword detectors are left out: they find secrets in any corpus.
+    """
+    from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+    from detect_secrets.plugins.base import RegexBasedDetector
+
+    # public addresses are no secrets; the others are slow (a second for 4 MB) and of services without our users
+    unused = {
+        "IPPublicDetector",
+        "ArtifactoryDetector",
+        "CloudantDetector",
+        "IbmCloudIamDetector",
+        "IbmCosHmacDetector",
+    }
+    unused |= {"SoftlayerDetector", "MailchimpDetector"}
+    kinds = get_mapping_from_secret_type_to_class().values()
+    named = [k() for k in kinds if issubclass(k, RegexBasedDetector) and k.__name__ not in unused]
+    return [(each.secret_type, list(each.denylist)) for each in named] + [
+        ("Hugging Face token", [re.compile(r"\bhf_[A-Za-z0-9]{30,}")]),
+        ("Google API key", [re.compile(r"\bAIza[0-9A-Za-z_-]{35}")]),
+        ("Anthropic API key", [re.compile(r"\bsk-ant-[A-Za-z0-9_-]{20,}")]),
+        ("age secret key", [re.compile(r"\bAGE-SECRET-KEY-1[0-9A-Z]{50,}")]),
+        ("Kubernetes client key", [re.compile(r"client-key-data:\s*\S{20,}")]),
+    ]
+
+
+def _secret_in(path: Path, patterns: Sequence[tuple[str, list[re.Pattern[str]]]]) -> str | None:
+    """Return the kind and line of the first secret in a file. Compressed files are not opened."""
+    text = path.read_bytes().decode("utf-8", errors="replace")
+    for kind, regexes in patterns:
+        for regex in regexes:
+            if found := regex.search(text):
+                return f"{kind}, line {text.count(chr(10), 0, found.start()) + 1}"
+    return None
 
 
 def _add(archive: zipfile.ZipFile, name: str, path: Path) -> None:

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from itertools import count, takewhile
 from pathlib import Path
 
+import yaml
+
 from ialign_ray.config import Experiment, load_experiment
 from ialign_ray.errors import ConfigError
 from ialign_ray.jobs.entry import JOBS, options_of, parser, refuse_lost_runs, title_of
@@ -43,22 +45,19 @@ def prepare(
     name: str | None = None,
     working_dir: Path = Path(),
     also: Sequence[str] = (),
+    include: Sequence[str] = (),
 ) -> Submission:
     """Check an experiment for a job and build its submission. Raises ConfigError with one sentence.
 
-    `arguments`: the job's own (`--run first`). `also`: names of environment variables to pass.
+    `arguments`: the job's own (`--run first`). `also`: names of environment variables to pass. `include`: files to
+    send beside those that the experiment names.
     """
     if job not in JOBS:
         raise ConfigError(f"--job {job!r} is not a job; use one of {', '.join(JOBS)}")
     root, inside = working_dir.absolute(), path_inside(file, working_dir)
     experiment = load_experiment(file, overrides)
     refuse_lost_runs(experiment)
-    package = Package.of(root, also=left_out(experiment, root))
-    if not package.holds(root / inside):
-        raise ConfigError(
-            f"{file} is left out by .gitignore, .rayignore or as a secret, so the job cannot read it; rename the "
-            "file or change the patterns"
-        )
+    package = Package.of(root, [inside, *named_files(experiment, file, root)], include)
     refuse_unsent(experiment, package)
     words = ["python", "-m", "ialign_ray.jobs", job, inside]
     words += [word for override in overrides for word in ("--set", override)]
@@ -122,11 +121,17 @@ def path_inside(file: Path, working_dir: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def left_out(experiment: Experiment, root: Path) -> list[str]:
-    """Return ignore patterns for the experiment's folders of runs and corpora inside the working directory."""
-    folders = [experiment.storage.runs, experiment.storage.corpora or experiment.storage.runs]
-    inside = {Path(f).absolute() for f in folders if Path(f).absolute().is_relative_to(root)}
-    return [f"/{f.relative_to(root).as_posix()}/" for f in inside if f != root]
+def named_files(experiment: Experiment, file: Path, root: Path) -> Iterator[str]:
+    """Yield the paths, relative to the working directory, of what an experiment reads beside itself."""
+    suites = yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluate", {}).get("suites", [])
+    used = [suite.get("use") if isinstance(suite, dict) else suite for suite in suites]
+    own = [*used, *experiment.tasks.templates, experiment.evaluate.lm_eval.include_path]
+    data = [str(Path(experiment.storage.data, path)) for path in sources(experiment) if not path.startswith(POCKET)]
+    for path in (*own, *data):
+        if path and "://" not in path:
+            whole = Path(os.path.normpath(root / path))
+            if whole.is_relative_to(root) and whole != root:
+                yield whole.relative_to(root).as_posix()
 
 
 def refuse_unsent(experiment: Experiment, package: Package) -> None:

@@ -16,7 +16,7 @@ from ialign_ray.search.space import point_name, search_of, variant
 from ialign_ray.search.trial import TrialContext, TrialRun
 from ialign_ray.search.trial_cache import ExampleCache, cache_key
 from ialign_ray.search.trial_context import SearchContext, control_folder, control_point, search_folder
-from ialign_ray.storage import read_json, write_json
+from ialign_ray.storage import join_writers, read_json, write_json
 
 KEPT_SHELVES = 2
 """Families whose examples an actor keeps."""
@@ -36,6 +36,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
     def setup(self, config: dict[str, Any], shared: SearchContext) -> None:
         """Load the base model, once a process, and begin the first trial."""
         self.shared = shared
+        self.writer = join_writers(search_folder(shared.experiment))
         self.trial_context = trial_context_here(shared)
         self.shelves: dict[str, ExampleCache] = {}
         self.reset_config(config)

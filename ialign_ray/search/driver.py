@@ -14,7 +14,8 @@ import ray
 from ray import tune
 from rich.console import Console
 
-from ialign_ray.cluster import cluster, nodes, startable
+from ialign_ray.cluster.join import cluster
+from ialign_ray.cluster.resources import nodes, startable
 from ialign_ray.config import Experiment, SearchConfig, dump_yaml, override
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
 from ialign_ray.search.actor import SearchTrial, train_control

@@ -17,7 +17,7 @@ from typing import Any
 from ray import cloudpickle
 from ray.tune.search import Searcher
 
-from ialign_ray.cluster import nodes, startable
+from ialign_ray.cluster.resources import nodes, startable
 from ialign_ray.config import Domain, SearchConfig
 from ialign_ray.search.budget import concurrency
 from ialign_ray.search.space import Point, grid_points, point_name, random_points, size, trial_count, whole

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import socket
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,8 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 from ray.serve.schema import LoggingConfig
 
-from ialign_ray.cluster import cluster
+from ialign_ray.cluster.join import cluster
+from ialign_ray.cluster.ports import exposure
 from ialign_ray.config import ScalingConfig
 from ialign_ray.config.load import serve_settings
 from ialign_ray.config.serve import ServeConfig
@@ -50,6 +52,7 @@ class Replica:
         from ialign_ray.serving.model_library import ModelLibrary
 
         _open_log()
+        close_internal_port()
         self._settings = ServeConfig.model_validate(settings)
         self._keys = keys_of(self._settings)
         host, _ = await asyncio.to_thread(listening)
@@ -217,6 +220,8 @@ def running(
             _deploy(built)
             url = url_of(*listening())
             _wait_ready(url)
+            if scaling.address is None and (warning := exposure()):
+                logging.getLogger("ialign_ray").warning("warning: %s", warning)
             yield url
         finally:
             serve.delete(APPLICATION)  # waits for the drain
@@ -303,6 +308,19 @@ def _check_room(settings: ServeConfig, resources: Mapping[str, float]) -> None:
                 f"serve.replicas {settings.replicas[0]} with {each:g} {name}s each need {needed:g}, but the cluster "
                 f"has {there:g}; lower serve.replicas or serve.{name.lower()}s_per_replica"
             )
+
+
+def close_internal_port() -> None:
+    """Bind the port by which Serve's replicas call each other to a socket that only this user can open.
+
+    Ray (2.60) opens it in every replica, on all interfaces and without a token, and unpickles what anybody sends:
+    whoever reaches the port runs code. Nothing of ours uses it, since the proxy calls replicas through Ray. Call this
+    in the replica's constructor, after which Serve opens the port.
+    """
+    from ray.serve._private import replica
+
+    socket_file = Path(tempfile.mkdtemp(prefix="ialign-")) / "replica"  # in a folder of mode 0700
+    replica.add_port_to_grpc_server = lambda server, _: server.add_insecure_port(f"unix:{socket_file}")
 
 
 def _open_log() -> None:

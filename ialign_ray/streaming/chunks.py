@@ -15,7 +15,7 @@ from ray.data.block import BlockMetadata
 from ray.data.datasource import ReadTask
 
 from ialign_ray import errors
-from ialign_ray.cluster import cluster, quiet_ray_data
+from ialign_ray.cluster.join import cluster, quiet_ray_data
 from ialign_ray.config import CorpusConfig, ScalingConfig
 from ialign_ray.corpus.assemble import Assembly
 from ialign_ray.corpus.chunks import Chunk

@@ -23,7 +23,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from ialign_ray.cluster import quiet_ray_data
+from ialign_ray.cluster.join import quiet_ray_data
 from ialign_ray.errors import DataError
 from ialign_ray.storage import read_json, write_json
 from ialign_ray.tasks.mixture import Mixture

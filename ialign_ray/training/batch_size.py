@@ -1,8 +1,8 @@
 """Choice of bucketed or packed passes, and the fixed cost of a pass: measured once for a model on a machine, then kept.
 
 Either way gives the same gradient but for rounding, and rounding is enough to end with other bits. So a choice is made
-once and kept: beside the run, which uses it after a resume, and beside all runs, so that every trial of one
-model on one kind of machine adds up in the same order.
+once and kept: in the run, which uses it after a resume, and in the user's cache, so that every run of one model on
+one kind of machine adds up in the same order. The run's record names it.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from ialign_ray.config import TrainConfig
 from ialign_ray.modeling.architecture import decoder_start
 from ialign_ray.modeling.attention import is_packable, kernel_of, reads_lengths
 from ialign_ray.modeling.head import base_model
-from ialign_ray.storage import json_hash, read_json, write_json
+from ialign_ray.storage import cache_folder, json_hash, read_json, write_json
 from ialign_ray.tokens.batch import Batching, Encoded
 from ialign_ray.training.collate import Pass, lay_out
 from ialign_ray.training.loss import target_nats
 
-RECORD = "batching.json"
+BATCHING = "batching.json"
 MARGIN = 0.95
 """Share of the bucketed time that packing must stay under: a difference that noise could make decides nothing."""
 ROUNDS = 3
@@ -47,18 +47,18 @@ def choose_batching(
     """Return this run's layout of passes: the one chosen before, or measured by a few passes over `sample`.
 
     Every worker calls this and does the same passes; the first one's choice holds for all. It is kept in the run's
-    folder, and in `batching/` two folders above for other runs of the same model and machine.
+    folder, and in `batching/` of the cache for other runs of the same model and machine.
     """
-    shared = run.parent.parent / "batching" / f"{_key(model, settings, device)}.json"
+    shared = cache_folder() / "batching" / f"{_key(model, settings, device)}.json"
     known: list[Any] = [None]
     if _first():
-        known = [next((read_json(p) for p in (run / RECORD, shared) if p.exists()), None)]
+        known = [next((read_json(p) for p in (run / BATCHING, shared) if p.exists()), None)]
     _broadcast(known)
     if known[0] is None:
         known = [asdict(measure(model, settings, sample(), pad, device))]
         _broadcast(known)
     if _first():
-        for path in (run / RECORD, shared):
+        for path in (run / BATCHING, shared):
             if not path.exists():
                 with suppress(OSError):  # a full disk ends no run; a resume would measure again
                     write_json(path, known[0])

@@ -3,18 +3,14 @@
 - The driver was asked to stop: it leaves the file `stop` in the run's folder, and the run ends with a checkpoint.
 - This worker got SIGTERM: all save, then it goes; Ray Train puts another in its place, which resumes from there.
 - Ray says that a worker's node will be preempted: all save and continue until the node is gone.
-- The network between hosts is the one that Ray found them by.
 """
 
 from __future__ import annotations
 
-import os
 import time
 from pathlib import Path
 from threading import Event
 from typing import Any
-
-from ray.train.torch import TorchConfig
 
 from ialign_ray.training.stop_requests import STOP, StopRequest, install
 
@@ -71,52 +67,7 @@ def preemption_notice() -> Any:
     return get_train_context().preemption_context.preemption_info
 
 
-class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Torch's backend, on the cluster's network, and a handler of SIGTERM in each worker.
-
-    The training function runs in a thread, where Python takes no handlers; this runs in the main one.
-    """
-
-    def on_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Run by Ray Train before the workers meet."""
-        worker_group.execute(meet_on_the_clusters_network)
-        super().on_start(worker_group, backend_config)
-
-    def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Run by Ray Train before the training function."""
-        super().on_training_start(worker_group, backend_config)
-        worker_group.execute(listen)
-
-
-def meet_on_the_clusters_network() -> None:
-    """Have gloo bind the address that Ray knows this host by, unless GLOO_SOCKET_IFNAME says which.
-
-    By itself it binds what the host's name resolves to: on Debian 127.0.1.1, where other hosts find nobody.
-    """
-    from ray.util import get_node_ip_address
-
-    if name := interface_of(get_node_ip_address()):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
-
-
-def interface_of(address: str) -> str | None:
-    """Return the name of this host's network interface with the address; None without one, as behind a NAT."""
-    import psutil
-
-    found = (name for name, held in psutil.net_if_addrs().items() if address in {h.address for h in held})
-    return next(found, None)
-
-
 def listen() -> None:
     """Note the first SIGTERM; the second is Ray's again and ends the process."""
     _sigterm.clear()
     install(_sigterm.set)
-
-
-class Config(TorchConfig):  # type: ignore[misc]
-    """Torch's configuration with the backend above."""
-
-    @property
-    def backend_cls(self) -> type:
-        """Its backend."""
-        return Backend

@@ -14,6 +14,7 @@ from ialign_ray.errors import ModelError
 from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.load import save_model
 from ialign_ray.storage import MANIFEST, is_intact, read_json, whole_folder, write_json, write_text
+from ialign_ray.training.batch_size import BATCHING
 from ialign_ray.training.card import model_card
 from ialign_ray.training.full_disk import CURE, writing
 from ialign_ray.training.prepare import Prepared
@@ -60,6 +61,8 @@ def save_run(
     """
 
     ended = {"ending": read_json(run / ENDING), "drawn": drawn_summary(run), "finished": _now()}
+    if (run / BATCHING).exists():  # equal weights need an equal order of sums
+        ended["batching"] = read_json(run / BATCHING)
     record = read_json(run / RECORD) | ended
     with writing(run / MODEL, CURE), whole_folder(run / MODEL) as scratch:
         save_model(model, scratch, weights)

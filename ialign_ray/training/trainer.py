@@ -13,10 +13,11 @@ from typing import Any
 from rich.console import Console
 
 from ialign_ray import errors
-from ialign_ray.cluster import check_resources, cluster, hosts, scaling_arguments, validation_resources
+from ialign_ray.cluster.join import cluster
+from ialign_ray.cluster.resources import check_resources, hosts, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
-from ialign_ray.storage import alone, is_intact, read_json, write_json, write_text
+from ialign_ray.storage import alone, is_intact, join_writers, read_json, write_json, write_text
 from ialign_ray.streaming.examples import ExampleSource
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.display import watching
@@ -121,7 +122,7 @@ def fit(
     import ray.train
     from ray.train.torch import TorchTrainer
 
-    from ialign_ray.training.ray_stop_requests import Config
+    from ialign_ray.training.ray_backend import Config
 
     trainer = TorchTrainer(
         worker,
@@ -196,6 +197,7 @@ def worker(config: dict[str, Any]) -> None:
     run = Path(config["run"])
     if (run / FAILURE).exists():
         return
+    writer = join_writers(run)
     try:
         experiment = build_experiment(config["experiment"], "experiment.yaml")
         train_run(experiment, run, config["fingerprint"], config["beside"])
@@ -204,6 +206,9 @@ def worker(config: dict[str, Any]) -> None:
             write_json(run / FAILURE, errors.dump(error))
         if not isinstance(error, StoppedError):  # which all workers agreed on: nothing to retry
             raise
+    finally:
+        if writer:
+            writer.close()
 
 
 def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[str, float] | None) -> None:

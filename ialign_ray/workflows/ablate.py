@@ -16,7 +16,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from ialign_ray.cluster import cluster
+from ialign_ray.cluster.join import cluster
 from ialign_ray.config import Experiment, override
 from ialign_ray.errors import ConfigError
 from ialign_ray.evaluation.report.ablation import AblationRow, write_ablation

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ialign_ray.cluster import cluster
+from ialign_ray.cluster.join import cluster
 from ialign_ray.config import Experiment, override
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_name, run_subject

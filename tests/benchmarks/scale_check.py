@@ -28,7 +28,7 @@ from measuring import RESULTS, keep
 from pipeline import POCKET, QUIET, bare
 from scale_model import Constants, Hardware, Run, data_bytes, flops_a_token, meeting, sending, step_of, traffic_of
 
-from ialign_ray.cluster import SETTINGS
+from ialign_ray.cluster.join import SETTINGS
 from ialign_ray.config import Experiment, load_experiment, override
 from ialign_ray.streaming.examples import ExampleSource, cached_stream, fill_block, open_cache
 from ialign_ray.tokens import cache as blocks

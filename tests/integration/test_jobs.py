@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from object_store import object_store
 
-from ialign_ray.cluster import SETTINGS
+from ialign_ray.cluster.join import SETTINGS
 from ialign_ray.config import build_experiment
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.training.run_log import ledger, records

@@ -4,17 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
+from ialign_ray import storage
 from ialign_ray.config import build_experiment
 from ialign_ray.errors import ConfigError
 from ialign_ray.storage import (
     MANIFEST,
     alone,
     is_intact,
+    join_writers,
     json_hash,
     once,
     read_json,
@@ -211,6 +214,37 @@ def test_no_second_process_trains_a_run_or_judges_in_its_folder(held, experiment
     with pytest.raises(ConfigError, match="is in use by another `ialign compare` or `ialign evaluate`"):
         judge(experiment, {}, folder, Console(quiet=True))
     assert not folder.exists()
+
+
+WRITES = """
+import sys
+from pathlib import Path
+from ialign_ray.storage import join_writers
+held = join_writers(Path(sys.argv[1]))
+print("writes", flush=True)
+input()
+"""
+
+
+def test_a_command_waits_for_the_workers_of_one_that_was_killed(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    command = [sys.executable, "-c", WRITES, str(folder)]
+    workers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    try:
+        assert [worker.stdout.readline() for worker in workers] == ["writes\n"] * 2  # side by side
+        monkeypatch.setattr(storage, "WRITERS_SECONDS", 0.1)
+        with pytest.raises(ConfigError, match=f"still write to {folder}"), alone(folder, "`ialign align`"):
+            pytest.fail("two drivers at once")
+        workers[0].communicate("\n")
+        monkeypatch.setattr(storage, "WRITERS_SECONDS", 30)
+        threading.Timer(0.7, workers[1].kill).start()
+        with alone(folder, "`ialign align`"):
+            assert workers[1].poll() is not None
+            join_writers(folder).close()  # its own workers are not kept out
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
 
 
 @pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOSYS])

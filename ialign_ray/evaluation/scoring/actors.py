@@ -18,7 +18,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ialign_ray import errors
-from ialign_ray.cluster import cluster, quiet_ray_data
+from ialign_ray.cluster.join import cluster, quiet_ray_data
 from ialign_ray.config import Experiment, ScalingConfig
 from ialign_ray.errors import ClusterError, IalignError
 from ialign_ray.evaluation.scoring.worker import Shard, Work, store_of

@@ -8,7 +8,7 @@ from refusals import refused
 
 import ialign_ray
 from ialign_ray.cli.main import app, main
-from ialign_ray.cluster import check_resources
+from ialign_ray.cluster.resources import check_resources
 from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError
 

@@ -107,8 +107,8 @@ def test_what_the_job_would_not_find_or_would_lose(file, change, parts):
         assert part in str(caught.value)
 
 
-def test_data_that_is_left_out_is_refused_by_name(file, tmp_path):
-    (tmp_path / ".rayignore").write_text("old.jsonl\n")
+def test_data_that_is_not_here_is_refused_by_name(file, tmp_path):
+    (tmp_path / "old.jsonl").rename(tmp_path / "older.jsonl")
     with pytest.raises(ConfigError, match="^old.jsonl .* is not uploaded with the job"):
         prepare(file, "align")
     prepare(file, "align", overrides=["replay.sources.0.path=/shared/old.jsonl"])
@@ -118,26 +118,41 @@ def test_data_that_is_left_out_is_refused_by_name(file, tmp_path):
 def test_patterns_and_folders_of_data(file, tmp_path):
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "eng.dev").write_text("x\n")
-    prepare(file, "align", overrides=["corpora.0.path=dev/{language}.dev", "corpora.1.path=sec*.jsonl"])
-    (tmp_path / ".rayignore").write_text("dev\n")
+    made = prepare(file, "align", overrides=["corpora.0.path=dev/{language}.dev", "corpora.1.path=sec*.jsonl"])
+    assert {"dev/eng.dev", "second.jsonl"} <= set(made.package.files)
+    (tmp_path / "dev").rename(tmp_path / "other")
     with pytest.raises(ConfigError, match="dev.* is not uploaded with the job"):
         prepare(file, "align", overrides=["corpora.0.path=dev/{language}.dev"])
 
 
-def test_runs_inside_the_working_directory_are_not_sent(file, tmp_path):
-    (tmp_path / "out" / "tiny").mkdir(parents=True)
-    (tmp_path / "out" / "tiny" / "metrics.jsonl").write_text("{}")
+def test_only_what_the_experiment_names_is_sent(file, tmp_path, experiment_data, write_yaml):
+    for name in (".git-credentials", "notes.md", "out/tiny/metrics.jsonl", "words/own.yaml", "suites/mine.yaml"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("{}")
     made = prepare(file, "align", overrides=[f"storage.runs={tmp_path}/out"])
-    assert not [f for f in made.package.files if f.startswith("out")]
+    named = {"experiment.yaml", "first.csv", "second.jsonl", "third.parquet", "old.jsonl"}
+    assert named <= set(made.package.files)
+    assert all((tmp_path / name).suffix in {".yaml", ".csv", ".jsonl", ".parquet"} for name in made.package.files)
+    assert not {"notes.md", ".git-credentials", "suites/mine.yaml"} & set(made.package.files)
+    suite = experiment_data["evaluate"]["suites"][0]
+    (tmp_path / "suites" / "mine.yaml").write_text(yaml.safe_dump(suite))
+    experiment_data["evaluate"]["suites"][0] = "suites/mine.yaml"
+    used = prepare(write_yaml(experiment_data), "align", include=["notes.md", "out"])
+    assert {"suites/mine.yaml", "notes.md", "out/tiny/metrics.jsonl"} <= set(used.package.files)
 
 
-def test_an_experiment_elsewhere_or_left_out(file, tmp_path):
+def test_an_experiment_elsewhere(file, tmp_path):
     (tmp_path / "sub").mkdir()
     with pytest.raises(ConfigError, match="outside the working directory .*sub.*--working-dir"):
         prepare(file, "align", working_dir=tmp_path / "sub")
-    (tmp_path / ".gitignore").write_text("*.yaml\n")
-    with pytest.raises(ConfigError, match=r"experiment.yaml is left out by .gitignore"):
+
+
+def test_a_secret_in_the_experiment_or_its_data_stops_the_submission(file, tmp_path):
+    text = file.read_text()
+    file.write_text(f"{text}# https://me:hunter2hunter2@host/repo\n")
+    with pytest.raises(ConfigError, match=r"experiment.yaml \(Basic Auth Credentials, line \d+\)"):
         prepare(file, "align")
+    prepare(file, "align", include=["experiment.yaml"])
 
 
 def test_a_job_or_name_that_is_none(file):

@@ -15,7 +15,7 @@ from test_loop import Lost, lose_at, same, weights
 from test_survival import group, job, run_of, wait_for_one, warm_server  # noqa: F401
 from test_watched_runs import TIRED, checkpoint, data, losses, made, said  # noqa: F401
 
-from ialign_ray.cluster import validation_resources
+from ialign_ray.cluster.resources import validation_resources
 from ialign_ray.config import ScalingConfig, build_experiment
 from ialign_ray.errors import ClusterError
 from ialign_ray.storage import read_json

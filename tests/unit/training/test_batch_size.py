@@ -17,6 +17,11 @@ def sample():
     return [Encoded(f"r{k}", 0, "mt/jav", "mt", "t", [5] * (k % 7 + 1), [6, 1]) for k in range(12)]
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("IALIGN_CACHE", str(tmp_path / "cache"))
+
+
 def model_of(name="llama"):
     return seeded(CAUSAL[name])
 
@@ -66,7 +71,8 @@ def test_a_choice_holds_for_the_run_and_for_others_like_it(tmp_path, monkeypatch
     times(monkeypatch, packed=10.0, bucketed=1.0)
     assert chosen(first) == before
     assert chosen(second) == before
-    [shared] = (tmp_path / "batching").iterdir()
+    assert chosen(tmp_path / "elsewhere" / "y" / "run") == before
+    [shared] = (tmp_path / "cache" / "batching").iterdir()
     shared.unlink()
     assert chosen(second) == before  # the run's own record is enough
     shared.unlink()
@@ -84,7 +90,7 @@ def test_other_settings_are_measured_by_themselves(tmp_path, monkeypatch):
     with torch.autocast("cpu", torch.bfloat16):
         assert not chosen(tmp_path / "x" / "f").packed
     assert chosen(tmp_path / "x" / "d", learning_rate=0.5).packed  # decides no speed
-    assert len(list((tmp_path / "batching").iterdir())) == 5
+    assert len(list((tmp_path / "cache" / "batching").iterdir())) == 5
 
 
 def test_measuring_leaves_no_trace(tmp_path):

@@ -11,7 +11,8 @@ from ray._private.state import state
 from ray._private.utils import check_version_info, set_sigterm_handler
 from ray.core.generated import autoscaler_pb2
 
-from ialign_ray.cluster import awaited, check_resources, cluster, grown, hosts, own_sigterm, reachable, refusal
+from ialign_ray.cluster.join import cluster, own_sigterm, refusal
+from ialign_ray.cluster.resources import awaited, check_resources, grown, hosts, reachable
 from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError, StoppedError
 from ialign_ray.jobs.entry import stoppable
@@ -64,6 +65,7 @@ def test_another_version_is_told_as_ray_tells_it():
 
 
 def test_other_reasons():
+    assert "run the command again" in refusal("", Exception("The current node timed out during startup. This"))
     assert "does not answer; start a head there" in refusal("auto", ConnectionError("no"))
     token = ray.exceptions.AuthenticationError("Token authentication is enabled but no token was found")
     assert "RAY_AUTH_TOKEN" in refusal("10.0.0.1:6379", token)

@@ -1,0 +1,92 @@
+"""A Ray of this process alone: loopback, a token, and a folder that only this user can open.
+
+Ray by itself binds its control service, agents and workers to all interfaces, without authentication, and makes its
+session folder writable for everybody: whoever reaches the machine could run code as the user.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import shutil
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from ialign_ray.errors import ClusterError
+
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray's switch for clusters of several machines, off by default on Windows and macOS: with `0` every process of a Ray
+binds 127.0.0.1 (ray 2.60 turns a loopback address passed to `ray.init` into the machine's own)."""
+LOCAL = {
+    LOOPBACK: "0",
+    # seconds that a worker waits for its control service, which ends with its driver: 60 by default, in which the
+    # workers of a killed command continue to write
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
+}
+"""Environment of a local Ray."""
+
+
+@contextmanager
+def private_ray() -> Iterator[dict[str, Any]]:
+    """Prepare the environment for a local Ray and yield arguments of `ray.init`; its folder is removed at the end.
+
+    Values that the user has set win. Raises ClusterError where other users can read the user's token file.
+    """
+    added = {name: value for name, value in LOCAL.items() if name not in os.environ}
+    os.environ.update(added)
+    require_token()
+    from ray._private import ray_constants
+
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    if os.environ[LOOPBACK] == "0":
+        ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when ray is imported, maybe long ago
+    # of mode 0700, and short: the paths of Ray's sockets may not exceed 107 bytes
+    parent = os.environ.get("RAY_TMPDIR", "/tmp" if os.name == "posix" else None)
+    folder = Path(tempfile.mkdtemp(prefix="ialign-", dir=parent))
+    try:
+        yield {"_temp_dir": str(folder / "ray")}  # which Ray opens to everybody
+    finally:
+        # a cluster that this process joins later must learn its real address
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        for name in added:
+            del os.environ[name]
+        for _ in range(30):  # an agent may still write its log for a moment
+            shutil.rmtree(folder, ignore_errors=True)
+            if not folder.exists():
+                break
+            time.sleep(0.1)
+
+
+def require_token() -> None:
+    """Have the local Ray accept only who knows a token: the user's, or one that this process makes for its children.
+
+    `RAY_AUTH_MODE=disabled` switches it off.
+    """
+    # Ray enables tokens for a local start if the variable is not set, and says so in three lines
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    if not check_token_file():
+        # in the environment, which only this user can read; Ray itself would write it to a file that others can
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+
+
+def check_token_file() -> bool:
+    """Return True if the user has a token file. Raises ClusterError if other users can read it."""
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    try:
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError:
+        return False
+    if os.name == "posix" and mode & 0o077:
+        raise ClusterError(
+            f"{path} holds the token of your Ray clusters and other users can read it (mode {mode:o}); "
+            f"run `chmod 600 {path}`"
+        )
+    return True
