@@ -90,6 +90,7 @@ class SharedLedger:
         """Read the keys, and follow their file."""
         from ialign_ray.serving.api import KeyLedger, keys_of
 
+        close_internal_port()
         _open_log()
         parsed = ServeConfig.model_validate(settings)
         keys = keys_of(parsed)
@@ -215,7 +216,9 @@ def running(
             _check_alone()
         http = {"host": settings.host, "port": settings.port}
         others = _serving()
-        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
+        # where replicas may be on several hosts, each of these answers, whichever proxy dies
+        location = "EveryNode" if settings.replicas[1] > 1 else "HeadOnly"
+        serve.start(proxy_location=location, http_options=http, logging_config=_QUIET)
         try:
             _deploy(built)
             url = url_of(*listening())
