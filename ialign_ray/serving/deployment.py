@@ -7,13 +7,12 @@ import logging
 import os
 import re
 import socket
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import serve
 from ray.serve.schema import LoggingConfig
@@ -25,10 +24,7 @@ from ialign_ray.config.load import serve_settings
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ClusterError, ConfigError, ModelError
 from ialign_ray.registry.store import registry_uri
-
-if TYPE_CHECKING:  # the API's imports, which the command line waits for only where it serves
-    from ialign_ray.serving.api.auth import KeyEntry, KeyRing
-    from ialign_ray.serving.api.ledger import Admission, KeyLedger
+from ialign_ray.serving.shared_ledger import SharedLedger, check_followed, close_internal_port, follow_keys, open_log
 
 APPLICATION = "ialign"
 _SPARE = 32
@@ -51,7 +47,7 @@ class Replica:
         from ialign_ray.serving.engine import open_engine
         from ialign_ray.serving.model_library import ModelLibrary
 
-        _open_log()
+        open_log()
         close_internal_port()
         self._settings = ServeConfig.model_validate(settings)
         self._keys = keys_of(self._settings)
@@ -60,7 +56,7 @@ class Replica:
         check_exposure(self._settings.model_copy(update={"host": host}), self._keys)
         if self._keys is not None:
             own = KeyLedger(self._keys, part=1 / self._settings.replicas[1] if ledger else 1.0)
-            self._following_keys = _follow_keys(self._settings, own)
+            self._following_keys = follow_keys(self._settings, own)
             lost = own if self._settings.limits.without_counts == "share" else None
             self._counter = SharedCounter(ledger, lost) if ledger else LocalCounter(own)
         self._library = ModelLibrary(self._settings, registry, open_engine)
@@ -74,68 +70,13 @@ class Replica:
 
     async def check_health(self) -> None:
         """Raise if the replica must be replaced; Ray Serve calls this every few seconds."""
-        _check_followed(getattr(self, "_following_keys", None))
+        check_followed(getattr(self, "_following_keys", None))
         self._library.check()
 
     async def __del__(self) -> None:
         """Close the models; called by Ray Serve when running requests have ended or `drain_s` is over."""
         if hasattr(self, "_library"):
             await self._library.close(grace=1.0)
-
-
-class SharedLedger:
-    """The keys and their counts, for all replicas: what one replica counts or revokes holds for the others at once."""
-
-    async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
-        """Read the keys, and follow their file."""
-        from ialign_ray.serving.api import KeyLedger, keys_of
-
-        close_internal_port()
-        _open_log()
-        parsed = ServeConfig.model_validate(settings)
-        keys = keys_of(parsed)
-        assert keys is not None  # deployed only where there are keys
-        self._ledger = KeyLedger(keys)
-        self._following_keys = _follow_keys(parsed, self._ledger)
-
-    async def enter(self, digest: bytes) -> Admission:
-        """See `KeyLedger.enter`."""
-        return self._ledger.enter(digest)
-
-    async def reserve(self, key: KeyEntry, tokens: int) -> Admission:
-        """See `KeyLedger.reserve`."""
-        return self._ledger.reserve(key, tokens)
-
-    async def settle(self, key: KeyEntry, ledger: str, reserved: int, used: int) -> None:
-        """See `KeyLedger.settle`."""
-        self._ledger.settle(key, ledger, reserved, used)
-
-    async def begin_empty(self, ledger: str) -> None:
-        """See `KeyLedger.begin_empty`."""
-        self._ledger.begin_empty(ledger)
-
-    async def check_health(self) -> None:
-        """Raise if it must be replaced."""
-        _check_followed(self._following_keys)
-
-
-def _follow_keys(settings: ServeConfig, ledger: KeyLedger) -> asyncio.Task[None] | None:
-    """Give a ledger the keys of the file whenever they change; None if there is no file."""
-    from ialign_ray.serving.api import KeyFollower
-
-    if settings.keys is None:
-        return None
-
-    def use(keys: KeyRing) -> None:
-        ledger.keys = keys
-
-    # twice as often as `follow_s`, in which a removed key must be refused
-    return asyncio.create_task(KeyFollower(settings.keys, use).follow(settings.follow_s / 2))
-
-
-def _check_followed(task: asyncio.Task[None] | None) -> None:
-    if task is not None and task.done():
-        raise ModelError("the key file is no longer followed; see the log")
 
 
 def build(args: Mapping[str, Any]) -> serve.Application:
@@ -311,27 +252,3 @@ def _check_room(settings: ServeConfig, resources: Mapping[str, float]) -> None:
                 f"serve.replicas {settings.replicas[0]} with {each:g} {name}s each need {needed:g}, but the cluster "
                 f"has {there:g}; lower serve.replicas or serve.{name.lower()}s_per_replica"
             )
-
-
-def close_internal_port() -> None:
-    """Bind the port by which Serve's replicas call each other to a socket that only this user can open.
-
-    Ray (2.60) opens it in every replica, on all interfaces and without a token, and unpickles what anybody sends:
-    whoever reaches the port runs code. Nothing of ours uses it, since the proxy calls replicas through Ray. Call this
-    in the replica's constructor, after which Serve opens the port.
-    """
-    from ray.serve._private import replica
-
-    socket_file = Path(tempfile.mkdtemp(prefix="ialign-")) / "replica"  # in a folder of mode 0700
-    replica.add_port_to_grpc_server = lambda server, _: server.add_insecure_port(f"unix:{socket_file}")
-
-
-def _open_log() -> None:
-    """Write our messages to the replica's stderr, which Ray copies to its log and to the terminal of `ialign serve`."""
-    ours = logging.getLogger("ialign_ray")
-    if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    ours.propagate = False

@@ -86,8 +86,10 @@ def measured():
         title = " ".join(process.info["cmdline"] or [])
         for kind in ("ServeReplica:ialign", "ProxyActor", "ServeController"):
             if title.startswith(f"ray::{kind}"):
-                name = f"{title.removeprefix('ray::').split(':handle')[0].split()[0]} {process.pid}"
-                found[name] = (process.memory_info().rss / 2**20, process.num_fds(), process.num_threads())
+                # a title goes on with what the process does at the moment
+                name = title.removeprefix("ray::").split(".")[0].split()[0]
+                numbers = (process.memory_info().rss / 2**20, process.num_fds(), process.num_threads())
+                found[f"{name} {process.pid}"] = numbers
     return found
 
 

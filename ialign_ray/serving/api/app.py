@@ -11,10 +11,10 @@ from starlette.middleware import Middleware
 
 from ialign_ray.config.serve import LimitsConfig, ServeConfig
 from ialign_ray.serving.api import chat, classify, completions, errors, middleware, models, pages, translate
-from ialign_ray.serving.api.auth import KeyRing
-from ialign_ray.serving.api.ledger import KeyLedger, LimitCounter, LocalCounter
 from ialign_ray.serving.api.middleware import PROTECTED, ApiMiddleware
 from ialign_ray.serving.api.state import Service
+from ialign_ray.serving.keys import KeyRing
+from ialign_ray.serving.ledger import KeyLedger, LimitCounter, LocalCounter
 from ialign_ray.version import __version__
 
 if TYPE_CHECKING:  # it brings MLflow, which the API itself does not need

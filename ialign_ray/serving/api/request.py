@@ -11,8 +11,8 @@ from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from ialign_ray.serving.api.auth import KeyEntry
 from ialign_ray.serving.api.errors import GoneError, timed_out
+from ialign_ray.serving.keys import KeyEntry
 from ialign_ray.serving.protocol import TextDelta
 
 Item = TypeVar("Item")

@@ -16,13 +16,13 @@ from fastapi import Depends, Request
 
 from ialign_ray.config.serve import LimitsConfig, ServeConfig
 from ialign_ray.errors import IalignError
-from ialign_ray.serving.api.auth import KeyEntry, digest_of
 from ialign_ray.serving.api.errors import ApiError, log, not_ready, printable, too_busy
-from ialign_ray.serving.api.ledger import Admission, LimitCounter, LostCounterError
 from ialign_ray.serving.api.metrics import Metrics
 from ialign_ray.serving.api.request import Call
 from ialign_ray.serving.api.shares import FairGate, Shares
 from ialign_ray.serving.api.tokeniser import Tokeniser, beside, tokenised
+from ialign_ray.serving.keys import KeyEntry, digest_of
+from ialign_ray.serving.ledger import Admission, LimitCounter, LostCounterError
 from ialign_ray.serving.protocol import Engine, LabelSums, ModelInfo, Served, UnknownModelError
 
 if TYPE_CHECKING:  # it brings MLflow, which the API itself does not need

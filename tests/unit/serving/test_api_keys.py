@@ -13,8 +13,8 @@ from starlette.routing import Mount
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.serving.api import KeyRing, add_key, check_exposure, keys_of, new_key
-from ialign_ray.serving.api.auth import KeyFollower, digest_of
-from ialign_ray.serving.api.ledger import Bucket, KeyLedger
+from ialign_ray.serving.keys import KeyFollower, digest_of
+from ialign_ray.serving.ledger import Bucket, KeyLedger
 
 CHAT = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "a private matter"}], "max_tokens": 3, "temperature": 0}

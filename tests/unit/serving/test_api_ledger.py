@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from serving_app import error_of, running, until
 
+from ialign_ray.serving import ledger as ledgers
 from ialign_ray.serving.api import KeyRing, new_key
-from ialign_ray.serving.api import ledger as ledgers
-from ialign_ray.serving.api.auth import digest_of
-from ialign_ray.serving.api.ledger import KeyLedger, LostCounterError, SharedCounter
+from ialign_ray.serving.keys import digest_of
+from ialign_ray.serving.ledger import KeyLedger, LostCounterError, SharedCounter
 
 pytestmark = pytest.mark.anyio
 CHAT = "/v1/chat/completions"

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, Protocol
 
-from ialign_ray.serving.api.auth import KeyEntry, KeyRing
+from ialign_ray.serving.keys import KeyEntry, KeyRing
 
 log = logging.getLogger("ialign_ray.serving")
 _PATIENCE_S: Final = 1.0
