@@ -176,7 +176,7 @@ def _writers(folder: Path) -> Path:
 def join_writers(folder: Path) -> IO[str] | None:
     """Mark this process as one that writes into a folder, until it ends or closes what is returned.
 
-    A worker outlives a driver that is killed, by seconds or, cut off from its cluster, by minutes; `alone` waits for it.
+    A worker outlives a driver that is killed, by seconds or, cut off from its cluster, by minutes: `alone` waits.
     None where the file system takes no locks.
     """
     if fcntl is None:

@@ -16,7 +16,7 @@ class LoraSettings(Section):
     rank: int = Field(16, ge=1)
     """Rank of the update, at least 1 and at most the smallest side of a target layer."""
     alpha: float | None = Field(None, gt=0)
-    """Scale of the update; twice the rank when left out."""
+    """Scale of the update; twice the rank when left out, or with `rslora` 8 at any rank: both scale by 2 at rank 16."""
     targets: str | list[str] = "all-linear"
     """Module names to adapt, or `all-linear`."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -24,7 +24,14 @@ class LoraSettings(Section):
     dora: bool = False
     """Weight-decomposed update (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732)."""
+    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732), which keeps updates alike over ranks at a fixed alpha."""
+
+    @property
+    def scale_alpha(self) -> float:
+        """`alpha`, or its default."""
+        if self.alpha is not None:
+            return self.alpha
+        return 8.0 if self.rslora else 2.0 * self.rank
 
 
 class VocabularySettings(Section):

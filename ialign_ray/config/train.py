@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ialign_ray.config.base import Section
 
 LANGUAGE_MODELING = "language_modeling"
+TOKENS = "tokens"
 METRIC = r"^validation/(pairs(/[^/]+-[^/]+)?|instructions)$"
 """Metrics by which a run may be stopped or its best checkpoint chosen: all are losses, so lower is better."""
 
@@ -64,6 +65,13 @@ class TrainConfig(Section):
     objective: str = LANGUAGE_MODELING
     """Loss to minimise: `language_modeling`, the nats of target tokens, or one that an installed package adds by the
     entry point `ialign.objectives`."""
+    weighting: Literal["examples", "tokens"] = "tokens"
+    """What counts alike in the loss of a step: `examples`, so that each source has the share of the loss that the mix
+    and the replay ratio give it, or target `tokens`, so that sources with long answers weigh more."""
+    source_weights: dict[str, Annotated[float, Field(gt=0)]] = Field(default_factory=dict)
+    """Factors of the loss by source: a task (`xss`), a task and its new language (`xss/jav`), or `replay`."""
+    loss_on: Literal["target", "prompt_and_target"] = "target"
+    """Text whose tokens are learned; `prompt_and_target` is the InstructAlign reference's way, for causal models."""
     learning_rate: float = Field(2e-4, gt=0)
     """Peak learning rate of AdamW."""
     warmup: float = Field(0.03, ge=0, le=1)

@@ -138,7 +138,7 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[
         model,
         peft.LoraConfig(
             r=lora.rank,
-            lora_alpha=lora.alpha if lora.alpha is not None else 2 * lora.rank,
+            lora_alpha=lora.scale_alpha,
             target_modules=lora.targets,
             lora_dropout=lora.dropout,
             use_dora=lora.dora,

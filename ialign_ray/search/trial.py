@@ -28,7 +28,7 @@ from ialign_ray.storage import is_intact, json_hash, read_json, write_bytes, wri
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.loop import Loop, make_optimizer, run_loop
-from ialign_ray.training.objective import OBJECTIVES
+from ialign_ray.training.objective import objective_of
 from ialign_ray.training.run_log import RunLog, records
 from ialign_ray.training.runs import MODEL, RECORD, save_run
 from ialign_ray.training.stop_requests import StopRequest
@@ -166,7 +166,7 @@ class TrialRun:
             pad=self._example_cache.encoder.tokenizer.pad_token_id,
             device=self._context.device,
             autocast=self.experiment.model.precision == "bf16",
-            objective=OBJECTIVES.find(self.settings.objective, "train.objective"),
+            objective=objective_of(self.settings),
             on_step=on_step,
             # a budget ends as after SIGTERM: with a checkpoint, from which the next budget resumes
             stop_request=lambda: StopRequest.STOP if at[0] + 1 == end else StopRequest.GO_ON,

@@ -34,6 +34,9 @@ class Encoder:
     """Target tokens at most, EOS included."""
     seq2seq: bool = False
     """True if the model is an encoder-decoder."""
+    lead: str = ""
+    """Text before an answer, tokenised with it: the space of a separator that a byte-level tokenizer joins to the word
+    after it (GPT-2 and BLOOM have a token ` positive`; a lone space and `positive` is a sequence they never saw)."""
     render: Callable[[Sequence[Mapping[str, str]]], str] | None = field(default=None, compare=False, repr=False)
     """Renders turns by the chat template up to the answer; None calls the tokenizer, in this process."""
 
@@ -55,7 +58,10 @@ class Encoder:
                 "set eos_token in its tokenizer_config.json"
             )
         uses_chat = chat == "auto" and bool(getattr(tokenizer, "chat_template", None))
-        return cls(tokenizer, uses_chat, "" if seq2seq else separator, max_prompt, max_target, seq2seq)
+        separator = "" if seq2seq else separator
+        lead = "" if uses_chat or not separator.endswith(" ") else _joined_space(tokenizer, separator)
+        before = separator.removesuffix(lead)
+        return cls(tokenizer, uses_chat, before, max_prompt, max_target, seq2seq, lead)
 
     def prompt(self, text: str) -> list[int]:
         """Ids of a request, up to where the answer begins."""
@@ -79,7 +85,7 @@ class Encoder:
     def label(self, text: str) -> list[int]:
         """Ids of an answer without EOS: what label scoring compares."""
         if not self.seq2seq:
-            return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+            return list(self.tokenizer(self.lead + text, add_special_tokens=False)["input_ids"])
         # as a target: some tokenizers put a language or start token before it
         ids = list(self.tokenizer(text_target=text)["input_ids"])
         return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
@@ -110,9 +116,21 @@ class Encoder:
 
     def targets_fit(self, texts: list[str]) -> list[bool]:
         """For each text, True if it can be a target; a list at once is tokenised on all cores."""
-        ids = self.tokenizer(texts, add_special_tokens=False)["input_ids"] if texts else []
-        beside = len(self.target(""))  # EOS, and what an encoder-decoder's tokenizer puts before a text
+        ids = self.tokenizer([self.lead + t for t in texts], add_special_tokens=False)["input_ids"] if texts else []
+        # EOS, and what an encoder-decoder's tokenizer puts before a text
+        beside = len(self.target("")) if self.seq2seq else 1
         return [len(i) + beside <= self.max_target for i in ids]
+
+
+def _joined_space(tokenizer: Any, separator: str) -> str:
+    """Return " " if prompt and answer as one text have the separator's space in the answer's first token."""
+
+    def ids(text: str) -> list[int]:
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    whole = ids(f"a{separator}b")
+    apart, joined = ids(f"a{separator}") + ids("b"), ids(f"a{separator[:-1]}") + ids(" b")
+    return " " if whole == joined != apart else ""
 
 
 def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None:

@@ -20,7 +20,10 @@ def model_card(experiment: Experiment, record: dict[str, Any], *, seq2seq: bool 
         "language": [*languages.l1, *languages.l2],
         "tags": ["ialign", "cross-lingual", "experience-replay"],
     }
-    drawn = "\n".join(f"| {name} | {n} |" for name, n in record["drawn"]["by_source"].items())
+    by_source, shares = record["drawn"]["by_source"], record["drawn"]["loss_share"]
+    drawn = "\n".join(
+        f"| {name} | {n} | {n / sum(by_source.values()):.1%} | {shares[name]:.1%} |" for name, n in by_source.items()
+    )
     return f"""---
 {yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---
 
@@ -39,8 +42,8 @@ Trained for {record["ending"]["step"]} steps of {experiment.train.batch_size} ex
 `record.json`. Scores with intervals and baselines come from `ialign evaluate`; nothing about quality follows from this
 card alone.
 
-| source | examples drawn |
-|---|---|
+| source | examples drawn | share of the examples | share of the loss |
+|---|---|---|---|
 {drawn}
 """
 

@@ -30,13 +30,16 @@ Finish = Callable[[Tensor], Tensor]
 _finishes: WeakKeyDictionary[nn.Module, Finish | None] = WeakKeyDictionary()
 
 
-def target_nats(model: nn.Module, index: Tensor, labels: Tensor, **inputs: object) -> tuple[Tensor, Tensor]:
+def target_nats(
+    model: nn.Module, index: Tensor, labels: Tensor, weights: Tensor | None = None, /, **inputs: object
+) -> tuple[Tensor, Tensor]:
     """Return the summed loss, differentiable once, and the loss of each position [N] in nats, without a gradient.
 
     Args:
         model: a transformers model, or one wrapped by peft or by data parallelism.
         index: LongTensor [N] of positions in the flattened [B * T] batch (decoder side for encoder-decoders).
         labels: LongTensor [N], the token that should follow each position.
+        weights: factor [N] of each position in the sum; 1 when left out.
         inputs: the model's own.
 
     An architecture whose way from head to logits is not known gets its logits at once, on target positions only.
@@ -44,7 +47,7 @@ def target_nats(model: nn.Module, index: Tensor, labels: Tensor, **inputs: objec
     finish = logits_finish(model)
     if finish is None:
         nats = functional.cross_entropy(_wide(target_logits(model, index, **inputs)), labels, reduction="none")
-        return nats.sum(), nats.detach()
+        return _weighted(nats, weights).sum(), nats.detach()
     head = output_head(model)
     made: list[tuple[Tensor, Tensor]] = []
 
@@ -53,7 +56,8 @@ def target_nats(model: nn.Module, index: Tensor, labels: Tensor, **inputs: objec
         # one position shows how wide the vocabulary is and, by its graph, which parameters the head trains
         one = own(flat[:1].detach())
         rows = max(1, PART // one.shape[-1])
-        made.append(_in_parts(flat, labels.to(flat.device), own, finish, rows, *_trained(one)))
+        fixed = (labels.to(flat.device), None if weights is None else weights.to(flat.device))
+        made.append(_in_parts(flat, *fixed, own, finish, rows, *_trained(one)))
         return made[0][0].reshape(1, 1, 1)
 
     with _forward_of(head, stand_in) as own:
@@ -61,6 +65,10 @@ def target_nats(model: nn.Module, index: Tensor, labels: Tensor, **inputs: objec
     total, nats = made[0]
     # the model's output keeps its place in the graph, where wrappers hang their backward hooks
     return total + 0 * logits.sum().to(total.device), nats
+
+
+def _weighted(nats: Tensor, weights: Tensor | None) -> Tensor:
+    return nats if weights is None else nats * weights
 
 
 def _wide(logits: Tensor) -> Tensor:
@@ -72,7 +80,14 @@ class _InParts(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, labels: Tensor, head: Finish, finish: Finish, rows: int, *trained: Tensor
+        ctx: Any,
+        hidden: Tensor,
+        labels: Tensor,
+        weights: Tensor | None,
+        head: Finish,
+        finish: Finish,
+        rows: int,
+        *trained: Tensor,
     ) -> tuple[Tensor, Tensor]:
         nats = torch.empty(len(labels), device=hidden.device, dtype=_wide(hidden).dtype)
         wanted = any(ctx.needs_input_grad)
@@ -89,8 +104,9 @@ class _InParts(torch.autograd.Function):
                 nats[part] = loss.detach()
                 del logits
                 if wanted:
+                    own_weights = None if weights is None else weights[part]
                     first = [own] if to_hidden is not None else []
-                    found = list(torch.autograd.grad(loss.sum(), [*first, *trained]))
+                    found = list(torch.autograd.grad(_weighted(loss, own_weights).sum(), [*first, *trained]))
                     if to_hidden is not None:
                         to_hidden[part] = found.pop(0)
                     # to_trained is empty at the first part, whose gradients become the totals
@@ -100,14 +116,14 @@ class _InParts(torch.autograd.Function):
         # without a target position no part was computed; the head still gets a gradient, of zeros
         ctx.save_for_backward(to_hidden, *(to_trained or map(torch.zeros_like, trained)))
         ctx.mark_non_differentiable(nats)
-        return nats.sum(), nats
+        return _weighted(nats, weights).sum(), nats
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, to_total: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         # in place: a head's gradient is as large as the head
         to_hidden, *to_trained = (g if g is None else g.mul_(to_total) for g in ctx.saved_tensors)
-        return to_hidden, None, None, None, None, *to_trained
+        return to_hidden, None, None, None, None, None, *to_trained
 
 
 _in_parts: Callable[..., tuple[Tensor, Tensor]] = _InParts.apply

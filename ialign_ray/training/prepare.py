@@ -14,6 +14,7 @@ from rich.console import Console
 
 from ialign_ray.config import Experiment, ValidationConfig
 from ialign_ray.config.tasks import resolve_mix
+from ialign_ray.config.train import TOKENS
 from ialign_ray.corpus.pairs import Parallel, drop_long, load_parallel
 from ialign_ray.corpus.validation import hold_out_pairs
 from ialign_ray.errors import ConfigError, ModelError
@@ -27,9 +28,12 @@ from ialign_ray.tasks.replay import ReplayCounts, split_replay
 from ialign_ray.tasks.templating import experiment_templates, language_names
 from ialign_ray.tokens.batch import Encoded
 from ialign_ray.tokens.encode import Encoder
-from ialign_ray.training.objective import OBJECTIVES
+from ialign_ray.training.objective import objective_of
 from ialign_ray.training.stopping import PREFIX
 from ialign_ray.training.validation import encode_held_out, metrics_of, save_held_out
+
+_EARLIER = {"weighting": TOKENS, "source_weights": {}, "loss_on": "target"}
+"""What runs of before these fields did: they keep their fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class Prepared:
         (settings["train"]["validation"] or {}).pop("asynchronous", None)  # the same losses, only later
         for name in free:
             settings["train"].pop(name)
+        for name, value in _EARLIER.items():
+            if settings["train"][name] == value:
+                settings["train"].pop(name)
         # a kernel changes rounding only
         settings["model"].pop("attention")
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
@@ -77,7 +84,9 @@ def save_data(
         save_held_out(scratch, held_out)
         plan.save(scratch / "plan")
         encoder.tokenizer.save_pretrained(scratch / "tokenizer")
-        settings = {k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target", "seq2seq")}
+        settings = {
+            k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target", "seq2seq", "lead")
+        }
         write_json(scratch / "encoder.json", settings)
         if encoded is not None:
             save_cache(scratch, encoded, plan.mixture)
@@ -88,7 +97,7 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
 
     Raises DataError, ConfigError or ModelError with one sentence.
     """
-    OBJECTIVES.find(experiment.train.objective, "train.objective")
+    objective_of(experiment.train)
     templates = experiment_templates(experiment)
     names = language_names(experiment, templates)
     built, index = curate(experiment, console, cluster=cluster)
@@ -137,6 +146,11 @@ def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
         raise ModelError(
             f"model.vocabulary: {model.id!r} is an encoder-decoder, whose two sides share their embeddings, and only "
             "causal models are extended; set vocabulary: null"
+        )
+    if train.loss_on != "target" and seq2seq:
+        raise ConfigError(
+            f"train.loss_on is {train.loss_on}, but {model.id!r} is an encoder-decoder, which predicts its target "
+            "alone; use target"
         )
     tokenizer = load_tokenizer(model)
     if model.vocabulary:

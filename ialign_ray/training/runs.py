@@ -9,7 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from ialign_ray.config import Experiment, dump_yaml, load_experiment
+from ialign_ray.config import Experiment, TrainConfig, dump_yaml, load_experiment
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.load import save_model
@@ -17,8 +17,9 @@ from ialign_ray.storage import MANIFEST, is_intact, read_json, whole_folder, wri
 from ialign_ray.training.batch_size import BATCHING
 from ialign_ray.training.card import model_card
 from ialign_ray.training.full_disk import CURE, writing
+from ialign_ray.training.objective import objective_of
 from ialign_ray.training.prepare import Prepared
-from ialign_ray.training.run_log import ENDING, ledger
+from ialign_ray.training.run_log import ENDING, ledger, records
 from ialign_ray.version import __version__
 
 MODEL, RECORD, FAILURE = "model", "record.json", "failure.json"
@@ -60,7 +61,7 @@ def save_run(
     `weights` are those of a sharded model, put together. Raises CheckpointError when the disk takes no more.
     """
 
-    ended = {"ending": read_json(run / ENDING), "drawn": drawn_summary(run), "finished": _now()}
+    ended = {"ending": read_json(run / ENDING), "drawn": drawn_summary(run, experiment.train), "finished": _now()}
     if (run / BATCHING).exists():  # equal weights need an equal order of sums
         ended["batching"] = read_json(run / BATCHING)
     record = read_json(run / RECORD) | ended
@@ -85,14 +86,19 @@ def start_record(experiment: Experiment, name: str, prepared: Prepared, fingerpr
     }
 
 
-def drawn_summary(run: Path) -> dict[str, Any]:
-    """Summary of the ledger: examples by source, distinct replay rows, epochs, tokens."""
+def drawn_summary(run: Path, settings: TrainConfig) -> dict[str, Any]:
+    """Summary of the ledger: examples by source, their share of the loss, distinct replay rows, epochs, tokens."""
     rows = ledger(run).to_pydict()
+    by_source = Counter(rows["source"])
+    tokens: Counter[str] = Counter()
+    for step in records(run):
+        tokens.update({source: n for source, (_, n) in step["sources"].items()})
     replay = {r for r, task in zip(rows["row_id"], rows["task"], strict=True) if task == "replay"}
     return {
         "examples": len(rows["row_id"]),
         "tokens": sum(rows["tokens"]),
-        "by_source": dict(sorted(Counter(rows["source"]).items())),
+        "by_source": dict(sorted(by_source.items())),
+        "loss_share": {k: round(v, 4) for k, v in objective_of(settings).shares(by_source, tokens).items()},
         "replay_share": round(rows["task"].count("replay") / max(1, len(rows["task"])), 4),
         "distinct_replay": len(replay),
         "epochs": max(rows["epoch"], default=-1) + 1,

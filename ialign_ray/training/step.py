@@ -64,6 +64,7 @@ def train_step(
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
     total = sum_over_workers(torch.tensor(objective.size(examples), device=device))
     sums: dict[str, float] = defaultdict(float)
+    weighted: dict[str, float] = defaultdict(float)
     targets: dict[str, int] = defaultdict(int)
     seen: list[tuple[Encoded, float]] = []
     padded = 0
@@ -73,15 +74,16 @@ def train_step(
     filler = Pass([FILLER], *collate([FILLER], layout.pad, CPU, layout.start))
     for part in (p.to(device) for p in rounds(model, passes, filler)):
         summed, each = objective.loss(model, part)
-        # by the targets of all workers: the gradient does not depend on how a step is divided into passes
+        # by the size of all workers' shares: the gradient does not depend on how a step is divided into passes
         (summed / total).backward()  # type: ignore[no-untyped-call]
         padded += part.padded
         for example, own in zip(part.examples, each.tolist(), strict=True):
             seen.append((example, own))
             sums[example.source] += own
+            weighted[example.source] += own * objective.weight(example)
             targets[example.source] += len(example.target)
     norm = reduce_and_clip(model, clip_norm)
-    loss = float(sum_over_workers(torch.tensor(sum(sums.values()), device=device)) / total)
+    loss = float(sum_over_workers(torch.tensor(sum(weighted.values()), device=device)) / total)
     updates = (detector or SpikeDetector()).allows(step + 1, loss, norm, seen, device)
     if updates:
         optimizer.step()

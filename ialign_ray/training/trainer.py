@@ -221,7 +221,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
     from ialign_ray.training.async_validation import RemoteValidator
     from ialign_ray.training.batch_size import choose_batching
     from ialign_ray.training.loop import Loop, run_loop
-    from ialign_ray.training.objective import OBJECTIVES
+    from ialign_ray.training.objective import objective_of
     from ialign_ray.training.ray_stop_requests import RayStopRequests
     from ialign_ray.training.run_log import RunLog
     from ialign_ray.training.sharding import place, whole_weights
@@ -255,7 +255,7 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
         device=device,
         held_out=load_held_out(run / "data"),
         autocast=half,
-        objective=OBJECTIVES.find(settings.objective, "train.objective"),
+        objective=objective_of(settings),
         validator=RemoteValidator(experiment, run, beside) if beside else None,
         on_step=requests.after_step,
         stop_request=requests.stop_request,

@@ -17,9 +17,11 @@ from ialign_ray.config import Experiment
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
 from ialign_ray.modeling.load import check_rank, model_shape
+from ialign_ray.streaming.examples import encode_drawn
 from ialign_ray.tasks.negatives import Pair
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Example
+from ialign_ray.training.objective import objective_of
 from ialign_ray.training.prepare import Prepared, prepare
 
 SHOWN = 2_000
@@ -33,7 +35,7 @@ def validate(experiment: Experiment, console: Console) -> None:
     if experiment.model.tuning == "lora":
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))
-    console.print(mix_table(experiment, prepared.plan))
+    console.print(mix_table(experiment, prepared))
     if experiment.train.validation:
         console.print(held_out_line(prepared, experiment.train.validation.every), highlight=False)
     for warning in coverage(prepared, experiment.languages.l1):
@@ -82,13 +84,18 @@ def held_out_line(prepared: Prepared, every: int) -> str:
     return f"validation: {sum(counts.values())} held-out examples every {every} steps ({named})"
 
 
-def mix_table(experiment: Experiment, plan: Plan) -> Table:
-    """Table with the count of each source among the run's first examples."""
+def mix_table(experiment: Experiment, prepared: Prepared) -> Table:
+    """Table with each source's share of the run's first examples, and of their loss."""
     total = experiment.train.steps * experiment.train.batch_size
-    counted = Counter(plan.draw(i).source for i in range(min(total, SHOWN)))
-    table = Table("source", f"of the first {min(total, SHOWN):,} examples of {total:,}", "share")
+    drawn = [prepared.plan.draw(i) for i in range(min(total, SHOWN))]
+    counted = Counter(d.source for d in drawn)
+    tokens: Counter[str] = Counter()
+    for example in drawn:
+        tokens[example.source] += len(encode_drawn(prepared.encoder, example).target)
+    shares = objective_of(experiment.train).shares(counted, tokens)
+    table = Table("source", f"of the first {len(drawn):,} examples of {total:,}", "share", "share of the loss")
     for source, count in sorted(counted.items()):
-        table.add_row(source, str(count), f"{count / sum(counted.values()):.1%}")
+        table.add_row(source, str(count), f"{count / len(drawn):.1%}", f"{shares[source]:.1%}")
     return table
 
 

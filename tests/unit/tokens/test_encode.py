@@ -4,6 +4,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerFast
 
 from ialign_ray.errors import ModelError
 from ialign_ray.tasks.templating import fill
@@ -158,3 +159,41 @@ def test_text_without_spaces_is_cut_by_characters():
     assert shorter == f"Say: {text[: len(text) // 2]}!"
     assert shorter[slice(*spans[0])] == text[: len(text) // 2]
     assert shorten("Say: word!", ((5, 9),), 0.5) is None
+
+
+@pytest.fixture(scope="module")
+def byte_level():
+    """A tokenizer as GPT-2's or BLOOM's: a space belongs to the word after it."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    texts = ["is it positive or negative ? positive", "a b c : positive negative"] * 20
+    trainer = trainers.BpeTrainer(vocab_size=320, special_tokens=["<eos>"])
+    made.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>")
+
+
+@pytest.mark.parametrize("separator", [" ", ": ", "\n", "\n ", ""])
+def test_prompt_and_answer_are_tokenised_as_one_text(byte_level, separator):
+    enc = Encoder.of(byte_level, "auto", separator)
+    whole = byte_level(f"is it positive ?{separator}negative", add_special_tokens=False)["input_ids"]
+    assert enc.prompt("is it positive ?") + enc.label("negative") == whole
+    assert enc.target("negative") == [*enc.label("negative"), byte_level.eos_token_id]
+    assert enc.targets_fit(["negative"]) == [True]
+    if separator == " ":
+        assert byte_level.convert_ids_to_tokens(enc.label("positive")) == ["Ġpositive"]
+
+
+def test_a_tokenizer_that_marks_words_itself_gets_no_second_space():
+    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+
+    made = Tokenizer(models.BPE())
+    made.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    made.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
+    trainer = trainers.BpeTrainer(vocab_size=120, special_tokens=["<eos>"])
+    made.train_from_iterator(["is it positive or negative"] * 20, trainer)
+    enc = Encoder.of(PreTrainedTokenizerFast(tokenizer_object=made, eos_token="<eos>"), "auto", " ")
+    assert enc.lead == ""
+    assert enc.tokenizer.convert_ids_to_tokens(enc.label("positive")) == ["▁positive"]

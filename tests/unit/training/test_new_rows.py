@@ -166,7 +166,7 @@ def test_a_finished_folder_gives_the_same_logits_wherever_it_is_loaded(run, tmp_
 def test_the_adapter_loads_as_its_card_says(lora, tmp_path):
     folder = lora.save(trained := lora.train())
     experiment = lora.experiment.model_copy(update={"model": lora.settings})
-    record = {"run": "r", "drawn": {"tokens": 1, "by_source": {}}, "ending": {"step": 1, "kept": 1}}
+    record = {"run": "r", "drawn": {"tokens": 1, "by_source": {}, "loss_share": {}}, "ending": {"step": 1, "kept": 1}}
     card = model_card(experiment, record)
     code = card.split("```python\n")[1].split("```")[0].replace("THIS FOLDER", str(folder))
     names = {"AutoModelForCausalLM": AutoModelForCausalLM, "AutoTokenizer": AutoTokenizer, "PeftModel": peft.PeftModel}
