@@ -133,7 +133,9 @@ def test_a_version_that_loads_too_long_is_refused_and_the_old_one_serves(registr
         return read_adapter(folder, shapes)
 
     async def story():
-        async with serving(registry, load_s=0.5) as shelf:
+        async with serving(registry) as shelf:
+            patient = shelf._pool._settings
+            shelf._pool._settings = patient.model_copy(update={"load_s": 0.5})
             monkeypatch.setattr("ialign_ray.serving.engine.engine.read_adapter", slow)
             registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
             await shelf.refresh()
@@ -145,6 +147,7 @@ def test_a_version_that_loads_too_long_is_refused_and_the_old_one_serves(registr
             hanging.set()
             while "mine/3" in OPENED[0]._known:  # what came too late is unloaded
                 await asyncio.sleep(0.01)
+            shelf._pool._settings = patient
             shelf._named["champion"].retry_at = 0
             await shelf.refresh()
             assert (await ask(shelf, "champion"))[0] == "mine/3"
