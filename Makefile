@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools pocket-base quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale fuzz mutation clean
+.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools pocket-base quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale soak fuzz mutation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -108,6 +108,9 @@ bench-serving: bench-setup  ## the serving engine against generate and transform
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_engine.py 100M --rounds 1
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/serving_http.py
 	$(BIN)/python tests/benchmarks/render.py
+
+soak: setup  ## half an hour of mixed requests to two replicas while versions move: failures, memory, open files, threads
+	IALIGN_SOAK_RESULT=docs/results/bench/soak.json $(BIN)/python -m pytest -s tests/integration/test_soak.py
 
 bench-search: bench-setup  ## tokens until the grid's best setting, and trials an hour against one process a trial
 	$(BIN)/python tests/benchmarks/search_efficiency.py docs/results/search-grid/grid.csv

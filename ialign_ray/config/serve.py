@@ -25,9 +25,16 @@ class LimitsConfig(Section):
     labels: int = Field(64, ge=2)
     """Most labels of one classification."""
     queue: int = Field(256, ge=1)
-    """Requests that wait or run in one replica; more are answered 429."""
+    """Requests that wait or run in one replica; more are answered 429. One of several keys has a share of it."""
     timeout_s: float = Field(120, gt=0)
     """Seconds until a request that has not ended is answered 504, or its stream ended with an error."""
+    body_s: float = Field(10, gt=0)
+    """Seconds until a body that has not arrived is answered 408; it waits in no queue before."""
+    bodies: int = Field(256, ge=1)
+    """Bodies that arrive at once in one replica; more are answered 429."""
+    without_counts: Literal["share", "refuse"] = "share"
+    """While the ledger that counts the keys' limits for all replicas does not answer: `share` lets each replica count
+    alone, up to its part of each limit; `refuse` answers 503."""
 
 
 class ServeConfig(Section):
@@ -52,7 +59,9 @@ class ServeConfig(Section):
     max_batch_tokens: int = Field(16_384, ge=64)
     """Tokens of keys and values held for running requests, and of one prefill."""
     follow_s: float = Field(5.0, gt=0)
-    """Seconds between checks of the registry for an alias that has moved."""
+    """Seconds between checks of the registry for an alias that has moved; a key file is read twice as often."""
+    load_s: float = Field(900.0, gt=0)
+    """Seconds in which a model must load; one that does not is refused, and the version before it is still served."""
     replicas: tuple[int, int] = (1, 1)
     """Fewest and most replicas; between them Ray Serve scales by requests under way."""
     cpus_per_replica: float = Field(1.0, ge=0)

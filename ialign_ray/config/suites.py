@@ -6,7 +6,6 @@ fields are read by the class that the entry has as `config`.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -25,10 +24,10 @@ from pydantic_core import PydanticCustomError
 from ialign_ray.config.base import Section
 from ialign_ray.config.data import DataSource, Scalar
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
+from ialign_ray.config.slots import slots_of
 from ialign_ray.errors import ConfigError
 from ialign_ray.plugins import Extensible
 
-SLOT = re.compile(r"\{([a-z_]+)\}")
 TEXT = "text"
 """The slot of a suite whose rows hold one text."""
 
@@ -381,7 +380,7 @@ Suite = SerializeAsAny[
 
 
 def _check_slots(prompt: PromptConfig, needed: tuple[str, ...], allowed: tuple[str, ...] = ()) -> None:
-    found = SLOT.findall(prompt.text)
+    found = slots_of(prompt.text)
     if missing := [slot for slot in needed if slot not in found]:
         raise ValueError(
             f"prompt {prompt.name!r}: `text` lacks the slot {{{missing[0]}}}; put it where the sentence belongs"

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import GenerationConfig
 
-from ialign_ray.errors import ConfigError
+from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.inference.batching import (
     Tokens,
     check_prompts,
@@ -78,7 +78,7 @@ def generate(
     Raises:
         ConfigError: max_new_tokens below 1, a temperature below 0 or a top_p outside (0, 1].
         DataError: an empty prompt.
-        ModelError: prompt and answer do not fit the model's maximum positions.
+        ModelError: prompt and answer do not fit the model's maximum positions, or the model computes NaN.
     """
     if max_new_tokens < 1 or temperature < 0 or not 0 < top_p <= 1:
         raise ConfigError(
@@ -98,7 +98,9 @@ def generate(
     with _seeded(seed, device), read_only(model):
         for rows in token_batches(lengths, max_batch_tokens, same_length=alone):
             ids, mask = padded([prompts_ids[i] for i in rows], device, left=not seq2seq, fill=config.pad_token_id or 0)
-            out = inner.generate(input_ids=ids, attention_mask=mask, generation_config=config)
+            out = inner.generate(
+                input_ids=ids, attention_mask=mask, generation_config=config, logits_processor=[_check_finite]
+            )
             # `generate` returns the prompt with the answer, or a decoder's start token
             new = out[:, 1 if seq2seq else ids.shape[1] :].tolist()
             for i, answer in zip(rows, new):
@@ -144,6 +146,13 @@ def _config(
         pad_token_id=next(pad for pad in pads if pad is not None),
         decoder_start_token_id=start,
     )
+
+
+def _check_finite(_: Tensor, scores: Tensor) -> Tensor:
+    """Refuse logits without a number, whose argmax would be an answer like any other."""
+    if not scores.amax(-1).isfinite().all():  # a masked token may have -inf
+        raise ModelError("the model computes NaN or infinity; its training diverged, so use an earlier checkpoint")
+    return scores
 
 
 def _until(ids: list[int], ends: list[int] | None) -> list[int]:

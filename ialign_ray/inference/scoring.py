@@ -18,7 +18,6 @@ import copy
 import inspect
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import cast
 
 import numpy as np
@@ -173,9 +172,15 @@ class LabelTree:
     home: tuple[int, ...]
 
 
-@lru_cache(maxsize=1024)
+def _label_trees(sets: Sequence[tuple[tuple[int, ...], ...]]) -> list[LabelTree]:
+    # one for each distinct object: all prompts of a suite have one label set, and would each build the same tree; not
+    # kept between calls, since the labels of a request to a server may be as long as its body
+    made = {id(labels): labels for labels in sets}
+    trees = {key: _label_tree(labels) for key, labels in made.items()}
+    return [trees[id(labels)] for labels in sets]
+
+
 def _label_tree(labels: tuple[tuple[int, ...], ...]) -> LabelTree:
-    # cached, since all prompts of a suite have one label set and would each build the same tree
     distinct = sorted({label[:-1] for label in labels})
     # In sorted order whatever continues a stem follows it directly.
     stems = tuple(s for s, after in zip(distinct, [*distinct[1:], None]) if after is None or after[: len(s)] != s)
@@ -266,7 +271,7 @@ def _shared_prefix_batch(
 ) -> Floats:
     # on the left, so that all prompts end in the last column, behind which the cache is continued
     ids, mask = padded(prompts, device_of(model), left=True)
-    trees = [_label_tree(one) for one in sets]
+    trees = _label_trees(sets)
     # one-token labels are read from the prompt's own logits: then no keys and values are kept
     branches = any(stem for tree in trees for stem in tree.stems)
     cache = DynamicCache(config=base_model(model).config) if branches else None
@@ -333,7 +338,7 @@ def _encoder_decoder_batch(
     model: nn.Module, prompts: Sequence[Tokens], sets: Sequence[tuple[tuple[int, ...], ...]], budget: int
 ) -> Floats:
     ids, mask = padded(prompts, device_of(model))
-    trees = [_label_tree(one) for one in sets]
+    trees = _label_trees(sets)
     # Decoders need no cache here: the dear part that labels share is the encoder's states, computed once a prompt.
     start = cast("int", decoder_start(model))
     states = base_model(model).get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state

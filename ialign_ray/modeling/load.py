@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
+import re
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -17,8 +19,14 @@ from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.architecture import auto_class, is_encoder_decoder
 from ialign_ray.modeling.attention import attention_kernel
+from ialign_ray.modeling.patterns import check_patterns
 from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
 from ialign_ray.pocket import POCKET, pocket_file
+
+_UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
+"""What libraries raise for files that are missing, damaged, or pickles that hold more than tensors."""
+_LARGEST_VOCABULARY_GROWTH = 100_000
+"""Most new rows of the embeddings that an adapter may bring."""
 
 
 def model_location(identifier: str) -> str:
@@ -189,13 +197,27 @@ def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any
     import peft
 
     base = load_base(settings)
+    config = adapter_config(folder)
     try:
-        resize_rows(base, _rows_needed(folder))
+        _check_adapter(config, base, folder)
+        resize_rows(base, _rows_needed(config))
         model = peft.PeftModel.from_pretrained(base, str(folder))
-    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+    except (*_UNLOADABLE, TypeError, AttributeError, re.error) as error:
         raise ModelError(f"adapter {folder} does not load onto {settings.id!r}: {_first_line(error)}") from error
     own = (folder / "tokenizer_config.json").exists()
     return model.eval(), load_tokenizer(settings, str(folder) if own else None)
+
+
+def check_finite(model: nn.Module, where: str) -> None:
+    """Raise ModelError if a weight is NaN or infinite; `where` is the model's folder or hub id."""
+    for name, weight in model.named_parameters():
+        checked = weight.detach() if weight.is_floating_point() else weight.new_zeros(1)
+        # the extremes of a tensor with NaN are NaN; a mask of its size would double the largest weight
+        if checked.numel() and not all(extreme.isfinite() for extreme in checked.aminmax()):
+            raise ModelError(
+                f"{name} of {where} holds NaN or infinity; the training diverged or the file is damaged, so "
+                "use an earlier checkpoint or export it again"
+            )
 
 
 def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
@@ -214,9 +236,42 @@ def merge(model: Any) -> Any:
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
-def _rows_needed(adapter: Path) -> int:
+def adapter_config(folder: Path) -> dict[str, Any]:
+    """The adapter's `adapter_config.json`. Raises ModelError if it is missing or no JSON object."""
+    file = folder / "adapter_config.json"
+    if not file.is_file():
+        raise ModelError(f"{folder} holds no adapter_config.json; name the folder of a PEFT adapter.")
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ModelError(f"{file.name} of {folder} cannot be read: {_first_line(error)}") from error
+    if not isinstance(config, dict):
+        raise ModelError(f"{file.name} of {folder} cannot be read: it holds no JSON object")
+    return config
+
+
+def _check_adapter(config: dict[str, Any], base: nn.Module, folder: Path) -> None:
+    """Refuse what would make PEFT allocate or match without end, by a file of a few bytes."""
+    check_patterns(config, [name for name, _ in base.named_modules()], folder)
+    largest = max((_smaller_side(m) for m in base.modules() if is_matrix(m)), default=0)
+    ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
+    if too_large := [rank for rank in ranks if isinstance(rank, int) and rank > largest]:
+        raise ModelError(
+            f"adapter {folder} has rank {max(too_large)}, but no layer of its base has a side above {largest}; "
+            "it belongs to another base, or is damaged"
+        )
+    if config.get("layer_replication"):
+        raise ModelError(f"adapter {folder} has layer_replication, which repeats layers; merge it into its base first")
+    rows = int(cast("Any", base).get_input_embeddings().weight.shape[0])
+    if (needed := _rows_needed(config)) > rows + _LARGEST_VOCABULARY_GROWTH:
+        raise ModelError(
+            f"adapter {folder} trains row {needed - 1} of the embeddings, and its base has {rows}; it belongs to "
+            "another base, or is damaged"
+        )
+
+
+def _rows_needed(config: dict[str, Any]) -> int:
     """Rows that the base's embeddings must have for an adapter with trained rows; 0 without."""
-    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
     trained = config.get("trainable_token_indices") or {}
     every = [trained] if isinstance(trained, list) else trained.values()
     return max((i + 1 for rows in every for i in rows), default=0)
@@ -250,7 +305,7 @@ def _from_pretrained(loader: Any, settings: ModelSettings, location: str | None,
                 trust_remote_code=settings.trust_remote_code,
                 **extra,
             )
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError, SafetensorError) as error:
+    except (*_UNLOADABLE, ImportError) as error:
         raise ModelError(
             f"model.id {where!r} cannot be loaded ({_first_line(error)}); name a hub id that this machine can "
             "reach, or a folder with config.json, weights and tokenizer"

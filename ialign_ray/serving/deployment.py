@@ -7,7 +7,6 @@ import logging
 import os
 import re
 import socket
-import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator, Mapping
@@ -25,6 +24,7 @@ from ialign_ray.config.load import serve_settings
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ClusterError, ConfigError, ModelError
 from ialign_ray.registry.store import registry_uri
+from ialign_ray.serving.shared_ledger import SharedLedger, check_followed, close_internal_port, follow_keys, open_log
 
 APPLICATION = "ialign"
 _SPARE = 32
@@ -36,19 +36,29 @@ _QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the API 
 class Replica:
     """One process with the models in memory and the HTTP API in front of them."""
 
-    async def __init__(self, settings: dict[str, Any], registry: str) -> None:  # type: ignore[misc]  # Serve awaits it
-        """Load the models of `serve.models`. Serve reports a failure and retries."""
-        from ialign_ray.serving.api import check_exposure, keys_of
+    async def __init__(  # type: ignore[misc]  # Serve awaits it
+        self, settings: dict[str, Any], registry: str, ledger: Any = None
+    ) -> None:
+        """Load the models of `serve.models`. Serve reports a failure and retries.
+
+        `ledger`: handle of the `SharedLedger` that counts for all replicas; without it this one counts alone.
+        """
+        from ialign_ray.serving.api import KeyLedger, LocalCounter, SharedCounter, check_exposure, keys_of
         from ialign_ray.serving.engine import open_engine
         from ialign_ray.serving.model_library import ModelLibrary
 
-        _open_log()
+        open_log()
         close_internal_port()
         self._settings = ServeConfig.model_validate(settings)
         self._keys = keys_of(self._settings)
         host, _ = await asyncio.to_thread(listening)
         # again, with the proxy's own host: an application file sets it in http_options, not in `serve.host`
         check_exposure(self._settings.model_copy(update={"host": host}), self._keys)
+        if self._keys is not None:
+            own = KeyLedger(self._keys, part=1 / self._settings.replicas[1] if ledger else 1.0)
+            self._following_keys = follow_keys(self._settings, own)
+            lost = own if self._settings.limits.without_counts == "share" else None
+            self._counter = SharedCounter(ledger, lost) if ledger else LocalCounter(own)
         self._library = ModelLibrary(self._settings, registry, open_engine)
         await self._library.start()
 
@@ -56,10 +66,11 @@ class Replica:
         """Return the API over the loaded models; called by Ray Serve after `__init__`."""
         from ialign_ray.serving.api import build_app
 
-        return build_app(self._library, self._settings, self._keys)
+        return build_app(self._library, self._settings, self._keys, getattr(self, "_counter", None))
 
     async def check_health(self) -> None:
         """Raise if the replica must be replaced; Ray Serve calls this every few seconds."""
+        check_followed(getattr(self, "_following_keys", None))
         self._library.check()
 
     async def __del__(self) -> None:
@@ -82,7 +93,8 @@ def application(settings: ServeConfig, registry: str) -> serve.Application:
     """Build the application from validated settings. Raises ConfigError if other hosts could use it without a key."""
     from ialign_ray.serving.api import check_exposure, keys_of
 
-    check_exposure(settings, keys_of(settings))
+    keys = keys_of(settings)
+    check_exposure(settings, keys)
     if settings.engine == "vllm":
         from ialign_ray.serving.vllm import vllm_application
 
@@ -91,7 +103,13 @@ def application(settings: ServeConfig, registry: str) -> serve.Application:
     paths = {"keys": settings.keys and str(Path(settings.keys).absolute()), "models": models}
     absolute = settings.model_copy(update=paths)  # a replica's working directory is where Ray was started
     deployment = serve.deployment(name="models", **options(settings))(Replica)
-    return deployment.bind(absolute.model_dump(mode="json"), registry_uri(registry))
+    plain = absolute.model_dump(mode="json")
+    if keys is None or settings.replicas[1] == 1:
+        return deployment.bind(plain, registry_uri(registry))
+    env = {"env_vars": options(settings)["ray_actor_options"]["runtime_env"]["env_vars"]}
+    one = {"num_replicas": 1, "ray_actor_options": {"num_cpus": 0, "runtime_env": env}, "max_ongoing_requests": 10_000}
+    ledger = serve.deployment(name="keys", health_check_period_s=5.0, logging_config=_QUIET, **one)(SharedLedger)
+    return deployment.bind(plain, registry_uri(registry), ledger.bind(plain))
 
 
 def options(settings: ServeConfig) -> dict[str, Any]:
@@ -109,7 +127,8 @@ def options(settings: ServeConfig) -> dict[str, Any]:
             # key hashes and cache of the deploying process: the cluster may have been started without them
             "runtime_env": {"env_vars": {k: v for k, v in os.environ.items() if k.startswith("IALIGN_")}},
         },
-        "max_ongoing_requests": settings.limits.queue + _SPARE,
+        # bodies that arrive take no place in the queue, which the replica keeps
+        "max_ongoing_requests": settings.limits.queue + settings.limits.bodies + _SPARE,
         "max_queued_requests": settings.limits.queue,
         "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
         "graceful_shutdown_timeout_s": settings.drain_s + 5.0,  # the library closes within what is left
@@ -138,7 +157,9 @@ def running(
             _check_alone()
         http = {"host": settings.host, "port": settings.port}
         others = _serving()
-        serve.start(proxy_location="HeadOnly", http_options=http, logging_config=_QUIET)
+        # where replicas may be on several hosts, each of these answers, whichever proxy dies
+        location = "EveryNode" if settings.replicas[1] > 1 else "HeadOnly"
+        serve.start(proxy_location=location, http_options=http, logging_config=_QUIET)
         try:
             _deploy(built)
             url = url_of(*listening())
@@ -231,27 +252,3 @@ def _check_room(settings: ServeConfig, resources: Mapping[str, float]) -> None:
                 f"serve.replicas {settings.replicas[0]} with {each:g} {name}s each need {needed:g}, but the cluster "
                 f"has {there:g}; lower serve.replicas or serve.{name.lower()}s_per_replica"
             )
-
-
-def close_internal_port() -> None:
-    """Bind the port by which Serve's replicas call each other to a socket that only this user can open.
-
-    Ray (2.60) opens it in every replica, on all interfaces and without a token, and unpickles what anybody sends:
-    whoever reaches the port runs code. Nothing of ours uses it, since the proxy calls replicas through Ray. Call this
-    in the replica's constructor, after which Serve opens the port.
-    """
-    from ray.serve._private import replica
-
-    socket_file = Path(tempfile.mkdtemp(prefix="ialign-")) / "replica"  # in a folder of mode 0700
-    replica.add_port_to_grpc_server = lambda server, _: server.add_insecure_port(f"unix:{socket_file}")
-
-
-def _open_log() -> None:
-    """Write our messages to the replica's stderr, which Ray copies to its log and to the terminal of `ialign serve`."""
-    ours = logging.getLogger("ialign_ray")
-    if not ours.handlers:
-        handler = logging.StreamHandler()
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        ours.addHandler(handler)
-    ours.setLevel(logging.INFO)
-    ours.propagate = False

@@ -19,6 +19,7 @@ from ialign_ray.serving.model_sources import (
     ModelSource,
     Named,
     bases,
+    fetched,
     from_version,
     locate,
     version_info,
@@ -216,7 +217,7 @@ class ModelLibrary:
         """Fetch the files of a version again if they are damaged or gone."""
         if source.version is None:
             return source
-        folder = self._registry.fetch(source.version)
+        folder = fetched(self._registry, source.version)
         return source if source.folder is None else replace(source, folder=folder / source.folder.name)
 
     def _settle(self) -> None:

@@ -7,13 +7,18 @@ import itertools
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Coroutine
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from ialign_ray.config.serve import ServeConfig
+from ialign_ray.errors import ModelError
 from ialign_ray.modeling.load import load_config, load_tokenizer
+from ialign_ray.serving.bounded import in_thread
+from ialign_ray.serving.chat_template import template_of
 from ialign_ray.serving.model_sources import ModelSource
 from ialign_ray.serving.protocol import Engine, Served
 from ialign_ray.tokens.encode import Encoder
@@ -70,6 +75,9 @@ class EnginePool:
         self._locks: defaultdict[Weights, asyncio.Lock] = defaultdict(asyncio.Lock)
         self._released = asyncio.Event()
         self._clock = itertools.count(1)
+        self._left: defaultdict[Key, list[Future[Any]]] = defaultdict(list)
+        """Threads of loads that took too long."""
+        self._cleaning: set[asyncio.Task[None]] = set()
         self.keep: Collection[Key] = ()
         """Keys of the models to keep in memory; unloaded last."""
 
@@ -122,31 +130,58 @@ class EnginePool:
         await asyncio.gather(*(self._close(weights, grace) for weights in list(self._engines)))
 
     async def _load(self, source: ModelSource, beside: bool) -> None:
-        async with self._locks[source.weights]:
-            source = await asyncio.to_thread(self._fresh, source)
-            opened = self._engines.get(source.weights) or await self._open(source)
-            adapter = source.id if source.kind == "adapter" else None
-            served = await asyncio.to_thread(_served, source, opened, adapter)
-            if adapter is not None and source.folder is not None:
-                await self._make_room(source.weights, self._settings.max_adapters + (1 if beside else 0))
-                await opened.engine.load(adapter, source.folder)
-            self._loaded[source.key] = Loaded(source, served, source.weights, used=next(self._clock))
+        seconds = self._settings.load_s
+        try:
+            async with asyncio.timeout(seconds), self._locks[source.weights]:
+                await self._load_alone(source, beside)
+        except TimeoutError as error:
+            raise ModelError(
+                f"{source.id} did not load within {seconds:g} s (serve.load_s); look at its files, or allow more time"
+            ) from error
         log.info("loaded %s", source.id)
 
-    async def _open(self, source: ModelSource) -> Opened:
+    async def _load_alone(self, source: ModelSource, beside: bool) -> None:
+        left = self._left[source.key]
+        left[:] = [thread for thread in left if not thread.done()]
+        if left:  # a second attempt would hang beside the first, and a third beside both
+            raise ModelError(f"{source.id} did not load in time, and the attempt has not ended; look at its files")
+        source = await in_thread(partial(self._fresh, source), left)
+        opened = self._engines.get(source.weights) or await self._open(source, left)
+        adapter = source.id if source.kind == "adapter" else None
+        served = await in_thread(partial(_served, source, opened, adapter), left)
+        if adapter is not None and source.folder is not None:
+            await self._make_room(source.weights, self._settings.max_adapters + (1 if beside else 0))
+            await self._load_adapter(opened.engine, adapter, source.folder)
+        self._loaded[source.key] = Loaded(source, served, source.weights, used=next(self._clock))
+
+    async def _load_adapter(self, engine: Engine, adapter: str, folder: Path) -> None:
+        """Load an adapter into its engine; one that is there too late is unloaded again."""
+        loading = asyncio.create_task(engine.load(adapter, folder))
+        try:
+            await asyncio.shield(loading)
+        except asyncio.CancelledError:
+
+            def unload(done: asyncio.Task[None]) -> None:
+                if not done.cancelled() and done.exception() is None:
+                    self._later(engine.unload(adapter))
+
+            loading.add_done_callback(unload)
+            raise
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._cleaning.add(task)  # a task that nobody refers to may vanish
+        task.add_done_callback(self._cleaning.discard)
+
+    async def _open(self, source: ModelSource, left: list[Future[Any]]) -> Opened:
         settings, folder = source.settings, source.folder if source.kind == "full" else None
         serve = self._settings
-        config = await asyncio.to_thread(load_config, settings, _folder_with(folder, "config.json"))
-        tokenizer = await asyncio.to_thread(load_tokenizer, settings, _folder_with(folder, _TOKENIZER))
-        engine = await asyncio.to_thread(
-            self._open_engine,
-            settings,
-            folder,
-            max_batch=serve.max_batch,
-            max_batch_tokens=serve.max_batch_tokens,
-            queue=serve.limits.queue,
-            max_adapters=serve.max_adapters + 1,
-        )
+        config = await in_thread(partial(load_config, settings, _folder_with(folder, "config.json")), left)
+        tokenizer = await in_thread(partial(load_tokenizer, settings, _folder_with(folder, _TOKENIZER)), left)
+        sizes = {"max_batch": serve.max_batch, "max_batch_tokens": serve.max_batch_tokens}
+        sizes |= {"queue": serve.limits.queue, "max_adapters": serve.max_adapters + 1}
+        opening = partial(self._open_engine, settings, folder, **sizes)
+        engine = await in_thread(opening, left, drop=lambda late: self._later(late.close(0)))
         opened = self._engines[source.weights] = Opened(engine, config, tokenizer)
         return opened
 
@@ -196,20 +231,20 @@ class EnginePool:
 def _served(source: ModelSource, opened: Opened, adapter: str | None) -> Served:
     own = _folder_with(source.folder, _TOKENIZER) if adapter else None
     tokenizer = load_tokenizer(source.settings, own) if own else opened.tokenizer
+    settings, seq2seq = source.settings, bool(getattr(opened.config, "is_encoder_decoder", False))
+    encoder = Encoder.of(tokenizer, settings.chat, settings.separator, _UNBOUNDED, _UNBOUNDED, seq2seq=seq2seq)
+    template = template_of(tokenizer) if encoder.chat else None
+    if template is not None:
+        template.check(source.id)
+        encoder = replace(encoder, render=template.render)
     return Served(
         id=source.id,
         engine=opened.engine,
         adapter=adapter,
-        encoder=Encoder.of(
-            tokenizer,
-            source.settings.chat,
-            source.settings.separator,
-            _UNBOUNDED,
-            _UNBOUNDED,
-            seq2seq=bool(getattr(opened.config, "is_encoder_decoder", False)),
-        ),
+        encoder=encoder,
         max_positions=getattr(opened.config.get_text_config(), "max_position_embeddings", None),
         experiment=source.experiment,
+        threads=template.threads if template is not None else None,
     )
 
 

@@ -19,7 +19,7 @@ from ialign_ray.registry.run_evidence import beside_base, search_of
 from ialign_ray.registry.store import Registry, Version
 from ialign_ray.serving.engine.adapter_files import UNLIKE_LORA
 from ialign_ray.serving.protocol import Kind, ModelInfo
-from ialign_ray.storage import MANIFEST, read_json
+from ialign_ray.storage import MANIFEST, cache_folder, read_json
 from ialign_ray.training.runs import MODEL, model_folder, run_experiment
 
 BASE = "base"
@@ -89,11 +89,20 @@ def from_version(registry: Registry, name: str, number: int) -> ModelSource:
     Raises RegistryError if it does not exist or the registry is unreachable, ModelError if its files are damaged.
     """
     version = registry.version(name, number)
+    return version_source(version, fetched(registry, version))
+
+
+def fetched(registry: Registry, version: Version) -> Path:
+    """Return a verified local copy of a version's folder. Raises ModelError if it is damaged or the disk takes none."""
     try:
-        folder = registry.fetch(version)
+        return registry.fetch(version)
     except RegistryError as error:
         raise ModelError(str(error)) from error
-    return version_source(version, folder)
+    except OSError as error:
+        raise ModelError(
+            f"{version.title}: its files cannot be copied to {cache_folder()} ({error.strerror or error}); free space "
+            "there, or name another folder in IALIGN_CACHE"
+        ) from error
 
 
 def version_source(version: Version, folder: Path) -> ModelSource:

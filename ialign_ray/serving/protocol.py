@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -27,6 +28,10 @@ class UnknownModelError(IalignError):
 
 class EngineError(IalignError):
     """The engine failed or stopped while it computed; nothing is wrong with the request, which may be sent again."""
+
+
+class NotANumberError(IalignError):
+    """The model computed NaN or infinity for this request; the same request to the same model fails again."""
 
 
 @dataclass(frozen=True)
@@ -86,8 +91,8 @@ class Engine(Protocol):
 
     Every call names the adapter by the key it was loaded under; None is the base itself. A call raises `BusyError` if
     the queue is full, `ModelError` if a prompt and its answer do not fit, `UnknownModelError` if the adapter is not
-    loaded, and `EngineError` if the engine failed. Cancelling the task, or closing the iterator (`aclose`), takes the
-    request out of its batch.
+    loaded, `NotANumberError` if the model computes NaN for it, and `EngineError` if the engine failed. Cancelling the
+    task, or closing the iterator (`aclose`), takes the request out of its batch.
     """
 
     def stream(
@@ -138,6 +143,8 @@ class Served:
     """Most tokens of prompt and answer together; None if the model has no limit."""
     experiment: Any = None
     """`ialign_ray.config.Experiment` that trained it; None for a base without one."""
+    threads: Executor | None = None
+    """Thread in which its chat template is rendered; None if it has none."""
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from ialign_ray.errors import ConfigError
+from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.tasks.alignment import FALLBACK, TASKS, DrawContext
 from ialign_ray.tasks.negatives import Negatives, Pair
 from ialign_ray.tasks.noise import Noise
@@ -60,8 +60,6 @@ def render(
     spoken = {slot: names(code, wording.language) for slot, code in drawn.languages.items()}
     try:
         prompt, spans = fill(template.input, drawn.sentences, spoken)
-    except KeyError as error:
-        raise ConfigError(
-            f"tasks.mix: task {task!r} draws nothing for the slot {error} of template {template.id!r}; mend its `draw`"
-        ) from error
+    except DataError as error:
+        raise ConfigError(f"tasks.mix: task {task!r} and its template {template.id!r}: {error}") from error
     return Example(prompt, drawn.target, spans, task, f"{wording.name}/{template.id}")

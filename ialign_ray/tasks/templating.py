@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any, Self
 
 import yaml
@@ -19,12 +19,14 @@ from pydantic import (
 )
 
 from ialign_ray.config import Experiment
+from ialign_ray.config.slots import BRACES, find_slots, slots_of
 from ialign_ray.config.tasks import resolve_mix
-from ialign_ray.errors import ConfigError
+from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.languages import display_name
 from ialign_ray.tasks.alignment import FALLBACK, TASKS
 
-_SLOT = re.compile(r"\{([^{}]*)\}")
+MOST_CHARACTERS = 10_000_000
+"""Longest text that `fill` makes."""
 
 
 class Template(BaseModel):
@@ -76,14 +78,14 @@ class TemplateSet(BaseModel):
                 if template.id in seen:
                     raise ValueError(f"{where}: the id is used twice; give each template its own")
                 seen.add(template.id)
-                slots = _SLOT.findall(template.input)
+                slots_of(template.input)  # refuses too many of them
+                slots = BRACES.findall(template.input)
                 for slot in required:
                     if slots.count(slot) != 1:
                         raise ValueError(f"{where} needs the slot {{{slot}}} exactly once")
                 for slot in slots:
                     if slot not in known:
-                        use = ", ".join(f"{{{s}}}" for s in known)
-                        raise ValueError(f"{where} has an unknown slot {{{slot}}}; use {use}")
+                        raise ValueError(f"{where} has an unknown slot {{{slot}}}; use {_listed(known)}")
         if set(self.answers) != {True, False}:
             raise ValueError("answers needs a word for both true and false")
         return self
@@ -165,10 +167,15 @@ def _sentence(error: Any) -> str:
     return f"{field} is {error['input']!r}; {str(error['msg'])[:1].lower()}{str(error['msg'])[1:]}"
 
 
-def fill(text: str, sentences: Mapping[str, str], names: Mapping[str, str]) -> tuple[str, tuple[tuple[int, int], ...]]:
+def fill(
+    text: str, sentences: Mapping[str, str], names: Mapping[str, str] = MappingProxyType({})
+) -> tuple[str, tuple[tuple[int, int], ...]]:
     """Fill all slots in one pass; returns the text and the character ranges of the sentences in it.
 
     One pass means that a sentence which itself contains `{source}` stays as it is.
+
+    Raises:
+        DataError: an unknown slot, or more than `MOST_CHARACTERS`, which are counted before the text is made.
     """
     parts: list[str] = []
     spans: list[tuple[int, int]] = []
@@ -178,17 +185,29 @@ def fill(text: str, sentences: Mapping[str, str], names: Mapping[str, str]) -> t
         nonlocal length
         parts.append(part)
         length += len(part)
+        if length > MOST_CHARACTERS:
+            raise DataError(
+                f"a prompt with its texts has more than {MOST_CHARACTERS:,} characters; shorten the text, or use its "
+                "slot fewer times"
+            )
 
-    for slot in _SLOT.finditer(text):
+    for slot in find_slots(text):
         add(text[at : slot.start()])
         at = slot.end()
         if slot[1] in sentences:
             spans.append((length, length + len(sentences[slot[1]])))
             add(sentences[slot[1]])
-        else:
+        elif slot[1] in names:
             add(names[slot[1]])
+        else:
+            known = _listed({**sentences, **names}) or "none"
+            raise DataError(f"there is no text for the slot {{{slot[1][:64]}}} of the prompt; the slots are {known}")
     add(text[at:])
     return "".join(parts), tuple(spans)
+
+
+def _listed(slots: Iterable[str]) -> str:
+    return ", ".join(f"{{{slot}}}" for slot in slots)
 
 
 def language_names(experiment: Experiment, templates: list[TemplateSet]) -> dict[str, dict[str, str]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from ialign_ray.errors import ModelError
@@ -36,6 +37,8 @@ class Encoder:
     lead: str = ""
     """Text before an answer, tokenised with it: the space of a separator that a byte-level tokenizer joins to the word
     after it (GPT-2 and BLOOM have a token ` positive`; a lone space and `positive` is a sequence they never saw)."""
+    render: Callable[[Sequence[Mapping[str, str]]], str] | None = field(default=None, compare=False, repr=False)
+    """Renders turns by the chat template up to the answer; None calls the tokenizer, in this process."""
 
     @classmethod
     def of(
@@ -64,8 +67,14 @@ class Encoder:
         """Ids of a request, up to where the answer begins."""
         if not self.chat:
             return list(self.tokenizer(text + self.separator)["input_ids"])
-        turns = [{"role": "user", "content": text}]
-        rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
+        return self.conversation([{"role": "user", "content": text}])
+
+    def conversation(self, turns: Sequence[Mapping[str, str]]) -> list[int]:
+        """Ids of a conversation (`role` and `content` of each turn) by the chat template, up to the answer."""
+        if self.render is not None:
+            rendered = self.render(turns)
+        else:
+            rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         # the template has written the special tokens already
         return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 

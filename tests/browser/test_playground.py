@@ -18,8 +18,8 @@ from ialign_ray.config import override
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.registry.promotion import promote_run
 from ialign_ray.serving.api import build_app
-from ialign_ray.serving.api.auth import KeyRing, new_key
 from ialign_ray.serving.engine import open_engine
+from ialign_ray.serving.keys import KeyRing, new_key
 from ialign_ray.serving.model_library import ModelLibrary
 from ialign_ray.storage import write_json
 

@@ -1,10 +1,13 @@
 """A deployed champion: real HTTP through Ray Serve, two replicas, promotions and faults while clients ask."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import socket
 import threading
+import time
 
 import httpx2 as httpx
 import openai
@@ -191,6 +194,27 @@ def test_a_killed_controller_is_not_noticed_by_clients(champion):
     assert load.lost == []
     assert load.mixed(texts) == []
     print(f"controller killed: {len(load.answers)} requests, 0 failed")
+
+
+def test_the_port_is_open_again_soon_after_its_proxy_died(champion):
+    texts = champion.texts()
+    (proxy,) = processes("ProxyActor")
+    url, gap = httpx.URL(champion.url), 0.0
+    with Load(champion.url, 4, retries=9) as load:
+        until(lambda: len(load.answers) > 20)
+        begin = time.monotonic()
+        proxy.send_signal(signal.SIGKILL)
+        while not gap:
+            with contextlib.suppress(OSError), socket.create_connection((url.host, url.port), 1):
+                gap = time.monotonic() - begin if proxy.pid not in psutil.pids() else 0.0
+            time.sleep(0.05)
+        so_far = len(load.answers)
+        until(lambda: len(load.answers) > so_far + 50)
+    failed = len(load.failures)
+    print(f"proxy killed: open after {gap:.1f} s; {len(load.answers)} requests, {failed} failed at first")
+    assert gap < 15
+    assert load.lost == []
+    assert load.mixed(texts) == []
 
 
 def test_models_that_are_served_already_are_not_replaced(champion):

@@ -15,8 +15,9 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.evaluation.metrics.retrieval import ranks, surface_ranks
-from ialign_ray.evaluation.suites.load import fill, text_column
+from ialign_ray.evaluation.suites.load import text_column
 from ialign_ray.inference.calibration import CONTENT_FREE, label_values
+from ialign_ray.tasks.templating import fill
 
 if TYPE_CHECKING:  # torch, which reading predictions does not need
     from ialign_ray.evaluation.scoring.scorer import Scorer
@@ -75,7 +76,7 @@ class LabelUnit(Unit):
         return frame
 
     def _asked(self, texts: Sequence[str]) -> str:
-        return fill(self.text, dict(zip(self.slots, texts, strict=True)))
+        return fill(self.text, dict(zip(self.slots, texts, strict=True)))[0]
 
 
 @dataclass(frozen=True)

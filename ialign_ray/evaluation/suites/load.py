@@ -17,12 +17,13 @@ from ialign_ray.config import (
     SuiteSource,
     TranslationSuite,
 )
-from ialign_ray.config.suites import SLOT, TEXT, columns_of
+from ialign_ray.config.suites import TEXT, columns_of
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
 from ialign_ray.languages import display_name
 from ialign_ray.tasks.replay import instructions
+from ialign_ray.tasks.templating import fill
 
 FOLDS = 5
 """Parts of a suite without training rows; the baselines of each learn from the others."""
@@ -114,7 +115,7 @@ def translation_rows(suite: TranslationSuite, experiment: Experiment, prompt: Pr
     for source, target in suite.pairs:
         pairs = limited(suite, aligned(suite, found, source, target))
         names = {f"{side}_language": _called(code, prompt, experiment) for side, code in zip(_SIDES, (source, target))}
-        asked = [fill(prompt.text, names | {"source": text}) for text in pairs["first"]]
+        asked = [fill(prompt.text, {"source": text}, names)[0] for text in pairs["first"]]
         made.append(
             pd.DataFrame(
                 {
@@ -184,11 +185,6 @@ def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
     if not rows:
         raise DataError(f"suite {suite.name!r} ({suite.origin}) holds no instruction with inputs and targets")
     return pd.DataFrame(rows)
-
-
-def fill(template: str, slots: dict[str, str]) -> str:
-    """Fill slots in one pass, so that a text that contains a slot's name stays as it is."""
-    return SLOT.sub(lambda m: slots.get(m[1], m[0]), template)
 
 
 ROW = "_row"

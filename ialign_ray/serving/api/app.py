@@ -11,9 +11,10 @@ from starlette.middleware import Middleware
 
 from ialign_ray.config.serve import LimitsConfig, ServeConfig
 from ialign_ray.serving.api import chat, classify, completions, errors, middleware, models, pages, translate
-from ialign_ray.serving.api.auth import KeyRing
 from ialign_ray.serving.api.middleware import PROTECTED, ApiMiddleware
 from ialign_ray.serving.api.state import Service
+from ialign_ray.serving.keys import KeyRing
+from ialign_ray.serving.ledger import KeyLedger, LimitCounter, LocalCounter
 from ialign_ray.version import __version__
 
 if TYPE_CHECKING:  # it brings MLflow, which the API itself does not need
@@ -32,13 +33,17 @@ class _Api(FastAPI):
         return self.openapi_schema
 
 
-def build_app(library: ModelLibrary, settings: ServeConfig, keys: KeyRing | None) -> FastAPI:
+def build_app(
+    library: ModelLibrary, settings: ServeConfig, keys: KeyRing | None, counter: LimitCounter | None = None
+) -> FastAPI:
     """The application; `app.state.service` is what its routes share.
 
     With `keys` every request to a model must carry one. Without, everybody who reaches the port is served: see
-    `check_exposure`.
+    `check_exposure`. `counter` knows the keys and counts their requests; by default for this process alone.
     """
-    service = Service(library, settings, keys)
+    if keys is not None and counter is None:
+        counter = LocalCounter(KeyLedger(keys))
+    service = Service(library, settings, counter)
     # FastAPI's own documentation pages load scripts from other hosts, which a server without network cannot reach.
     app = _Api(
         title="ialign_ray",
@@ -63,9 +68,9 @@ def _document(app: FastAPI, service: Service) -> dict[str, Any]:
     for path, methods in found["paths"].items():
         for operation in methods.values():
             operation["responses"].pop("422", None)
-            if service.keys is not None and path.startswith(PROTECTED):
+            if service.counter is not None and path.startswith(PROTECTED):
                 operation["security"] = [{"key": []}]
-    if service.keys is not None:
+    if service.counter is not None:
         found["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     for field, keyword, most in _limits(service.limits):
         for schema in schemas.values():

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ialign_ray.serving.api.errors import ASKING
-from ialign_ray.serving.api.prompts import chat_prompt, tokenised
+from ialign_ray.serving.api.prompts import chat_prompt
 from ialign_ray.serving.api.request import Call, TheCall, bounded
 from ialign_ray.serving.api.respond import (
     Ask,
+    Whole,
     about,
     as_events,
     as_json,
     ask,
     begun,
     check_count,
+    check_scores,
     collect,
     new_tokens,
     sampling,
@@ -54,15 +56,23 @@ async def chat(body: ChatRequest, request: Request, call: TheCall, service: TheS
     async with bounded(request):
         check_count(body.n or 1, service.limits, "n")
         served = await service.open(call, body.model)
-        prompt = await tokenised(call, served, lambda: chat_prompt(served, body.messages))
+        prompt = await service.tokenised(call, served, lambda tokeniser: chat_prompt(tokeniser, body.messages))
         longest = new_tokens(served, prompt, body.longest, service.limits)
         top = (body.top_logprobs or 0) if body.logprobs else None
+        check_scores((body.n or 1) * longest, top, "top_logprobs")
         asks = [Ask(prompt, sampling(body, longest, TEMPERATURE, i, top)) for i in range(body.n or 1)]
         call.tokens_in = len(prompt)
+        await service.reserve(call, len(prompt) + longest * len(asks))
         if body.stream:
             pieces = await begun(ask(call, served, asks))
             return as_events(call, _chunks(call, served, pieces, body))
         found = await collect(call, served, asks)
+        if top is None:
+            return as_json(_whole(call, served, body, found))
+        return await service.beside(call, lambda: as_json(_whole(call, served, body, found)))
+
+
+def _whole(call: Call, served: Served, body: ChatRequest, found: Sequence[Whole]) -> ChatCompletion:
     choices = [
         ChatChoice(
             index=index,
@@ -73,7 +83,7 @@ async def chat(body: ChatRequest, request: Request, call: TheCall, service: TheS
         for index, answer in enumerate(found)
     ]
     usage = Usage.of(call.tokens_in, call.tokens_out)
-    return as_json(ChatCompletion(**about(call, served, "chatcmpl"), choices=choices, usage=usage))
+    return ChatCompletion(**about(call, served, "chatcmpl"), choices=choices, usage=usage)
 
 
 async def _chunks(

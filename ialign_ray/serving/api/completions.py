@@ -11,7 +11,7 @@ from fastapi.responses import Response
 
 from ialign_ray.serving.api.chat import EVENTS, TEMPERATURE
 from ialign_ray.serving.api.errors import ASKING, wrong
-from ialign_ray.serving.api.prompts import known_ids, read, tokenised
+from ialign_ray.serving.api.prompts import known_ids
 from ialign_ray.serving.api.request import Call, TheCall, bounded
 from ialign_ray.serving.api.respond import (
     Ask,
@@ -23,6 +23,7 @@ from ialign_ray.serving.api.respond import (
     begun,
     check_count,
     check_length,
+    check_scores,
     collect,
     new_tokens,
     sampling,
@@ -31,6 +32,7 @@ from ialign_ray.serving.api.respond import (
 from ialign_ray.serving.api.responses import Choice, Completion, Logprobs, Usage
 from ialign_ray.serving.api.schemas import CompletionRequest
 from ialign_ray.serving.api.state import Service, TheService
+from ialign_ray.serving.api.tokeniser import Tokeniser
 from ialign_ray.serving.api.tokens import Offsets, logprobs, pieces_of
 from ialign_ray.serving.protocol import Served, TextDelta, TokenScore
 
@@ -50,39 +52,46 @@ class Prompted:
 async def complete(body: CompletionRequest, request: Request, call: TheCall, service: TheService) -> Response:
     """Continue texts."""
     async with bounded(request):
+        given = _given(body)
+        check_count(len(given) * (body.n or 1), service.limits, "prompt")
         served = await service.open(call, body.model)
-        prompts = await tokenised(call, served, lambda: _prompts(served, body))
-        check_count(len(prompts) * (body.n or 1), service.limits, "prompt")
+        prompts = await service.tokenised(call, served, lambda tokeniser: [_prompted(tokeniser, one) for one in given])
         asks = _asks(served, prompts, body, service)
         call.tokens_in = sum(len(prompt.ids) for prompt in prompts)
+        echoed = call.tokens_in * (body.n or 1) if body.echo else 0
+        most = sum(one.sampling.max_new_tokens for one in asks)
+        check_scores(echoed + most, body.logprobs, "logprobs")
+        await service.reserve(call, call.tokens_in + most)
         if body.echo and body.logprobs is not None:
-            prompts = await together(_scored(served, prompt, body.logprobs) for prompt in prompts)
-        writer = _CompletionWriter(served, body, prompts)
+            prompts = await together(_scored(call, served, prompt, body.logprobs) for prompt in prompts)
+        writer = _CompletionWriter(call, served, body, prompts)
+        if body.echo:
+            await service.beside(call, writer.begin)
         if body.stream:
             pieces = await begun(ask(call, served, asks)) if asks else None
             return as_events(call, _chunks(call, served, writer, pieces, body))
         found = await collect(call, served, asks) if asks else [Whole() for _ in range(writer.count)]
         if body.echo and body.logprobs is not None:
             await together(
-                _append_end(served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found)
+                _append_end(call, served, prompts[i // (body.n or 1)], answer, body) for i, answer in enumerate(found)
             )
-    choices = [writer.whole(index, answer) for index, answer in enumerate(found)]
-    usage = Usage.of(call.tokens_in, call.tokens_out)
-    return as_json(Completion(**about(call, served, "cmpl"), choices=choices, usage=usage))
+        if body.logprobs is None:
+            return as_json(writer.answer(found))
+        return await service.beside(call, lambda: as_json(writer.answer(found)))
 
 
-def _prompts(served: Served, body: CompletionRequest) -> list[Prompted]:
+def _given(body: CompletionRequest) -> Sequence[str | list[int]]:
+    """Return the prompts of a request."""
     given: Any = body.prompt
-    if isinstance(given, str) or (given and isinstance(given[0], int)):
-        given = [given]
-    return [_prompted(served, one) for one in given]
+    return [given] if isinstance(given, str) or isinstance(given[0], int) else given
 
 
-def _prompted(served: Served, given: str | list[int]) -> Prompted:
+def _prompted(tokeniser: Tokeniser, given: str | list[int]) -> Prompted:
     if isinstance(given, str):
-        return Prompted(read(served, given), given)
-    ids = known_ids(served, given)
-    return Prompted(ids, pieces_of(served.encoder.tokenizer).decode(ids))
+        return Prompted(tokeniser.plain(given), given)
+    tokeniser.call.check()
+    ids = known_ids(tokeniser.served, given)
+    return Prompted(ids, pieces_of(tokeniser.served.encoder.tokenizer).decode(ids))
 
 
 def _asks(served: Served, prompts: list[Prompted], body: CompletionRequest, service: Service) -> list[Ask]:
@@ -99,14 +108,15 @@ def _asks(served: Served, prompts: list[Prompted], body: CompletionRequest, serv
     ]
 
 
-async def _scored(served: Served, prompt: Prompted, top: int) -> Prompted:
+async def _scored(call: Call, served: Served, prompt: Prompted, top: int) -> Prompted:
     if served.encoder.seq2seq:
         message = "this model is an encoder-decoder, whose prompt has no log-probabilities; leave out echo or logprobs"
         raise wrong("echo", message)
-    return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))
+    async with call.turn():
+        return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))
 
 
-async def _append_end(served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
+async def _append_end(call: Call, served: Served, prompt: Prompted, answer: Whole, body: CompletionRequest) -> None:
     """Append the end-of-sequence token of an answer, which the engine leaves out.
 
     lm-evaluation-harness asks for one token after an echoed prompt and drops the last token of the answer, whatever
@@ -116,16 +126,34 @@ async def _append_end(served: Served, prompt: Prompted, answer: Whole, body: Com
         return
     end = int(served.encoder.tokenizer.eos_token_id)
     ids = [*prompt.ids, *(score.token for score in answer.scores), end]
-    answer.scores.append((await served.engine.read(ids, body.logprobs or 0, served.adapter))[-1])
+    async with call.turn():
+        answer.scores.append((await served.engine.read(ids, body.logprobs or 0, served.adapter))[-1])
 
 
 class _CompletionWriter:
     """Builds the choices of one request; an echoed prompt comes first and shifts the offsets."""
 
-    def __init__(self, served: Served, body: CompletionRequest, prompts: list[Prompted]) -> None:
+    def __init__(self, call: Call, served: Served, body: CompletionRequest, prompts: list[Prompted]) -> None:
+        self._call, self._served = call, served
         self._body, self._prompts, self._n = body, prompts, body.n or 1
         self._pieces = pieces_of(served.encoder.tokenizer)
         self._offsets = [Offsets(self._pieces) for _ in range(self.count)]
+        self.begins = [Choice(index=index, text="") for index in range(self.count)]
+        """The echoed prompts as choices; empty without `echo`."""
+
+    def begin(self) -> None:
+        """Build `begins`; in a thread, since each token of an echoed prompt with log-probabilities is decoded."""
+        for index in range(self.count):
+            self._call.check()
+            prompt = self._prompts[index // self._n]
+            scored = self._logprobs(index, prompt.scores)
+            self.begins[index] = Choice(index=index, text=prompt.text, logprobs=scored)
+
+    def answer(self, found: Sequence[Whole]) -> Completion:
+        """Return the whole answer."""
+        choices = [self.whole(index, answer) for index, answer in enumerate(found)]
+        usage = Usage.of(self._call.tokens_in, self._call.tokens_out)
+        return Completion(**about(self._call, self._served, "cmpl"), choices=choices, usage=usage)
 
     @property
     def count(self) -> int:
@@ -134,18 +162,12 @@ class _CompletionWriter:
 
     def whole(self, index: int, answer: Whole) -> Choice:
         """Return a whole choice."""
-        begin = self.prompt(index)
+        self._call.check()
+        begin = self.begins[index]
         scored = self._logprobs(index, answer.scores)
         if begin.logprobs is not None and scored is not None:
             scored = Logprobs(**{name: [*value, *getattr(scored, name)] for name, value in begin.logprobs})
         return Choice(index=index, text=begin.text + answer.text, logprobs=scored, finish_reason=answer.finish)
-
-    def prompt(self, index: int) -> Choice:
-        """Return the echoed prompt as a choice; empty without `echo`."""
-        if not self._body.echo:
-            return Choice(index=index, text="")
-        prompt = self._prompts[index // self._n]
-        return Choice(index=index, text=prompt.text, logprobs=self._logprobs(index, prompt.scores))
 
     def piece(self, index: int, piece: TextDelta) -> Choice:
         """Return the next piece of a choice."""
@@ -166,9 +188,8 @@ async def _chunks(
     head = about(call, served, "cmpl")
     if body.echo:
         for index in range(writer.count):
-            begin = writer.prompt(index)
             end = {"finish_reason": "length"} if pieces is None else {}
-            yield Completion(**head, choices=[begin.model_copy(update=end)])
+            yield Completion(**head, choices=[writer.begins[index].model_copy(update=end)])
     if pieces is not None:
         async for index, piece in pieces:
             yield Completion(**head, choices=[writer.piece(index, piece)])

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from starlette.exceptions import HTTPException
 
 from ialign_ray.errors import IalignError
-from ialign_ray.serving.protocol import BusyError, EngineError, UnknownModelError
+from ialign_ray.serving.protocol import BusyError, EngineError, NotANumberError, UnknownModelError
 
 log = logging.getLogger("ialign_ray.serving")
 
@@ -133,6 +133,8 @@ def to_api_error(error: Exception) -> ApiError:
         return ApiError(404, str(error), param="model", code="model_not_found")
     if isinstance(error, EngineError):
         return not_ready(str(error))
+    if isinstance(error, NotANumberError):
+        return ApiError(500, str(error), code="not_a_number")
     if isinstance(error, IalignError):
         return ApiError(400, str(error))
     log_bug(error)
@@ -199,7 +201,7 @@ MEANINGS: Final = {
     408: "The body did not arrive in time.",
     413: "The body is larger than this server accepts.",
     429: "The queue is full, or the key's rate limit is reached; `Retry-After` says when to try again.",
-    500: "A bug of the server.",
+    500: "A bug of the server, or the model computed NaN for this request (`not_a_number`).",
     503: "The model is not ready; `Retry-After` says when to try again.",
     504: "The answer took too long.",
 }

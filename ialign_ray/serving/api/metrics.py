@@ -6,12 +6,12 @@ and all metrics but one would still be written here.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 from weakref import WeakKeyDictionary
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.exposition import generate_latest
 from prometheus_client.registry import Collector
 
@@ -74,6 +74,20 @@ class Metrics:
         if call.first_token is not None:
             self._first.labels(*labels).observe(call.first_token)
 
-    def text(self) -> bytes:
-        """Render the metrics in Prometheus' text format."""
-        return bytes(generate_latest(self.registry))
+    def text(self, allows: Callable[[str], bool] | None = None) -> bytes:
+        """Render the metrics in Prometheus' text format; those of some models alone, without the engines', if given."""
+        return bytes(generate_latest(self.registry if allows is None else _OfModels(self.registry, allows)))
+
+
+class _OfModels(Collector):
+    """The metrics of a registry whose label `model` is allowed."""
+
+    def __init__(self, registry: CollectorRegistry, allows: Callable[[str], bool]) -> None:
+        self._registry, self._allows = registry, allows
+
+    def collect(self) -> Iterator[Metric]:
+        for family in self._registry.collect():
+            kept = Metric(family.name, family.documentation, family.type, family.unit)
+            kept.samples = [s for s in family.samples if self._allows(s.labels.get("model", ""))]
+            if kept.samples:
+                yield kept

@@ -12,7 +12,8 @@ import logging
 import re
 import time
 import uuid
-from contextlib import AsyncExitStack
+from collections.abc import Iterator
+from contextlib import AsyncExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Final
@@ -24,14 +25,16 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ialign_ray.serving.api import middleware
-from ialign_ray.serving.api.auth import KeyEntry
-from ialign_ray.serving.api.errors import GONE, ApiError, GoneError, internal, log_bug, response
+from ialign_ray.serving.api.errors import GONE, ApiError, GoneError, internal, log_bug, response, too_busy
 from ialign_ray.serving.api.request import Call
+from ialign_ray.serving.api.shares import Shares
 from ialign_ray.serving.api.state import Service
 
 PROTECTED: Final = ("/v1/", "/metrics")
 """Paths that need a key if there are keys. Health, documentation and the page hold nothing about users or models."""
 _ID: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_CALM_S: Final = 0.25
+"""Seconds before a 429 is sent: a client that asks again at once would keep the event loop busy with refusals."""
 _SLACK_S: Final = 10.0  # beyond the timeout, for a client to read the end of its answer
 
 
@@ -60,13 +63,22 @@ class ApiMiddleware:
 
     async def _answer(self, scope: Scope, headers: Headers, wire: Wire) -> None:
         try:
-            if inner_path(scope).startswith(PROTECTED):
-                self._admit(headers, wire.call)
+            path = inner_path(scope)
+            if path.startswith(PROTECTED):
+                await self._admit(headers, wire.call)
             wire.check_length(headers)
-            await self.app(scope, wire.receive, wire.send)
+            if scope["method"] != "POST" or not path.startswith(PROTECTED):  # no other route reads a body
+                await self.app(scope, wire.receive, wire.send)
+                return
+            with _place(self.service.bodies, wire.call, "bodies arrive"):
+                await wire.read(self.service.limits.body_s)
+            with _place(self.service.queue, wire.call, "requests are under way"):
+                await self.app(scope, wire.receive, wire.send)
         except (GoneError, ClientDisconnect):
             await wire.give_up(scope)
         except ApiError as error:
+            if error.status_code == 429:
+                await asyncio.sleep(_CALM_S)
             await wire.refuse(scope, error)
         except asyncio.CancelledError:
             wire.status = wire.status or GONE
@@ -75,25 +87,31 @@ class ApiMiddleware:
             log_bug(error)
             await wire.refuse(scope, internal())
 
-    def _admit(self, headers: Headers, call: Call) -> None:
+    async def _admit(self, headers: Headers, call: Call) -> None:
         """Check the key. Raises ApiError: 401 without a known key, 429 above the key's rates."""
-        if self.service.keys is None:
-            return
-        scheme, _, secret = headers.get("authorization", "").partition(" ")
-        call.key = self.service.keys.find(secret.strip()) if scheme.lower() == "bearer" else None
-        if call.key is None:
-            what = "is not known" if secret else "is missing"
-            message = f"the API key {what}; send it as Authorization: Bearer KEY"
-            raise ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
-        self.service.rates.enter(call.key)
+        if self.service.counter is not None:
+            scheme, _, secret = headers.get("authorization", "").partition(" ")
+            await self.service.enter(call, secret.strip() if scheme.lower() == "bearer" else "")
 
     def _account(self, scope: Scope, wire: Wire) -> None:
         call, seconds = wire.call, time.perf_counter() - wire.call.started
+        call.ended = True
         route = getattr(scope.get("route"), "path", None) or "unmatched"
-        if isinstance(call.key, KeyEntry):
-            self.service.rates.charge(call.key, call.tokens_in + call.tokens_out)
+        self.service.settle(call)
         self.service.metrics.finished(route, wire.status, seconds, call)
         middleware.write(scope["method"], route, wire.status, seconds, call)
+
+
+@contextmanager
+def _place(shares: Shares, call: Call, what: str) -> Iterator[None]:
+    """Hold a place of the request's key. Raises ApiError (429)."""
+    owner = call.owner
+    if not shares.take(owner):
+        raise too_busy(f"as many {what} as this server, or one of its keys, may have; try again", 1.0, "server_busy")
+    try:
+        yield
+    finally:
+        shares.give(owner)
 
 
 def inner_path(scope: Scope) -> str:
@@ -114,6 +132,7 @@ class Wire:
     status: int = 0
     """0 until a response starts."""
     _whole: bool = False
+    _body: bytes | None = None
     _sent: bool = False
 
     def check_length(self, headers: Headers) -> None:
@@ -122,20 +141,30 @@ class Wire:
         if length.isdecimal() and int(length[:20]) > self.most:
             raise self._too_large()
 
-    async def receive(self) -> Message:
-        """Return the next part of the body. Raises ApiError: 413 if the body is too large, 408 if it takes too long."""
-        if self._whole:
-            return self._noted(await self.incoming())
+    async def read(self, seconds: float) -> None:
+        """Read the body. Raises ApiError: 413 if it is too large, 408 if it takes too long."""
+        parts = []
         try:
-            async with asyncio.timeout_at(self.call.deadline):
-                message = await self.incoming()
+            async with asyncio.timeout_at(min(self.call.deadline, asyncio.get_running_loop().time() + seconds)):
+                while not self._whole:
+                    message = self._noted(await self.incoming())
+                    if message["type"] == "http.disconnect":
+                        raise GoneError
+                    parts.append(message.get("body", b""))
+                    self.call.bytes_in += len(parts[-1])
+                    if self.call.bytes_in > self.most:
+                        raise self._too_large()
+                    self._whole = not message.get("more_body", False)
         except TimeoutError as error:
             raise ApiError(408, "the body did not arrive in time", code="timeout") from error
-        self.call.bytes_in += len(message.get("body", b""))
-        if self.call.bytes_in > self.most:
-            raise self._too_large()
-        self._whole = not message.get("more_body", False)
-        return self._noted(message)
+        self._body = b"".join(parts)
+
+    async def receive(self) -> Message:
+        """Return the body that was read, then what the client sends after it: that it has disconnected."""
+        if self._body is not None:
+            body, self._body = self._body, None
+            return {"type": "http.request", "body": body, "more_body": False}
+        return self._noted(await self.incoming())
 
     async def send(self, message: Message) -> None:
         """Pass a message to the client, with the call's headers. Raises GoneError if it does not read in time."""

@@ -59,6 +59,8 @@ _PAGE: dict[int | str, dict[str, Any]] = {
 
 
 @router.get("/metrics", tags=["operation"], response_class=Response, responses=_PAGE | documented(401, 429, 500))
-async def metrics(service: TheService) -> Response:
-    """Return all metrics in Prometheus' text format."""
-    return Response(service.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+async def metrics(call: TheCall, service: TheService) -> Response:
+    """Return the metrics of the models that this key may use in Prometheus' text format; all if it may use all."""
+    limited = call.key is not None and call.key.models is not None
+    text = service.metrics.text(call.key.allows if call.key and limited else None)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any
 
 import langcodes
 
@@ -13,44 +12,34 @@ from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.languages import canonical, display_name
 from ialign_ray.serving.api.errors import ApiError, printable, wrong
-from ialign_ray.serving.api.request import Call
 from ialign_ray.serving.api.schemas import Message
+from ialign_ray.serving.api.tokeniser import Tokeniser
+from ialign_ray.serving.chat_template import RefusedTurnsError
 from ialign_ray.serving.protocol import Served
 from ialign_ray.tasks.alignment import FALLBACK
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
 
-Tokens = TypeVar("Tokens")
-_LONG = 16_384  # bytes of a body; tokenising them takes about 10 ms
 
-
-async def tokenised(call: Call, served: Served, tokenise: Callable[[], Tokens]) -> Tokens:
-    """Run a tokenising function; for a long body in a thread, since it would block all other answers.
-
-    Not for an encoder-decoder: its tokenizer may switch between source and target mode, so it belongs to one thread.
-    """
-    here = call.bytes_in < _LONG or served.encoder.seq2seq
-    return tokenise() if here else await asyncio.to_thread(tokenise)
-
-
-def chat_prompt(served: Served, messages: Sequence[Message]) -> list[int]:
+def chat_prompt(tokeniser: Tokeniser, messages: Sequence[Message]) -> list[int]:
     """Encode a conversation up to the beginning of the answer; a single user turn exactly as in training.
 
     Without a chat template nothing separates the turns: only one user turn is accepted, with system texts put in front
-    of it.
+    of it. Raises ApiError as `Tokeniser.prompt` does.
     """
-    if not served.encoder.chat:
-        return [int(i) for i in served.encoder.prompt(_single(messages))]
-    if len(messages) == 1 and messages[0].role == "user":
-        return [int(i) for i in served.encoder.prompt(messages[0].text)]
+    encoder = tokeniser.served.encoder
+    if not encoder.chat:
+        return tokeniser.prompt(_single(messages))
     turns = [{"role": m.role.replace("developer", "system"), "content": m.text} for m in messages]
-    tokenizer = served.encoder.tokenizer
+    tokeniser.checked("".join(turn["content"] for turn in turns), "prompt")
+    refused = wrong("messages", "the model's chat template does not accept these roles in this order")
     try:
-        rendered = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    except Exception as error:  # jinja2's: templates refuse an order of roles that they do not know
+        return [int(i) for i in encoder.conversation(turns)]
+    except RefusedTurnsError as error:
+        raise refused from error
+    except Exception as error:  # jinja2's, where the template is rendered in this process
         if not type(error).__module__.startswith("jinja2"):
             raise
-        raise wrong("messages", "the model's chat template does not accept these roles in this order") from error
-    return [int(i) for i in tokenizer(rendered, add_special_tokens=False)["input_ids"]]
+        raise refused from error
 
 
 def _single(messages: Sequence[Message]) -> str:
@@ -59,14 +48,6 @@ def _single(messages: Sequence[Message]) -> str:
         message = "this model has no chat template, so it accepts one user turn (with system texts before it, if any)"
         raise wrong("messages", message, "single_turn_only")
     return "\n".join(message.text for message in messages)
-
-
-def read(served: Served, text: str) -> list[int]:
-    """Tokenise a text as it is; an empty one becomes the token that begins a text."""
-    tokenizer = served.encoder.tokenizer
-    ids = [int(i) for i in tokenizer(text)["input_ids"]]
-    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
-    return ids or [int(start)]
 
 
 def known_ids(served: Served, ids: Sequence[int]) -> list[int]:

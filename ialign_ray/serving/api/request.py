@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 from fastapi import Depends, Request
 
-from ialign_ray.serving.api.auth import KeyEntry
 from ialign_ray.serving.api.errors import GoneError, timed_out
+from ialign_ray.serving.keys import KeyEntry
 from ialign_ray.serving.protocol import TextDelta
 
 Item = TypeVar("Item")
@@ -43,11 +43,30 @@ class Call:
     """Seconds from the start to the first token."""
     failure: str | None = None
     """Code of the error that ended it."""
+    reserved: tuple[str, int] | None = None
+    """(ledger, tokens) that the key has spent for this request in advance."""
+    streams: bool = False
+    """True if each token is counted as it is sent; else only the end of an answer says how many there were."""
+    turn: Callable[[], AbstractAsyncContextManager[None]] = nullcontext
+    """Context in which one call of the engine runs: it waits until the key has a place in the batch."""
+    ended: bool = False
+    """True once nobody waits for the answer any more; set by the event loop, read by threads."""
     deadline: float = field(init=False)
     """End of `timeout_s`, on the event loop's clock."""
 
     def __post_init__(self) -> None:
         self.deadline = asyncio.get_running_loop().time() + self.timeout_s
+        self._expires = time.monotonic() + self.timeout_s
+
+    @property
+    def owner(self) -> str:
+        """Name under which this request takes places: its key's."""
+        return self.key.name if self.key else ""
+
+    def check(self) -> None:
+        """Raise ApiError (504) if the request has ended or its time is over; threads ask between two texts."""
+        if self.ended or time.monotonic() > self._expires:
+            raise timed_out(self.timeout_s)
 
     def count(self, piece: TextDelta) -> None:
         """Count the tokens of a piece."""

@@ -22,6 +22,8 @@ from ialign_ray.serving.protocol import Finish, Sampling, Served, TextDelta, Tok
 Item = TypeVar("Item")
 COLDEST: Final = 0.01
 """Lower temperatures become 0: logits divided by less overflow, and the likeliest token is all but certain."""
+MOST_SCORES: Final = 500_000
+"""Log-probabilities in one answer; each takes about 100 bytes until it is sent."""
 Pieces = AsyncGenerator[tuple[int, TextDelta], None]
 """Pairs of answer index and its next piece."""
 
@@ -53,6 +55,13 @@ def check_count(count: int, limits: LimitsConfig, param: str) -> None:
     """Raise ApiError (400) if a request has more than `limits.texts` parts."""
     if count > limits.texts:
         raise wrong(param, f"{param} asks for {count} at once; this server accepts {limits.texts}, so split it")
+
+
+def check_scores(tokens: int, top: int | None, param: str) -> None:
+    """Raise ApiError (400) if an answer of so many tokens would have more than `MOST_SCORES` log-probabilities."""
+    if top is not None and (count := tokens * (1 + top)) > MOST_SCORES:
+        message = f"{count:,} log-probabilities are asked for, and {MOST_SCORES:,} are sent at most; ask for fewer"
+        raise wrong(param, f"{message} tokens, choices or alternatives")
 
 
 def check_length(served: Served, prompt: Sequence[int], answer: int, limits: LimitsConfig) -> None:
@@ -138,10 +147,11 @@ async def _merged(call: Call, served: Served, asks: Sequence[Ask], whole: bool) 
 
     async def run(index: int, one: Ask) -> None:
         try:
-            stream: Any = served.engine.stream(one.prompt, one.sampling, served.adapter, whole=whole)
-            async with aclosing(stream):
-                async for piece in stream:
-                    queue.put_nowait((index, piece))
+            async with call.turn():
+                stream: Any = served.engine.stream(one.prompt, one.sampling, served.adapter, whole=whole)
+                async with aclosing(stream):
+                    async for piece in stream:
+                        queue.put_nowait((index, piece))
             queue.put_nowait(None)
         except Exception as error:
             queue.put_nowait(error)
@@ -182,6 +192,7 @@ def as_json(answer: Answer) -> Response:
 
 def as_events(call: Call, answers: AsyncIterator[Answer]) -> StreamingResponse:
     """Return answers as server-sent events. An error after the first one is the last event."""
+    call.streams = True
 
     async def lines() -> AsyncIterator[str]:
         try:

@@ -8,10 +8,17 @@ from typing import Annotated, Any, Final, Literal, LiteralString, Self
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidatorFunctionWrapHandler, model_validator
 from pydantic import ValidationError as Failed
-from pydantic.functional_validators import AfterValidator, WrapValidator
+from pydantic.functional_validators import AfterValidator, BeforeValidator, WrapValidator
 from pydantic_core import PydanticCustomError
 
+from ialign_ray.config.slots import MOST_SLOTS, slots_of
 from ialign_ray.inference.calibration import Scorer
+from ialign_ray.serving.api.errors import printable
+
+MOST_FIELDS: Final = 100
+"""Fields of one object; no request has as many."""
+MOST_ITEMS: Final = 10_000
+"""Messages of a conversation, prompts or labels; `serve.limits` allows far fewer prompts and labels."""
 
 
 def _one_sentence(message: LiteralString) -> WrapValidator:
@@ -26,6 +33,20 @@ def _one_sentence(message: LiteralString) -> WrapValidator:
     return WrapValidator(check)
 
 
+def _few_entries(most: int) -> BeforeValidator:
+    """Refuse a larger object before its entries are validated: each wrong one would be an error of a kilobyte.
+
+    Lists have `fail_fast` for that.
+    """
+
+    def check(value: Any) -> Any:
+        if isinstance(value, Mapping) and len(value) > most:
+            raise PydanticCustomError("too_long", "there are too many entries; leave some out")
+        return value
+
+    return BeforeValidator(check)
+
+
 def _refused(param: str, reason: str, code: str = "invalid_value") -> PydanticCustomError:
     """Error in the combination of a parameter with others."""
     return PydanticCustomError("refused", "{reason}", {"code": code, "param": param, "reason": reason})
@@ -33,8 +54,12 @@ def _refused(param: str, reason: str, code: str = "invalid_value") -> PydanticCu
 
 def _unicode(text: str) -> str:
     """Refuse half of a surrogate pair: JSON can spell it, but it is not a character and breaks tokenizers."""
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise PydanticCustomError("invalid_text", "half of a surrogate pair is not a character; leave it out")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PydanticCustomError(
+            "invalid_text", "half of a surrogate pair is not a character; leave it out"
+        ) from error
     return text
 
 
@@ -43,13 +68,18 @@ Name = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 Filled = Annotated[Text, StringConstraints(min_length=1)]
 StopText = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 Stop = Annotated[
-    StopText | Annotated[list[StopText], Field(max_length=16)] | None,
+    StopText | Annotated[list[StopText], Field(max_length=16, fail_fast=True)] | None,
     _one_sentence("a text or a list of up to 16 texts, none of them empty"),
 ]
-Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)]
+Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 Prompt = Annotated[
-    Text | Ids | Annotated[list[Text], Field(min_length=1)] | Annotated[list[Ids], Field(min_length=1)],
-    _one_sentence("a text, a list of texts, a list of token ids, or a list of lists of token ids, none of them empty"),
+    Text
+    | Ids
+    | Annotated[list[Text], Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)]
+    | Annotated[list[Ids], Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)],
+    _one_sentence(
+        "a text, a list of texts, a list of token ids, or a list of lists of token ids, none empty nor too long"
+    ),
 ]
 
 _NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
@@ -84,6 +114,8 @@ class Body(BaseModel):
     def _supported(cls, data: Any) -> Any:
         if not isinstance(data, Mapping):
             return data
+        if len(data) > MOST_FIELDS:  # an error for each of them would take a kilobyte
+            raise _refused("body", f"there are {len(data)} parameters in one object; leave out those that are unknown")
         for name in _NEUTRAL.keys() & data.keys():
             if data[name] is not None and data[name] not in _NEUTRAL[name]:
                 raise _refused(name, f"this server does not support {name}; leave it out", "unsupported_parameter")
@@ -175,7 +207,10 @@ class Message(Body):
 
     role: Literal["system", "developer", "user", "assistant"]
     """Speaker; `developer` means `system`."""
-    content: Annotated[Text | list[TextPart], _one_sentence("a text, or a list of parts of type text")]
+    content: Annotated[
+        Text | Annotated[list[TextPart], Field(fail_fast=True)],
+        _one_sentence("a text, or a list of parts of type text"),
+    ]
     """The turn's text."""
     name: Text | None = None
     """Ignored."""
@@ -197,7 +232,7 @@ class Message(Body):
 class ChatRequest(Sampled):
     """`/v1/chat/completions`."""
 
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)
     """The conversation, oldest turn first."""
     max_completion_tokens: int | None = Field(None, ge=1)
     """OpenAI's newer name of `max_tokens`."""
@@ -249,7 +284,7 @@ class TranslateRequest(Decoding):
     """Language of the texts: a code (`ind`, `id`, `ind_Latn`) or a name (`Indonesian`)."""
     target: Name
     """Language to translate into."""
-    texts: list[Filled] = Field(min_length=1)
+    texts: list[Filled] = Field(min_length=1, fail_fast=True)
     """Texts to translate, each separately."""
     prompt_language: Name | None = None
     """Language of the request to the model. Default: the first that it was trained with."""
@@ -259,13 +294,15 @@ class ClassifyRequest(Asking):
     """`/v1/classify`: give `labels` and `prompt`, or the name of a `suite` of the model's experiment."""
 
     texts: Annotated[
-        list[Filled | dict[Name, Text]],
-        Field(min_length=1),
+        list[Filled | Annotated[dict[Name, Text], _few_entries(MOST_SLOTS)]],
+        Field(min_length=1, fail_fast=True),
         _one_sentence("a list of texts, or of objects with a text for each slot of the prompt; none empty"),
     ]
     """Texts to classify; objects if the prompt has several slots: `{"premise": ..., "hypothesis": ...}`."""
     labels: Annotated[
-        Annotated[list[Filled], Field(min_length=2)] | Annotated[dict[Name, Filled], Field(min_length=2)] | None,
+        Annotated[list[Filled], Field(min_length=2, fail_fast=True)]
+        | Annotated[dict[Name, Filled], Field(min_length=2), _few_entries(MOST_ITEMS)]
+        | None,
         _one_sentence("at least two labels: a list of words, or an object of label -> the word for it"),
     ] = None
     """Labels as words that the model scores, or label -> word."""
@@ -293,12 +330,24 @@ class ClassifyRequest(Asking):
         words = self.labels.values() if isinstance(self.labels, dict) else self.labels or ()
         if len(set(words)) < len(words):
             raise _refused("labels", "two labels have the same word; give each its own")
-        if self.prompt is not None and not SLOTS.findall(self.prompt):
-            raise _refused("prompt", "the prompt has no slot; put {text} where the text belongs")
+        if self.prompt is not None:
+            _check_slots(self.prompt)
         return self
 
 
-SLOTS: Final = re.compile(r"\{([a-z_]+)\}")
+def _check_slots(prompt: str) -> None:
+    try:
+        slots = slots_of(prompt)
+    except ValueError as error:
+        raise _refused("prompt", str(error)) from error
+    if not slots:
+        raise _refused("prompt", "the prompt has no slot; put {text} where the text belongs")
+    if unknown := [slot for slot in slots if not _SLOT_NAME.fullmatch(slot)]:
+        name = printable(unknown[0])
+        raise _refused("prompt", f"the prompt has the unknown slot {{{name}}}; a slot is a name of small letters alone")
+
+
+_SLOT_NAME: Final = re.compile(r"[a-z_]+")
 
 
 class ScoreRequest(Asking):
@@ -306,7 +355,7 @@ class ScoreRequest(Asking):
 
     prompt: Text
     """Text before the continuations, formatted as in training (chat template or separator) unless `raw`."""
-    continuations: list[Filled] = Field(min_length=1)
+    continuations: list[Filled] = Field(min_length=1, fail_fast=True)
     """Texts to score, each after the prompt."""
     raw: bool | None = None
     """Use the prompt as it is, as `/v1/completions` does."""

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
 from ialign_ray.serving.api.errors import ASKING
-from ialign_ray.serving.api.prompts import Wording, language_of, tokenised
+from ialign_ray.serving.api.prompts import Wording, language_of
 from ialign_ray.serving.api.request import TheCall, bounded
 from ialign_ray.serving.api.respond import Ask, as_json, check_count, collect, new_tokens, sampling
 from ialign_ray.serving.api.responses import Translation, Translations, Usage
@@ -29,10 +29,12 @@ async def translate(body: TranslateRequest, request: Request, call: TheCall, ser
             for side, name in (("source", body.source), ("target", body.target))
         ]
         wording = Wording(served, body.prompt_language)
-        asked = [wording.of(text, *languages) for text in body.texts]
-        prompts = await tokenised(call, served, lambda: [served.encoder.prompt(text) for text in asked])
+        prompts = await service.tokenised(
+            call, served, lambda tokeniser: [tokeniser.prompt(wording.of(text, *languages)) for text in body.texts]
+        )
         lengths = [new_tokens(served, prompt, body.max_tokens, service.limits) for prompt in prompts]
         call.tokens_in = sum(len(prompt) for prompt in prompts)
+        await service.reserve(call, call.tokens_in + sum(lengths))
         asks = [Ask(ids, sampling(body, longest, TEMPERATURE)) for ids, longest in zip(prompts, lengths)]
         found = await collect(call, served, asks)
     data = [

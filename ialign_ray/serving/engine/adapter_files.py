@@ -14,12 +14,17 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from ialign_ray.errors import ModelError
+from ialign_ray.modeling.load import adapter_config
+from ialign_ray.modeling.patterns import check_patterns
 
-WEIGHTS = "adapter_model.safetensors"
+WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 # Settings that change more than low-rank products add, and that no tensor of the file would reveal.
 UNLIKE_LORA = ("use_dora", "alora_invocation_tokens", "layer_replication", "use_qalora", "arrow_config", "kasa_config")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+LARGEST = 1e6
+"""Largest norm of a layer's update (Frobenius, after scaling). The weights of trained layers have norms of some
+hundreds; an update a thousand times theirs comes from a run that diverged, and overflows a few layers later."""
 MERGE = "serve it as a model of its own: `ialign export --merge`"
 
 
@@ -43,7 +48,7 @@ def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[st
     Raises:
         ModelError: the folder is damaged, is not plain LoRA, or does not fit the base.
     """
-    config, tensors = _config(folder), _tensors(folder)
+    config, tensors = _config(folder, shapes), _tensors(folder)
     found: dict[str, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         name, _, kind = key.removeprefix(PREFIX).rpartition(".lora_")
@@ -57,11 +62,10 @@ def read_adapter(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> dict[st
     return {name: _low_rank(folder, name, pair, shapes[name], config) for name, pair in found.items()}
 
 
-def _config(folder: Path) -> Any:
+def _config(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Any:
     from peft import PeftConfig
 
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelError(f"{folder} holds no adapter_config.json; name the folder of a PEFT adapter.")
+    check_patterns(adapter_config(folder), list(shapes), folder)
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, TypeError, KeyError) as error:
@@ -78,6 +82,11 @@ def _config(folder: Path) -> Any:
 def _tensors(folder: Path) -> dict[str, Tensor]:
     from safetensors.torch import load_file
 
+    if not (folder / WEIGHTS).exists() and (folder / PICKLED).exists():
+        raise ModelError(
+            f"{folder} holds {PICKLED}, a pickle, which may run code when it is read; save the adapter again with a "
+            f"present PEFT, which writes {WEIGHTS}."
+        )
     try:
         tensors = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError, ValueError) as error:
@@ -101,7 +110,28 @@ def _low_rank(folder: Path, name: str, pair: dict[str, Tensor], shape: tuple[int
             f"adapter {folder} does not fit the base: layer {name} is {shape[0]} x {shape[1]}, and the adapter's "
             f"matrices are {tuple(down.shape)} and {tuple(up.shape)}."
         )
-    return LowRank(down, (up.T * _scale(folder, name, rank, config)).contiguous())
+    if rank > min(shape):
+        raise ModelError(
+            f"adapter {folder} has rank {rank} for layer {name}, which has a side of only {min(shape)}; {MERGE}."
+        )
+    made = LowRank(down, (up.T * _scale(folder, name, rank, config)).contiguous())
+    if not (size := _norm(made)) <= LARGEST:  # NaN is not either
+        raise ModelError(
+            f"adapter {folder} changes layer {name} by a matrix of norm {size:.3g} after scaling, and at most "
+            f"{LARGEST:.0e} is served; it has diverged or its lora_alpha is wrong, so train or export it again."
+        )
+    return made
+
+
+def _norm(update: LowRank) -> float:
+    """Return the largest of the Frobenius norms of A, of B times the scale, and of their product.
+
+    The product's comes from two matrices [rank, rank]; the product itself would be as large as the layer.
+    """
+    down, up = update.down.double(), update.up.double()
+    inside, outside = down @ down.T, up @ up.T
+    squares = torch.stack([inside.trace(), outside.trace(), (inside * outside).sum()])
+    return float(squares.abs().max().sqrt())  # the last one may be below 0 by a rounding
 
 
 def _scale(folder: Path, name: str, rank: int, config: Any) -> float:

@@ -223,6 +223,16 @@ class DecodingBatch:
         self.prefill: Prefill | None = None
         self.fresh: Group | None = None
 
+    def computes(self, adapter: str | None = None) -> bool:
+        """Return True if a pass over a few tokens gives finite logits; the base's, or those with an adapter."""
+        size = base_model(self._model).get_input_embeddings().weight.shape[0]
+        ids = torch.linspace(0, size - 1, 4, device=device_of(self._model)).long()[None]
+        target = {"decoder_input_ids": ids} if is_encoder_decoder(self._model) else {}
+        with self._bank.using([adapter], ids.shape[1]):
+            logits = self._model(input_ids=ids, **target).logits
+        # a masked token may have -inf, so that only each position's maximum must be finite
+        return bool(logits.float().amax(-1).isfinite().all())
+
     def rows(self) -> list[GenerationRow]:
         """All of them."""
         return [row for group in self.groups for row in group.rows]

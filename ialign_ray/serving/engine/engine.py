@@ -19,7 +19,7 @@ from ialign_ray.inference.batching import check_prompts
 from ialign_ray.inference.generation import end_tokens
 from ialign_ray.modeling.architecture import decoder_start, is_encoder_decoder
 from ialign_ray.modeling.head import base_model
-from ialign_ray.modeling.load import load_adapted, merge
+from ialign_ray.modeling.load import check_finite, load_adapted, merge
 from ialign_ray.serving.engine.adapter_files import read_adapter
 from ialign_ray.serving.engine.detokenize import AnswerText
 from ialign_ray.serving.engine.lora import LoraBank
@@ -49,10 +49,11 @@ def open_engine(
 ) -> TransformersEngine:
     """Open an engine on the base (`folder` None), a full or merged model's folder, or an adapter's, which is merged.
 
-    It runs on the GPU if there is one. Raises ModelError as `load_adapted` does.
+    It runs on the GPU if there is one. Raises ModelError as `load_adapted` does, and if a weight is not finite.
     """
     model, tokenizer = load_adapted(settings, folder)
     model = merge(model)
+    check_finite(model, str(folder or settings.id))
     if torch.cuda.is_available() and not getattr(model, "is_quantized", False):
         model = model.to("cuda")
     limits = Limits(max_batch, max_batch_tokens)
@@ -146,7 +147,7 @@ class TransformersEngine:
     async def load(self, adapter: str, folder: Path) -> None:
         """See `Engine.load`: files are read in parallel with the model's work, and added between two steps.
 
-        Raises ModelError too if the key is in use or `max_adapters` are loaded.
+        Raises ModelError too if the key is in use, `max_adapters` are loaded, or the model computes NaN with it.
         """
         if adapter in self._known:
             raise ModelError(f"adapter {adapter!r} is already loaded; unload it first.")
@@ -245,7 +246,7 @@ class TransformersEngine:
     async def _load(self, adapter: str, folder: Path) -> None:
         try:
             weights = await asyncio.to_thread(read_adapter, folder, self._shapes)
-            await self._order(lambda: self._bank.add(adapter, weights))
+            await self._order(lambda: self._worker.add_adapter(adapter, weights))
         except BaseException:
             del self._known[adapter]
             raise

@@ -73,14 +73,19 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
         span.begin = min(span.begin, span.end - width)
 
     def leave(self, row: int) -> None:
-        """Free a row; the last one moves into its place."""
+        """Free a row; the last one moves into its place.
+
+        The place that becomes free is cleared: what is masked is multiplied by 0, and a row that ended with NaN would
+        reach the next row in its place.
+        """
         span = self.span
         span.rows -= 1
-        if row != span.rows:
-            columns = slice(span.begin, span.end)
-            for layer in self.layers:
-                layer.keys[row, :, columns] = layer.keys[span.rows, :, columns]
-                layer.values[row, :, columns] = layer.values[span.rows, :, columns]
+        columns = slice(0, span.end)
+        for layer in self.layers:
+            for held in (layer.keys, layer.values):
+                if row != span.rows:
+                    held[row, :, columns] = held[span.rows, :, columns]
+                held[span.rows, :, columns] = 0
 
     def narrow(self, width: int) -> None:
         """Set the number of used columns to that of the longest row, so that attention reads no more."""

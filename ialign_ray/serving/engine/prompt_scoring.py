@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 from torch import Tensor, nn
 from transformers import DynamicCache
 
@@ -13,8 +15,8 @@ from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.serving.engine.decoding import Continued
 from ialign_ray.serving.engine.lora import LoraBank
 from ialign_ray.serving.engine.requests import Labels, Reading, Text
-from ialign_ray.serving.engine.sampling import token_scores
-from ialign_ray.serving.protocol import TokenScore
+from ialign_ray.serving.engine.sampling import NO_NUMBER, token_scores
+from ialign_ray.serving.protocol import NotANumberError, TokenScore
 
 LOGITS = 1024
 """Positions whose logits are in memory at once: they are the largest tensor when a text is scored."""
@@ -48,11 +50,15 @@ class Reader:
         return chosen
 
     def read(self, chosen: Sequence[Reading], budget: int) -> list[tuple[Reading, object]]:
-        """Compute a slice; return the requests that it completes, with their answers."""
+        """Compute a slice; return the requests that it completes, with their answers.
+
+        The answer of a request for which the model computes NaN is a NotANumberError.
+        """
         with self._bank.using([chosen[0].adapter]):
             texts = [request for request in chosen if isinstance(request, Text)]
             if texts:
-                return [(text, scores) for text, scores in zip(texts, self._texts(texts), strict=True)]
+                found = zip(texts, self._texts(texts), strict=True)
+                return [(text, scores if _finite(scores) else NotANumberError(NO_NUMBER)) for text, scores in found]
             return self._labels([request for request in chosen if isinstance(request, Labels)], budget)
 
     def _labels(self, chosen: Sequence[Labels], budget: int) -> list[tuple[Reading, object]]:
@@ -70,7 +76,12 @@ class Reader:
         for (request, at), sums in zip(units, found):
             request.sums[at] = sums
             request.done += 1
-        return [(request, request.result()) for request in chosen if request.done == len(request.prompts)]
+        broken = [request for request in chosen if not np.isfinite(request.sums).all()]
+        done = [request for request in chosen if request not in broken and request.done == len(request.prompts)]
+        return [
+            *((request, NotANumberError(NO_NUMBER)) for request in broken),
+            *((request, request.result()) for request in done),
+        ]
 
     def _texts(self, chosen: Sequence[Text]) -> list[list[TokenScore]]:
         ids, mask = padded([text.ids for text in chosen], device_of(self._model))
@@ -91,3 +102,7 @@ class Reader:
             else:
                 inputs = {"attention_mask": mask}
             yield begin, self._model(input_ids=ids[:, begin:end], **inputs).logits.float().log_softmax(-1)
+
+
+def _finite(scores: Sequence[TokenScore]) -> bool:
+    return all(score.log_prob is None or math.isfinite(score.log_prob) for score in scores)

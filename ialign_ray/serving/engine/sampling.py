@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ialign_ray.errors import ConfigError
-from ialign_ray.serving.protocol import Sampling, TokenScore
+from ialign_ray.serving.protocol import NotANumberError, Sampling, TokenScore
 
 LIKELIEST = 256
 """Tokens searched for a nucleus before the whole vocabulary is sorted."""
@@ -56,20 +56,31 @@ def row_generator(sampling: Sampling) -> torch.Generator | None:
     return generator
 
 
-def choose(logits: Tensor, rows: Sequence[SampledRow]) -> list[TokenScore]:
+def choose(logits: Tensor, rows: Sequence[SampledRow]) -> list[TokenScore | NotANumberError]:
     """Choose the next token of each row from logits [B, V], with log-probabilities if the row needs them.
 
-    Log-probabilities are the model's own: before penalty, temperature and nucleus.
+    Log-probabilities are the model's own: before penalty, temperature and nucleus. A row whose logits hold NaN, or no
+    finite maximum, gets an error in place of a token; the other rows do not notice.
     """
     logits = logits.float()
     changed = _penalised(logits, rows)
-    greedy = changed.argmax(-1).tolist()
-    free = [
-        greedy[i] if row.generator is None else draw(changed[i], row.sampling, row.generator)
+    best = changed.max(-1)  # the maximum of a row with NaN is NaN
+    finite, greedy = best.values.isfinite().tolist(), best.indices.tolist()
+    return [
+        _chosen(logits[i], changed[i], greedy[i], row) if finite[i] else NotANumberError(NO_NUMBER)
         for i, row in enumerate(rows)
     ]
-    chosen = [token if (must := row.must()) is None else must for token, row in zip(free, rows)]
-    return [_with_log_prob(logits[i], token, row) for i, (token, row) in enumerate(zip(chosen, rows))]
+
+
+NO_NUMBER = (
+    "the model computed no number (NaN or infinity) for this request; its weights are damaged or too large, so ask "
+    "another model or version."
+)
+
+
+def _chosen(logits: Tensor, changed: Tensor, greedy: int, row: SampledRow) -> TokenScore:
+    free = greedy if row.generator is None else draw(changed, row.sampling, row.generator)
+    return _with_log_prob(logits, free if (must := row.must()) is None else must, row)
 
 
 def _with_log_prob(logits: Tensor, token: int, row: SampledRow) -> TokenScore:

@@ -6,21 +6,22 @@ import logging
 import queue
 import threading
 import traceback
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
-from ialign_ray.errors import IalignError
+from ialign_ray.errors import IalignError, ModelError
+from ialign_ray.serving.engine.adapter_files import LowRank
 from ialign_ray.serving.engine.decoding import DecodingBatch, Group
 from ialign_ray.serving.engine.lora import LoraBank
 from ialign_ray.serving.engine.prompt_scoring import Reader
 from ialign_ray.serving.engine.requests import EngineRequest, GenerationRow, Order, Outbox, Reading, in_loop
 from ialign_ray.serving.engine.sampling import choose
 from ialign_ray.serving.engine.schedule import Limits, WaitingRow, admit
-from ialign_ray.serving.protocol import EngineError
+from ialign_ray.serving.protocol import EngineError, NotANumberError
 
 LOG = logging.getLogger(__name__)
 FAULTS = 3
@@ -38,7 +39,7 @@ class Worker(threading.Thread):
         self, model: nn.Module, bank: LoraBank, limits: Limits, ended: Callable[[EngineRequest], None]
     ) -> None:
         super().__init__(name="ialign-engine", daemon=True)
-        self._limits, self._ended = limits, ended
+        self._limits, self._ended, self._bank = limits, ended, bank
         self._inbox: queue.SimpleQueue[GenerationRow | Reading | Order | None] = queue.SimpleQueue()
         self._decoding, self._reader = DecodingBatch(model, bank), Reader(model, bank)
         self._rows: list[GenerationRow] = []
@@ -48,7 +49,9 @@ class Worker(threading.Thread):
         self._faults = 0
         self._stopping = False
         self.dead = False
-        self.counts = {"requests": 0, "failed": 0, "cancelled": 0, "prompt_tokens": 0, "tokens": 0, "steps": 0}
+        self.counts = dict.fromkeys(
+            ("requests", "failed", "cancelled", "not_a_number", "prompt_tokens", "tokens", "steps"), 0
+        )
         self._batch = self._cached = 0
         self._door, self._shut = threading.Lock(), False
 
@@ -61,6 +64,22 @@ class Worker(threading.Thread):
             if self._shut and item is not None:
                 raise EngineError("the engine has stopped; send the request again.")
             self._inbox.put(item)
+
+    def add_adapter(self, key: str, weights: Mapping[str, LowRank]) -> None:
+        """Add an adapter; for orders, since only this thread may do so.
+
+        Raises ModelError, and changes nothing, if the model computes NaN with it.
+        """
+        self._bank.add(key, weights)
+        try:
+            if not self._decoding.computes(key):
+                raise ModelError(
+                    f"adapter {key!r} makes the model compute NaN or infinity; train it again with a smaller "
+                    "learning rate, or check its lora_alpha."
+                )
+        except Exception:
+            self._bank.remove(key)
+            raise
 
     def state(self) -> dict[str, float]:
         """Return numbers for metrics. Read from other threads: each is right, but not all of one moment."""
@@ -189,14 +208,17 @@ class Worker(threading.Thread):
         self.counts["steps"] += 1
 
     def _write(self, rows: Sequence[GenerationRow], logits: torch.Tensor) -> None:
+        broken: dict[EngineRequest, NotANumberError] = {}
         for row, score in zip(rows, choose(logits, rows), strict=True):
-            piece = row.accept(score)
-            if piece is not None:
+            if isinstance(score, NotANumberError):
+                broken[row] = score
+            elif (piece := row.accept(score)) is not None:
                 self._outbox.put(row, piece)
-        self.counts["tokens"] += len(rows)
+        self.counts["tokens"] += len(rows) - len(broken)
         over = {row for row in rows if row.complete}
-        self._decoding.drop(over)
+        self._decoding.drop({row for row in rows if row.complete or row in broken})
         self._end(over, "requests")
+        self._report_broken(broken)
 
     def _read(self) -> None:
         if self._readings:
@@ -206,13 +228,18 @@ class Worker(threading.Thread):
 
     def _answer(self, chosen: Sequence[Reading], budget: int) -> None:
         done = self._reader.read(chosen, budget)
+        broken: dict[EngineRequest, NotANumberError] = {
+            request: answer for request, answer in done if isinstance(answer, NotANumberError)
+        }
+        done = [(request, answer) for request, answer in done if request not in broken]
         for request, answer in done:
             self._outbox.put(request, answer)
         over = {request for request, _ in done}
         # unfinished requests go behind the others, which a large request so delays by one slice only
         kept = [request for request in self._readings if request not in set(chosen)]
-        self._readings = [*kept, *(request for request in chosen if request not in over)]
+        self._readings = [*kept, *(request for request in chosen if request not in over and request not in broken)]
         self._end(over, "requests")
+        self._report_broken(broken)
 
     # --- ends -----------------------------------------------------------------------------------------
 
@@ -240,6 +267,20 @@ class Worker(threading.Thread):
                 self._die(failure)
         else:
             self._faults = 0
+
+    def _report_broken(self, broken: Mapping[EngineRequest, NotANumberError]) -> None:
+        """Fail the requests for which the model computed NaN, and die if the base computes it for any request."""
+        if not broken:
+            return
+        names = sorted({request.adapter or "the base" for request in broken})
+        LOG.error("%d requests were answered with an error, for which NaN was computed: %s", len(broken), names)
+        self.counts["not_a_number"] += len(broken)
+        for request, error in broken.items():
+            self._fail([request], error)
+        if not self._decoding.computes():
+            self._die(
+                EngineError("the weights in memory are damaged; the engine will be replaced, so try again later.")
+            )
 
     def _forget(self, requests: Sequence[EngineRequest], group: Group | None) -> None:
         """Drop failed requests with their groups' state, which may be half written."""

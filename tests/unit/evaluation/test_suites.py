@@ -5,7 +5,8 @@ import pytest
 
 from ialign_ray.config import ClassificationSuite, TranslationSuite, build_experiment
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.suites.load import classification_rows, fill, translation_rows
+from ialign_ray.evaluation.suites.load import classification_rows, translation_rows
+from ialign_ray.tasks.templating import fill
 
 LABELS = {"negative": {"eng": "negative"}, "neutral": {"eng": "neutral"}, "positive": {"eng": "positive"}}
 
@@ -72,10 +73,24 @@ def test_no_test_rows_is_refused(table):
         classification_rows(suite(table, test="dev"), ".")
 
 
-def test_prompts_are_filled_in_one_pass():
-    assert fill("{text} in {target_language}", {"text": "{target_language}", "target_language": "Javanese"}) == (
-        "{target_language} in Javanese"
-    )
+def prompted(table, text):
+    return suite(table, prompts=[{"name": "p", "language": "eng", "text": text}])
+
+
+def test_braces_of_a_prompt_that_are_no_slot_are_text(table):
+    text = '{text}\nAnswer as {"mood": "good"} or {}, \\frac{ }{-}.'
+    assert fill(prompted(table, text).prompts[0].text, {"text": "{text}"})[0] == text
+
+
+@pytest.mark.parametrize("slot", ["0", "text.x", "text!r", "text:>99999999", "text[0]", " text ", "Text", "other"])
+def test_an_unknown_slot_of_a_prompt_is_refused(table, slot):
+    with pytest.raises(ValueError, match="unknown slot"):
+        prompted(table, f"{{text}} {{{slot}}}")
+
+
+def test_a_prompt_that_names_its_slot_thousands_of_times_is_refused(table):
+    with pytest.raises(ValueError, match="9000 slots"):
+        prompted(table, "{text}" * 9000)
 
 
 def test_mismatched_sources_are_other_sentences_of_the_same_set(table, experiment_data):

@@ -1,10 +1,13 @@
 import json
+import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
 from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError
+from ialign_ray.modeling import patterns
 from ialign_ray.modeling.load import (
     add_adapter,
     check_rank,
@@ -163,3 +166,70 @@ def test_an_adapter_is_loaded_and_merged(settings, tmp_path):
 def test_a_folder_that_holds_no_model(settings, tmp_path):
     with pytest.raises(ModelError, match="holds neither adapter_config.json nor config.json"):
         load_adapted(settings, tmp_path)
+
+
+class Touch:
+    """A pickle that runs code when it is read."""
+
+    def __init__(self, file):
+        self.file = file
+
+    def __reduce__(self):
+        return Path.touch, (self.file,)
+
+
+@pytest.fixture
+def saved(settings, tmp_path):
+    model = add_adapter(load_base(settings), LoraSettings(rank=2), 0)
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"r": 10**9}, "rank 1000000000"),
+        ({"rank_pattern": {"q_proj": 10**9}}, "rank 1000000000"),
+        ({"layer_replication": [[0, 10**9]]}, "layer_replication"),
+        ({"trainable_token_indices": [10**9]}, "row 1000000000"),
+        ({"target_modules": r"(\w+\.?)+!"}, "not matched in"),
+        ({"target_modules": "("}, "no regular expression"),
+        ({"rank_pattern": 5}, "does not load"),
+        ({"rank_pattern": "q"}, "does not load"),
+        ({"r": "many"}, "does not load"),
+        ({"r": None}, "does not load"),
+        ({"trainable_token_indices": "many"}, "does not load"),
+        ({"use_dora": True, "r": 0}, "does not load"),
+    ],
+)
+def test_an_adapters_config_cannot_ask_for_the_machine(settings, saved, change, words, monkeypatch):
+    monkeypatch.setattr(patterns, "SECONDS", 0.5)
+    file = saved / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | change))
+    with pytest.raises(ModelError, match=words) as caught:
+        load_adapted(settings, saved)
+    sentence(caught)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "5", "\ud800".encode("unicode_escape").decode(), "[" * 100_000])
+def test_an_adapters_config_that_is_no_object_is_one_sentence(settings, saved, text):
+    (saved / "adapter_config.json").write_text(text)
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_adapted(settings, saved)
+
+
+@pytest.mark.parametrize("what", ["adapter", "model"])
+def test_a_pickle_that_runs_code_is_one_sentence_and_does_not_run(settings, saved, tiny_model_folder, tmp_path, what):
+    ran = tmp_path / "ran"
+    if what == "adapter":
+        (saved / "adapter_model.safetensors").unlink()
+        torch.save({"weight": Touch(ran)}, saved / "adapter_model.bin")
+        with pytest.raises(ModelError, match="does not load"):
+            load_adapted(settings, saved)
+    else:
+        folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+        (folder / "model.safetensors").unlink()
+        torch.save({"weight": Touch(ran)}, folder / "pytorch_model.bin")
+        with pytest.raises(ModelError, match="cannot be loaded"):
+            load_base(ModelSettings(id=str(folder)))
+    assert not ran.exists()

@@ -13,8 +13,8 @@ from starlette.routing import Mount
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.serving.api import KeyRing, add_key, check_exposure, keys_of, new_key
-from ialign_ray.serving.api.errors import ApiError
-from ialign_ray.serving.api.limits import Bucket, Rates
+from ialign_ray.serving.keys import KeyFollower, digest_of
+from ialign_ray.serving.ledger import Bucket, KeyLedger
 
 CHAT = "/v1/chat/completions"
 ASK = {"messages": [{"role": "user", "content": "a private matter"}], "max_tokens": 3, "temperature": 0}
@@ -104,19 +104,29 @@ def test_a_bucket_fills_again_and_may_owe():
     now[0] = 31.5
     assert bucket.wait(1) == 0
     now[0] = 1e6
-    assert (bucket.wait(60), bucket.wait(61)) == (0, pytest.approx(1))
+    assert (bucket.wait(60), bucket.wait(61)) == (0, 0)  # more than a minute's worth passes when all of it is there
+    bucket.spend(1)
+    assert bucket.wait(61) == pytest.approx(1)
+
+
+def test_a_clock_that_jumps_changes_no_limit():
+    """The clock is monotonic; one that is not, of a machine that was suspended or moved, refills nothing."""
+    now = [1000.0]
+    bucket = Bucket(60, lambda: now[0])
+    bucket.spend(60)
+    now[0] = -1e9
+    assert bucket.wait(1) == pytest.approx(1)
+    now[0] += 0.5
+    assert bucket.wait(1) == pytest.approx(0.5)
 
 
 def test_a_refused_request_costs_nothing():
     now = [0.0]
-    rates, (_, key) = Rates(lambda: now[0]), new_key("k", requests_per_minute=2)
-    rates.enter(key)
-    rates.enter(key)
-    for _ in range(3):
-        with pytest.raises(ApiError):
-            rates.enter(key)
+    secret, key = new_key("k", requests_per_minute=2)
+    ledger = KeyLedger(KeyRing([key]), clock=lambda: now[0])
+    assert [ledger.enter(digest_of(secret)).wait for _ in range(5)] == [0, 0, 30, 30, 30]
     now[0] = 30.0
-    rates.enter(key)
+    assert ledger.enter(digest_of(secret)).wait == 0
 
 
 def test_keys_lie_hashed_in_their_file(tmp_path):
@@ -126,12 +136,18 @@ def test_keys_lie_hashed_in_their_file(tmp_path):
     add_key(path, two)
     assert first not in path.read_text()
     ring = KeyRing.read(path)
-    assert (ring.find(first).name, ring.find(second).tokens_per_minute, ring.find(first + "x")) == ("a", 5, None)
-    assert ring.find(first).allows("m")
-    assert not ring.find(first).allows("n")
+    assert (
+        ring.find(digest_of(first)).name,
+        ring.find(digest_of(second)).tokens_per_minute,
+        ring.find(digest_of(first + "x")),
+    ) == ("a", 5, None)
+    assert ring.find(digest_of(first)).allows("m")
+    assert not ring.find(digest_of(first)).allows("n")
     with pytest.raises(ConfigError, match="already"):
         add_key(path, new_key("a")[1])
-    assert KeyRing.from_environment({"IALIGN_API_KEYS": json.dumps(yaml.safe_load(path.read_text()))}).find(first)
+    assert KeyRing.from_environment({"IALIGN_API_KEYS": json.dumps(yaml.safe_load(path.read_text()))}).find(
+        digest_of(first)
+    )
     assert KeyRing.from_environment({}) is None
 
 
@@ -139,8 +155,8 @@ def test_the_file_of_the_settings_comes_before_the_environment(tmp_path, monkeyp
     (secret, entry), (other, elsewhere) = new_key("a"), new_key("b")
     add_key(tmp_path / "keys.yaml", entry)
     monkeypatch.setenv("IALIGN_API_KEYS", json.dumps({"keys": [elsewhere.model_dump(exclude_none=True)]}))
-    assert keys_of(ServeConfig(keys=str(tmp_path / "keys.yaml"))).find(secret)
-    assert keys_of(ServeConfig()).find(other)
+    assert keys_of(ServeConfig(keys=str(tmp_path / "keys.yaml"))).find(digest_of(secret))
+    assert keys_of(ServeConfig()).find(digest_of(other))
     monkeypatch.delenv("IALIGN_API_KEYS")
     assert keys_of(ServeConfig()) is None
 
@@ -190,3 +206,75 @@ def test_others_need_one(host):
     with pytest.raises(ConfigError, match=r"serve\.keys"):
         check_exposure(ServeConfig(host=host), None)
     check_exposure(ServeConfig(host=host), KeyRing([new_key("a")[1]]))
+
+
+def test_a_key_that_is_removed_stops_and_one_that_is_added_begins(tmp_path, caplog):
+    path, used = tmp_path / "keys.yaml", []
+    (first, one), (second, two) = new_key("a"), new_key("b")
+    add_key(path, one)
+    follower = KeyFollower(str(path), used.append)
+    follower.check()
+    follower.check()
+    assert len(used) == 1  # nothing has changed
+    add_key(path, two)
+    follower.check()
+    assert used[-1].find(digest_of(second)).name == "b"
+    path.write_text(yaml.safe_dump({"keys": [two.model_dump(exclude_none=True)]}))
+    follower.check()
+    assert used[-1].find(digest_of(first)) is None
+    path.write_text("keys: []")
+    follower.check()
+    assert used[-1].find(digest_of(second)) is None
+
+
+@pytest.mark.parametrize("how", ["gone", "torn", "a folder", "half of UTF-8", "open to all"])
+def test_a_key_file_that_cannot_be_read_any_more_changes_nothing(tmp_path, caplog, how):
+    path, used = tmp_path / "keys.yaml", []
+    secret, entry = new_key("a")
+    add_key(path, entry)
+    follower = KeyFollower(str(path), used.append)
+    follower.check()
+    text = path.read_text()
+    if how in ("gone", "a folder"):
+        path.unlink()
+    if how == "a folder":
+        path.mkdir()
+    elif how == "torn":
+        path.write_text(text[:-30])
+    elif how == "half of UTF-8":
+        path.write_bytes(b"\xff\xfe")
+    elif how == "open to all":
+        path.write_text(text + "# changed\n")
+        path.chmod(0o666)
+    for _ in range(3):
+        follower.check()
+    assert len(used) == 1
+    assert [r.levelname for r in caplog.records] == ["WARNING"]
+    assert "stay in force" in caplog.text
+    if how == "a folder":
+        path.rmdir()
+    path.unlink(missing_ok=True)
+    add_key(path, new_key("b")[1])
+    follower.check()
+    assert used[-1].find(digest_of(secret)) is None
+
+
+def test_a_key_file_that_others_may_change_is_refused(tmp_path):
+    path = tmp_path / "keys.yaml"
+    add_key(path, new_key("a")[1])
+    path.chmod(0o646)
+    with pytest.raises(ConfigError, match="chmod o-w"):
+        KeyRing.read(path)
+
+
+def test_the_metrics_of_a_limited_key_are_those_of_its_models(keyed):
+    api, secrets = keyed
+    for name in ("plain", "chat"):
+        api.post(CHAT, ASK | {"model": name}, headers=bearer(secrets["all"]))
+    whole, own = (api.get("/metrics", headers=bearer(secrets[name])).text for name in ("all", "one"))
+    assert 'model="plain"' in whole
+    assert "ialign_engine" in whole
+    assert 'model="chat"' in own
+    samples = [line for line in own.splitlines() if not line.startswith("#")]
+    assert samples
+    assert all('model="chat"' in line for line in samples)

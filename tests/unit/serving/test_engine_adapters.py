@@ -50,6 +50,12 @@ def rewritten(folder, change):
     save_file(tensors, file)
 
 
+def widened(tensors):
+    for name in list(tensors)[:2]:
+        shape = (64, tensors[name].shape[1]) if "lora_A" in name else (tensors[name].shape[0], 64)
+        tensors[name] = torch.zeros(shape)
+
+
 def first(tensors):
     return next(iter(tensors))
 
@@ -82,7 +88,9 @@ TORN = {
     "a lone number": (lambda f: rewritten(f, lambda t: t.update({first(t): torch.tensor(1.0)})), "does not fit"),
     "no alpha": (lambda f: changed(f, lora_alpha=None), "alpha of .* cannot be read"),
     "an endless alpha": (lambda f: changed(f, lora_alpha=float("inf")), "must be finite"),
-    "a torn pattern": (lambda f: changed(f, alpha_pattern={"(": 1}), "alpha of .* cannot be read"),
+    "a torn pattern": (lambda f: changed(f, alpha_pattern={"(": 1}), "no regular expression"),
+    "a pickle": (lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"), "pickle"),
+    "more rank than the layer": (lambda f: rewritten(f, widened), "rank 64 for layer"),
     "a list for patterns": (lambda f: changed(f, alpha_pattern=[1]), "alpha of .* cannot be read"),
 }
 

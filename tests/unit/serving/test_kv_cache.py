@@ -67,3 +67,41 @@ def test_a_long_row_and_many_short_ones_are_never_many_long_ones():
         cache.leave(row)
     join(1, 4000)
     assert cache.column_count() == 4000 + SPARE
+
+
+def test_a_row_that_held_nan_leaves_none_behind():
+    """What is masked is multiplied by 0: NaN in the padding of a later row would be NaN in its answer."""
+    draw, cache = random.Random(2), SlotCache()
+    rows: list[list[int]] = []  # one number each, its length
+
+    def leave(row):
+        at = next(i for i, other in enumerate(rows) if other is row)
+        cache.leave(at)
+        rows[at] = rows[-1]
+        rows.pop()
+
+    for _ in range(6 * SPARE):
+        while len(rows) < 5:
+            broken, length, fresh = draw.random() < 0.3, draw.randint(1, 30), DynamicCache()
+            for layer in range(LAYERS):
+                columns = torch.full((1, HEADS, length, SIZE), torch.nan if broken else 0.0)
+                fresh.update(columns, columns, layer)
+            cache.join(fresh)
+            rows.append([length])
+            if broken:  # its prompt was read, and its first logits were NaN
+                leave(rows[-1])
+        cache.narrow(max(row[0] for row in rows))
+        cache.room()
+        failed = [i for i in range(len(rows)) if draw.random() < 0.1]
+        columns = torch.zeros(len(rows), HEADS, 1, SIZE)
+        columns[failed] = torch.nan
+        for keys, values in step_of(cache, columns):
+            assert sorted({int(i) for held in (keys, values) for i in held.isnan().nonzero()[:, 0]}) == failed
+        cache.span.end += 1
+        for row in rows:
+            row[0] += 1
+        leaving = [row for i, row in enumerate(rows) if i in failed or row[0] > 50]
+        for row in draw.sample(leaving, len(leaving)):
+            leave(row)
+        if rows:
+            cache.narrow(max(row[0] for row in rows))

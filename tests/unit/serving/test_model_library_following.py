@@ -1,8 +1,11 @@
 """Versions behind the names of what is served: an alias that moves, and what does not load."""
 
 import asyncio
+import errno
+import json
 import logging
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,11 @@ from runs import BEST, GOOD, WEAK, make_run, small_experiment
 
 from ialign_ray.errors import ModelError
 from ialign_ray.registry.promotion import promote, register, roll_back
-from ialign_ray.serving import model_pool
+from ialign_ray.registry.store import Registry
+from ialign_ray.serving import chat_template, model_pool
+from ialign_ray.serving.engine.adapter_files import read_adapter
+from ialign_ray.storage import MANIFEST, file_hash, read_json
+from ialign_ray.training.runs import model_folder
 
 pytestmark = pytest.mark.slow
 
@@ -90,6 +97,88 @@ def test_no_request_fails_or_mixes_versions_while_the_alias_moves(registry, libr
     seen = asyncio.run(story())
     assert {version for version, _ in seen} == set(texts)
     assert [(v, t) for v, t in seen if texts[v] != t] == []
+
+
+def test_on_a_full_disk_the_old_version_serves_and_the_new_one_is_refused(registry, library, tmp_path, monkeypatch):
+    monkeypatch.setenv("IALIGN_CACHE", str(tmp_path / "cache"))
+    promote(registry, "mine", GOOD)
+
+    async def story():
+        async with serving(registry) as shelf:
+
+            def full(*_):
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+            with monkeypatch.context() as disk:
+                disk.setattr(Registry, "_download", full)
+                registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
+                await shelf.refresh()
+                assert (await ask(shelf, "champion"))[0] == "mine/2"
+                assert "No space left on device" in shelf.infos()[0].details["refused"]
+                with pytest.raises(ModelError, match="No space left"):
+                    await ask(shelf, "mine/1")
+            assert (await ask(shelf, "mine/1"))[0] == "mine/1"
+
+    asyncio.run(story())
+
+
+def test_a_version_that_loads_too_long_is_refused_and_the_old_one_serves(registry, library, monkeypatch):
+    """A thread that hangs cannot be ended; it is left alone, and no second one hangs beside it."""
+    promote(registry, "mine", GOOD)
+    hanging, opened = threading.Event(), []
+
+    def slow(folder, shapes):
+        opened.append(folder)
+        hanging.wait(30)
+        return read_adapter(folder, shapes)
+
+    async def story():
+        async with serving(registry) as shelf:
+            patient = shelf._pool._settings
+            shelf._pool._settings = patient.model_copy(update={"load_s": 0.5})
+            monkeypatch.setattr("ialign_ray.serving.engine.engine.read_adapter", slow)
+            registry.call("set_registered_model_alias", "mine", "champion", str(BEST))
+            await shelf.refresh()
+            assert (await ask(shelf, "champion"))[0] == "mine/2"
+            assert "did not load within 0.5 s" in shelf.infos()[0].details["refused"]
+            with pytest.raises(ModelError):
+                await ask(shelf, "mine/3")
+            assert (await ask(shelf, "champion"))[0] == "mine/2"
+            hanging.set()
+            while "mine/3" in OPENED[0]._known:  # what came too late is unloaded
+                await asyncio.sleep(0.01)
+            shelf._pool._settings = patient
+            shelf._named["champion"].retry_at = 0
+            await shelf.refresh()
+            assert (await ask(shelf, "champion"))[0] == "mine/3"
+
+    asyncio.run(story())
+
+
+HOSTILE = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+
+
+def test_a_version_whose_chat_template_loops_is_refused(registry, library, tmp_path, tiny_model_folder, monkeypatch):
+    promote(registry, "mine", GOOD)
+    made, strength = small_experiment(tmp_path, tiny_model_folder), {"eng": 1.0, "ind": 1.6, "jav": 1.6}
+    source = make_run(made, "looping", strength, 9, evaluated=False)
+    file = model_folder(source) / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"chat_template": HOSTILE}))
+    manifest = read_json(file.with_name(MANIFEST))
+    manifest["files"][file.name] = file_hash(file)
+    file.with_name(MANIFEST).write_text(json.dumps(manifest))
+    make_run(made, "looping", strength, 9)
+    number = register(registry, source, "mine")[0].number
+    monkeypatch.setattr(chat_template, "RENDER_S", 0.5)
+
+    async def story():
+        async with serving(registry) as shelf:
+            registry.call("set_registered_model_alias", "mine", "champion", str(number))
+            await shelf.refresh()
+            assert (await ask(shelf, "champion"))[0] == "mine/2"
+            assert "chat template" in shelf.infos()[0].details["refused"]
+
+    asyncio.run(story())
 
 
 def test_a_version_that_does_not_load_is_refused_and_told(registry, library, tmp_path, monkeypatch, caplog):

@@ -5,7 +5,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ialign_ray.errors import ConfigError
+from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.tasks.alignment import TASKS
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
 
@@ -124,3 +124,20 @@ def test_spans_are_the_sentences_whatever_they_say(which, one, two):
     for slot in sentences:
         expected = expected.replace(f"{{{slot}}}", "\0")
     assert "\0".join([*outside, text[at:]]) == expected
+
+
+def test_a_filled_text_is_counted_before_it_is_made():
+    sentence = "x" * 1_000_000
+    with pytest.raises(DataError, match="more than 10,000,000 characters"):
+        fill("{source}" * 4000, {"source": sentence})
+
+
+@pytest.mark.parametrize("slot", ["0", "source.x", "source!r", "source:>99999999", "other"])
+def test_an_unknown_slot_is_an_error_that_names_it(slot):
+    with pytest.raises(DataError, match="no text for the slot"):
+        fill(f"{{source}} {{{slot}}}", {"source": "a"})
+
+
+def test_a_slot_of_a_megabyte_is_found_in_time():
+    for text in ("{" * 1_000_000, "{" + " " * 1_000_000 + '"}', "{" + "a" * 1_000_000 + " " * 1_000_000 + "-}"):
+        assert fill(text, {})[0] == text

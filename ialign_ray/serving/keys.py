@@ -7,12 +7,15 @@ every request 50 ms of a core.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import hmac
 import ipaddress
+import logging
 import os
 import secrets
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -24,6 +27,7 @@ from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.storage import write_text
 
+log = logging.getLogger("ialign_ray.serving")
 ENVIRONMENT: Final = "IALIGN_API_KEYS"
 PREFIX: Final = "ialign-"
 """Prefix of each key, which lets people and scanners for leaked secrets recognise it."""
@@ -75,6 +79,7 @@ class KeyRing:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(f"key file {path} cannot be read; make one with `ialign serve keys`") from error
+        _check_mode(Path(path))
         return cls(_parsed(text, f"key file {path}").keys)
 
     @classmethod
@@ -83,9 +88,9 @@ class KeyRing:
         text = environment.get(ENVIRONMENT, "").strip()
         return cls(_parsed(text, ENVIRONMENT).keys) if text else None
 
-    def find(self, secret: str) -> KeyEntry | None:
-        """Find the entry of a key. Always compares with all, in constant time, so that the time reveals nothing."""
-        digest, found = _digest(secret), None
+    def find(self, digest: bytes) -> KeyEntry | None:
+        """Find the entry of a key by its hash. Always compares with all, in constant time: the time reveals nothing."""
+        found = None
         for known, key in self._keys:
             if hmac.compare_digest(known, digest):
                 found = key
@@ -97,11 +102,64 @@ def keys_of(settings: ServeConfig) -> KeyRing | None:
     return KeyRing.read(settings.keys) if settings.keys else KeyRing.from_environment()
 
 
+class KeyFollower:
+    """Reads a key file again and again, so that a key that was removed or added is so within seconds."""
+
+    def __init__(self, path: str, use: Callable[[KeyRing], None]) -> None:
+        """`use` is given the keys whenever they have changed."""
+        self._path, self._use = path, use
+        self._text: str | None = None
+        self._problem: str | None = None
+
+    def check(self) -> None:
+        """Read the file. One that cannot be read, or is malformed, changes nothing, and is logged once."""
+        try:
+            text = Path(self._path).read_text(encoding="utf-8")
+            if text == self._text:
+                problem = None
+            else:
+                # a file whose last key was removed has none, which `read` refuses at the start
+                ring = KeyRing([]) if _holds_none(text) else KeyRing.read(self._path)
+                self._use(ring)
+                self._text, problem = text, None
+        except (OSError, UnicodeDecodeError) as error:
+            problem = f"key file {self._path} cannot be read ({type(error).__name__})"
+        except ConfigError as error:
+            problem = str(error)
+        if problem is not None and problem != self._problem:
+            log.warning("%s; the keys that were read before stay in force", problem)
+        self._problem = problem
+
+    async def follow(self, seconds: float) -> None:
+        """Check the file every so many seconds, in a thread: a file system over a network may block."""
+        while True:
+            await asyncio.to_thread(self.check)
+            await asyncio.sleep(seconds)
+
+
+def _holds_none(text: str) -> bool:
+    try:
+        return bool(yaml.safe_load(text) == {"keys": []})
+    except yaml.YAMLError:
+        return False
+
+
+def _check_mode(path: Path) -> None:
+    """Refuse a file into which others may write keys of their own; it holds only hashes, so they may read it."""
+    if path.stat().st_mode & stat.S_IWOTH:
+        raise ConfigError(f"key file {path} may be changed by every user of this machine; run chmod o-w {path}")
+
+
+def digest_of(secret: str) -> bytes:
+    """Return the hash by which a key is known."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
 def new_key(name: str, **limits: Any) -> tuple[str, KeyEntry]:
     """Create a key, to be shown once, and its entry for the file; `limits` are fields of `KeyEntry`."""
     secret = PREFIX + secrets.token_urlsafe(32)
     try:
-        return secret, KeyEntry(name=name, sha256=_digest(secret).hex(), **limits)
+        return secret, KeyEntry(name=name, sha256=digest_of(secret).hex(), **limits)
     except ValidationError as error:
         raise ConfigError(f"the new key's {_sentence(error)}") from error
 
@@ -130,10 +188,6 @@ def _loopback(host: str) -> bool:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _digest(secret: str) -> bytes:
-    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
 def _parsed(text: str, where: str) -> KeyFile:
