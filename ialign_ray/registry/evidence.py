@@ -18,6 +18,10 @@ from ialign_ray.registry.gate import NEW, OLD, GateDecision, judge
 _FACTS = ("label", "chars", "bytes", "candidates")  # of the test sentence alone, so equal in every run
 
 
+MODELS = (False, False)
+"""A promotion is about two models as they are, not about their recipes: the luck of training is no part of it."""
+
+
 @dataclass(frozen=True)
 class Evidence:
     """One model's predictions."""
@@ -41,7 +45,7 @@ def over_champion(candidate: Evidence, champion: Evidence) -> GateDecision:
     """Judge a candidate against the present champion. Raises RegistryError when they were evaluated differently."""
     refuse_incomparable(candidate, champion)
     measured = candidate.measured(), champion.measured()
-    pairs = compare(candidate.name, measured[0], champion.name, measured[1])
+    pairs = compare(candidate.name, measured[0], champion.name, measured[1], recipes=MODELS)
     return GateDecision(tuple(judge(pairs, rules_of(candidate.experiment))))
 
 
@@ -51,9 +55,11 @@ def over_references(candidate: Evidence, base: Evidence, control: Evidence | Non
     The control is the compute-matched run on old instructions only: any training can lift an undertrained base.
     """
     rules, measured = rules_of(candidate.experiment), candidate.measured()
-    checks = judge(compare(candidate.name, measured, base.name, base.measured()), rules)
+    checks = judge(compare(candidate.name, measured, base.name, base.measured(), recipes=MODELS), rules)
     if control is not None:
-        checks += judge(compare(candidate.name, measured, control.name, control.measured()), rules, (NEW,))
+        checks += judge(
+            compare(candidate.name, measured, control.name, control.measured(), recipes=MODELS), rules, (NEW,)
+        )
     return GateDecision(tuple(sorted(checks, key=lambda c: c.side == OLD)))
 
 

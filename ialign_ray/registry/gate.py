@@ -28,6 +28,7 @@ from ialign_ray.evaluation.rules import (
     KEPT,
     LOST,
     NOT_SHOWN,
+    WITHIN,
     Rules,
     forgetting_outcome,
     gain_outcome,
@@ -119,8 +120,9 @@ def _old(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Itera
             yield Check(OLD, False, f"{place}: {unknown}")
             continue
         unit, rest = kind.title, f"against {row['against']} (n = {d.n}, tolerance {tolerance:g})"
-        if forgetting_outcome(d, tolerance) == KEPT:
-            yield Check(OLD, True, f"{place}: kept, {_signed(d)} {unit} {rest}")
+        outcome = forgetting_outcome(d, tolerance)
+        if outcome in (KEPT, WITHIN):
+            yield Check(OLD, True, f"{place}: {outcome}, {_signed(d)} {unit} {rest}")
             continue
         said = (
             f"worse by {-d.value:.3f} [{-d.high:.3f}, {-d.low:.3f}] {unit}"
