@@ -58,6 +58,8 @@ class Rules:
     """Codes of the old languages (L1)."""
     better_on: frozenset[str] = frozenset()
     """Suites on which a candidate must be better on the new languages."""
+    least_gain: float | Mapping[str, float] = 0.0
+    """The smallest gain that is worth a promotion, one or by suite."""
     min_rows: int = 30
     """Fewer sentences in common than this decide no promotion."""
     collapse_share: float = 0.8
@@ -77,6 +79,7 @@ def rules_of(experiment: Experiment) -> Rules:
         loss_tolerance=promotion.loss_tolerance,
         old=frozenset(experiment.languages.l1),
         better_on=frozenset(promotion.better_on or _default_suites(experiment)),
+        least_gain=promotion.least_gain,
         min_rows=promotion.min_rows,
         primary=evaluate.primary,
     )
