@@ -53,7 +53,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class References:
+class GateReferences:
     """What a candidate is held against."""
 
     base: Evidence
@@ -66,7 +66,7 @@ class References:
     let old work erode by a tolerance at each promotion."""
 
 
-def decide(candidate: Evidence, others: References, attempts: Attempts | None = None) -> GateDecision:
+def decide(candidate: Evidence, others: GateReferences, attempts: Attempts | None = None) -> GateDecision:
     """Judge a candidate against base, control, the present champion and the best one so far.
 
     New languages must be better than in base, control and champion, at the level of the attempt; old ones are held

@@ -13,7 +13,7 @@ from ialign_ray.errors import IalignError, RegistryError
 from ialign_ray.evaluation.subjects import BASE
 from ialign_ray.registry.attempts import Attempts, counted, looks, rows_of
 from ialign_ray.registry.decisions import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Event, Head, append, head, refuse_torn
-from ialign_ray.registry.evidence import Evidence, References, decide, differences
+from ialign_ray.registry.evidence import Evidence, GateReferences, decide, differences
 from ialign_ray.registry.run_evidence import (
     CONTROL,
     VERSION,
@@ -209,14 +209,14 @@ def _same_model(registry: Registry, version: Version, champion: int | None) -> V
     return holder if holder is not None and holder.tags.get("model") == version.tags["model"] else None
 
 
-def _references(registry: Registry, version: Version, own: Mapping[str, Evidence], seen: Head) -> References:
+def _references(registry: Registry, version: Version, own: Mapping[str, Evidence], seen: Head) -> GateReferences:
     """What a version is held against; its control is the champion's where it has none of its own."""
     if seen.champion is None:
-        return References(own[BASE], own.get(CONTROL))
+        return GateReferences(own[BASE], own.get(CONTROL))
     holder = registry.version(version.name, seen.champion)
     other = evidence(registry.fetch(holder), holder.title)
     control = own.get(CONTROL) or other.get(CONTROL)
-    return References(own[BASE], control, other[VERSION], _best_before(registry, version, own[VERSION], seen))
+    return GateReferences(own[BASE], control, other[VERSION], _best_before(registry, version, own[VERSION], seen))
 
 
 def _best_before(registry: Registry, version: Version, own: Evidence, seen: Head) -> Evidence | None:

@@ -39,9 +39,9 @@ LEVEL: Final = 0.95
 POWER: Final = 0.8
 _MIN_DEFINED: Final = 0.9  # an interval over fewer defined resamples would describe another population
 _ROUNDING: Final = 1e-12  # below it two runs are equal: the order of a sum must not decide a sign
-# A sample shows less skewness than its population, the more so the more its largest unit makes up of it: larger ones have
-# not been drawn yet. Simulated: lognormal losses of 48 units rise from .89 to .94 covered by it; normal ones and shares of
-# right answers stay where they are.
+# A sample shows less skewness than its population, the more so the more its largest unit makes up of it: larger ones
+# have not been drawn yet. Simulated: lognormal losses of 48 units rise from .89 to .94 covered by it; normal ones and
+# shares of right answers stay where they are.
 _UNSEEN: Final = 6.0
 _FEWEST_ALIKE: Final = 6  # a sign test over five units that all agree cannot reach .05
 

@@ -68,7 +68,9 @@ class CellDraws(NamedTuple):
             return 0.0
         apart = (self.seeds - self.seeds.mean(axis=0))[:, 1:]
         defined = apart[:, np.isfinite(apart).all(axis=0)].astype(np.float64)
-        return float(defined.var(axis=1).mean()) * k / (k - 1) if defined.size else 0.0
+        # enlarged as `bootstrap.estimates` enlarges the variance that it is a part of
+        enlarged = (self.units / max(self.units - 2, 1)) ** 2 * k / (k - 1)
+        return float(defined.var(axis=1).mean()) * enlarged if defined.size else 0.0
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,18 @@ variance is estimated as in an analysis of variance of seeds crossed with senten
 Variance Components, 1992): that of the sentences without what a seed does to single sentences, plus that of the mean
 over the seeds' own differences, which holds the latter.
 
-- Both recipes have the same three or more seeds: paired by seed, as data order and initialisation are shared. Seeds
-  and sentences are weighed after Cochran and Cox (1957); so are several seeds against a model without luck (the base).
-- Other numbers of seeds, or two: the two recipes' variances are added (Welch-Satterthwaite). Two pairs would leave one
-  degree of freedom, which shows nothing below 12.7 standard errors.
-- Only one of the two has several seeds: the other's luck is taken to be as large.
-- Neither has: the declared spread (`evaluate.seed_spread`), or none. Then luck is `unmeasured`, the interval covers the
-  choice of sentences alone, and no verdict about a recipe follows from it.
+- Both recipes have the same three or more seeds: paired by seed, as data order and initialisation are shared.
+- Other numbers of seeds, or two: the spread of both is pooled. Two pairs would leave one degree of freedom, which shows
+  nothing below 12.7 standard errors.
+- Several seeds against a model without luck (the base): their own spread. Against a recipe with a single seed: the
+  other's luck is taken to be as large.
+- Neither has several: the declared spread (`evaluate.seed_spread`), or none. Then luck is `unmeasured`, the interval
+  covers the choice of sentences alone, and no verdict about a recipe follows from it.
 
-Two equal recipes are told apart in .02 to .065 of simulations (nominal .05) for 2, 3 and 5 seeds, whatever the share of
-luck (docs/evaluation.md); without counting it in up to .34.
+Seeds are few, so their variance has few degrees of freedom, and the sentences' many. As Cochran and Cox (1957) have it,
+the critical value is the two t values' mean, weighted by the share of each in the variance; the share of the seeds to
+the power of 1.25, as their own weights are conservative. Equal recipes are told apart in .03 to .06 of simulations
+(nominal .05) for 2, 3 and 5 seeds (docs/evaluation.md); without counting the seeds in, in .08 to .45.
 """
 
 from __future__ import annotations
@@ -34,6 +36,7 @@ MEASURED: Final = "measured"
 DECLARED: Final = "declared"
 LUCK_UNKNOWN: Final = "one training run: cannot be told from luck (train more seeds, or declare evaluate.seed_spread)"
 
+_WEIGHT: Final = 1.25
 _FREEDOM: Final = np.geomspace(1.0, 1e5, 2000)
 _REACH: Final = quantile((1 + LEVEL) / 2, _FREEDOM)  # falls
 
@@ -46,10 +49,12 @@ class Luck(NamedTuple):
     """Training seeds of the recipes compared, the smaller number."""
     seed_sd: float
     """Standard deviation of the difference over seeds; NaN where it is not measured."""
-    parts: tuple[tuple[float, float], ...]
-    """Variance and degrees of freedom of each independent part, of the mean over seeds."""
-    interaction: float
-    """Variance that the parts share with the sentences': what a seed does to single sentences."""
+    variance: float = 0.0
+    """Variance of the difference by seeds, of the mean over them."""
+    freedom: float = np.inf
+    """Degrees of freedom of `variance`."""
+    interaction: float = 0.0
+    """Part of `variance` that the sentences' variance holds as well: what a seed does to single sentences."""
 
 
 def with_luck(
@@ -66,7 +71,7 @@ def with_luck(
     lucks = [luck_of(first, second, recipes, known) for (first, second), known in zip(pairs, declared, strict=True)]
     variance, freedom = found.error**2, found.freedom.copy()
     for row, luck in enumerate(lucks):
-        if luck.parts and np.isfinite(variance[row]):
+        if luck.variance > 0 and np.isfinite(variance[row]):
             variance[row], freedom[row] = _total(float(variance[row]), float(freedom[row]), luck)
     return found.with_variance(variance, freedom), lucks
 
@@ -77,23 +82,20 @@ def luck_of(first: CellDraws, second: CellDraws, recipes: tuple[bool, bool], dec
     seeds = min((len(side.values) for side in sides), default=1)
     many = [side for side in sides if len(side.values) > 1]
     if not sides:
-        return Luck(NONE, seeds, float("nan"), (), 0.0)
+        return Luck(NONE, seeds, float("nan"))
     if not many:
         if declared is None:
-            return Luck(UNMEASURED, 1, float("nan"), (), 0.0)
-        variance = len(sides) * declared**2
-        return Luck(DECLARED, 1, float(np.sqrt(variance)), ((variance, np.inf),), 0.0)
+            return Luck(UNMEASURED, 1, float("nan"))
+        return Luck(DECLARED, 1, float(np.sqrt(len(sides)) * declared), len(sides) * declared**2)
     if len(sides) == 2 and len(many) == 2 and len(first.values) == len(second.values) > 2:
         return _paired(first, second)
-    # where one side has a single seed, the other's luck stands in for its own
-    known = [(many[0] if len(side.values) == 1 else side, len(side.values)) for side in sides]
-    spreads = [(float(np.var(side.values, ddof=1)), side.interaction(), k) for side, k in known]
-    interaction = sum(shared / k for _, shared, k in spreads)
-    sd = float(np.sqrt(sum(variance for variance, _, _ in spreads)))
-    parts = [(variance / k, len(side.values) - 1.0) for (variance, _, k), (side, _) in zip(spreads, known)]
-    if len(many) < len(sides):  # one estimate, used twice
-        parts = [(sum(variance for variance, _ in parts), parts[0][1])]
-    return Luck(MEASURED, max(seeds, 1), sd, tuple(parts), interaction)
+    freedom = sum(len(side.values) - 1.0 for side in many)
+    spread, interaction = (
+        sum((len(side.values) - 1) * of(side) for side in many) / freedom
+        for of in (lambda side: float(np.var(side.values, ddof=1)), CellDraws.interaction)
+    )
+    means = sum(1 / len(side.values) for side in sides)
+    return Luck(MEASURED, seeds, float(np.sqrt(len(sides) * spread)), spread * means, freedom, interaction * means)
 
 
 def _paired(first: CellDraws, second: CellDraws) -> Luck:
@@ -106,23 +108,15 @@ def _paired(first: CellDraws, second: CellDraws) -> Luck:
         first.seeds - second.seeds,
     )
     variance = float(np.var(change.values, ddof=1))
-    return Luck(MEASURED, k, float(np.sqrt(variance)), ((variance / k, k - 1.0),), change.interaction() / k)
+    return Luck(MEASURED, k, float(np.sqrt(variance)), variance / k, k - 1.0, change.interaction() / k)
 
 
 def _total(sentences: float, freedom: float, luck: Luck) -> tuple[float, float]:
     """Variance of a difference with its luck, and degrees of freedom that give its 95 % interval."""
-    alone = max(sentences - luck.interaction, 0.0)
-    trained = sum(variance for variance, _ in luck.parts)
-    total = alone + trained
-    if not trained > 0:
-        return sentences, freedom
-    if len(luck.parts) == 1:
-        share, own = trained / total, luck.parts[0][1]
-        by_sentences, by_seeds = quantile((1 + LEVEL) / 2, [freedom, own])
-        reach = (1 - share) * by_sentences + share * by_seeds
-        return total, float(np.interp(reach, _REACH[::-1], _FREEDOM[::-1]))
-    squares = alone**2 / freedom + sum(variance**2 / own for variance, own in luck.parts)
-    return total, total**2 / squares
+    total = max(sentences - luck.interaction, 0.0) + luck.variance
+    by_sentences, by_seeds = quantile((1 + LEVEL) / 2, [freedom, luck.freedom])
+    reach = by_sentences + (by_seeds - by_sentences) * (luck.variance / total) ** _WEIGHT
+    return total, float(np.interp(reach, _REACH[::-1], _FREEDOM[::-1]))
 
 
 def declared_spread(spread: float | dict[str, float] | None, metric: str) -> float | None:

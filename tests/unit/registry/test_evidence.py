@@ -11,7 +11,7 @@ from ialign_ray.errors import RegistryError
 from ialign_ray.evaluation.rules import rules_of
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.registry.attempts import Attempts
-from ialign_ray.registry.evidence import Evidence, References, decide
+from ialign_ray.registry.evidence import Evidence, GateReferences, decide
 
 WEAK = {"eng": 1.0, "ind": 0.0, "jav": 0.0}
 STRONG = {"eng": 1.0, "ind": 1.5, "jav": 1.5}
@@ -30,7 +30,7 @@ def predicted(experiment, strength, name="mine/1", noise=0):
 def over_champion(candidate, champion, attempts=None, **others):
     """The decision, with a base and a control that are easily beaten."""
     chance = {name: Evidence(name, candidate.experiment, floor(candidate.frames)) for name in ("base", "control")}
-    return decide(candidate, References(**{**chance, "champion": champion, **others}), attempts)
+    return decide(candidate, GateReferences(**{**chance, "champion": champion, **others}), attempts)
 
 
 def floor(frames):
@@ -46,7 +46,7 @@ def without(frame):
 
 
 def over_references(candidate, base, control):
-    return decide(candidate, References(base, control))
+    return decide(candidate, GateReferences(base, control))
 
 
 def refused(first, second, *parts):
