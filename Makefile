@@ -7,7 +7,7 @@ BIN := .venv/bin
 DATA ?= ../shared/data
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 
-.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools pocket-base quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale soak fuzz mutation clean
+.PHONY: help setup check test nightly test-browser test-cluster test-faults host-tools pocket-base quickstart real-run miniature miniature-search schema bench bench-setup bench-training bench-pipeline bench-loss bench-scoring bench-corpus bench-search bench-serving bench-scale bench-statistics soak fuzz mutation clean
 
 help:  ## list the targets
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*##/\t/' | expand -t 16
@@ -120,6 +120,9 @@ bench-scale: bench-setup  ## the model of cost and time: its constants, and its 
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/scale_model.py
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/scale_check.py
 	$(BIN)/python tests/benchmarks/render.py
+
+bench-statistics: setup  ## every claim of docs/evaluation.md simulated: coverage, false rates, retries; some minutes
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/statistical_claims.py
 
 bench-corpus: bench-setup  ## reading and cleaning a corpus against `datasets` and OpusFilter
 	$(BIN)/python tests/benchmarks/corpus_scale.py

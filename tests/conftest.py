@@ -189,7 +189,7 @@ def library(tmp_path_factory, tiny_model_folder, migrated):
 
     It is made once; tests change copies of the database.
     """
-    from runs import STRENGTHS, make_run, small_experiment
+    from runs import CONTROL, STRENGTHS, make_run, small_experiment
 
     from ialign_ray.registry.promotion import register
     from ialign_ray.registry.store import Registry
@@ -200,6 +200,7 @@ def library(tmp_path_factory, tiny_model_folder, migrated):
     shutil.copy(migrated, folder / "runs" / "mlflow.db")
     registry = Registry(str(folder / "runs"))
     for seed, (name, strength) in enumerate(STRENGTHS.items()):
+        make_run(experiment, f"control-s{seed}", CONTROL, seed, ratio=1.0)
         register(registry, make_run(experiment, name, strength, seed), "mine")
     return folder
 

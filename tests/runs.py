@@ -23,6 +23,8 @@ STRENGTHS = {
     "best": {"eng": 1.4, "ind": 1.6, "jav": 1.6},
     "forgetful": {"eng": 0.0, "ind": 1.6, "jav": 1.6},
 }
+CONTROL = {"eng": 1.0, "ind": 0.0, "jav": 0.0}
+"""Strength of the replay-only run that is registered with each."""
 WEAK, GOOD, BEST, FORGETFUL = range(1, 5)
 """Versions of the registered model `mine` of the fixture `library`."""
 
@@ -72,9 +74,10 @@ def chosen(rows, prompt, strength, noise=0):
     return made.assign(**{name: list(scores) for name in ("sum", "mean", "calibrated")})
 
 
-def make_run(experiment, name, strength, seed=0, base=0.0, evaluated=True):
+def make_run(experiment, name, strength, seed=0, base=0.0, evaluated=True, ratio=0.0):
     """A finished run with its predictions, and the base's beside it."""
-    experiment = override(experiment, {"train.seed": seed, "replay.ratio": 0.0})
+    replay = {"replay.ratio": ratio} | ({"replay.sources": [{"path": "old.jsonl"}]} if ratio else {})
+    experiment = override(experiment, {"train.seed": seed, **replay})
     run = run_folder(experiment, name)
     if not (run / MODEL).exists():
         run.mkdir(parents=True)

@@ -139,6 +139,7 @@ def _scores(version: Version) -> Iterator[str]:
 
 def _show_history(store: Registry, name: str, alias: str) -> None:
     from ialign_ray.registry.decisions import head
+    from ialign_ray.registry.promotion import alpha_left
 
     seen = head(store, name, alias)
     say(f"{name}@{alias}: {'no version' if seen.champion is None else f'version {seen.champion}'}")
@@ -146,11 +147,15 @@ def _show_history(store: Registry, name: str, alias: str) -> None:
         say(_line(event))
         for told in event.told:
             say(f"    {told}")
+    if line := alpha_left(store, name, seen):
+        say(line)
     if seen.champion != (seen.held[-1] if seen.held else None):
         say("The alias was last moved by another tool than ialign.")
 
 
 def _line(event: Event) -> str:
-    before = "" if event.before is None else f" (champion: {event.before})"
+    about = [f"champion: {event.before}"] if event.before is not None else []
+    about += [f"attempt {event.attempt}"] if event.attempt else []
+    among = f" ({', '.join(about)})" if about else ""
     reason = f": {event.reason}" if event.reason else ""
-    return f"{event.number}. {event.when} {event.who}: version {event.version} {event.kind}{before}{reason}"
+    return f"{event.number}. {event.when} {event.who}: version {event.version} {event.kind}{among}{reason}"

@@ -48,7 +48,10 @@ def _expanded(item: Any) -> Any:
     changes = {key: value for key, value in item.items() if key != "use"}
     if not isinstance(item["use"], str):
         raise ConfigError(f"evaluate.suites: use is {item['use']!r}; name a bundled suite or a YAML file")
-    chosen = {"grouped": False} if "languages" in changes else {}  # a list of the user's own is taken as it is
+    # a list of the user's own is taken as it is
+    chosen: dict[str, Any] = {"grouped": False} if "languages" in changes else {}
+    if "cluster" in changes:
+        chosen["cluster_optional"] = False  # a column of the user's own must be there
     return _read(item["use"]) | chosen | changes
 
 

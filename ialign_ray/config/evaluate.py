@@ -46,6 +46,19 @@ class RetentionConfig(Section):
     """Loss that still counts as retained; `evaluate.tolerance` when left out."""
 
 
+class PrimaryConfig(Section):
+    """The one comparison that an experiment is about, declared before anything is measured; all others explore."""
+
+    suite: str
+    """Suite that it is read from."""
+    metric: str | None = None
+    """Metric; the one that the kind of suite is judged by when left out."""
+    group: Literal["L1", "L2", "L3", "all"] = "L2"
+    """Languages that count; `all` for a suite of instructions."""
+    against: Literal["control", "base"] = "control"
+    """Run that each arm is compared with."""
+
+
 class EvaluateConfig(Section):
     """Suites, scorer and statistics of an evaluation."""
 
@@ -62,6 +75,11 @@ class EvaluateConfig(Section):
     """Loss of old-task F1 that still counts as kept."""
     retention: RetentionConfig = Field(default_factory=RetentionConfig)
     """The declared retention number."""
+    primary: PrimaryConfig | None = None
+    """The primary end point; report and tables mark every other comparison as exploratory."""
+    seed_spread: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]] | None = None
+    """Standard deviation of a score over training seeds, known from earlier runs: one number, or metric -> number. It
+    is used where an arm has one training seed; without it one seed shows nothing about a recipe."""
     batch_tokens: int = Field(4096, ge=64)
     """Padded tokens of one scoring batch."""
     shard_rows: int = Field(256, ge=1)
@@ -73,9 +91,11 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _retention_measured(self) -> Self:
         names = [suite.name for suite in self.suites]
-        if self.retention.suite is not None and self.retention.suite not in names:
-            known = ", ".join(names) or "none"
-            raise ValueError(f"retention.suite is {self.retention.suite!r}, which is no suite here; use one of {known}")
+        chosen = {"retention": self.retention.suite, "primary": self.primary and self.primary.suite}
+        for field, suite in chosen.items():
+            if suite is not None and suite not in names:
+                known = ", ".join(names) or "none"
+                raise ValueError(f"{field}.suite is {suite!r}, which is not a suite here; use one of {known}")
         return self
 
 

@@ -100,6 +100,12 @@ class PromotionConfig(Section):
     verdict of an evaluation speaks of the same limit."""
     min_rows: int = Field(30, ge=2)
     """Fewer sentences in common than this decide nothing."""
+    least_gain: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]] = 0.0
+    """The smallest gain on new languages that is worth a promotion, in the metric's unit: the interval must be above
+    it. One number, or suite -> number."""
+    attempts: int | None = Field(None, ge=1)
+    """How many models will be tried on these test sentences: each may spend .05 / attempts. When left out, attempt k
+    may spend .05 * 6 / (pi^2 k^2), for any number of attempts."""
 
 
 class Experiment(Section):

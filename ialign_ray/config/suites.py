@@ -93,7 +93,15 @@ class LongSuite(Section):
     """Column whose equal values are the same sentence in several languages; they are then resampled together."""
 
 
-class SuiteSource(DataSource):
+class _Clustered(DataSource):
+    cluster: str | list[str] | None = None
+    """Column (or several) whose equal values are no independent sentences, such as the article or the premise: they are
+    resampled together, and a mismatched source is never of the same one."""
+    cluster_optional: bool = False
+    """True if a file without the column has independent sentences, as in the bundled suites; else that is an error."""
+
+
+class SuiteSource(_Clustered):
     """Fields of every suite of texts in languages."""
 
     name: str
@@ -331,7 +339,7 @@ class RetrievalSuite(_Directed):
     sentences with it."""
 
 
-class InstructionSuite(DataSource):
+class InstructionSuite(_Clustered):
     """Loss on held-out instructions: what the model still remembers of its old work."""
 
     kind: Literal["instructions"] = "instructions"

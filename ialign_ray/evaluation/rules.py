@@ -2,14 +2,17 @@
 
 Every rule reads one *paired* difference with its 95 % interval, turned so that + is better:
 
-====================  ===============================================================================================
-gained                the whole interval is above 0
-lost                  the whole interval is below 0
-not shown             anything else, an unknown interval included
-kept                  the interval's lower end is at least -tolerance: a larger loss is excluded
-forgot                the whole interval is below -tolerance: the loss is at least that large
-not shown either way  anything else, an unknown interval included
-====================  ===============================================================================================
+======================  =============================================================================================
+gained                  the whole interval is above 0
+lost                    the whole interval is below 0
+not shown               anything else, an unknown interval included
+kept                    the interval's lower end is at least -tolerance: a larger loss is excluded
+lost, within the limit  the same, and the whole interval is below 0: a loss is shown, a larger one is excluded
+forgot                  the whole interval is below -tolerance: the loss is at least that large
+not shown either way    anything else, an unknown interval included
+one run                 of a recipe (not of a model): the interval would show one of these, but the luck of training is
+                        neither measured by several seeds nor declared by `evaluate.seed_spread`
+======================  =============================================================================================
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from typing import Any, Final
 import pandas as pd
 
 from ialign_ray.config import Experiment
+from ialign_ray.config.evaluate import PrimaryConfig
 from ialign_ray.evaluation.metrics.bootstrap import Difference
 from ialign_ray.evaluation.metrics.registry import lower_is_better
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES, SuiteKind
@@ -29,8 +33,13 @@ GAINED: Final = "gained"
 LOST: Final = "lost"
 NOT_SHOWN: Final = "not shown"
 KEPT: Final = "kept"
+WITHIN: Final = "lost, within the limit"
 FORGOT: Final = "forgot"
 EITHER: Final = "not shown either way"
+ONE_RUN: Final = "one run"
+
+UNMEASURED: Final = "unmeasured"
+"""Word of a comparison's `luck` where its recipes have one training seed each and no spread is declared."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,16 @@ class Rules:
     """Codes of the old languages (L1)."""
     better_on: frozenset[str] = frozenset()
     """Suites on which a candidate must be better on the new languages."""
+    least_gain: float | Mapping[str, float] = 0.0
+    """The smallest gain that is worth a promotion, one or by suite."""
     min_rows: int = 30
     """Fewer sentences in common than this decide no promotion."""
     collapse_share: float = 0.8
     """A label that takes more than this share of a language's predictions is a collapse."""
     half_width: float = 0.05
     """A wider interval calls for more sentences."""
+    primary: PrimaryConfig | None = None
+    """The one comparison that was declared before anything was measured."""
 
 
 def rules_of(experiment: Experiment) -> Rules:
@@ -66,7 +79,9 @@ def rules_of(experiment: Experiment) -> Rules:
         loss_tolerance=promotion.loss_tolerance,
         old=frozenset(experiment.languages.l1),
         better_on=frozenset(promotion.better_on or _default_suites(experiment)),
+        least_gain=promotion.least_gain,
         min_rows=promotion.min_rows,
+        primary=evaluate.primary,
     )
 
 
@@ -87,10 +102,15 @@ def gain_outcome(better: Difference) -> str:
 
 
 def forgetting_outcome(better: Difference, tolerance: float) -> str:
-    """`kept`, `forgot` or `not shown either way` of a difference in which + is better."""
+    """`kept`, `lost, within the limit`, `forgot` or `not shown either way` of a difference in which + is better."""
     if better.low >= -tolerance:
-        return KEPT
+        return WITHIN if better.high < 0 else KEPT
     return FORGOT if better.high < -tolerance else EITHER
+
+
+def of_recipe(outcome: str, luck: str) -> str:
+    """An outcome as one of a recipe: `one run` where something is shown of a model whose training luck is unknown."""
+    return ONE_RUN if luck == UNMEASURED and outcome not in (NOT_SHOWN, EITHER) else outcome
 
 
 def tolerance_of(kind: SuiteKind, rules: Rules) -> float | None:
@@ -104,6 +124,25 @@ def judged_rows(pairs: pd.DataFrame, kind: SuiteKind, rules: Rules, metric: str 
     """Rows of `summary.compare` in the mean over prompts, of the scorer and metric that a kind is judged by."""
     wanted = (pairs["metric"] == (metric or kind.metric)) & (pairs["scorer"] == kind.scored(rules.scorer))
     return pairs[wanted & (pairs["prompt"] == "all")]
+
+
+def is_primary(comparisons: pd.DataFrame, rules: Rules) -> pd.Series:
+    """True for the rows of `summary.compare` that are the declared primary end point, one an arm."""
+    declared = rules.primary
+    if declared is None:
+        return pd.Series(False, comparisons.index)
+    kinds = comparisons["kind"].map(SUITES)
+    metric = declared.metric or kinds.map(lambda kind: kind.metric)
+    scorer = kinds.map(lambda kind: kind.scored(rules.scorer))
+    scope = declared.group if declared.group == "all" else f"group:{declared.group}"
+    return (
+        (comparisons["suite"] == declared.suite)
+        & (comparisons["metric"] == metric)
+        & (comparisons["scorer"] == scorer)
+        & (comparisons["scope"] == scope)
+        & (comparisons["prompt"] == "all")
+        & (comparisons["against"] == {"control": rules.control, "base": rules.base}[declared.against])
+    )
 
 
 def _default_suites(experiment: Experiment) -> list[str]:

@@ -41,6 +41,8 @@ class Event:
     who: str = ""
     when: str = ""
     number: int = 0
+    attempt: int = 0
+    """Models that had been scored on its test sentences by then, itself included; 0 where nothing was judged."""
 
     @property
     def moves(self) -> bool:
@@ -98,6 +100,17 @@ def head(registry: Registry, name: str, alias: str) -> Head:
         if claim is None:
             return found
         _carry_out(registry, name, alias, _event(claim.tags[_EVENT]), claim.experiment_id)
+
+
+def refuse_torn(seen: Head, title: str) -> None:
+    """Raise RegistryError where a decision is missing from a history: attempts could not be counted."""
+    numbers = [event.number for event in seen.events]
+    missing = sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
+    if missing:
+        raise RegistryError(
+            f"the history of {title} lacks decision {missing[0]}, whose tag another tool removed, so attempts cannot "
+            "be counted; restore the registry from a backup, or promote with --force and a reason"
+        )
 
 
 def holders(registry: Registry, name: str, alias: str) -> list[int]:

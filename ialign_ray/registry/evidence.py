@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Final
 
 import pandas as pd
 
 from ialign_ray.config import DataSource, Experiment, Suite
 from ialign_ray.errors import RegistryError
+from ialign_ray.evaluation.metrics.bootstrap import LEVEL
 from ialign_ray.evaluation.results.cells import Measured, ResamplingPlan, measure
 from ialign_ray.evaluation.results.summary import compare
 from ialign_ray.evaluation.rules import rules_of
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
-from ialign_ray.registry.gate import NEW, OLD, GateDecision, judge
+from ialign_ray.registry.attempts import Attempts, sketch
+from ialign_ray.registry.gate import NEW, OLD, Check, GateDecision, Side, judge
 
 _FACTS = ("label", "chars", "bytes", "candidates")  # of the test sentence alone, so equal in every run
+
+
+MODELS = (False, False)
+"""A promotion is about two models as they are, not about their recipes: the luck of training is no part of it."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,14 @@ class Evidence:
     """Experiment whose `evaluate` made the predictions."""
     frames: Mapping[str, pd.DataFrame]
     """Suite -> a row for each example."""
+    data: Mapping[str, str] = field(default_factory=dict)
+    """Suite -> hash of the texts that were scored; empty where it was registered before there was one."""
+
+    @property
+    def rows(self) -> frozenset[str]:
+        """Sketch of the test sentences on which a gain must be shown."""
+        chosen = rules_of(self.experiment).better_on & self.frames.keys() or self.frames.keys()
+        return sketch([self.frames[suite] for suite in sorted(chosen)])
 
     def measured(self) -> Measured:
         """Every metric drawn, for intervals and paired differences."""
@@ -37,73 +52,147 @@ class Evidence:
         return measure(list(self.frames.values()), plan)
 
 
-def over_champion(candidate: Evidence, champion: Evidence) -> GateDecision:
-    """Judge a candidate against the present champion. Raises RegistryError when they were evaluated differently."""
-    refuse_incomparable(candidate, champion)
-    measured = candidate.measured(), champion.measured()
-    pairs = compare(candidate.name, measured[0], champion.name, measured[1])
-    return GateDecision(tuple(judge(pairs, rules_of(candidate.experiment))))
+@dataclass(frozen=True)
+class GateReferences:
+    """What a candidate is held against."""
+
+    base: Evidence
+    control: Evidence | None
+    """The compute-matched run on old instructions only: any training can lift an undertrained base."""
+    champion: Evidence | None = None
+    """The present holder of the alias."""
+    best: Evidence | None = None
+    """The earlier holder that kept old work best, where it is another: a tolerance against the present one alone would
+    let old work erode by a tolerance at each promotion."""
 
 
-def over_references(candidate: Evidence, base: Evidence, control: Evidence | None) -> GateDecision:
-    """Judge the first champion: better on the new languages than base and control, the old ones kept as in the base.
+def decide(candidate: Evidence, others: GateReferences, attempts: Attempts | None = None) -> GateDecision:
+    """Judge a candidate against base, control, the present champion and the best one so far.
 
-    The control is the compute-matched run on old instructions only: any training can lift an undertrained base.
+    New languages must be better than in base, control and champion, at the level of the attempt; old ones are held
+    against base, champion and the best champion so far. Raises RegistryError where two were evaluated differently, for
+    a replay-only control, and where the alpha of the test sentences is used up.
     """
-    rules, measured = rules_of(candidate.experiment), candidate.measured()
-    checks = judge(compare(candidate.name, measured, base.name, base.measured()), rules)
-    if control is not None:
-        checks += judge(compare(candidate.name, measured, control.name, control.measured()), rules, (NEW,))
+    rules, attempts = rules_of(candidate.experiment), attempts or Attempts(1)
+    if candidate.experiment.replay.ratio == 1:
+        raise RegistryError(IS_CONTROL)
+    if attempts.alpha == 0:
+        raise RegistryError(used_up(attempts))
+    against: list[tuple[Evidence, tuple[Side, ...]]] = [(others.champion, (NEW, OLD))] if others.champion else []
+    against += [(others.base, (NEW, OLD)), *([(others.best, (OLD,))] if others.best else [])]
+    against += [(others.control, (NEW,))] if others.control else []
+    measured, checks = candidate.measured(), []
+    said = "" if attempts.number == 1 and attempts.declared is None else f", {attempts}"
+    for other, sides in against:
+        refuse_incomparable(candidate, other)
+        second = other.measured()
+        pairs, proof = (
+            compare(candidate.name, measured, other.name, second, recipes=MODELS, level=level)
+            for level in (LEVEL, 1 - attempts.alpha)
+        )
+        checks += judge(pairs, rules, sides, proof, said)
+    if others.control is None:
+        checks.append(Check(NEW, False, NO_CONTROL))
     return GateDecision(tuple(sorted(checks, key=lambda c: c.side == OLD)))
+
+
+IS_CONTROL: Final = (
+    "replay.ratio is 1: a replay-only control saw no text of the new languages, and is what candidates are held "
+    "against; promote a run that did"
+)
+NO_CONTROL: Final = (
+    "no replay-only control was registered with it, so a gain may be that of any training; train one "
+    "(`ialign compare`, or `ialign align` with replay.ratio 1), evaluate it with `--control` and register again"
+)
+
+
+def used_up(attempts: Attempts) -> str:
+    """Why nothing can be shown any more on these test sentences, and the cure."""
+    return (
+        f"the alpha of these test sentences is used up: {attempts.declared} attempts were declared "
+        f"(promotion.attempts), and {attempts.number} models were scored on them; evaluate on fresh test sentences "
+        "(another split or `where`), which start anew"
+    )
 
 
 def refuse_incomparable(first: Evidence, second: Evidence) -> None:
     """Raise RegistryError with the first thing in which two evaluations differ, and the cure."""
-    if difference := next(_differences(first, second), None):
+    if difference := next(differences(first, second), None):
         raise RegistryError(
             f"{first.name} and {second.name} cannot be compared: {difference}; evaluate the candidate as the other was "
             f"(`ialign evaluate EXPERIMENT --adapter RUN`) and register it again with `--experiment EXPERIMENT`"
         )
 
 
-def _differences(first: Evidence, second: Evidence) -> Iterator[str]:
+def differences(first: Evidence, second: Evidence) -> Iterator[str]:
+    """What two evaluations differ in, in words; nothing where they can be compared."""
     one, two = first.experiment, second.experiment
     if one.evaluate.scorer != two.evaluate.scorer:
         yield f"evaluate.scorer is {one.evaluate.scorer!r} and {two.evaluate.scorer!r}"
     if one.evaluate.resamples != two.evaluate.resamples:
         yield f"evaluate.resamples is {one.evaluate.resamples} and {two.evaluate.resamples}"
     if one.languages.groups() != two.languages.groups():
-        yield "their languages stand in different groups"
+        yield "their languages are in different groups"
     suites, others = ({s.name: s for s in e.evaluate.suites} for e in (one, two))
     for name in sorted(set(suites) ^ set(others)):
         yield f"suite {name!r} was evaluated for {first.name if name in suites else second.name} only"
     for name in sorted(set(suites) & set(others)):
+        for choice in _CHOICE:
+            values = [getattr(suite[name], choice, None) for suite in (suites, others)]
+            if values[0] != values[1]:
+                yield f"evaluate.suites.{name}.{choice} is {values[0]!r} and {values[1]!r}"
         if _asked(suites[name]) != _asked(others[name]):
             yield f"suite {name!r} asks differently (prompts, labels, columns or directions)"
-        if difference := _other_rows(first.frames[name], second.frames[name]):
-            yield f"suite {name!r} holds other data: {difference}"
+        if difference := _other_rows(first, second, name):
+            paths = [suite[name].origin for suite in (suites, others)]
+            where = f" ({paths[0]} and {paths[1]})" if paths[0] != paths[1] else ""
+            yield f"suite {name!r} holds other data{where}: {difference}"
         # nats per token of two tokenizers are no common unit; bits per byte are
         per_token = SUITES[suites[name].kind].metric == "nats_per_token"
-        if per_token and (difference := _other_rows(first.frames[name], second.frames[name], ("tokens",))):
+        if per_token and (difference := _other_facts(first.frames[name], second.frames[name], ("tokens",))):
             yield f"suite {name!r} is counted in tokens of two tokenizers: {difference}"
 
 
+_CHOICE = ("where", "split", "limit", "test_limit")
+"""Fields of a suite that choose its test sentences."""
+
+
 def _asked(suite: Suite) -> dict[str, object]:
-    """Settings of a suite without its source: the rows themselves are compared."""
-    return suite.model_dump(mode="json", exclude={*DataSource.model_fields, "columns"})
+    """Settings of a suite without its source, which the rows themselves and their hash are compared for."""
+    apart = {*DataSource.model_fields, "columns", "cluster", "cluster_optional", "test_limit"}
+    return suite.model_dump(mode="json", exclude=apart)
 
 
-def _other_rows(first: pd.DataFrame, second: pd.DataFrame, among: Sequence[str] = _FACTS) -> str | None:
-    """First difference between the test sentences that two evaluations share, or None."""
-    languages = [set(frame["language"].astype(str)) for frame in (first, second)]
-    if apart := sorted(languages[0] ^ languages[1]):
-        return f"only one has {apart[0]}"
+def _other_rows(first: Evidence, second: Evidence, suite: str) -> str | None:
+    """First difference between the test sentences of two evaluations, or None."""
+    frames = first.frames[suite], second.frames[suite]
+    ids = [_ids(frame) for frame in frames]
+    for language in sorted(ids[0].keys() | ids[1].keys()):
+        one, two = (found.get(language, set()) for found in ids)
+        if not one or not two:
+            return f"only one has {language}"
+        if one != two:
+            if not one & two:
+                return f"they share no sentence id of {language}"
+            name, missing = (first.name, two - one) if two - one else (second.name, one - two)
+            some = f"{len(missing)} of the {len(one | two)} sentences of {language}"
+            return f"{name} lacks {some} (such as {min(missing)!r})"
+    if found := _other_facts(*frames, _FACTS):
+        return found
+    hashes = first.data.get(suite), second.data.get(suite)
+    return "its texts have different hashes" if None not in hashes and hashes[0] != hashes[1] else None
+
+
+def _ids(frame: pd.DataFrame) -> dict[str, set[str]]:
+    return {str(code): set(part["id"].astype(str)) for code, part in frame.groupby("language")}
+
+
+def _other_facts(first: pd.DataFrame, second: pd.DataFrame, among: Sequence[str]) -> str | None:
+    """First sentence of which a fact differs, or None."""
     shared = [c for c in first.columns if c in second.columns]
     key: list[str] = [c for c in ("language", "prompt", "id") if c in shared]
     facts: list[str] = [c for c in among if c in shared]
     both = first[key + facts].astype({"id": str}).merge(second[key + facts].astype({"id": str}), on=key)
-    if both.empty:
-        return "they share no sentence id"
     for fact in facts:
         apart_rows = both[both[f"{fact}_x"] != both[f"{fact}_y"]]
         if len(apart_rows):

@@ -1,21 +1,22 @@
-"""The gate before an alias: better on the new languages, and not worse on the old ones than the present champion.
+"""The gate before an alias: better on the new languages, and not worse on the old ones than any model before.
 
 Every check reads one *paired* difference by the rules that the verdict has (`evaluation.rules`):
 
-===========  ==========================================================================================
-better       gained (new languages, on each suite of `better_on`)
+===========  =========================================================================================================
+better       gained by more than `least_gain`, at the level of the attempt (new languages, each suite of `better_on`)
 not worse    not lost (new languages, on the other suites)
 kept         kept within the tolerance (old languages, each and together; old instructions)
-===========  ==========================================================================================
+===========  =========================================================================================================
 
 A promotion needs every check, so no correction for their number is due: the chance that all pass by luck is
-below that of any one (an intersection-union test, Berger 1982). What cannot be judged, because an interval is
-unknown or too few sentences are in common, does not pass.
+below that of any one (an intersection-union test, Berger 1982). Attempts at the same test sentences do need one:
+`registry.attempts` says at which level a gain must be shown. What cannot be judged, because an interval is unknown or
+too few sentences are in common, does not pass.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -28,6 +29,7 @@ from ialign_ray.evaluation.rules import (
     KEPT,
     LOST,
     NOT_SHOWN,
+    WITHIN,
     Rules,
     forgetting_outcome,
     gain_outcome,
@@ -75,8 +77,18 @@ class GateDecision:
         return failed
 
 
-def judge(pairs: pd.DataFrame, rules: Rules, sides: Collection[Side] = (NEW, OLD)) -> list[Check]:
-    """Checks of one comparison, `pairs` as `evaluation.results.compare` makes them (candidate - other)."""
+def judge(
+    pairs: pd.DataFrame,
+    rules: Rules,
+    sides: Collection[Side] = (NEW, OLD),
+    proof: pd.DataFrame | None = None,
+    attempt: str = "",
+) -> list[Check]:
+    """Checks of one comparison, `pairs` as `evaluation.results.compare` makes them (candidate - other).
+
+    `proof` is the same comparison at the level that a gain must be shown at, `attempt` says why, in words; the 95 % of
+    `pairs` when left out.
+    """
     checks: list[Check] = []
     if not len(pairs):
         return checks
@@ -86,27 +98,35 @@ def judge(pairs: pd.DataFrame, rules: Rules, sides: Collection[Side] = (NEW, OLD
             continue
         rows = judged_rows(part, kind, rules)
         if NEW in sides and not kind.by_source:
-            checks += _new(str(suite), kind, rows, rules)
+            shown = rows if proof is None else judged_rows(proof[proof["suite"] == suite], kind, rules)
+            checks += _new(str(suite), kind, rows, shown, rules, attempt)
         if OLD in sides:
             checks += _old(str(suite), kind, rows, rules)
     return checks
 
 
-def _new(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
+def _new(
+    suite: str, kind: SuiteKind, rows: pd.DataFrame, proof: pd.DataFrame, rules: Rules, attempt: str
+) -> Iterator[Check]:
     place, needed = f"new languages ({suite})", suite in rules.better_on
-    found = rows[rows["scope"] == "group:L2"].to_dict("records")
+    found, shown = (frame[frame["scope"] == "group:L2"].to_dict("records") for frame in (rows, proof))
+    least = rules.least_gain.get(suite, 0.0) if isinstance(rules.least_gain, Mapping) else rules.least_gain
     if needed and not found:
         yield Check(NEW, False, f"{place}: promotion.better_on names a suite without a new language (languages.l2)")
-    for row in found:
-        d = turned(row)
+    for row, at_level in zip(found, shown, strict=True):
+        d, strict = turned(row), turned(at_level)
         if unknown := _unknown(d, rules):
             if needed:
                 yield Check(NEW, False, f"{place}: {unknown}")
             continue
         outcome = gain_outcome(d)
-        if needed or outcome == LOST:
-            numbers = f"{_signed(d)} {kind.title} against {row['against']} (n = {d.n}, p = {d.p:.2g})"
-            yield Check(NEW, outcome == GAINED, f"{place}: {_WORDS[outcome]}, {numbers}")
+        if not needed and outcome != LOST:
+            continue
+        passed = gain_outcome(strict) == GAINED and strict.low > least
+        said = _WORDS[NOT_SHOWN if outcome == GAINED and not passed else outcome]
+        limit = f" by more than {least:g}" if least and outcome != LOST else ""
+        numbers = f"{_signed(strict)} {kind.title} against {row['against']} (n = {d.n}, p = {d.p:.2g}{attempt})"
+        yield Check(NEW, passed, f"{place}: {said}{limit}, {numbers}")
 
 
 def _old(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Iterator[Check]:
@@ -119,8 +139,9 @@ def _old(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Itera
             yield Check(OLD, False, f"{place}: {unknown}")
             continue
         unit, rest = kind.title, f"against {row['against']} (n = {d.n}, tolerance {tolerance:g})"
-        if forgetting_outcome(d, tolerance) == KEPT:
-            yield Check(OLD, True, f"{place}: kept, {_signed(d)} {unit} {rest}")
+        outcome = forgetting_outcome(d, tolerance)
+        if outcome in (KEPT, WITHIN):
+            yield Check(OLD, True, f"{place}: {outcome}, {_signed(d)} {unit} {rest}")
             continue
         said = (
             f"worse by {-d.value:.3f} [{-d.high:.3f}, {-d.low:.3f}] {unit}"

@@ -4,17 +4,26 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ialign_ray.config import Experiment
 from ialign_ray.errors import IalignError, RegistryError
 from ialign_ray.evaluation.subjects import BASE
-from ialign_ray.registry.decisions import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Event, Head, append, head
-from ialign_ray.registry.evidence import over_champion, over_references
-from ialign_ray.registry.gate import GateDecision
-from ialign_ray.registry.run_evidence import CONTROL, VERSION, evidence, facts, gather, headline, write_version
+from ialign_ray.registry.attempts import Attempts, counted, looks, rows_of
+from ialign_ray.registry.decisions import FORCED, PROMOTED, REFUSED, ROLLED_BACK, Event, Head, append, head, refuse_torn
+from ialign_ray.registry.evidence import Evidence, GateReferences, decide, differences
+from ialign_ray.registry.run_evidence import (
+    CONTROL,
+    VERSION,
+    evidence,
+    facts,
+    gather,
+    headline,
+    old_work,
+    write_version,
+)
 from ialign_ray.registry.store import Registry, Version
 
 CHAMPION = "champion"
@@ -137,18 +146,61 @@ def _earlier(seen: Head, to: int | None, title: str) -> int:
 
 def _judged(registry: Registry, version: Version, seen: Head, force: str | None) -> Event:
     """The event that a version's evidence calls for; a version whose files are spoiled is never promoted."""
+    number = 0
     try:
         with registry.downloaded(version) as folder:
             if force is not None:
                 return Event(FORCED, version.number, seen.champion, reason=force)
             if (same := _same_model(registry, version, seen.champion)) is not None:
                 return Event(PROMOTED, version.number, seen.champion, (f"the model of {same.title}, evaluated anew",))
-            decision = _decide(registry, version, folder, seen.champion)
+            refuse_torn(seen, version.name)
+            own = evidence(folder, version.title)
+            attempts = attempts_at(registry, version, own[VERSION], seen)
+            number = attempts.number
+            decision = decide(own[VERSION], _references(registry, version, own, seen), attempts)
     except IalignError as error:
-        return Event(REFUSED, version.number, seen.champion, (str(error),))
+        return Event(REFUSED, version.number, seen.champion, (str(error),), attempt=number)
     if decision.accepted:
-        return Event(PROMOTED, version.number, seen.champion, tuple(c.text for c in decision.checks))
-    return Event(REFUSED, version.number, seen.champion, tuple(decision.refusals))
+        return Event(PROMOTED, version.number, seen.champion, tuple(c.text for c in decision.checks), attempt=number)
+    return Event(REFUSED, version.number, seen.champion, tuple(decision.refusals), attempt=number)
+
+
+def attempts_at(registry: Registry, version: Version, own: Evidence, seen: Head) -> Attempts:
+    """How many models were scored on a version's test sentences: in the registry, under any name, and in its runs."""
+    known = []
+    numbers = set()
+    for name in registry.names():
+        for other in registry.versions(name):
+            numbers |= {other.number} if name == version.name else set()
+            if "model" in other.tags:
+                known.append((other, _rows(registry, other)))
+    runs = Path(own.experiment.storage.runs)
+    elsewhere = looks(runs, own.rows) if runs.is_dir() else {}
+    gone = {event.version for event in seen.events if event.kind != ROLLED_BACK} - numbers
+    return Attempts(counted(version, own.rows, known, elsewhere) + len(gone), own.experiment.promotion.attempts)
+
+
+def alpha_left(registry: Registry, name: str, seen: Head) -> str | None:
+    """What is left to spend on the test sentences of the version that was judged last, in words; None without one."""
+    judged = [event.version for event in seen.events if event.attempt]
+    if not judged:
+        return None
+    version = registry.version(name, judged[-1])
+    own = evidence(registry.fetch(version), version.title)[VERSION]
+    spent = attempts_at(registry, version, own, seen)
+    return (
+        f"Test sentences of {version.title}: {spent.number} models were scored on them, alpha {spent.left:.2g} is left."
+    )
+
+
+def _rows(registry: Registry, version: Version) -> frozenset[str]:
+    """Sketch of a version's test sentences; of its predictions where it was registered without one."""
+    if (kept := rows_of(version)) is not None:
+        return kept
+    try:
+        return evidence(registry.fetch(version), version.title)[VERSION].rows
+    except IalignError:  # its files are gone or spoiled: what it was scored on is not known
+        return frozenset()
 
 
 def _same_model(registry: Registry, version: Version, champion: int | None) -> Version | None:
@@ -157,13 +209,26 @@ def _same_model(registry: Registry, version: Version, champion: int | None) -> V
     return holder if holder is not None and holder.tags.get("model") == version.tags["model"] else None
 
 
-def _decide(registry: Registry, version: Version, folder: Path, champion: int | None) -> GateDecision:
-    own = evidence(folder, version.title)
-    if champion is None:
-        return over_references(own[VERSION], own[BASE], own.get(CONTROL))
-    holder = registry.version(version.name, champion)
+def _references(registry: Registry, version: Version, own: Mapping[str, Evidence], seen: Head) -> GateReferences:
+    """What a version is held against; its control is the champion's where it has none of its own."""
+    if seen.champion is None:
+        return GateReferences(own[BASE], own.get(CONTROL))
+    holder = registry.version(version.name, seen.champion)
     other = evidence(registry.fetch(holder), holder.title)
-    return over_champion(own[VERSION], other[VERSION])
+    control = own.get(CONTROL) or other.get(CONTROL)
+    return GateReferences(own[BASE], control, other[VERSION], _best_before(registry, version, own[VERSION], seen))
+
+
+def _best_before(registry: Registry, version: Version, own: Evidence, seen: Head) -> Evidence | None:
+    """The earlier champion that kept old work best, of those evaluated alike; None if it is the present one."""
+    held = [registry.version(version.name, number) for number in dict.fromkeys(reversed(seen.held))]
+    for best in sorted(held, key=lambda v: old_work(v, own.experiment), reverse=True):
+        if best.number in (seen.champion, version.number):
+            return None
+        found = evidence(registry.fetch(best), best.title)[VERSION]
+        if next(differences(own, found), None) is None:
+            return found
+    return None
 
 
 def _listed(numbers: list[int]) -> str:

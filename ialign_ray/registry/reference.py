@@ -1,4 +1,4 @@
-"""References (`champion`, `mine@champion`, `mine/3`, `mine`), resolved to a verified model folder."""
+"""GateReferences (`champion`, `mine@champion`, `mine/3`, `mine`), resolved to a verified model folder."""
 
 from __future__ import annotations
 

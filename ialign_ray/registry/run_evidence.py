@@ -6,6 +6,7 @@ predictions/base/           those of the untouched base model
 predictions/control/        those of the replay-only run, where there is one
 metrics.csv                 every score with n and its 95 % interval
 experiment.yaml             the resolved experiment whose `evaluate` was used
+data.json                   suite -> hash of the texts that were scored
 README.md                   the card, with scores
 search/                     front and winner of the search that the run is a trial of, where it is one
 manifest.json               SHA-256 of every file
@@ -13,6 +14,8 @@ manifest.json               SHA-256 of every file
 
 from __future__ import annotations
 
+import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -23,24 +26,30 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment, dump_yaml, load_experiment
+from ialign_ray.config.suites import TEXT
 from ialign_ray.errors import RegistryError
 from ialign_ray.evaluation.metrics.registry import lower_is_better
 from ialign_ray.evaluation.results.cells import Frames, Measured
 from ialign_ray.evaluation.results.summary import summarise
+from ialign_ray.evaluation.rules import rules_of, tolerance_of
 from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.predictions import row_keys
+from ialign_ray.evaluation.scoring.prompted_suites import Unit
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES, suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, plan_work
 from ialign_ray.evaluation.subjects import BASE, PREDICTIONS, base_subject, run_name, run_subject
 from ialign_ray.pages import markdown_table
+from ialign_ray.registry.attempts import looks, row_tags
 from ialign_ray.registry.evidence import Evidence
-from ialign_ray.registry.store import content_hash
+from ialign_ray.registry.store import Version, content_hash
 from ialign_ray.search.results import PARETO_FRONT, TRIALS, WINNER
-from ialign_ray.storage import read_json, spoiled_file, whole_folder, write_text
+from ialign_ray.storage import json_hash, read_json, spoiled_file, whole_folder, write_json, write_text
 from ialign_ray.training.runs import MODEL, RECORD, run_experiment
 
 VERSION, CONTROL, SEARCH = "version", "control", "search"
-_EXPERIMENT, _CARD, _METRICS = "experiment.yaml", "README.md", "metrics.csv"
+_EXPERIMENT, _CARD, _METRICS, _DATA = "experiment.yaml", "README.md", "metrics.csv", "data.json"
+_TEXTS = ("language", "id", "label", "source", "target")
+"""Columns of a suite's rows that hold the sentence itself, beside those of its texts."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +60,8 @@ class RunEvidence:
     experiment: Experiment
     frames: Mapping[str, Mapping[str, pd.DataFrame]]
     """`version`, `base` and `control` -> suite -> predictions."""
+    data: Mapping[str, str]
+    """Suite -> hash of the texts that were scored."""
 
 
 def gather(run: Path, evaluated: Experiment | None = None, control: Path | None = None) -> RunEvidence:
@@ -73,7 +84,9 @@ def gather(run: Path, evaluated: Experiment | None = None, control: Path | None 
     subjects = {VERSION: run_subject(experiment, run), BASE: base}
     if beside := control or _control_beside(run, experiment):
         subjects[CONTROL] = run_subject(experiment, beside)
-    return RunEvidence(run, experiment, dict(zip(subjects, _kept(experiment, list(subjects.values())), strict=True)))
+    units = suite_units(experiment)
+    frames = _kept(experiment, units, list(subjects.values()))
+    return RunEvidence(run, experiment, dict(zip(subjects, frames, strict=True)), _hashes(units))
 
 
 def write_version(material: RunEvidence, target: Path) -> str:
@@ -87,6 +100,7 @@ def write_version(material: RunEvidence, target: Path) -> str:
         scores = _scores(material)
         write_text(scratch / _METRICS, scores.to_csv(index=False))
         write_text(scratch / _EXPERIMENT, dump_yaml(material.experiment))
+        write_json(scratch / _DATA, dict(material.data))
         card = (material.run / MODEL / _CARD).read_text(encoding="utf-8")
         write_text(scratch / _CARD, card.rstrip() + "\n\n" + _table(scores, material.experiment))
         _copy_search(material.run, scratch / SEARCH)
@@ -96,11 +110,14 @@ def write_version(material: RunEvidence, target: Path) -> str:
 def evidence(folder: Path, name: str) -> dict[str, Evidence]:
     """`version`, `base` and, where there is one, `control` -> what a version's folder holds of it."""
     experiment = load_experiment(folder / _EXPERIMENT)
+    # absent in versions that were registered before the texts were hashed
+    data = read_json(folder / _DATA) if (folder / _DATA).exists() else {}
     return {
         role.name: Evidence(
             name if role.name == VERSION else role.name,
             experiment,
             {s.name: pd.read_parquet(role / f"{s.name}.parquet") for s in experiment.evaluate.suites},
+            data,
         )
         for role in sorted((folder / PREDICTIONS).iterdir())
     }
@@ -114,6 +131,21 @@ def headline(folder: Path) -> list[dict[str, Any]]:
     return [
         {str(k): None if v != v else v for k, v in row.items()} for row in found.to_dict("records")
     ]  # NaN is no JSON
+
+
+def old_work(version: Version, experiment: Experiment) -> float:
+    """How well a version kept old work: mean over groups of its headline scores, each in units of its tolerance.
+
+    Only suites of `experiment` count; minus infinity without such a score.
+    """
+    kinds, rules = {s.name: SUITES[s.kind] for s in experiment.evaluate.suites}, rules_of(experiment)
+    found = []
+    for row in json.loads(version.tags.get("metrics", "[]")):
+        kind = kinds.get(row["suite"])
+        tolerance = tolerance_of(kind, rules) if kind else None
+        if kind and tolerance and row["value"] is not None and (kind.by_source or row["scope"] == "group:L1"):
+            found.append((-1 if lower_is_better(row["metric"]) else 1) * row["value"] / tolerance)
+    return sum(found) / len(found) if found else -math.inf
 
 
 def beside_base(folder: Path) -> dict[str, list[dict[str, Any]]]:
@@ -135,9 +167,11 @@ def search_of(folder: Path) -> dict[str, Any] | None:
 
 
 def facts(material: RunEvidence) -> dict[str, str]:
-    """Tags of a version: base, replay ratio, data, code."""
+    """Tags of a version: base, replay ratio, data, code, test sentences and the models that were scored on them."""
     experiment, record = material.experiment, read_json(material.run / MODEL / RECORD)
-    return {
+    rows = Evidence(VERSION, experiment, material.frames[VERSION]).rows
+    seen = looks(Path(experiment.storage.runs), rows) | looks(material.run.parent, rows)
+    return row_tags(rows, seen) | {
         "base": experiment.model.id,
         "base_revision": experiment.model.revision or "",
         "tuning": experiment.model.tuning,
@@ -197,9 +231,17 @@ def _beside(run: Path, name: str) -> Path | None:
     return next((each / name for each in around if (each / name).is_dir()), None)
 
 
-def _kept(experiment: Experiment, subjects: Sequence[Subject]) -> list[dict[str, pd.DataFrame]]:
+def _hashes(units: Sequence[Unit]) -> dict[str, str]:
+    """Suite -> hash of its sentences' texts and labels, whatever is asked about them."""
+    rows: dict[str, set[str]] = {}
+    for unit in units:
+        about = [c for c in unit.rows.columns if c in _TEXTS or str(c).startswith(TEXT)]
+        rows.setdefault(unit.suite, set()).update(row_keys(unit.rows[about]))
+    return {suite: json_hash(sorted(found)) for suite, found in rows.items()}
+
+
+def _kept(experiment: Experiment, units: Sequence[Unit], subjects: Sequence[Subject]) -> list[dict[str, pd.DataFrame]]:
     """Each subject's predictions of every suite, as stored; none are made here."""
-    units = suite_units(experiment)
     work = plan_work(subjects, units, [row_keys(unit.rows) for unit in units], experiment.evaluate.shard_rows)
     for number, subject in enumerate(subjects):
         lacking = [shard for shard in work.shards if shard.subject == number]

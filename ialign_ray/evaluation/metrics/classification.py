@@ -12,17 +12,26 @@ from typing import Any, Final, Literal
 
 import numpy as np
 import pandas as pd
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_matrix
 
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
 from ialign_ray.evaluation.metrics.cell import Cell, quotient
 
+Bools = NDArray[np.bool_]
+
 SCORERS: Final = ("sum", "mean", "calibrated")
 """Ways to score a label from its tokens: summed, mean over tokens, or relative to a contentless prompt."""
 
-LENGTH_STRATA: Final = 20  # simulated with 400 rows: a pure length score falls from .73 to .52 (10 strata: .53)
-_ROWS_PER_STRATUM: Final = 8  # fewer rows leave strata without a pair to compare
+LENGTH_FIXED: Final = ("auc_length_fixed", "auc_ovr_length_fixed")
+"""Metrics that compare texts of about the same length only."""
+WITHIN_LENGTH: Final = 1.1
+"""Texts are compared where the longer has at most this many times the characters of the shorter."""
+FEWEST_MATCHED: Final = 20
+TOO_FEW_MATCHED: Final = (
+    f"fewer than {FEWEST_MATCHED} texts of a class have one of the other within 10 % of their length"
+)
 
 
 def score_matrix(scores: Iterable[Any], name: str = "scores") -> Floats:
@@ -72,16 +81,6 @@ def extreme_margin(scores: Floats) -> Floats:
     """Last minus first label's score (rows,): what AUC ranks by; adding a bias to a label changes no AUC."""
     margin: Floats = scores[:, -1] - scores[:, 0]
     return margin
-
-
-def length_strata(chars: ArrayLike, bins: int = LENGTH_STRATA) -> Ints:
-    """Stratum (rows,) of each text by quantiles of its length in characters; equal lengths stay together."""
-    lengths = np.asarray(chars, dtype=np.float64)
-    usable = max(1, min(bins, lengths.size // _ROWS_PER_STRATUM))
-    if usable == 1:
-        return np.zeros(lengths.size, dtype=np.int64)
-    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, usable + 1)[1:-1]))
-    return np.searchsorted(edges, lengths, side="right").astype(np.int64)
 
 
 def label_cells(rows: pd.DataFrame, unit: Ints, weights: Floats) -> dict[str, Cell]:
@@ -155,26 +154,27 @@ def auc(cell: Cell) -> Floats:
     is the ordinary AUC; for unordered labels it says only how well those two are told apart. NaN if
     either class is absent.
     """
-    return _extreme_auc(cell, bins=1)
+    unit, positive, margin, _ = cell.shared(_extremes)
+    return auc_draws(cell.weights, unit, positive, margin)
 
 
 def auc_length_fixed(cell: Cell) -> Floats:
-    """AUC as in `auc`, but only pairs of texts of about the same length are compared.
+    """AUC as in `auc`, over the pairs of texts whose lengths in characters are within 10 % of each other.
 
-    The rows of the two extreme classes are cut into quantiles of length (fewer for under 8 rows a stratum); strata
-    weigh by their pairs. A scorer that only measures length falls to about .52 here, where NusaX gives it .73 in
-    `auc`, as its positive texts are longer (the rest is the spread of length inside a stratum). NaN if no stratum
-    holds both classes.
+    The pairs in which the better class is longer and those in which it is shorter count alike, so that a score that
+    is the length itself gets .5. NaN with fewer than 20 rows of either class in such a pair (`TOO_FEW_MATCHED`): chance
+    would decide.
     """
-    return _extreme_auc(cell, LENGTH_STRATA)
+    unit, positive, margin, chars = cell.shared(_extremes)
+    return matched_auc_draws(cell.weights, unit, positive, margin, chars)
 
 
-def _extreme_auc(cell: Cell, bins: int) -> Floats:
+def _extremes(cell: Cell) -> tuple[Ints, Bools, Floats, Floats]:
+    """Unit, class, margin and length of the rows of the first and last label."""
     matrix, truth = cell.shared(scores), cell.shared(gold)
     extreme = (truth == 0) | (truth == matrix.shape[1] - 1)
-    strata = length_strata(cell.rows["chars"].to_numpy()[extreme], bins)
-    margin = extreme_margin(matrix)[extreme]
-    return auc_draws(cell.weights, cell.unit[extreme], truth[extreme] > 0, margin, strata)
+    chars = cell.rows["chars"].to_numpy(np.float64)
+    return cell.unit[extreme], truth[extreme] > 0, extreme_margin(matrix)[extreme], chars[extreme]
 
 
 def f1_draws(confusion: Floats, average: Literal["weighted", "macro"]) -> Floats:
@@ -190,27 +190,53 @@ def f1_draws(confusion: Floats, average: Literal["weighted", "macro"]) -> Floats
     return quotient((share * per_label).sum(axis=0), share.sum(axis=0))
 
 
-def auc_draws(weights: Floats, unit: Ints, positive: ArrayLike, margin: Floats, stratum: Ints) -> Floats:
-    """AUC (draws,) over pairs inside a stratum, each pair weighted by how often both rows were drawn.
+def auc_draws(weights: Floats, unit: Ints, positive: Bools, margin: Floats) -> Floats:
+    """AUC (draws,) over pairs of a positive and a negative row, weighted by how often both were drawn.
 
-    `unit`, `positive` (bool), `margin` and `stratum` are (rows,). Negatives are sorted once; a running sum
-    of their weights gives how many each positive beats, so the cost is linear in rows. Ties count half.
+    `unit`, `positive` and `margin` are (rows,). Negatives are sorted once; a running sum of their weights gives how
+    many each positive beats, so the cost is linear in rows. Ties count half. NaN without a pair.
     """
-    is_positive = np.asarray(positive, dtype=bool)
-    # One integer key orders rows by stratum, then margin; equal margins share a key.
-    by_margin = np.unique(margin, return_inverse=True)[1].astype(np.int64)
-    base = stratum * (by_margin.max(initial=0) + 1)
-    key = base + by_margin
-    below = np.argsort(key[~is_positive], kind="stable")
-    negatives = key[~is_positive][below]
+    below = np.argsort(margin[~positive], kind="stable")
+    negatives = margin[~positive][below]
     running = np.zeros((negatives.size + 1, weights.shape[1]))
-    np.cumsum(weights[unit[~is_positive][below]], axis=0, out=running[1:])
+    np.cumsum(weights[unit[~positive][below]], axis=0, out=running[1:])
+    sides = [running[np.searchsorted(negatives, margin[positive], side=side)] for side in ("left", "right")]
+    drawn = weights[unit[positive]]
+    return quotient(np.einsum("rd,rd->d", drawn, sum(sides) / 2), drawn.sum(axis=0) * running[-1])
 
-    def up_to(keys: Ints, side: Literal["left", "right"]) -> Floats:
-        return running[np.searchsorted(negatives, keys, side=side)]
 
-    own, start = key[is_positive], base[is_positive]
-    drawn, floor = weights[unit[is_positive]], up_to(start, "left")
-    beaten = (up_to(own, "left") + up_to(own, "right")) / 2 - floor
-    faced = up_to(start + by_margin.max(initial=0), "right") - floor
-    return quotient(np.einsum("rd,rd->d", drawn, beaten), np.einsum("rd,rd->d", drawn, faced))
+def matched_auc_draws(weights: Floats, unit: Ints, positive: Bools, margin: Floats, chars: Floats) -> Floats:
+    """`auc_draws` over the pairs whose `chars` (rows,) differ by at most 10 %; NaN where too few rows have one.
+
+    Mean of the AUC over the pairs whose positive row is longer and over those whose negative is; equal lengths are half
+    of either.
+    """
+    pairs = _matched(np.log(np.maximum(chars[positive], 1)), np.log(np.maximum(chars[~positive], 1)))
+    if min(len(np.unique(side)) for side in pairs) < FEWEST_MATCHED:
+        return np.full(weights.shape[1], np.nan)
+    above = margin[positive][pairs[0]] - margin[~positive][pairs[1]]
+    shape = int(positive.sum()), int((~positive).sum())
+    drawn, others = weights[unit[positive]], weights[unit[~positive]]
+
+    def total(of_pair: Floats) -> Floats:
+        beaten = np.asarray(csr_matrix((of_pair, pairs), shape=shape) @ others, dtype=np.float64)
+        found: Floats = np.einsum("rd,rd->d", drawn, beaten)
+        return found
+
+    won = (np.sign(above) + 1) / 2
+    longer = (np.sign(chars[positive][pairs[0]] - chars[~positive][pairs[1]]) + 1) / 2
+    sides = [quotient(total(won * share), total(share)) for share in (longer, 1 - longer)]
+    return (sides[0] + sides[1]) / 2
+
+
+def _matched(first: Floats, second: Floats) -> tuple[Ints, Ints]:
+    """Places of all pairs of `first` and `second` (log lengths) that are within 10 %."""
+    order = np.argsort(second, kind="stable")
+    reach = np.log(WITHIN_LENGTH) + 1e-9
+    start = np.searchsorted(second[order], first - reach, side="left")
+    end = np.searchsorted(second[order], first + reach, side="right")
+    counts = end - start
+    rows = np.repeat(np.arange(len(first)), counts)
+    # each row's run of neighbours, one after the other
+    within = np.arange(counts.sum()) - np.repeat(np.cumsum(counts) - counts, counts)
+    return rows.astype(np.int64), order[np.repeat(start, counts) + within].astype(np.int64)

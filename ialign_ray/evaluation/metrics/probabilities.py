@@ -11,9 +11,9 @@ from typing import Final
 import numpy as np
 from scipy.special import softmax
 
-from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints, mean_draws
+from ialign_ray.evaluation.metrics.bootstrap import Floats, mean_draws
 from ialign_ray.evaluation.metrics.cell import Cell
-from ialign_ray.evaluation.metrics.classification import auc_draws, gold, length_strata, predict, scores
+from ialign_ray.evaluation.metrics.classification import auc_draws, gold, matched_auc_draws, predict, scores
 
 CONFIDENCE_BINS: Final = 10
 
@@ -40,14 +40,14 @@ def auc_ovr(cell: Cell) -> Floats:
 
     Over the labels that occur in the cell; NaN if there is but one.
     """
-    return _one_vs_rest(cell, np.zeros(len(cell.rows), np.int64))
+    shares, truth = softmax(cell.shared(scores), axis=1), cell.shared(gold)
+    return mean_draws([auc_draws(cell.weights, cell.unit, truth == k, shares[:, k]) for k in np.unique(truth)])
 
 
 def auc_ovr_length_fixed(cell: Cell) -> Floats:
-    """`auc_ovr` over pairs of texts of about the same length (`length_strata`), strata weighted by their pairs."""
-    return _one_vs_rest(cell, length_strata(cell.rows["chars"].to_numpy()))
-
-
-def _one_vs_rest(cell: Cell, strata: Ints) -> Floats:
+    """`auc_ovr` over pairs of texts within 10 % of each other's length; NaN where a label has too few of them."""
     shares, truth = softmax(cell.shared(scores), axis=1), cell.shared(gold)
-    return mean_draws([auc_draws(cell.weights, cell.unit, truth == k, shares[:, k], strata) for k in np.unique(truth)])
+    chars = cell.rows["chars"].to_numpy(np.float64)
+    return mean_draws(
+        [matched_auc_draws(cell.weights, cell.unit, truth == k, shares[:, k], chars) for k in np.unique(truth)]
+    )

@@ -48,6 +48,8 @@ class Metric:
     """True if it improves by rising."""
     words: str = ""
     """The metric in sentences, where its name is not the word; a falling one is phrased as what was saved."""
+    limits: tuple[float, float] = (-np.inf, np.inf)
+    """What its value can be; an interval does not pass them."""
 
 
 def _bits_per_byte(cell: Cell) -> Floats:
@@ -100,24 +102,25 @@ def _found(column: str) -> Callable[[Cell], Floats]:
 
 
 _LABELS, _TEXTS, _PAIRS = (CLASSIFICATION,), (TRANSLATION,), (RETRIEVAL,)
+_SHARE, _POSITIVE, _HUNDRED = (0.0, 1.0), (0.0, np.inf), (0.0, 100.0)
 METRICS: Final = Extensible(
     "ialign.metrics",
     Metric,
     {
-        "f1_weighted": Metric("F1", classification.f1_weighted, _LABELS, words="weighted F1"),
-        "f1_macro": Metric("macro F1", classification.f1_macro, _LABELS, words="macro F1"),
-        "accuracy": Metric("accuracy", classification.accuracy, _LABELS),
-        "auc": Metric("AUC", classification.auc, _LABELS, words="AUC"),
+        "f1_weighted": Metric("F1", classification.f1_weighted, _LABELS, words="weighted F1", limits=_SHARE),
+        "f1_macro": Metric("macro F1", classification.f1_macro, _LABELS, words="macro F1", limits=_SHARE),
+        "accuracy": Metric("accuracy", classification.accuracy, _LABELS, limits=_SHARE),
+        "auc": Metric("AUC", classification.auc, _LABELS, words="AUC", limits=_SHARE),
         "auc_length_fixed": Metric(
-            "AUC, length fixed", classification.auc_length_fixed, _LABELS, words="AUC at fixed length"
+            "AUC, length fixed", classification.auc_length_fixed, _LABELS, words="AUC at fixed length", limits=_SHARE
         ),
-        "share": Metric("share of predictions", classification.shares, _LABELS),
+        "share": Metric("share of predictions", classification.shares, _LABELS, limits=_SHARE),
         "calibration_error": Metric(
-            "calibration error", probabilities.calibration_error, _LABELS, higher_is_better=False
+            "calibration error", probabilities.calibration_error, _LABELS, higher_is_better=False, limits=_SHARE
         ),
-        "auc_ovr": Metric("AUC, one against the rest", probabilities.auc_ovr, _LABELS),
+        "auc_ovr": Metric("AUC, one against the rest", probabilities.auc_ovr, _LABELS, limits=_SHARE),
         "auc_ovr_length_fixed": Metric(
-            "AUC, one against the rest, length fixed", probabilities.auc_ovr_length_fixed, _LABELS
+            "AUC, one against the rest, length fixed", probabilities.auc_ovr_length_fixed, _LABELS, limits=_SHARE
         ),
         "bits_per_byte": Metric(
             "bits/byte",
@@ -125,28 +128,42 @@ METRICS: Final = Extensible(
             (TRANSLATION, PERPLEXITY),
             higher_is_better=False,
             words="bits per byte saved",
+            limits=_POSITIVE,
         ),
         "source_use": Metric("source use", _source_use, _TEXTS),
-        "perplexity": Metric("perplexity", _perplexity, (PERPLEXITY,), higher_is_better=False),
+        "perplexity": Metric("perplexity", _perplexity, (PERPLEXITY,), higher_is_better=False, limits=_POSITIVE),
         "nats_per_token": Metric(
-            "nats/token", _nats_per_token, (INSTRUCTIONS,), higher_is_better=False, words="nats per token saved"
+            "nats/token",
+            _nats_per_token,
+            (INSTRUCTIONS,),
+            higher_is_better=False,
+            words="nats per token saved",
+            limits=_POSITIVE,
         ),
-        "chrf": Metric("chrF++", _generated("chrf"), _TEXTS),
-        "chrf_copy": Metric("chrF++ of the source", _generated("chrf_copy"), _TEXTS),
-        "bleu": Metric("BLEU", _generated("bleu"), _TEXTS),
-        "bleu_copy": Metric("BLEU of the source", _generated("bleu_copy"), _TEXTS),
-        "spbleu": Metric("spBLEU", _generated("spbleu"), _TEXTS),
-        "spbleu_copy": Metric("spBLEU of the source", _generated("spbleu_copy"), _TEXTS),
+        "chrf": Metric("chrF++", _generated("chrf"), _TEXTS, limits=_HUNDRED),
+        "chrf_copy": Metric("chrF++ of the source", _generated("chrf_copy"), _TEXTS, limits=_HUNDRED),
+        "bleu": Metric("BLEU", _generated("bleu"), _TEXTS, limits=_HUNDRED),
+        "bleu_copy": Metric("BLEU of the source", _generated("bleu_copy"), _TEXTS, limits=_HUNDRED),
+        "spbleu": Metric("spBLEU", _generated("spbleu"), _TEXTS, limits=_HUNDRED),
+        "spbleu_copy": Metric("spBLEU of the source", _generated("spbleu_copy"), _TEXTS, limits=_HUNDRED),
         "chrf_over_copy": Metric("chrF++ above copying", _generated("chrf_over_copy"), _TEXTS),
-        "copied": Metric("copies", _generated("copied"), _TEXTS, higher_is_better=False),
-        "empty": Metric("empty", _generated("empty"), _TEXTS, higher_is_better=False),
-        "cut": Metric("too long", _generated("cut"), _TEXTS, higher_is_better=False),
-        "off_target": Metric("in another language", _generated("off_target"), _TEXTS, higher_is_better=False),
-        "off_target_reference": Metric("references in another language", _generated("off_target_reference"), _TEXTS),
-        "retrieval_accuracy": Metric("retrieval", _found("rank"), _PAIRS),
-        "retrieval_mrr": Metric("mean reciprocal rank", lambda cell: cell.mean(1 / (1 + cell.rows["rank"])), _PAIRS),
-        "retrieval_chance": Metric("chance", lambda cell: cell.mean(1 / cell.rows["candidates"]), _PAIRS),
-        "retrieval_surface": Metric("spelling alone", _found("surface_rank"), _PAIRS),
+        "copied": Metric("copies", _generated("copied"), _TEXTS, higher_is_better=False, limits=_SHARE),
+        "empty": Metric("empty", _generated("empty"), _TEXTS, higher_is_better=False, limits=_SHARE),
+        "cut": Metric("too long", _generated("cut"), _TEXTS, higher_is_better=False, limits=_SHARE),
+        "off_target": Metric(
+            "in another language", _generated("off_target"), _TEXTS, higher_is_better=False, limits=_SHARE
+        ),
+        "off_target_reference": Metric(
+            "references in another language", _generated("off_target_reference"), _TEXTS, limits=_SHARE
+        ),
+        "retrieval_accuracy": Metric("retrieval", _found("rank"), _PAIRS, limits=_SHARE),
+        "retrieval_mrr": Metric(
+            "mean reciprocal rank", lambda cell: cell.mean(1 / (1 + cell.rows["rank"])), _PAIRS, limits=_SHARE
+        ),
+        "retrieval_chance": Metric(
+            "chance", lambda cell: cell.mean(1 / cell.rows["candidates"]), _PAIRS, limits=_SHARE
+        ),
+        "retrieval_surface": Metric("spelling alone", _found("surface_rank"), _PAIRS, limits=_SHARE),
         "retrieval_over_surface": Metric(
             "above spelling", lambda cell: _found("rank")(cell) - _found("surface_rank")(cell), _PAIRS
         ),
@@ -193,6 +210,12 @@ def lower_is_better(metric: str) -> bool:
     """Return True if a metric of the results improves by falling."""
     found = METRICS.get(metric)
     return found is not None and not found.higher_is_better
+
+
+def limits_of(metric: str) -> tuple[float, float]:
+    """Smallest and largest value that a metric of the results can have."""
+    found = METRICS.get(metric) or METRICS.get(metric.rpartition("_")[0])
+    return found.limits if found else (-np.inf, np.inf)
 
 
 def in_words(metric: str) -> str:

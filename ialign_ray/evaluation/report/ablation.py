@@ -18,6 +18,7 @@ from ialign_ray.evaluation.report.write import write_page
 from ialign_ray.evaluation.results.analysis import CONTROL, RunFrames, analyse
 from ialign_ray.evaluation.results.cells import Measured
 from ialign_ray.evaluation.results.summary import compare
+from ialign_ray.evaluation.rules import UNMEASURED
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 from ialign_ray.pages import markdown_table
 from ialign_ray.storage import write_text
@@ -48,7 +49,7 @@ def write_ablation(experiment: Experiment, rows: Sequence[AblationRow], folder: 
         experiment, {row.name: row.seeds for row in rows}, made, {row.name: row.folders for row in rows if row.folders}
     )
     analysis = analyse(experiment, material.runs, material.baselines)
-    results, differences = analysis.results, against_controls(rows, analysis.measured)
+    results, differences = analysis.results, against_controls(rows, analysis.measured, experiment.evaluate.seed_spread)
     parts = [f"# {experiment.name}: ablation\n", _about(experiment, rows)]
     for suite in experiment.evaluate.suites:
         of_suite = results[results["suite"] == suite.name]
@@ -67,10 +68,17 @@ def write_ablation(experiment: Experiment, rows: Sequence[AblationRow], folder: 
     return folder / "ABLATION.md"
 
 
-def against_controls(rows: Sequence[AblationRow], measured: Mapping[str, Measured]) -> pd.DataFrame:
+def against_controls(
+    rows: Sequence[AblationRow],
+    measured: Mapping[str, Measured],
+    seed_spread: float | dict[str, float] | None = None,
+) -> pd.DataFrame:
     """Paired differences of each setting with its own control, columns of `results.compare`."""
     pairs = [(row.name, row.control) for row in rows if row.control in measured]
-    frames = [compare(name, measured[name], str(control), measured[str(control)]) for name, control in pairs]
+    frames = [
+        compare(name, measured[name], str(control), measured[str(control)], seed_spread=seed_spread)
+        for name, control in pairs
+    ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
@@ -110,16 +118,18 @@ def _gain(part: pd.DataFrame, column: Column) -> str:
     value, low, high = (float(found[name].iloc[0]) for name in ("value", "low", "high"))
     text = f"{value:+.3f} [{low:+.3f}, {high:+.3f}]"
     better = high < 0 if lower_is_better(column.metric) else low > 0
-    return f"**{text}**" if better and not np.isnan(low) else text
+    return f"**{text}**" if better and not np.isnan(low) and found["luck"].iloc[0] != UNMEASURED else text
 
 
 def _about(experiment: Experiment, rows: Sequence[AblationRow]) -> str:
     axes = "; ".join(f"`{field}`" for field in experiment.ablate.axes)
     varied = "one at a time" if experiment.ablate.one_at_a_time else "in every combination"
     seeds = max(len(row.seeds) for row in rows)
+    known = seeds > 1 or experiment.evaluate.seed_spread is not None
+    luck = "with the luck of training" if known else "without the luck of training, which one seed cannot measure"
     return (
-        f"Varied {varied}: {axes}; `reference` is the experiment as it stands. {seeds} training seed"
-        f"{'s' if seeds > 1 else ', so intervals leave out the luck of training'}, {experiment.train.steps} steps of "
-        f"{experiment.train.batch_size}. Values with 95 % bootstrap intervals over sentences, seeds pooled; label "
-        f"scores: {experiment.evaluate.scorer}. Bold: better than the control beyond the interval.\n"
+        f"Varied {varied}: {axes}; `reference` is the experiment without changes. {seeds} training seed"
+        f"{'s' if seeds > 1 else ''}, {experiment.train.steps} steps of {experiment.train.batch_size}. Values with "
+        f"95 % intervals over sentences, seeds pooled; differences {luck}; label scores: {experiment.evaluate.scorer}. "
+        "Bold: better than the control beyond the interval, luck included.\n"
     )

@@ -17,6 +17,7 @@ import pandas as pd
 
 from ialign_ray.config import Experiment, dump_yaml, load_experiment
 from ialign_ray.errors import DataError
+from ialign_ray.evaluation.report.page_history import refuse_mixed_seeds
 from ialign_ray.evaluation.results.analysis import BASE, Runs
 from ialign_ray.evaluation.results.fitted_baselines import Fitted, fit_baselines
 from ialign_ray.storage import is_intact, read_json, whole_folder, write_json, write_text
@@ -42,7 +43,11 @@ class ReportInputs:
 def gather(
     experiment: Experiment, runs: Runs, folder: Path, folders: Mapping[str, Sequence[Path]] | None = None
 ) -> ReportInputs:
-    """Material with baselines, those that `folder`/report holds of the same rows or new ones, written there."""
+    """Material with baselines, those that `folder`/report holds of the same rows or new ones, written there.
+
+    Raises DataError where the seeds of a run were trained with different settings.
+    """
+    refuse_mixed_seeds(folders or {})
     kept = folder / REPORT
     stored = _baselines(kept) if is_intact(kept) else {}
     material = ReportInputs(experiment, runs, folders or {}, *fit_baselines(experiment, stored))

@@ -20,6 +20,7 @@ from ialign_ray.evaluation.report.inputs import ReportInputs
 from ialign_ray.evaluation.report.page_examples import suite_texts, worst_examples
 from ialign_ray.evaluation.report.tables import row_order
 from ialign_ray.evaluation.results.analysis import BASE, Analysis
+from ialign_ray.evaluation.rules import UNMEASURED
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 from ialign_ray.pages import themed
 
@@ -100,7 +101,7 @@ def _heat_cell(row: Mapping[Any, Any], strongest: float) -> dict[str, Any]:
         "value": row["value"],
         "tone": "gain" if row["value"] > 0 else "loss",
         "strength": round(70 * min(1.0, abs(row["value"]) / strongest)),
-        "sure": bool(row["p_holm"] < 0.05),
+        "sure": bool(row["p_holm"] < 0.05) and row["luck"] != UNMEASURED,
         "said": f"{row['language']}, {row['run']}: {signed(row['value'])} [{signed(row['low'])}, "
         f"{signed(row['high'])}], n = {row['n']}, p after Holm {p_text(row['p_holm'])}",
     }

@@ -12,7 +12,7 @@ import yaml
 
 from ialign_ray.config import load_experiment
 from ialign_ray.corpus.build import latest
-from ialign_ray.errors import IalignError
+from ialign_ray.errors import DataError, IalignError
 from ialign_ray.storage import read_json
 from ialign_ray.training.run_log import records, shown_warnings, validations
 
@@ -20,6 +20,9 @@ POINTS = 60
 """Points of a curve: more cannot be distinguished, and make the page heavy."""
 _CURVE = ["run", "seed", "source", "step", "loss"]
 EXPERIMENT = "experiment.yaml"
+_NO_RECIPE = ("train.seed", "train.micro_batch", "train.gradient_check", "train.compile", "train.batching",
+              "train.checkpoint_every", "train.keep_checkpoints", "train.validation")  # fmt: skip
+"""Beginnings of the fields in which the seeds of one run may differ: they decide nothing else than the seed does."""
 _OF_TRAINING = ("model", "corpora", "cleaning", "decontamination", "replay", "tasks", "train")
 """Sections that decide what a run becomes."""
 Folders = Mapping[str, Sequence[Path]]
@@ -71,14 +74,33 @@ def differences(folders: Folders) -> tuple[list[str], list[dict[str, Any]]]:
     found: dict[str, list[dict[str, str]]] = {}
     for run, _, path in _each(folders):
         if (path / EXPERIMENT).exists():
-            whole = yaml.safe_load((path / EXPERIMENT).read_text(encoding="utf-8"))
-            found.setdefault(run, []).append(_flat({k: whole[k] for k in _OF_TRAINING if k in whole}))
+            found.setdefault(run, []).append(_settings(path))
     fields = dict.fromkeys(field for seeds in found.values() for seed in seeds for field in seed)
     values = {
         field: {run: ", ".join(dict.fromkeys(s.get(field, "–") for s in seeds)) for run, seeds in found.items()}
         for field in fields
     }
     return list(found), [{"field": f, "values": of} for f, of in values.items() if len(set(of.values())) > 1]
+
+
+def refuse_mixed_seeds(folders: Folders) -> None:
+    """Raise DataError where the seeds of a run were trained with different settings: their spread is not luck alone."""
+    for run, paths in folders.items():
+        known = [(path, _settings(path)) for path in paths if (path / EXPERIMENT).exists()]
+        for path, settings in known[1:]:
+            first, of_first = known[0]
+            for field in of_first.keys() | settings.keys():
+                values = [each.get(field, "left out") for each in (of_first, settings)]
+                if values[0] != values[1] and not field.startswith(_NO_RECIPE):
+                    raise DataError(
+                        f"the seeds of {run} differ in {field}: {values[0]} in {first.name} and {values[1]} in "
+                        f"{path.name}; train them with the same settings, or give the runs different names"
+                    )
+
+
+def _settings(path: Path) -> dict[str, str]:
+    whole = yaml.safe_load((path / EXPERIMENT).read_text(encoding="utf-8"))
+    return _flat({k: whole[k] for k in _OF_TRAINING if k in whole})
 
 
 def warnings(folders: Folders) -> list[str]:

@@ -13,6 +13,7 @@ from ialign_ray.config import ClassificationSuite, Suite
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.cell import LIKELIHOOD
+from ialign_ray.evaluation.metrics.classification import LENGTH_FIXED
 from ialign_ray.evaluation.metrics.registry import INSTRUCTIONS
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 from ialign_ray.pages import markdown_table
@@ -95,8 +96,8 @@ def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tup
     """The same table as Markdown and for a terminal: a row a run, `value [low, high]` a cell.
 
     `results` as from `summarise`, mean over prompts. Rows: baselines, base, control, then the other runs
-    in order. Each header carries n, the number of sentence ids. A dash is a score or bound that
-    does not exist. Raises `DataError` if no column can be shown.
+    in order. Each header carries n, the number of sentence ids, and of clusters where those are the units. A dash is a
+    score or bound that does not exist. Raises `DataError` if no column can be shown.
     """
     chosen = list(columns) if columns is not None else default_columns(results)
     if not chosen:
@@ -118,14 +119,22 @@ def _column_cells(results: pd.DataFrame, column: Column) -> pd.DataFrame:
 
 
 def _title(column: Column, cells: pd.DataFrame) -> str:
-    sizes = sorted(set(cells["n"]))
-    return f"{column.title}, n={'-'.join(str(size) for size in dict.fromkeys(sizes[:1] + sizes[-1:]))}"
+    clusters = cells["clusters"] if (cells["clusters"] < cells["n"]).any() else None
+    units = "" if clusters is None else f" in {_range(clusters)} clusters"
+    return f"{column.title}, n={_range(cells['n'])}{units}"
+
+
+def _range(sizes: pd.Series) -> str:
+    found = sorted(set(sizes))
+    return "-".join(str(size) for size in dict.fromkeys(found[:1] + found[-1:]))
 
 
 def _cell(cells: pd.DataFrame, run: str) -> str:
     if run not in cells.index:
         return "–"
     value, low, high = (_number(float(cells[field][run])) for field in ("value", "low", "high"))
+    if value == "–" and cells["metric"][run] in LENGTH_FIXED:
+        return "too few rows"
     return f"{value} [{low}, {high}]"
 
 

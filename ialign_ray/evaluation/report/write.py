@@ -115,7 +115,10 @@ def _tables(experiment: Experiment, runs: Runs, results: pd.DataFrame) -> tuple[
 
 def _markdown(material: ReportInputs, analysis: Analysis, tables: str) -> str:
     experiment = material.experiment
-    scored = f"Scorer: {experiment.evaluate.scorer}; value [95 % bootstrap interval over sentences]."
+    scored = (
+        f"Scorer: {experiment.evaluate.scorer}; value [95 % interval over sentences, or over clusters of them]. The "
+        "verdict is about recipes: its intervals hold the luck of training too."
+    )
     said = "\n".join(f"- {s.text}" for s in analysis.statements)
     notes = "".join(f"- {note}\n" for note in (*material.notes, *analysis.notes))
     backward = "".join(f"- {r.run}: {r.numbers}\n" for r in analysis.backward)

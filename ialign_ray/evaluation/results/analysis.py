@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import pandas as pd
 
 from ialign_ray.config import ClassificationSuite, Experiment
 from ialign_ray.evaluation.metrics.baselines import BASELINES
-from ialign_ray.evaluation.results.cells import Measured, ResamplingPlan, measure
+from ialign_ray.evaluation.metrics.classification import LENGTH_FIXED, TOO_FEW_MATCHED
+from ialign_ray.evaluation.results.cells import Measured, ResamplingPlan, clustered, clusters_of, measure
 from ialign_ray.evaluation.results.fitted_baselines import Fitted
 from ialign_ray.evaluation.results.forgetting import Retention, backward_transfer, old_tasks, retention
 from ialign_ray.evaluation.results.significance import Correlation, mcnemar_rows
@@ -22,9 +22,11 @@ from ialign_ray.evaluation.results.transfer import (
     transfer_correlations,
 )
 from ialign_ray.evaluation.results.verdict import Statement, verdict
-from ialign_ray.evaluation.rules import rules_of
+from ialign_ray.evaluation.rules import is_primary, rules_of
+from ialign_ray.evaluation.suites.load import clusters_named
 
 BASE, CONTROL = "base", "control"
+PRIMARY, EXPLORATORY = "primary", "exploratory"
 
 RunFrames = Mapping[str, pd.DataFrame]
 """Suite -> predictions of one training seed."""
@@ -78,12 +80,15 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
     plan = ResamplingPlan(groups, {s.name: s.kind for s in settings.suites}, resamples=settings.resamples)
     measured = {name: measure(of_run, plan) for name, of_run in frames.items()}
     results = summarise(measured, groups, resamples=settings.resamples)
-    comparisons = compare_all(measured)
+    rules = rules_of(experiment)
+    comparisons = compare_all(measured, seed_spread=settings.seed_spread)
+    if len(comparisons):
+        comparisons["end_point"] = is_primary(comparisons, rules).map({True: PRIMARY, False: EXPLORATORY})
     labels = {s.name: list(s.labels) for s in settings.suites if isinstance(s, ClassificationSuite)}
     trained = {name: m for name, m in measured.items() if name not in (*BASELINES, BASE)}
     base = measured.get(BASE)
     kept = [retention(n, m, base, settings) for n, m in trained.items()] if base else []
-    backward = [backward_transfer(n, m, base, settings.scorer) for n, m in trained.items()] if base else []
+    backward = [backward_transfer(n, m, base, settings) for n, m in trained.items()] if base else []
     reference = CONTROL if CONTROL in runs else BASE
     gains = gains_by_seed(measured, settings.scorer)
     found = [k for k in kept if k]
@@ -100,14 +105,14 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
         gains=gains,
         correlations=transfer_correlations(gains),
         mcnemar=_mcnemar(trained, measured, reference, settings.scorer),
-        statements=declared + verdict(results, comparisons, rules_of(experiment), labels),
+        statements=declared + verdict(results, comparisons, rules, labels),
         reference=reference,
-        notes=_power_notes(comparisons, settings.resamples),
+        notes=list(_notes(experiment, measured, comparisons, results)),
     )
 
 
 def with_baselines(runs: Runs, baselines: Mapping[str, Fitted]) -> dict[str, list[pd.DataFrame]]:
-    """Run -> every frame of every seed, baselines first."""
+    """Run -> every frame of every seed, baselines first; the clusters of a suite's sentences are those of any run."""
     frames: dict[str, list[pd.DataFrame]] = {}
     for fitted in baselines.values():
         for name, frame in fitted.predictions.items():
@@ -115,7 +120,12 @@ def with_baselines(runs: Runs, baselines: Mapping[str, Fitted]) -> dict[str, lis
     for run, seeds in runs.items():
         for number, by_suite in enumerate(seeds):
             frames.setdefault(run, []).extend(f.assign(seed=number) for f in by_suite.values())
-    return frames
+    every: dict[str, list[pd.DataFrame]] = {}
+    for by_suite in (found for seeds in runs.values() for found in seeds):
+        for frame in by_suite.values():
+            every.setdefault(str(frame["suite"].iloc[0]), []).append(frame)
+    clusters = {suite: known for suite, found in every.items() if (known := clusters_of(found))}
+    return {run: clustered(found, clusters) for run, found in frames.items()}
 
 
 def _mcnemar(
@@ -129,17 +139,20 @@ def _mcnemar(
     return pd.concat(rows, ignore_index=True) if rows else pd.DataFrame()
 
 
-def _power_notes(comparisons: pd.DataFrame, resamples: int) -> list[str]:
-    """Notes where so many languages cannot reach significance with so many resamples."""
-    if comparisons.empty:
-        return []
-    by_language = comparisons[comparisons["scope"].str.startswith("language:") & (comparisons["prompt"] == "all")]
-    most = int(by_language.groupby(["run", "against", "suite"])["scope"].nunique().max()) if len(by_language) else 0
-    # the smallest p that `differences` can give; Holm multiplies it by the number of languages
-    least = 2 / (resamples + 1)
-    if most * least <= 0.05:
-        return []
-    return [
-        f"No language can be significant after Holm's correction: over {most} languages, {resamples} resamples cannot "
-        f"give a p under {most * least:.2g}; raise evaluate.resamples to {int(np.ceil(most * 2 / 0.05))}."
-    ]
+def _notes(
+    experiment: Experiment, measured: Mapping[str, Measured], comparisons: pd.DataFrame, results: pd.DataFrame
+) -> Iterator[str]:
+    settings = experiment.evaluate
+    if len(comparisons) and PRIMARY not in set(comparisons["end_point"]):
+        missing = "is not measured here" if settings.primary else "is not declared"
+        yield f"The primary end point (evaluate.primary) {missing}: every comparison is exploratory."
+    for suite in settings.suites:
+        if getattr(suite, "cluster", None) and not any(suite.name in m.clusters for m in measured.values()):
+            yield (
+                f"{suite.name}: its predictions name no clusters ({', '.join(clusters_named(suite))}), so each "
+                "sentence counts as independent; intervals are too narrow if some are of one text."
+            )
+    fixed = results[results["metric"].isin(LENGTH_FIXED) & (results["prompt"] == "all") & results["value"].isna()]
+    for name, part in fixed[fixed["scope"].str.startswith("group:")].groupby("suite"):
+        groups = ", ".join(dict.fromkeys(scope.partition(":")[2] for scope in part["scope"]))
+        yield f"{name}: no AUC at fixed length of {groups}, too few rows: {TOO_FEW_MATCHED}."

@@ -2,7 +2,7 @@
 
 A run is one frame of predictions per training seed. Within a seed the score of a language is the mean over
 its prompts, and the score of a group the mean over its languages; a run's score is the mean over seeds. All
-of it is resampled by sentence id, so that each measure carries its interval.
+of it is resampled by sentence id, or by the `cluster` that the frames name, so that each measure carries its interval.
 """
 
 from __future__ import annotations
@@ -15,11 +15,15 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.bootstrap import RESAMPLES, Floats, mean_draws, resample_weights
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES, SuiteKind, kind_of
+from ialign_ray.evaluation.suites.load import CLUSTER
 
+Floats32 = NDArray[np.float32]
+"""Half the memory of draws that only spreads are taken of."""
 Frames = pd.DataFrame | Sequence[pd.DataFrame]
 """Predictions of one run: one frame per seed, or one frame with an optional `seed` column."""
 
@@ -36,11 +40,18 @@ class Key(NamedTuple):
 
 
 class CellDraws(NamedTuple):
-    """A key's draw vector, its number of sentence ids, and its value for each training seed."""
+    """One key, drawn."""
 
     draws: Floats
+    """Mean over training seeds (resamples + 1,)."""
     n: int
+    """Sentence ids."""
+    units: int
+    """Independent units: clusters of sentences, or the sentences themselves."""
     values: tuple[float, ...]
+    """Value for each training seed."""
+    seeds: Floats32
+    """Draw vectors of the seeds (seeds, resamples + 1)."""
 
     @property
     def seed_sd(self) -> float:
@@ -49,6 +60,17 @@ class CellDraws(NamedTuple):
             return float("nan")
         mean = sum(self.values) / len(self.values)  # in plain Python: numpy takes 50 times as long for so few
         return sqrt(sum((value - mean) ** 2 for value in self.values) / (len(self.values) - 1))
+
+    def interaction(self) -> float:
+        """Variance of what one seed does to single sentences: it moves seeds apart on any set of sentences."""
+        k = len(self.values)
+        if k < 2:
+            return 0.0
+        apart = (self.seeds - self.seeds.mean(axis=0))[:, 1:]
+        defined = apart[:, np.isfinite(apart).all(axis=0)].astype(np.float64)
+        # enlarged as `bootstrap.estimates` enlarges the variance that it is a part of
+        enlarged = (self.units / max(self.units - 2, 1)) ** 2 * k / (k - 1)
+        return float(defined.var(axis=1).mean()) * enlarged if defined.size else 0.0
 
 
 @dataclass(frozen=True)
@@ -72,6 +94,14 @@ class Measured:
     measures: dict[Key, CellDraws]
     ids: dict[tuple[str, str], frozenset[str]]
     """Sentence ids of each (suite, language)."""
+    clusters: dict[str, dict[str, str]]
+    """Suite -> cluster of each id, of the suites whose sentences are no independent units."""
+
+    def weights(self, suite: str) -> Floats:
+        """The weights (units, resamples + 1) that a suite's units are drawn with."""
+        known = self.clusters.get(suite, {})
+        ids = frozenset().union(*(found for (name, _), found in self.ids.items() if name == suite))
+        return resample_weights(len({known.get(i, i) for i in ids}), self.plan.resamples, self.plan.seed)
 
     def kind(self, suite: str) -> str:
         """Name of a suite's kind."""
@@ -94,10 +124,36 @@ def measure(frames: Frames, plan: ResamplingPlan) -> Measured:
         for (suite, language), part in rows.groupby(["suite", "language"])
     }
     measures: dict[Key, CellDraws] = {}
+    clusters = {}
     for suite in sorted({suite for suite, _ in ids}):
         of_suite = {language: found for (name, language), found in ids.items() if name == suite}
-        measures |= _measure_suite(suite, [seed[seed["suite"] == suite] for seed in seeds], of_suite, plan)
-    return Measured(seeds, plan, measures, ids)
+        parts = [part for seed in seeds if not (part := seed[seed["suite"] == suite]).empty]
+        if known := clusters_of(parts):
+            clusters[suite] = known
+        measures |= _measure_suite(suite, parts, of_suite, known, plan)
+    return Measured(seeds, plan, measures, ids, clusters)
+
+
+def clusters_of(frames: Sequence[pd.DataFrame]) -> dict[str, str]:
+    """Cluster of each sentence id of one suite's frames; empty where they name none."""
+    named = [frame[["id", CLUSTER]] for frame in frames if CLUSTER in frame.columns and frame[CLUSTER].notna().any()]
+    if not named:
+        return {}
+    rows = pd.concat(named).astype({"id": str}).drop_duplicates("id")
+    # a sentence without a cluster is a unit of its own
+    return {i: f"id:{i}" if pd.isna(c) else f"of:{c}" for i, c in zip(rows["id"], rows[CLUSTER])}
+
+
+def clustered(frames: Sequence[pd.DataFrame], clusters: Mapping[str, Mapping[str, str]]) -> list[pd.DataFrame]:
+    """The frames, with the clusters of each suite's ids in place of their own."""
+    found = []
+    for frame in frames:
+        for suite in set(frame["suite"]) & clusters.keys():
+            known = frame["id"].astype(str).map(clusters[suite])
+            own = frame[CLUSTER] if CLUSTER in frame.columns else None
+            frame = frame.assign(**{CLUSTER: known.where(frame["suite"] == suite, own)})
+        found.append(frame)
+    return found
 
 
 def restricted(measured: Measured, common: Mapping[tuple[str, str], frozenset[str]]) -> Measured:
@@ -132,28 +188,37 @@ def _require(frame: pd.DataFrame, columns: Sequence[str], what: str) -> None:
 
 
 def _measure_suite(
-    suite: str, seeds: list[pd.DataFrame], ids: Mapping[str, frozenset[str]], plan: ResamplingPlan
+    suite: str,
+    parts: list[pd.DataFrame],
+    ids: Mapping[str, frozenset[str]],
+    clusters: Mapping[str, str],
+    plan: ResamplingPlan,
 ) -> dict[Key, CellDraws]:
-    parts = [seed for seed in seeds if not seed.empty]
     name = kind_of(suite, parts[0], plan.kinds)
     kind = SUITES.find(name, f"kind of suite '{suite}'")
     scopes = _scopes(kind, parts, plan.groups)
-    index = pd.Index(sorted(frozenset().union(*ids.values())))
-    # by sorted ids and a fixed seed: two runs over the same ids share their resamples, so differences are paired
-    weights = resample_weights(len(index), plan.resamples, plan.seed)
+    every = frozenset().union(*ids.values())
+    unit_of = {i: clusters.get(i, i) for i in every}
+    units = pd.Index(sorted(set(unit_of.values())))
+    # by sorted units and a fixed seed: two runs over the same ids share their resamples, so differences are paired
+    weights = resample_weights(len(units), plan.resamples, plan.seed)
+    index = pd.Series(units.get_indexer(pd.Index([unit_of[i] for i in sorted(every)])), sorted(every))
     by_key: dict[Key, list[Floats]] = defaultdict(list)
     for part in parts:
         _require(part, kind.columns, f"{name} predictions of suite '{suite}'")
         for (prompt, scorer, scope, metric), draws in _roll_up(_cells(part, kind, index, weights), scopes):
             by_key[Key(suite, name, prompt, scorer, scope, metric)].append(draws)
-    sizes = {scope: len(frozenset().union(*(ids[name] for name in names))) for scope, names in scopes.items()}
+    within = {scope: frozenset().union(*(ids[name] for name in names)) for scope, names in scopes.items()}
+    sizes = {scope: (len(found), len({unit_of[i] for i in found})) for scope, found in within.items()}
     return {
-        key: CellDraws(mean_draws(draws), sizes[key.scope], tuple(float(d[0]) for d in draws))
+        key: CellDraws(
+            mean_draws(draws), *sizes[key.scope], tuple(float(d[0]) for d in draws), np.stack(draws, dtype=np.float32)
+        )
         for key, draws in by_key.items()
     }
 
 
-def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Index, weights: Floats) -> _Cells:
+def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Series, weights: Floats) -> _Cells:
     cells: _Cells = defaultdict(lambda: defaultdict(dict))
     prompted = part if "prompt" in part.columns else part.assign(prompt="all")
     for (prompt, language), rows in prompted.groupby(["prompt", "language"]):
@@ -163,7 +228,7 @@ def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Index, weights: Floats
                 f"predictions: duplicate id '{twice.iloc[0]}' in {rows['suite'].iloc[0]}, {prompt}, "
                 f"{language}; give each training seed its own frame or a seed column"
             )
-        unit = index.get_indexer(pd.Index(rows["id"])).astype(np.int64)
+        unit = rows["id"].map(index).to_numpy(np.int64)
         for (scorer, metric), draws in kind.draw(rows, unit, weights).items():
             cells[scorer, metric][str(language)][str(prompt)] = draws
     return cells

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
 import numpy as np
 import pandas as pd
@@ -18,28 +17,11 @@ from ialign_ray.evaluation.metrics.bootstrap import Floats
 from ialign_ray.evaluation.results.cells import Measured
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
-POWER: Final = 0.8
-LEVEL: Final = 0.05
-_SEEN: Final = float(stats.norm.ppf(1 - LEVEL / 2) + stats.norm.ppf(POWER))  # 2.80 standard errors
-
-
-def detectable(draws: Floats) -> Floats:
-    """The smallest true difference that 80 % of samples of this size would show at the 5 % level.
-
-    2.80 standard errors of the paired difference, the standard error being that of its draws (..., resamples + 1);
-    NaN where over a tenth of them are undefined.
-    """
-    defined = np.isfinite(draws[..., 1:])
-    known = defined.mean(axis=-1) >= 0.9
-    spread = np.std(draws[..., 1:], axis=-1, where=defined | ~known[..., None])  # where unknown, NaN by its NaNs
-    found: Floats = np.where(known, _SEEN * spread, np.nan)
-    return found
-
 
 def to_show(n: int, seen: float, tolerance: float) -> str:
     """Note on the number of sentences it takes to show that nothing beyond `tolerance` is lost; "" where `n` would do.
 
-    `seen` is what `n` sentences can show (`detectable`); the standard error falls with the root of n.
+    `seen` is what `n` sentences can show (`Estimates.detectable`); the standard error falls with the root of n.
     """
     if not seen > tolerance > 0:
         return ""
@@ -104,20 +86,23 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> Correlation:
 def mcnemar_rows(run: str, first: Measured, against: str, second: Measured, scorer: str) -> pd.DataFrame:
     """McNemar's exact test for each suite with right and wrong answers and each language, a row each.
 
-    Columns: run, against, suite, language, scorer, better, worse (sentences on which the run was right more, or less,
+    Columns: run, against, suite, language, scorer, better, worse (units on which the run was right more, or less,
     often over its prompts and training seeds), n, p, p_holm over the languages of a suite. With one prompt and
-    one seed this is McNemar's own table (McNemar 1947); a sentence is one unit whatever their number.
+    one seed this is McNemar's own table (McNemar 1947); a sentence is one unit whatever their number, and so is a
+    cluster of sentences.
     """
     right = [_right_share(measured, scorer) for measured in (first, second)]
     both = pd.concat(right, axis=1, keys=["run", "against"]).dropna()
     records = []
     for (suite, language), part in both.groupby(level=["suite", "language"]):
-        change = part["run"] - part["against"]
+        clusters = {**second.clusters, **first.clusters}.get(str(suite), {})
+        units = [clusters.get(i, i) for i in part.index.get_level_values("id")]
+        change = (part["run"] - part["against"]).groupby(units).sum()
         # shares are means of floats: a difference below 1e-9 is a tie
         better, worse = int((change > 1e-9).sum()), int((change < -1e-9).sum())
         p = float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
         names = {"run": run, "against": against, "suite": suite, "language": language, "scorer": scorer}
-        records.append({**names, "better": better, "worse": worse, "n": len(part), "p": p})
+        records.append({**names, "better": better, "worse": worse, "n": len(change), "p": p})
     frame = pd.DataFrame(records)
     if frame.empty:
         return frame

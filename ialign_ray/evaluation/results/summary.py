@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 
 import numpy as np
 import pandas as pd
 
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
-from ialign_ray.evaluation.metrics.bootstrap import RESAMPLES, differences, intervals
-from ialign_ray.evaluation.results.cells import CellDraws, Frames, Key, Measured, ResamplingPlan, measure, restricted
-from ialign_ray.evaluation.results.significance import detectable, with_holm
+from ialign_ray.evaluation.metrics.bootstrap import LEVEL, RESAMPLES, Estimates, Floats, estimates
+from ialign_ray.evaluation.metrics.registry import limits_of
+from ialign_ray.evaluation.results.cells import (
+    CellDraws,
+    Frames,
+    Key,
+    Measured,
+    ResamplingPlan,
+    clustered,
+    measure,
+    restricted,
+)
+from ialign_ray.evaluation.results.significance import with_holm
+from ialign_ray.evaluation.results.training_luck import declared_spread, with_luck
 
 
 def summarise(
@@ -26,29 +38,46 @@ def summarise(
     """Tidy records of all runs, a row for each run, suite, prompt, scorer, scope and metric.
 
     Columns: run, suite, kind, prompt ("all" = mean over prompts), scorer, scope ("language:jav",
-    "group:L2", "all"), metric, value, low, high (95 %), n (sentence ids), seeds, seed_sd; where
-    prompt is "all", prompts (their number) with prompt_sd, prompt_min and prompt_max of the value over them. A
-    translation direction belongs to the group of its less known side. Raises `DataError` as `measure` does.
+    "group:L2", "all"), metric, value, low, high (95 %, over sentences), n (sentence ids), clusters (independent units
+    among them), seeds, seed_sd; where prompt is "all", prompts (their number) with prompt_sd, prompt_min and prompt_max
+    of the value over them. A translation direction belongs to the group of its less known side. Raises `DataError` as
+    `measure` does.
     """
     plan = ResamplingPlan(groups, kinds, resamples=resamples, seed=seed)
     records = []
     for run, given in predictions_by_run.items():
         measured = given if isinstance(given, Measured) else measure(given, plan)
-        every = measured.measures.values()
-        bounds = intervals(np.stack([m.draws for m in every]), [m.n for m in every])
+        found = _estimates(measured, [(key.suite, m.draws, m.units) for key, m in measured.measures.items()])
+        # an interval by t may pass what the metric can be
+        limits = np.array([limits_of(key.metric) for key in measured.measures]).T
+        low, high = (np.clip(end, *limits).tolist() for end in found.bounds())
         records += [
-            {"run": run, **key._asdict(), **vars(found), **_seeds(m), **spread}
-            for (key, m, spread), found in zip(_with_prompts(measured), bounds, strict=True)
+            {"run": run, **key._asdict(), "value": float(m.draws[0]), "low": low[row], "high": high[row]}
+            | _size(m)
+            | spread
+            for row, (key, m, spread) in enumerate(_with_prompts(measured))
         ]
     return pd.DataFrame(records)
 
 
-def compare(run: str, first: Measured, against: str, second: Measured) -> pd.DataFrame:
+def compare(
+    run: str,
+    first: Measured,
+    against: str,
+    second: Measured,
+    *,
+    recipes: tuple[bool, bool] = (True, True),
+    seed_spread: float | dict[str, float] | None = None,
+    level: float = LEVEL,
+) -> pd.DataFrame:
     """Paired differences `run - against` on the ids both have, for each key both have.
 
     Columns of `summarise` without those of prompts, with `against`, the two-sided p, `p_holm` (over the languages of
-    a suite) and `detectable` (the smallest true difference that would be seen); seed_sd is that of the difference,
-    seeds taken as independent. Raises `DataError` if the two were measured by different plans or share no id.
+    a suite), `detectable` (the smallest true difference that would be seen), `error` (the standard error that low, high
+    and p come from), `sentence_error` (its part by sentences) and `luck`, a word of `training_luck`; seed_sd is that of
+    the difference. `recipes` is False for a side that is a model as it is, whose training is no part of the claim;
+    `seed_spread` the spread over seeds that is declared, for a metric or for all. `level` is that of low and high.
+    Raises `DataError` if the two were measured by different plans or share no id.
     """
     if first.plan != second.plan:
         raise DataError(f"compare: '{run}' and '{against}' were measured by different plans; use one plan")
@@ -56,21 +85,42 @@ def compare(run: str, first: Measured, against: str, second: Measured) -> pd.Dat
     pairs = [(key, a, second.measures[key]) for key, a in first.measures.items() if key in second.measures]
     if not pairs:
         return pd.DataFrame()
-    draws = np.stack([a.draws - b.draws for _, a, b in pairs])
-    found = differences(draws, [a.n for _, a, _ in pairs])
-    records = [
-        {"run": run, "against": against, **key._asdict(), **vars(d), "detectable": seen}
-        | {"seeds": min(len(a.values), len(b.values)), "seed_sd": float(np.hypot(a.seed_sd, b.seed_sd))}
-        for (key, a, b), d, seen in zip(pairs, found, detectable(draws).tolist(), strict=True)
-    ]
-    return with_holm(pd.DataFrame(records))
+    sentences = _estimates(first, [(key.suite, a.draws - b.draws, a.units) for key, a, b in pairs])
+    declared = [declared_spread(seed_spread, key.metric) for key, _, _ in pairs]
+    found, lucks = with_luck(sentences, [(a, b) for _, a, b in pairs], recipes, declared)
+    low, high = found.bounds(level)
+    frame = pd.DataFrame([{"run": run, "against": against, **key._asdict()} for key, _, _ in pairs])
+    return with_holm(
+        frame.assign(
+            value=found.value,
+            low=low,
+            high=high,
+            n=[a.n for _, a, _ in pairs],
+            clusters=[a.units for _, a, _ in pairs],
+            p=found.p(),
+            detectable=found.detectable(),
+            seeds=[luck.seeds for luck in lucks],
+            seed_sd=[luck.seed_sd for luck in lucks],
+            luck=[luck.kind for luck in lucks],
+            error=found.error,
+            sentence_error=sentences.error,
+        )
+    )
 
 
-def compare_all(runs: Mapping[str, Measured], *, base: str = "base", control: str = "control") -> pd.DataFrame:
+def compare_all(
+    runs: Mapping[str, Measured],
+    *,
+    base: str = "base",
+    control: str = "control",
+    seed_spread: float | dict[str, float] | None = None,
+) -> pd.DataFrame:
     """Every comparison that `verdict.verdict` reads, one frame.
 
-    Each run that is no baseline against base, control and the length-only baseline, where those exist.
+    Each run that is no baseline against base, control and the length-only baseline, where those exist. Runs are
+    recipes, whose training luck counts; base and baselines are as they are.
     """
+    given = (base, *BASELINES)
     pairs = [
         (run, against)
         for run in runs
@@ -78,12 +128,31 @@ def compare_all(runs: Mapping[str, Measured], *, base: str = "base", control: st
         for against in (base, control, "length")
         if against in runs and against != run and not (run == base and against == control)
     ]
-    frames = [compare(run, runs[run], against, runs[against]) for run, against in pairs]
+    frames = [
+        compare(
+            run,
+            runs[run],
+            against,
+            runs[against],
+            recipes=(run not in given, against not in given),
+            seed_spread=seed_spread,
+        )
+        for run, against in pairs
+    ]
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _seeds(m: CellDraws) -> dict[str, float]:
-    return {"seeds": len(m.values), "seed_sd": m.seed_sd}
+def _estimates(measured: Measured, drawn: Sequence[tuple[str, Floats, int]]) -> Estimates:
+    """Estimates of (suite, draw vector, units), suite by suite, as each has weights of its own."""
+    parts = []
+    for suite, found in groupby(drawn, key=lambda one: one[0]):
+        _, draws, units = zip(*found, strict=True)
+        parts.append(estimates(np.stack(draws), units, measured.weights(suite)))
+    return Estimates.joined(parts)
+
+
+def _size(m: CellDraws) -> dict[str, float]:
+    return {"n": m.n, "clusters": m.units, "seeds": len(m.values), "seed_sd": m.seed_sd}
 
 
 def _with_prompts(measured: Measured) -> Iterator[tuple[Key, CellDraws, dict[str, float]]]:
@@ -102,8 +171,14 @@ def _prompts(values: list[float]) -> dict[str, float]:
 
 
 def on_common_ids(run: str, first: Measured, against: str, second: Measured) -> tuple[Measured, Measured]:
-    """Return both runs measured on the ids that both have. Raises `DataError` if there is none."""
+    """Return both runs measured on the ids that both have, in the same clusters. Raises `DataError` for no such id."""
     common = {key: ids & second.ids[key] for key, ids in first.ids.items() if key in second.ids}
     if not any(common.values()):
         raise DataError(f"compare: '{run}' and '{against}' share no sentence id; evaluate both on one suite")
-    return restricted(first, common), restricted(second, common)
+    # predictions that were stored before the suite had clusters are resampled in those of the other run
+    clusters = second.clusters | first.clusters
+    both = [
+        one if one.clusters == clusters else measure(clustered(one.frames, clusters), one.plan)
+        for one in (first, second)
+    ]
+    return restricted(both[0], common), restricted(both[1], common)

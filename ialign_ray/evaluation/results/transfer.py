@@ -15,7 +15,9 @@ from ialign_ray.evaluation.results.cells import Measured
 from ialign_ray.evaluation.results.significance import Correlation, correlation
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
-MATRIX = ["suite", "kind", "metric", "language", "run", "value", "low", "high", "n", "p", "p_holm", "detectable"]
+MATRIX = [
+    "suite", "kind", "metric", "language", "run", "value", "low", "high", "n", "p", "p_holm", "detectable", "luck"
+]  # fmt: skip
 
 
 def language_matrix(comparisons: pd.DataFrame, scorer: str, against: str) -> pd.DataFrame:

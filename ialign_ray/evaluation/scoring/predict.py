@@ -12,6 +12,7 @@ from ialign_ray.evaluation.scoring.actors import ScoringProgress, layout, score_
 from ialign_ray.evaluation.scoring.predictions import row_keys
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, Work, plan_work, store_of
+from ialign_ray.evaluation.suites.load import CLUSTER
 
 
 def predict_models(
@@ -43,5 +44,8 @@ def _score(experiment: Experiment, work: Work, advance: ScoringProgress) -> None
 def _stored(subject: Subject, work: Work) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {}
     for unit, keys in zip(work.units, work.keys, strict=True):
-        parts.setdefault(unit.suite, []).append(unit.finish(store_of(subject, unit).read(keys)))
+        frame = unit.finish(store_of(subject, unit).read(keys))
+        if CLUSTER in unit.rows.columns:
+            frame[CLUSTER] = frame["id"].map(unit.rows.drop_duplicates("id").set_index("id")[CLUSTER])
+        parts.setdefault(unit.suite, []).append(frame)
     return {suite: pd.concat(frames, ignore_index=True) for suite, frames in parts.items()}

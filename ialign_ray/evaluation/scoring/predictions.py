@@ -17,6 +17,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from ialign_ray.evaluation.suites.load import CLUSTER
 from ialign_ray.storage import json_hash, write_bytes, write_json
 
 ROW = "__row"
@@ -24,7 +25,11 @@ ROW = "__row"
 
 
 def row_keys(rows: pd.DataFrame) -> list[str]:
-    """A hash of each row's content, the same on every machine. Rows of equal content share it."""
+    """A hash of each row's content, the same on every machine. Rows of equal content share it.
+
+    Which rows are resampled together (`CLUSTER`) decides no prediction, so it is no part of it.
+    """
+    rows = rows.drop(columns=CLUSTER, errors="ignore")
     lines = rows.to_json(orient="records", lines=True, double_precision=15).split("\n")  # ASCII: no other line breaks
     return [hashlib.blake2b(line.encode(), digest_size=12).hexdigest() for line in lines[: len(rows)]]
 

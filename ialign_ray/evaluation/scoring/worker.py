@@ -9,6 +9,7 @@ from pathlib import Path
 from ialign_ray.evaluation.scoring.predictions import PredictionStore
 from ialign_ray.evaluation.scoring.prompted_suites import Unit
 from ialign_ray.evaluation.scoring.scorer import Scorer
+from ialign_ray.evaluation.suites.load import CLUSTER
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Work:
             self._opened = None  # lets the last model go before the next one comes
             self._opened = (shard.subject, self.subjects[shard.subject].load())
         unit, keys = self.units[shard.unit], self.keys[shard.unit]
-        rows = unit.rows.iloc[shard.places].reset_index(drop=True)
+        rows = unit.rows.iloc[shard.places].reset_index(drop=True).drop(columns=CLUSTER, errors="ignore")
         predictions = unit.predict(self._opened[1], rows)
         store_of(self.subjects[shard.subject], unit).write([keys[place] for place in shard.places], predictions)
 

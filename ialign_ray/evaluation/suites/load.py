@@ -21,6 +21,7 @@ from ialign_ray.config.suites import TEXT, columns_of
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
+from ialign_ray.evaluation.suites.wrong_source import wrong_sources
 from ialign_ray.languages import display_name
 from ialign_ray.tasks.replay import instructions
 from ialign_ray.tasks.templating import fill
@@ -41,6 +42,15 @@ class ClassificationRows:
     """The same columns and id."""
     labels: list[str]
     """Labels in order; `label` columns hold positions in it."""
+
+
+CLUSTER = "cluster"
+"""Column of suites' rows that holds what is resampled together, where a sentence is no independent unit."""
+
+
+def clusters_named(suite: SuiteSource | InstructionSuite) -> list[str]:
+    """Columns that `cluster` of a suite names."""
+    return [suite.cluster] if isinstance(suite.cluster, str) else list(suite.cluster or ())
 
 
 def text_column(slot: str) -> str:
@@ -97,6 +107,7 @@ def _scored(suite: ClassificationSuite, parts: dict[str, pd.DataFrame], labels: 
         made["label"] = rows[suite.label].astype(str).map(number)
         made["chars"] = sum(rows[slot].str.len() for slot in suite.slots)
         made["fold"] = _folds(suite, rows)
+        made = made.assign(**rows[_clustered(rows)])
         frames.append(made.assign(**{text_column(slot): rows[slot] for slot in suite.slots}))
     return pd.concat(frames, ignore_index=True)
 
@@ -109,26 +120,27 @@ def _folds(suite: ClassificationSuite, rows: pd.DataFrame) -> pd.Series:
 
 
 def translation_rows(suite: TranslationSuite, experiment: Experiment, prompt: PromptConfig) -> pd.DataFrame:
-    """One row a direction and sentence: prompt, mismatched prompt (the next sentence's source), source and target."""
+    """One row a direction and sentence: prompt, mismatched prompt (of a wrong source), source and target."""
     found = language_rows(suite, suite_frame(suite, experiment.storage.data), repeated=True)
     made = []
     for source, target in suite.pairs:
         pairs = limited(suite, aligned(suite, found, source, target))
         names = {f"{side}_language": _called(code, prompt, experiment) for side, code in zip(_SIDES, (source, target))}
         asked = [fill(prompt.text, {"source": text}, names)[0] for text in pairs["first"]]
-        made.append(
-            pd.DataFrame(
-                {
-                    "suite": suite.name,
-                    "language": f"{source}-{target}",
-                    "id": pairs["id"],
-                    "prompt": asked,
-                    "mismatched": [*asked[1:], asked[0]],
-                    "source": pairs["first"],
-                    "target": pairs["second"],
-                }
-            )
+        named = pairs[CLUSTER] if CLUSTER in pairs.columns else pd.Series(None, pairs.index, object)
+        wrong = wrong_sources(pairs["first"].tolist(), [None if pd.isna(name) else str(name) for name in named])
+        rows = pd.DataFrame(
+            {
+                "suite": suite.name,
+                "language": f"{source}-{target}",
+                "id": pairs["id"],
+                "prompt": asked,
+                "mismatched": [asked[place] for place in wrong],
+                "source": pairs["first"],
+                "target": pairs["second"],
+            }
         )
+        made.append(rows.assign(**pairs[_clustered(pairs)]))
     return pd.concat(made, ignore_index=True)
 
 
@@ -162,10 +174,16 @@ def retrieval_rows(suite: RetrievalSuite, base: str) -> pd.DataFrame:
 
 def _texts(suite: PerplexitySuite | RetrievalSuite, base: str) -> pd.DataFrame:
     found = language_rows(suite, suite_frame(suite, base))
+    chosen = {code: limited(suite, rows) for code, rows in found.items()}
     frames = [
-        limited(suite, rows)[["id", "text"]].assign(suite=suite.name, language=code) for code, rows in found.items()
+        rows[["id", "text", *_clustered(rows)]].assign(suite=suite.name, language=code) for code, rows in chosen.items()
     ]
-    return pd.concat(frames, ignore_index=True)[["suite", "language", "id", "text"]]
+    texts = pd.concat(frames, ignore_index=True)
+    return texts[["suite", "language", "id", "text", *_clustered(texts)]]
+
+
+def _clustered(rows: pd.DataFrame) -> list[str]:
+    return [CLUSTER] if CLUSTER in rows.columns else []
 
 
 def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
@@ -180,23 +198,41 @@ def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
             "target": targets,
         }
         for row_id, source, inputs, targets in instructions(suite, base)
-        if inputs.strip() and targets.strip()
     ]
-    if not rows:
+    made = pd.DataFrame(rows, columns=["suite", "language", "id", "source", "prompt", "target"])
+    if suite.cluster is not None and CLUSTER_OF in (read := _read(suite, base, ())).columns:
+        made[CLUSTER] = read[CLUSTER_OF].to_numpy(object)
+    made = made[(made["prompt"].str.strip() != "") & (made["target"].str.strip() != "")].reset_index(drop=True)
+    if made.empty:
         raise DataError(f"suite {suite.name!r} ({suite.origin}) holds no instruction with inputs and targets")
-    return pd.DataFrame(rows)
+    _check_clusters(suite, made)
+    return made
 
 
 ROW = "_row"
 """Column with the row's number in the file."""
+CLUSTER_OF = "_cluster"
+"""Column with the cluster of a file's row."""
 
 
 def suite_frame(suite: SuiteSource, base: str, extra: Sequence[str] = ()) -> pd.DataFrame:
     """The suite's file, with the number of each row. Raises DataError for a missing column or file, or no row."""
     layout = [suite.id, *((suite.long.language, suite.long.join) if suite.long else ())]
     needed = dict.fromkeys([*_columns(suite), *(c for c in layout if c), *extra])
-    frame: pd.DataFrame = read_table(suite, base, list(needed)).to_pandas()
+    frame = _read(suite, base, list(needed))
     frame[ROW] = range(len(frame))
+    return frame
+
+
+def _read(suite: SuiteSource | InstructionSuite, base: str, needed: Sequence[str]) -> pd.DataFrame:
+    """The suite's file, with the cluster of each row where the suite names one."""
+    clusters = clusters_named(suite)
+    asked = [] if suite.cluster_optional else clusters
+    frame: pd.DataFrame = read_table(suite, base, list(dict.fromkeys([*needed, *asked]))).to_pandas()
+    if clusters and set(clusters) <= set(frame.columns):
+        parts = frame[clusters].astype("string")
+        # a row without one of its values is a unit of its own
+        frame[CLUSTER_OF] = parts[clusters[0]].str.cat(parts[clusters[1:]], sep=" | ")
     return frame
 
 
@@ -223,12 +259,26 @@ def language_rows(
 
 
 def limited(suite: SuiteSource, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the suite's seeded sample of `test_limit` sentences, in their order; the same for every run."""
-    if suite.test_limit is None or rows["id"].nunique() <= suite.test_limit:
-        return rows
-    # by a hash of the id, so that all languages keep the same sentences
-    chosen = sorted(set(rows["id"]), key=lambda i: (share_of(i, seed=2), i))[: suite.test_limit]
-    return rows[rows["id"].isin(chosen)]
+    """The rows of the suite's seeded sample of `test_limit` sentences, in their order; the same for every run.
+
+    Raises `DataError` where all of them are of one cluster.
+    """
+    if suite.test_limit is not None and rows["id"].nunique() > suite.test_limit:
+        # by a hash of the id, so that all languages keep the same sentences
+        chosen = sorted(set(rows["id"]), key=lambda i: (share_of(i, seed=2), i))[: suite.test_limit]
+        rows = rows[rows["id"].isin(chosen)].reset_index(drop=True)
+    _check_clusters(suite, rows)
+    return rows
+
+
+def _check_clusters(suite: SuiteSource | InstructionSuite, rows: pd.DataFrame) -> None:
+    if len(rows) < 2 or CLUSTER not in rows.columns or rows[CLUSTER].isna().any() or rows[CLUSTER].nunique() > 1:
+        return
+    raise DataError(
+        f"suite {suite.name!r}: its {len(rows)} sentences have one value of cluster "
+        f"({', '.join(clusters_named(suite))}: {rows[CLUSTER].iloc[0]!r}), and one unit has no interval; add sentences "
+        "of others, or set cluster: null"
+    )
 
 
 def aligned(suite: SuiteSource, found: dict[str, pd.DataFrame], first: str, second: str) -> pd.DataFrame:
@@ -246,6 +296,8 @@ def aligned(suite: SuiteSource, found: dict[str, pd.DataFrame], first: str, seco
     texts = (side.set_index(key)["text"] for side in (one, two))
     joined = pd.concat(texts, axis=1, keys=["first", "second"], join="inner")
     joined["id"] = joined.index if apart else long.set_index(key)["id"].reindex(joined.index)
+    if CLUSTER in long.columns:
+        joined[CLUSTER] = long.set_index(key)[CLUSTER].reindex(joined.index)
     if len(joined) < 2:
         raise DataError(f"suite {suite.name!r}: {first} and {second} share {len(joined)} sentences; it needs two")
     return joined.reset_index(drop=True)
@@ -268,6 +320,8 @@ def _rows(suite: SuiteSource, frame: pd.DataFrame, code: str, extra: Sequence[st
         texts, rows = columns_of(long.text), frame[frame[long.language].astype(str) == long.values[code]]
         ids = f"{code}:" + _ids(suite, rows) if long.join is None else rows[long.join].astype(str)
     made = pd.DataFrame({"id": ids, ROW: rows[ROW]})
+    if CLUSTER_OF in rows.columns:
+        made[CLUSTER] = rows[CLUSTER_OF]
     for slot, column in texts.items():
         made[slot] = rows[column].fillna("").astype(str)
     made = made.assign(**{column: rows[column] for column in extra})

@@ -17,14 +17,14 @@ def measured(**kw):
 
 
 def config(**retention):
-    return EvaluateConfig.model_validate({"scorer": "sum"}).model_copy(
+    return EvaluateConfig.model_validate({"scorer": "sum", "seed_spread": 0}).model_copy(
         update={"retention": EvaluateConfig().retention.model_copy(update=retention)}
     )
 
 
 def test_backward_transfer_is_the_mean_change_over_old_tasks():
     after, before = classified(seed=1), classified(seed=2)
-    found = forgetting.backward_transfer("arm", cells.measure(after, PLAN), cells.measure(before, PLAN), "sum")
+    found = forgetting.backward_transfer("arm", cells.measure(after, PLAN), cells.measure(before, PLAN), config())
     expected = np.mean([f1_of(after, "ind", p) - f1_of(before, "ind", p) for p in "ab"])
     assert found.change.value == pytest.approx(expected)
     assert found.tasks == 1  # ind alone is L1 and measured
@@ -46,6 +46,15 @@ def test_retained_lost_and_not_shown_differ(bonus, outcome, word):
     assert "n = 200" in found.text
 
 
+def test_a_loss_within_the_limit_and_one_run_are_named():
+    found = forgetting.retention("arm", measured(bonus={"ind": -0.5}), measured(), config(tolerance=0.5))
+    assert found.outcome == "lost, within the limit"
+    one = EvaluateConfig.model_validate({"scorer": "sum"})
+    assert forgetting.retention("arm", measured(), measured(), one).outcome == "one run"
+    several = cells.measure([classified(seed=s) for s in range(3)], PLAN)
+    assert forgetting.retention("arm", several, measured(), one).luck == "measured"
+
+
 def test_another_number_may_be_declared():
     settings = config(suite="chat", group="all", tolerance=0.5)
     found = forgetting.retention("arm", measured(), measured(), settings)
@@ -55,7 +64,7 @@ def test_another_number_may_be_declared():
         forgetting.retention("arm", measured(), measured(), config(metric="no"))
     left_out = config(suite="unasked", metric="accuracy")  # by `--suite`: what was asked is told all the same
     assert forgetting.retention("arm", measured(), measured(), left_out) is None
-    with pytest.raises(ValidationError, match="'nothere', which is no suite here"):
+    with pytest.raises(ValidationError, match="'nothere', which is not a suite here"):
         EvaluateConfig.model_validate({"retention": {"suite": "nothere"}})
 
 

@@ -86,6 +86,18 @@ def test_it_is_made_again_when_runs_and_data_are_gone(made, tmp_path):
     assert retention == re.findall(r"Retention: .*", (made / "RESULTS.md").read_text("utf-8"))
 
 
+def test_seeds_that_were_trained_with_different_settings_are_refused(experiment_data, tmp_path):
+    m = material(experiment_data, tmp_path)
+    for folder, steps, seed in zip(m.folders["<b>arm"], (54, 54), (0, 1)):
+        text = dump_yaml(override(m.experiment, {"train.steps": steps, "train.seed": seed}))
+        (folder / "experiment.yaml").write_text(text, "utf-8")
+    gather(m.experiment, m.runs, tmp_path / "out", m.folders)
+    changed = override(m.experiment, {"train.steps": 30, "train.seed": 1})
+    (m.folders["<b>arm"][1] / "experiment.yaml").write_text(dump_yaml(changed), "utf-8")
+    with pytest.raises(DataError, match=r"seeds of <b>arm differ in train.steps: 54 in run-2-0 and 30 in run-2-1"):
+        gather(m.experiment, m.runs, tmp_path / "out", m.folders)
+
+
 def test_torn_or_missing_material_is_refused(made, tmp_path):
     with pytest.raises(DataError, match="holds no `report` folder"):
         report_again([tmp_path], None, QUIET)

@@ -100,5 +100,5 @@ def test_mismatched_sources_are_other_sentences_of_the_same_set(table, experimen
     )
     rows = translation_rows(made, experiment, made.prompts[0])
     assert (rows["prompt"] != rows["mismatched"]).all()
-    assert set(rows["prompt"]) == set(rows["mismatched"])
+    assert set(rows["mismatched"]) <= set(rows["prompt"])
     assert "from English to Javanese" in rows["prompt"][0]

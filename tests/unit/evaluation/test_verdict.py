@@ -5,6 +5,7 @@ import pytest
 from test_results import GROUPS, classified, translated
 
 from ialign_ray.config import build_experiment
+from ialign_ray.config.evaluate import PrimaryConfig
 from ialign_ray.evaluation.metrics.bootstrap import Difference
 from ialign_ray.evaluation.results import cells, summary
 from ialign_ray.evaluation.results.analysis import analyse
@@ -14,11 +15,13 @@ from ialign_ray.evaluation.rules import Rules, forgetting_outcome, gain_outcome
 NAN = float("nan")
 
 
-def judge(rules=None, **runs):
+def judge(rules=None, spread=0.0, **runs):
+    """The verdict; runs of one training seed are taken to have no spread over seeds."""
     plan = cells.ResamplingPlan(GROUPS, resamples=300)
     measured = {name: cells.measure(frames, plan) for name, frames in runs.items()}
     names = {"nusax": ("negative", "neutral", "positive")}
-    return verdict(summary.summarise(measured, GROUPS), summary.compare_all(measured), rules, names)
+    pairs = summary.compare_all(measured, seed_spread=spread)
+    return verdict(summary.summarise(measured, GROUPS), pairs, rules, names)
 
 
 def said(statements, topic, run="arm", word=""):
@@ -33,6 +36,7 @@ def said(statements, topic, run="arm", word=""):
         (-0.09, -0.01, "lost", "not shown either way"),
         (-0.05, 0.05, "not shown", "not shown either way"),
         (-0.01, 0.05, "not shown", "kept"),
+        (-0.02, -0.001, "lost", "lost, within the limit"),
         (0.0, 0.0, "not shown", "kept"),
         (NAN, NAN, "not shown", "not shown either way"),
     ],
@@ -49,7 +53,8 @@ def test_identical_runs_show_nothing():
     gains = said(found, "gain")
     assert [s.outcome for s in gains] == ["not shown", "not shown"]
     assert "L2 (nusax): arm shows no gain or loss against control: +0.000 [+0.000, +0.000]" in gains[0].text
-    assert [s.outcome for s in said(found, "forgetting")] == ["kept", "kept"]
+    assert [s.outcome for s in said(found, "forgetting")] == ["kept"]
+    assert [s.outcome for s in said(found, "old")] == ["kept"]
 
 
 def test_a_planted_gain_and_a_planted_loss():
@@ -63,8 +68,56 @@ def test_a_planted_gain_and_a_planted_loss():
 def test_forgetting_is_found():
     arm = classified(seed=3, bonus={"ind": -0.9})
     found = said(judge(base=classified(seed=1), control=classified(seed=2), arm=arm), "forgetting")
-    assert [s.outcome for s in found] == ["forgot", "forgot"]
+    assert [s.outcome for s in found] == ["forgot"]
     assert "arm forgot more than 0.02 against base: -0." in found[0].text
+
+
+def test_what_the_control_learned_is_not_forgotten():
+    arm, control = classified(seed=3), classified(seed=2, bonus={"ind": 1.5})
+    found = judge(base=classified(seed=1), control=control, arm=arm)
+    assert [s.outcome for s in found if s.run == "arm" and s.topic == "old"] == ["behind"]
+    assert "forgot" not in {s.outcome for s in found}
+    assert all("forg" not in s.text for s in said(found, "old"))
+
+
+def test_a_proven_loss_within_the_limit_is_a_loss():
+    arm = classified(seed=1, bonus={"ind": -0.2})
+    found = said(judge(Rules(tolerance=0.3), base=classified(seed=1), arm=arm), "forgetting")
+    assert [s.outcome for s in found] == ["lost, within the limit"]
+    assert "kept" not in found[0].text
+
+
+def test_one_training_run_cannot_be_told_from_luck_unless_the_effect_exceeds_the_declared_spread():
+    runs = {"base": classified(seed=1), "control": classified(seed=2), "arm": classified(bonus={"jav": 1.5})}
+    found = judge(spread=None, **runs)
+    assert said(found, "gain")[0].outcome == "one run"
+    assert {s.outcome for s in found if s.topic in ("gain", "forgetting", "old")} <= {
+        "one run", "not shown", "not shown either way"
+    }  # fmt: skip
+    assert said(judge(spread=0.03, **runs), "gain")[0].outcome == "gained"
+    assert said(judge(spread={"f1_weighted": 0.5}, **runs), "gain")[0].outcome == "not shown"
+    assert said(judge(spread={"accuracy": 0.5}, **runs), "gain")[0].outcome == "one run"
+
+
+def test_a_gain_that_one_scorer_alone_shows_says_so():
+    control, arm = classified(seed=2), classified(seed=2)
+    arm["sum"] = list(classified(seed=2, bonus={"jav": 1.5})["sum"])
+    found = said(judge(control=control, arm=arm), "gain")[0]
+    assert found.outcome == "gained by one scorer"
+    assert "by mean scores not shown" in found.text
+    both = said(judge(control=control, arm=classified(seed=2, bonus={"jav": 1.5})), "gain")[0]
+    assert both.outcome == "gained"
+    assert "by mean scores gained" in both.text
+
+
+def test_the_declared_end_point_comes_first_and_all_else_is_exploratory():
+    rules = Rules(primary=PrimaryConfig(suite="nusax", group="L3", metric="accuracy"))
+    runs = {"base": classified(seed=1), "control": classified(seed=2), "arm": classified(bonus={"bug": 1.5})}
+    found = [s for s in judge(rules, **runs) if s.run == "arm" and s.topic != "warning"]
+    assert [s.topic for s in found] == ["primary", "gain", "gain", "forgetting", "old"]
+    assert found[0].outcome == "gained"
+    assert all("(exploratory)" in s.text for s in found[1:])
+    assert not any("(exploratory)" in s.text for s in judge(**runs))
 
 
 def test_likelihoods_are_turned_so_that_more_is_better():
@@ -75,7 +128,7 @@ def test_likelihoods_are_turned_so_that_more_is_better():
     assert [s.outcome for s in said(found, "gain")] == ["gained", "gained"]
     assert "arm gained +0.500" in said(found, "gain")[0].text
     lost = said(found, "forgetting")
-    assert [s.outcome for s in lost] == ["forgot", "forgot"]
+    assert [s.outcome for s in lost] == ["forgot"]
     assert lost[0].text.startswith("Old instructions (chat): arm forgot more than 0.1 against base: -1.")
 
 
@@ -86,7 +139,7 @@ def test_losses_are_judged_by_the_limit_that_the_gate_has(experiment_data, tmp_p
     before, after = ([{"chat": translated(c, suite="chat", names=("dolly",))}] for c in (2.0, 3.0))
     found = analyse(build_experiment(data, "test"), {"base": before, "arm": after}, {}).statements
     assert said(found, "forgetting")[0].text.startswith(
-        "Old instructions (chat): arm kept what base could do, within 2.5"
+        "Old instructions (chat): arm lost some of what base could do, within the limit of 2.5"
     )
 
 
@@ -126,7 +179,7 @@ def test_a_gain_by_calibration_alone_is_warned_of():
     arm = control.copy()
     control["sum"] = [scores + np.array([0, 1.5, 0]) for scores in control["sum"]]
     found = judge(control=control, arm=arm)
-    assert {s.outcome for s in said(found, "gain")} == {"gained"}
+    assert {s.outcome for s in said(found, "gain")} == {"gained by one scorer"}
     assert len(said(found, "warning", word="shifted label bias")) == 3
 
 
@@ -136,6 +189,10 @@ def test_one_seed_is_said_and_two_are_not():
     double = judge(control=[classified(seed=2), classified(seed=3)], arm=[classified(), classified(seed=1)])
     assert not said(double, "warning", word="one training seed")
     assert "s.d. over 2 seeds" in said(double, "gain")[0].text
+    assert (
+        "s.d. over 2 seeds"
+        in said(judge(base=classified(seed=9), arm=[classified(), classified(seed=1)]), "forgetting")[0].text
+    )
 
 
 def test_rules_name_other_runs():

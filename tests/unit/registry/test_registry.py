@@ -148,7 +148,7 @@ def test_a_run_evaluated_with_another_experiment(spoilable):
     wider = override(experiment, {"evaluate.suites": [suite("mood"), suite("tone")]})
     assert "lacks 360 predictions of tone" in refusal(register, registry, run, "mine", wider)
     make_run(wider, "only", STRENGTHS["good"])
-    promote(registry, "mine", 1)
+    promote(registry, "mine", 1, force="there is no control")
     assert register(registry, run, "mine", wider)[0].number == 2
     # the same model with other suites: its evidence is renewed
     assert promote(registry, "mine", 2).event.told == ("the model of mine/1, evaluated anew",)
@@ -192,6 +192,21 @@ def test_a_forgetful_candidate_is_refused_by_language(registry):
     said = refusal(promote, registry, "mine", FORGETFUL)
     assert "mine/4 is not promoted over mine/2: eng (mood): worse by 0." in said
     assert champion(registry) == GOOD
+
+
+def test_old_work_is_held_against_the_best_champion_so_far(registry):
+    for number in (BEST, WEAK):
+        promote(registry, "mine", number, force="x")
+    said = refusal(promote, registry, "mine", GOOD)
+    assert "eng (mood): " in said
+    assert "against mine/3" in said
+    promote(registry, "mine", BEST, alias="other", force="x")
+    assert "against mine/3" in refusal(promote, registry, "mine", GOOD, alias="other")
+
+
+def test_a_replay_only_control_is_not_promoted(registry, library):
+    control, _ = register(registry, library / "runs" / "small" / "control-s0", "mine")
+    assert "replay.ratio is 1" in refusal(promote, registry, "mine", control.number)
 
 
 def test_force_is_recorded_with_its_reason(registry):
