@@ -89,6 +89,9 @@ def models(
     name: Annotated[str | None, typer.Argument(help="Registered model. Default: all.", show_default=False)] = None,
     history: Annotated[bool, typer.Option("--history", help="Show every promotion, refusal and rollback.")] = False,
     alias: Annotated[str, typer.Option(help="Alias that --history is about.")] = "champion",
+    clean: Annotated[
+        bool, typer.Option("--clean", help="Remove files of registrations that failed over an hour ago.")
+    ] = False,
     registry: RegistryOption = None,
 ) -> None:
     """List versions with alias, scores, base, replay ratio and date; or what happened to an alias.
@@ -97,7 +100,10 @@ def models(
     """
     store = _open(registry)
     for each in [name] if name else store.names():
-        if history:
+        if clean:
+            number, size = store.clean(each)
+            say(f"{each}: {number} unfinished registrations removed, {size / 2**20:.1f} MiB")
+        elif history:
             _show_history(store, each, alias)
         else:
             _show_versions(store, each)

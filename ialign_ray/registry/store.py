@@ -68,6 +68,10 @@ def has_registry(location: str) -> bool:
     return not uri.startswith("sqlite:") or Path(uri.partition(":///")[2]).exists()
 
 
+UNFINISHED = 3600.0
+"""Seconds after which a registration without a version has failed."""
+
+
 class Registry:
     """One registry. Every call raises RegistryError with one sentence when MLflow refuses or is out of reach."""
 
@@ -145,6 +149,28 @@ class Registry:
         marked = {TAG + key: value for key, value in tags.items()}
         made = self.call("create_model_version", name, source, run.info.run_id, tags=marked, description=card[:5000])
         return _version(made)
+
+    def clean(self, name: str, older: float = UNFINISHED) -> tuple[int, int]:
+        """Remove what registrations that failed left: their runs, and their files where those are on this machine.
+
+        A registration that is younger than `older` seconds may still be at work. Returns the number of registrations
+        and of bytes; a tracking server removes the files itself, by `mlflow gc`.
+        """
+        found = self.call("get_experiment_by_name", f"registry/{name}")
+        if found is None:
+            return 0, 0
+        kept = {version.run_id for version in self.versions(name)} if name in self.names() else set()
+        removed = size = 0
+        for run in _all_pages(self.call, "search_runs", experiment_ids=[found.experiment_id]):
+            if run.info.run_id in kept or time.time() - run.info.start_time / 1000 < older:
+                continue
+            self.call("delete_run", run.info.run_id)
+            removed += 1
+            folder = Path(run.info.artifact_uri.removeprefix("file://")).parent
+            if "://" not in run.info.artifact_uri.removeprefix("file://") and folder.name == run.info.run_id:
+                size += sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+                shutil.rmtree(folder, ignore_errors=True)
+        return removed, size
 
     def fetch(self, version: Version) -> Path:
         """A verified local copy of a version's folder, kept in the user's cache."""

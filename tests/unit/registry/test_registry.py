@@ -80,6 +80,35 @@ def test_the_same_files_are_registered_once(registry, library):
     assert register(registry, library / "runs" / "small" / "good", "another")[1]
 
 
+def test_files_of_a_registration_that_failed_are_removed(spoilable, monkeypatch):
+    registry, run, folder = spoilable
+    files = folder.parents[2]
+    call = Registry.call
+
+    def dies(self, method, *arguments, **named):
+        if method == "create_model_version":
+            raise RegistryError("killed")
+        return call(self, method, *arguments, **named)
+
+    monkeypatch.setattr(Registry, "call", dies)
+    (run / "notes.txt").write_text("evaluated anew")
+    with pytest.raises(RegistryError, match="killed"):
+        register(registry, run, "other")
+    with pytest.raises(RegistryError, match="killed"):
+        register(registry, run, "mine", control=run)
+    monkeypatch.undo()
+    left = sorted(path for path in files.iterdir() if path.is_dir())
+    assert len(left) == 2
+    assert registry.clean("mine") == (0, 0)  # it may still be at work
+    number, size = registry.clean("mine", older=0)
+    assert number == 1
+    assert size > 1000
+    assert [path for path in files.iterdir() if path.is_dir()] == [folder.parents[1]]
+    assert registry.fetch(registry.version("mine", 1)).exists()
+    assert registry.clean("mine", older=0) == (0, 0)
+    assert registry.clean("unheard-of", older=0) == (0, 0)
+
+
 def test_the_control_beside_a_run_is_carried_along(spoilable):
     registry, run, _ = spoilable
     experiment = small_experiment(run.parents[2], registry_model(run))
