@@ -38,7 +38,7 @@ TREES = 150
 
 
 @dataclass(frozen=True)
-class Surface:
+class SurfaceFeatures:
     """What is compared of one sentence."""
 
     length: int
@@ -57,13 +57,13 @@ class Surface:
 
 
 @lru_cache(maxsize=32_768)
-def surface(text: str) -> Surface:
+def surface(text: str) -> SurfaceFeatures:
     """The surface of a sentence."""
     folded = f" {text.casefold()} "
     bits = 0
     for k in range(len(folded) - 2):
         bits |= 1 << (zlib.crc32(folded[k : k + 3].encode()) % _BITS)
-    return Surface(
+    return SurfaceFeatures(
         len(text),
         tuple(sorted(_NUMBER.findall(text))),
         tuple(sorted(_MARK.findall(text))),
@@ -80,7 +80,7 @@ def copied(text: str) -> frozenset[str]:
     return frozenset((*_NUMBER.findall(text), *(w for w in _WORD.findall(text) if w[0].isupper())))
 
 
-def likeness(first: Surface, second: Surface) -> tuple[float, ...]:
+def likeness(first: SurfaceFeatures, second: SurfaceFeatures) -> tuple[float, ...]:
     """Return what two sentences share.
 
     Trigrams (Dice), names in common and in one of them, numbers in one of them, relative length (log), marks in one

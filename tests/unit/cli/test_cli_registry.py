@@ -19,6 +19,7 @@ def ialign(ialign, monkeypatch, registry, tmp_path):
     return ialign
 
 
+@pytest.mark.slow
 def test_from_a_run_to_the_champion_and_back(ialign, library, registry):
     run = library / "runs" / "small" / "good"
     code, out, _ = ialign("register", run, "--name", "mine", "--registry", "runs")

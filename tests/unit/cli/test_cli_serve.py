@@ -13,9 +13,9 @@ from ialign_ray.cli.serve import _stopping
 from ialign_ray.config.load import serve_settings
 from ialign_ray.errors import ClusterError, ConfigError
 from ialign_ray.registry.promotion import promote
-from ialign_ray.serving.api import KeyRing
 from ialign_ray.serving.deployment import application, build, free_port, options, reason_of, url_of
 from ialign_ray.serving.examples import requests_of, try_requests
+from ialign_ray.serving.keys import KeyRing, digest_of
 from ialign_ray.serving.model_sources import locate
 
 
@@ -77,7 +77,7 @@ def test_a_key_is_shown_once_and_its_hash_is_kept(ialign, tmp_path):
     kept = (tmp_path / "keys.yaml").read_text()
     assert secret not in kept
     assert yaml.safe_load(kept)["keys"][0]["models"] == ["champion"]
-    assert KeyRing.read(tmp_path / "keys.yaml").find(secret).requests_per_minute == 60
+    assert KeyRing.read(tmp_path / "keys.yaml").find(digest_of(secret)).requests_per_minute == 60
     assert ialign("serve", "keys", "bob")[0] == 0
     refused(ialign("serve", "keys", "alice"), "already has a key 'alice'")
 
