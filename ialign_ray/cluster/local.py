@@ -12,7 +12,6 @@ import secrets
 import shutil
 import stat
 import tempfile
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,6 +25,9 @@ LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 binds 127.0.0.1 (ray 2.60 turns a loopback address passed to `ray.init` into the machine's own)."""
 LOCAL = {
     LOOPBACK: "0",
+    # seconds that a worker waits for its control service, which ends with its driver: 60 by default, in which the
+    # workers of a killed command continue to write
+    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
 }
 """Environment of a local Ray."""
 
@@ -88,19 +90,3 @@ def check_token_file() -> bool:
             f"run `chmod 600 {path}`"
         )
     return True
-
-
-def end_with_node() -> None:
-    """End this worker process within a second of its node manager, which a killed driver takes along.
-
-    Ray (2.60) shuts the worker's own half down, but Python continues to train for a minute, in a run that another
-    command may have begun to resume.
-    """
-    parent = os.getppid()
-
-    def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(0.5)
-        os._exit(1)
-
-    threading.Thread(target=watch, name="end-with-node", daemon=True).start()

@@ -9,7 +9,6 @@ import ray
 import torch
 from ray import tune
 
-from ialign_ray.cluster.local import end_with_node
 from ialign_ray.errors import CheckpointError, IalignError
 from ialign_ray.search.objective import FAILED_SCORE, References, flat, worth
 from ialign_ray.search.results import FAILED, OUTCOMES, POINT, STOPPED, TRIALS
@@ -37,7 +36,6 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
     def setup(self, config: dict[str, Any], shared: SearchContext) -> None:
         """Load the base model, once a process, and begin the first trial."""
         self.shared = shared
-        end_with_node()
         self.writer = join_writers(search_folder(shared.experiment))
         self.trial_context = trial_context_here(shared)
         self.shelves: dict[str, ExampleCache] = {}

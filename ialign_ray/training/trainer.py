@@ -14,7 +14,6 @@ from rich.console import Console
 
 from ialign_ray import errors
 from ialign_ray.cluster.join import cluster
-from ialign_ray.cluster.local import end_with_node
 from ialign_ray.cluster.resources import check_resources, hosts, scaling_arguments, validation_resources
 from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
@@ -198,7 +197,6 @@ def worker(config: dict[str, Any]) -> None:
     run = Path(config["run"])
     if (run / FAILURE).exists():
         return
-    end_with_node()
     writer = join_writers(run)
     try:
         experiment = build_experiment(config["experiment"], "experiment.yaml")

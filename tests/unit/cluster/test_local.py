@@ -4,11 +4,9 @@ import os
 import stat
 import subprocess
 import sys
-import time
 from contextlib import ExitStack
 from pathlib import Path
 
-import psutil
 import pytest
 import ray
 from ray._private import ray_constants
@@ -147,24 +145,3 @@ def test_open_ports_are_found_and_warned_of(raylet, capsys):
 def test_doctor_names_the_versions_that_a_report_of_a_fault_needs(capsys):
     doctor(Console())
     assert f"ray {ray.__version__}" in capsys.readouterr().out
-
-
-def test_a_worker_ends_with_its_node(tmp_path):
-    worker = (
-        "import os, time; from ialign_ray.cluster.local import end_with_node; end_with_node(); "
-        "open('pid', 'w').write(str(os.getpid())); time.sleep(60)"
-    )
-    node = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {worker!r}])"
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
-    with subprocess.Popen([sys.executable, "-c", node], cwd=tmp_path, env=environment) as process:
-        deadline = time.monotonic() + 60
-        while not (tmp_path / "pid").exists() or not (tmp_path / "pid").read_text():
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        pid = int((tmp_path / "pid").read_text())
-        assert psutil.pid_exists(pid)
-        process.kill()
-    deadline = time.monotonic() + 10
-    while psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
