@@ -23,13 +23,6 @@ from ialign_ray.errors import ClusterError
 LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray's switch for clusters of several machines, off by default on Windows and macOS: with `0` every process of a Ray
 binds 127.0.0.1 (ray 2.60 turns a loopback address passed to `ray.init` into the machine's own)."""
-LOCAL = {
-    LOOPBACK: "0",
-    # seconds that a worker waits for its control service, which ends with its driver: 60 by default, in which the
-    # workers of a killed command continue to write
-    "RAY_gcs_rpc_server_reconnect_timeout_s": "5",
-}
-"""Environment of a local Ray."""
 
 
 @contextmanager
@@ -38,8 +31,8 @@ def private_ray() -> Iterator[dict[str, Any]]:
 
     Values that the user has set win. Raises ClusterError where other users can read the user's token file.
     """
-    added = {name: value for name, value in LOCAL.items() if name not in os.environ}
-    os.environ.update(added)
+    given = os.environ.get(LOOPBACK)
+    os.environ.setdefault(LOOPBACK, "0")
     require_token()
     from ray._private import ray_constants
 
@@ -54,8 +47,8 @@ def private_ray() -> Iterator[dict[str, Any]]:
     finally:
         # a cluster that this process joins later must learn its real address
         ray_constants.ENABLE_RAY_CLUSTER = before
-        for name in added:
-            del os.environ[name]
+        if given is None:
+            del os.environ[LOOPBACK]
         for _ in range(30):  # an agent may still write its log for a moment
             shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():

@@ -15,10 +15,12 @@ from pathlib import Path
 import pytest
 
 from ialign_ray.cluster import ports
+from ialign_ray.storage import cache_folder
 
 pytestmark = [pytest.mark.ray, pytest.mark.nightly, pytest.mark.timeout(600)]
 PARTS = {"control service", "node manager", "node agent", "environment agent"}
 TOOLS = Path(sys.executable).parent
+POCKET = Path(__file__).parents[2] / "jobs" / "experiments" / "pocket.yaml"
 STRANGER = Path(__file__).with_name("stranger.py")
 
 
@@ -86,7 +88,7 @@ def until_it_works(process, host: str, folder: Path) -> list:
     """Wait until a worker of Ray has begun and no new port has opened for some seconds; returns the ports."""
     found: list = []
     quiet = time.monotonic()
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         assert process.poll() is None, (folder / "log").read_text()[-3000:]
         now = inside(host)
@@ -109,8 +111,7 @@ def command_of(kind: str, tiny_model_folder: Path, write_yaml, data: dict, folde
     data |= {"storage": {**data.get("storage", {}), "runs": str(folder / "runs")}}
     data["train"] |= {"steps": 4000}
     if kind == "tune":
-        data["search"] = {"space": {"replay.ratio": {"choice": [0.5]}}, "searcher": "grid", "scheduler": "none"}
-        data["train"] |= {"validation": {"pairs": 2, "instructions": 2, "every": 1000}}
+        return f"ialign tune {POCKET} --set storage.runs={folder}/runs --set train.steps=4000"
     file = write_yaml(data)
     return f"ialign {kind} {file}"
 
@@ -121,7 +122,7 @@ def test_nobody_else_can_do_anything(hosts, kind, tiny_model_folder, write_yaml,
     short = Path(run("mktemp", "-d", "/tmp/ia-XXXX").strip())  # Ray's sockets want a short path
     try:
         command = command_of(kind, tiny_model_folder, write_yaml, experiment_data, short)
-        with running(ours, command, short, {}) as process:
+        with running(ours, command, short, {"IALIGN_CACHE": str(cache_folder())}) as process:
             found = until_it_works(process, ours, short)
             assert [p for p in found if p.exposed] == []
             numbers = sorted({p.port for p in found})
