@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import httpx2 as httpx
+import psutil
 import pytest
 from test_align import consumed_rows, expected_rows, worker_pids
 
+from ialign_ray.cluster.ports import ray_listeners
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.registry.store import Registry
 from ialign_ray.serving.deployment import running
@@ -63,3 +65,7 @@ def test_the_example_of_the_readme_survives_a_kill_and_its_model_answers(
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=120)
         assert answer.status_code == 200, answer.text
         assert answer.json()["usage"]["completion_tokens"] in range(1, 5)
+        ours = {process.pid for process in psutil.Process().children(recursive=True)}
+        ports = [each for each in ray_listeners() if each.pid in ours]
+        assert {"control service", "node manager", "HTTP proxy"} <= {each.process for each in ports}
+        assert [each for each in ports if each.exposed] == []
