@@ -101,20 +101,15 @@ def _codes(path: str, declared: Sequence[str]) -> Iterator[str]:
     """What stands in other files' names where the declared ones have their language."""
     if "{language}" in path:
         before, _, after = path.partition("{language}")
-        pattern = re.compile(
-            re.escape(before.rpartition("/")[2]) + r"([\w-]+)" + re.escape(after.partition("/")[0].partition("*")[0])
-        )
+        place = len(Path(before + "x").parts) - 1
+        ending = re.escape(re.split(r"[/*?\[{]", after)[0])
+        pattern = re.compile(re.escape(before.rpartition("/")[2]) + r"([\w-]+)" + ending)
         for file in listing(path.replace("{language}", "*")):
-            parts = Path(file).parts
-            place = len(Path(before + "x").parts) - 1
-            if place < len(parts) and (found := pattern.match(parts[place])):
+            if found := pattern.match(Path(file).parts[place]):
                 yield found[1]
     elif Path(path).is_dir():
-        endings = {
-            name.partition(".")[2]
-            for code in declared
-            for name in map(_name, listing(f"{glob.escape(path)}/{glob.escape(code)}.*"))
-        }
+        own = [file for code in declared for file in listing(f"{glob.escape(path)}/{glob.escape(code)}.*")]
+        endings = {name.partition(".")[2] for name in map(_name, own)}
         for name in map(_name, listing(f"{glob.escape(path)}/*.*")):
             if name.partition(".")[2] in endings:
                 yield name.partition(".")[0]

@@ -113,7 +113,8 @@ def table():
     return pd.DataFrame({
         "id": [f"wiki-{k}" for k in range(24)], "url": [f"https://example.org/a b/{k}" for k in range(24)],
         "topic": ["science and old technology", "food and travel by sea"] * 12, "eng": sentences("plain", 24),
-        "min": flores("min"), "bug": flores("bug"), "count": range(24), "jpn": [f"これは市場の文番号{k}です。" for k in range(24)],
+        "min": flores("min"), "bug": flores("bug"), "count": range(24),
+        "jpn": [f"これは市場の文番号{k}です。" for k in range(24)],
     })  # fmt: skip
 
 
