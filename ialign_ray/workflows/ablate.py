@@ -45,7 +45,7 @@ def ablate(experiment: Experiment, console: Console) -> Path:
     with cluster(experiment.scaling):
         for seed in experiment.ablate.seeds:  # a whole table of one seed comes before the next seed begins
             for setting in settings:
-                trained(setting.seeded(seed), setting.run(seed), console)
+                trained(setting.seeded(seed), setting.run(seed), console, on_cluster=True)
     subjects = [base_subject(experiment)]
     subjects += [run_subject(s.seeded(seed), run_folder(experiment, s.run(seed))) for s, seed in _runs(settings)]
     known = trained_on(experiment, {s.name: s.folder.parent for s in subjects[1:]})

@@ -36,7 +36,7 @@ def compare(experiment: Experiment, console: Console | None = None) -> list[Stat
     variants = arms(experiment)
     with cluster(experiment.scaling):
         for name, variant in variants.items():
-            runs[name] = trained(variant, name, console)
+            runs[name] = trained(variant, name, console, on_cluster=True)
     subjects = {BASE: [base_subject(experiment)]} | {
         arm: [run_subject(experiment, runs[run_name(arm, seed)]) for seed in experiment.compare.seeds]
         for arm in experiment.compare.arms
@@ -45,23 +45,23 @@ def compare(experiment: Experiment, console: Console | None = None) -> list[Stat
     return judge(experiment, subjects, folder, console)
 
 
-def trained(experiment: Experiment, name: str, console: Console) -> Path:
+def trained(experiment: Experiment, name: str, console: Console, *, on_cluster: bool = False) -> Path:
     """The run, trained now or before; a finished one also where only `evaluate` has changed since.
 
-    Raises CheckpointError where a finished run was made with other settings or data, with the rows that differ.
+    `on_cluster` allows large corpora to be built by Ray. Raises CheckpointError where a finished run was made with other settings or data, with the rows that differ.
     """
     run = run_folder(experiment, name)
     if not is_intact(run / MODEL) or not (run / "data" / "plan" / "plan.json").exists():
         return train(experiment, name, resume=True, console=console)
     finished = read_json(run / MODEL / RECORD)["fingerprint"]
-    now = prepare(experiment)
+    now = prepare(experiment, cluster=on_cluster)
     if now.fingerprint(experiment) == finished:
         say(console, f"{name} is finished already")
         return run
     gone, new = changed_rows(Plan.load(run / "data" / "plan"), now.plan)
     rows = f"{len(gone)} rows of its data would be left out now, and {len(new)} others be there{_named([*gone, *new])}"
     before = experiment.model_copy(update={"evaluate": run_experiment(run / MODEL).evaluate})
-    if prepare(before).fingerprint(before) == finished:
+    if prepare(before, cluster=on_cluster).fingerprint(before) == finished:
         say(console, f"{name} is finished already, before evaluate.suites changed: {rows}")
         return run
     raise CheckpointError(
