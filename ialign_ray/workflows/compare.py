@@ -48,7 +48,8 @@ def compare(experiment: Experiment, console: Console | None = None) -> list[Stat
 def trained(experiment: Experiment, name: str, console: Console, *, on_cluster: bool = False) -> Path:
     """The run, trained now or before; a finished one also where only `evaluate` has changed since.
 
-    `on_cluster` allows large corpora to be built by Ray. Raises CheckpointError where a finished run was made with other settings or data, with the rows that differ.
+    `on_cluster` allows large corpora to be built by Ray. Raises CheckpointError where a finished run was made with
+    other settings or data, with the rows that differ.
     """
     run = run_folder(experiment, name)
     if not is_intact(run / MODEL) or not (run / "data" / "plan" / "plan.json").exists():
