@@ -178,11 +178,11 @@ def tune(
         print_estimate(experiment, console)
         return
     from ialign_ray.registry.promotion import promote_run
-    from ialign_ray.workflows.tune import tune
+    from ialign_ray.workflows.tune import tune, winner_control
 
     run = tune(experiment, resume=resume, console=console)
     if promote:
-        promote_run(experiment, run, say)
+        promote_run(experiment, run, say, control=winner_control(experiment, run))
     else:
         say(f"Next:   ialign register {run}")
 

@@ -82,6 +82,9 @@ class SearchConfig(Section):
     """`gain`: the gain under the tolerance. `front`: gain and retention as two objectives (TPE, NSGA-II)."""
     tolerance: float = Field(0.1, ge=0)
     """Nats per token by which the loss on held-out old instructions may rise."""
+    feasible: Literal["shown", "estimate"] = "shown"
+    """`shown`: the upper bound of the forgetting's 95 % interval is within the tolerance. `estimate`: its middle is,
+    which a winner that truly forgets more passes in a quarter to a half of the searches."""
     against: Literal["base", "control"] = "base"
     """Reference of the rise: `base` is the untouched model, `control` the replay-only run of equal compute."""
     scheduler: Literal["none", "asha"] = "asha"

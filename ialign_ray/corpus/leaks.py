@@ -25,6 +25,8 @@ from ialign_ray.storage import json_hash, once, read_json, write_json
 NO_WORDS = np.uint64(0)
 """The hash of a text without letter or digit."""
 Hashes = npt.NDArray[np.uint64]
+_TEXTS = 20_000
+"""Texts whose n-grams are in memory at a time."""
 _ARRAYS = ("keys", "ngrams", "owners", "sizes")
 
 
@@ -73,21 +75,36 @@ class EvaluationIndex:
     def overlap(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
         """For each text, the largest share of one evaluation sentence's n-grams that it holds, 0 to 1."""
         shares = np.zeros(len(texts))
+        rows, _, held = self._shared(texts)
+        # a text may overlap several sentences; the largest share decides
+        np.maximum.at(shares, rows, held)
+        return shares
+
+    def held(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        """The sentences, by their place in order, that some text holds the threshold's share of."""
+        if self.threshold is None:
+            return np.zeros(0, np.int64)
+        _, sentences, shares = self._shared(texts)
+        return np.unique(sentences[shares >= self.threshold])
+
+    def _shared(
+        self, texts: pa.Array | pa.ChunkedArray
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+        """Every text and sentence with a common n-gram: their places, and the share of the sentence's that it holds."""
+        none = np.zeros(0, np.int64)
         if not len(self.ngrams):
-            return shares
+            return none, none, np.zeros(0)
         hashes, offsets = _distinct_ngrams(texts, self.n)
         rows = np.repeat(np.arange(len(texts)), np.diff(offsets))
         first, last = np.searchsorted(self.ngrams, hashes, "left"), np.searchsorted(self.ngrams, hashes, "right")
         counts = last - first
         if not (total := int(counts.sum())):
-            return shares
+            return none, none, np.zeros(0)
         # one line for each n-gram of a text and each sentence that has it
         within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
         sentence = self.owners[np.repeat(first, counts) + within]
         pairs, shared = np.unique(np.stack([np.repeat(rows, counts), sentence]), axis=1, return_counts=True)
-        # a text may overlap several sentences; the largest share decides
-        np.maximum.at(shares, pairs[0], shared / self.sizes[pairs[1]])
-        return shares
+        return pairs[0], pairs[1], shared / self.sizes[pairs[1]]
 
     def leaks(self, texts: pa.Array | pa.ChunkedArray) -> tuple[Mask, Mask]:
         """Masks of the texts that leak: by equality, and (others) by overlap."""
@@ -123,6 +140,19 @@ class EvaluationIndex:
         settings = read_json(folder / "settings.json")
         with np.load(folder / "index.npz") as arrays:
             return cls(**{name: arrays[name] for name in _ARRAYS}, **settings)
+
+
+def sentences_found(
+    sentences: Iterable[str], texts: pa.Array, parts: pa.Array, *, n: int, threshold: float | None
+) -> set[str]:
+    """The sentences that equal one of `texts` or of their `parts`, or overlap a text: `leaks` from the other side."""
+    distinct = sorted(set(sentences))
+    keys = text_hashes(pa.array(distinct, pa.string()))[0]
+    known = np.concatenate([text_hashes(texts)[0], text_hashes(parts)[0]])
+    places = np.flatnonzero(np.isin(keys, known) & (keys != NO_WORDS))
+    index = EvaluationIndex.build(distinct, exact=False, n=n, threshold=threshold)
+    overlapping = [index.held(texts[k : k + _TEXTS]) for k in range(0, len(texts), _TEXTS)]
+    return {distinct[place] for place in np.concatenate([places, *overlapping]).tolist()}
 
 
 class LeakSettings(Section):

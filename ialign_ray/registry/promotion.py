@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from ialign_ray.config import Experiment
 from ialign_ray.errors import IalignError, RegistryError
 from ialign_ray.evaluation.subjects import BASE
@@ -25,6 +27,7 @@ from ialign_ray.registry.run_evidence import (
     write_version,
 )
 from ialign_ray.registry.store import Registry, Version
+from ialign_ray.terminal import say
 
 CHAMPION = "champion"
 _ATTEMPTS = 100  # each is lost to a writer that went on, so this many mean that something else is wrong
@@ -47,6 +50,8 @@ def register(
     Raises RegistryError when the run is unfinished, spoiled, or lacks predictions.
     """
     material = gather(run, evaluated, control)
+    for warning in material.warnings:
+        say(Console(stderr=True), f"warning: {warning}")
     with tempfile.TemporaryDirectory(prefix="ialign-") as scratch:
         folder = Path(scratch) / VERSION
         content = write_version(material, folder)

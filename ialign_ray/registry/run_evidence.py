@@ -36,6 +36,7 @@ from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.predictions import row_keys
 from ialign_ray.evaluation.scoring.prompted_suites import Unit
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES, suite_units
+from ialign_ray.evaluation.scoring.trained_on import trained_on
 from ialign_ray.evaluation.scoring.worker import Subject, plan_work
 from ialign_ray.evaluation.subjects import BASE, PREDICTIONS, base_subject, run_name, run_subject
 from ialign_ray.pages import markdown_table
@@ -62,6 +63,8 @@ class RunEvidence:
     """`version`, `base` and `control` -> suite -> predictions."""
     data: Mapping[str, str]
     """Suite -> hash of the texts that were scored."""
+    warnings: Sequence[str] = ()
+    """Sentences about rows that the run or its control was trained on, and that are left out."""
 
 
 def gather(run: Path, evaluated: Experiment | None = None, control: Path | None = None) -> RunEvidence:
@@ -85,8 +88,11 @@ def gather(run: Path, evaluated: Experiment | None = None, control: Path | None 
     if beside := control or _control_beside(run, experiment):
         subjects[CONTROL] = run_subject(experiment, beside)
     units = suite_units(experiment)
-    frames = _kept(experiment, units, list(subjects.values()))
-    return RunEvidence(run, experiment, dict(zip(subjects, frames, strict=True)), _hashes(units))
+    runs = {role: subject.folder.parent for role, subject in subjects.items() if role != BASE}
+    known = trained_on(experiment, runs, units)
+    frames = [known.clear(found) for found in _kept(experiment, units, list(subjects.values()))]
+    units = [replace(unit, rows=known.without(unit.suite, unit.rows)) for unit in units]
+    return RunEvidence(run, experiment, dict(zip(subjects, frames, strict=True)), _hashes(units), known.warnings)
 
 
 def write_version(material: RunEvidence, target: Path) -> str:
@@ -102,7 +108,8 @@ def write_version(material: RunEvidence, target: Path) -> str:
         write_text(scratch / _EXPERIMENT, dump_yaml(material.experiment))
         write_json(scratch / _DATA, dict(material.data))
         card = (material.run / MODEL / _CARD).read_text(encoding="utf-8")
-        write_text(scratch / _CARD, card.rstrip() + "\n\n" + _table(scores, material.experiment))
+        notes = "".join(f"\n{warning}.\n" for warning in material.warnings)
+        write_text(scratch / _CARD, card.rstrip() + "\n\n" + _table(scores, material.experiment) + notes)
         _copy_search(material.run, scratch / SEARCH)
     return content_hash(target)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -12,10 +13,10 @@ from ray import tune
 from ialign_ray.errors import CheckpointError, IalignError
 from ialign_ray.search.objective import FAILED_SCORE, References, flat, worth
 from ialign_ray.search.results import FAILED, OUTCOMES, POINT, STOPPED, TRIALS
-from ialign_ray.search.space import point_name, search_of, variant
+from ialign_ray.search.space import Point, point_name, search_of, variant
 from ialign_ray.search.trial import TrialContext, TrialRun
 from ialign_ray.search.trial_cache import ExampleCache, cache_key
-from ialign_ray.search.trial_context import SearchContext, control_folder, control_point, search_folder
+from ialign_ray.search.trial_context import SearchContext, search_folder
 from ialign_ray.storage import join_writers, read_json, write_json
 
 KEPT_SHELVES = 2
@@ -110,9 +111,8 @@ def failed(message: str, first: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def train_control(shared: SearchContext, seed: int) -> None:
-    """Train and validate the replay-only control of one seed over the whole budget, and the base; kept once done."""
-    folder = control_folder(shared.experiment, seed)
-    run = shared.trial(control_point(seed), folder, None, trial_context_here(shared))
+def train_control(shared: SearchContext, point: Point, folder: Path) -> None:
+    """Train and validate a replay-only control over the whole budget, and validate the base; kept once done."""
+    run = shared.trial(point, folder, None, trial_context_here(shared))
     run.base_losses()
-    run.report(len(shared.ends) - 1)
+    run.report(len(run.ends) - 1)

@@ -20,13 +20,22 @@ from ialign_ray.config import Experiment, SearchConfig, dump_yaml, override
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
 from ialign_ray.search.actor import SearchTrial, train_control
 from ialign_ray.search.budget import Demand, budgets, concurrency, demand, whole_budget
-from ialign_ray.search.objective import References
+from ialign_ray.search.objective import ESTIMATE, References
 from ialign_ray.search.progress import NestedRuns, Progress, shown
-from ialign_ray.search.results import STOPPED, TRIALS, write_results
+from ialign_ray.search.results import STOPPED, TRIALS, WINNER, write_results
 from ialign_ray.search.searchers import searcher
-from ialign_ray.search.space import check_space, point_name, search_of, trial_count
+from ialign_ray.search.space import Point, check_space, point_name, search_of, trial_count
 from ialign_ray.search.trial import read_losses
-from ialign_ray.search.trial_context import SearchContext, assemble, control_folder, search_folder, seeds
+from ialign_ray.search.trial_context import (
+    SearchContext,
+    assemble,
+    control_folder,
+    control_point,
+    own_control_folder,
+    own_control_point,
+    search_folder,
+    seeds,
+)
 from ialign_ray.storage import is_intact, json_hash, read_json, write_json, write_text
 from ialign_ray.training.runs import MODEL
 from ialign_ray.training.trainer import in_background
@@ -54,6 +63,8 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
     settings = search_of(experiment)
     budgets(settings, whole_budget(experiment, settings))
     folder = search_folder(experiment)
+    experiment = by_stored_rule(experiment, folder)
+    settings = search_of(experiment)
     if begin(experiment, folder, resume):
         console.print("The search is finished already", highlight=False)
         return folder
@@ -66,10 +77,25 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
         shared = assemble(experiment, console, cluster=True)
         need = demand(settings, resources)
         shared = with_references(shared, need, console)
+        shared.plan.save(folder / "data" / "plan")  # suites that are named later are searched for in it
         run_trials(shared, folder, need, most, console)
-    write_results(folder, settings)
+        found = write_results(folder, settings)
+        if found and found["feasible"]:
+            train_own_control(shared, found["point"], need, console)
     write_json(folder / SETTINGS, read_json(folder / SETTINGS) | {"finished": True})
     return folder
+
+
+def by_stored_rule(experiment: Experiment, folder: Path) -> Experiment:
+    """The experiment with the rule of the search that is there: those of before `search.feasible` took the estimate.
+
+    Their winner.json says so from then on.
+    """
+    if not (folder / SETTINGS).exists() or "feasible" in read_json(folder / SETTINGS):
+        return experiment
+    if (folder / WINNER).exists():
+        write_json(folder / WINNER, {"rule": ESTIMATE} | read_json(folder / WINNER))
+    return override(experiment, {"search.feasible": ESTIMATE})
 
 
 def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
@@ -78,16 +104,22 @@ def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
     decides = experiment.model_dump(mode="json", include=set(DECIDE))
     for free in ("concurrent", "cpus_per_trial", "gpus_per_trial"):  # the cluster may have changed
         decides["search"].pop(free)
+    rule = decides["search"].pop("feasible")
     key = json_hash(decides)
     known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else None
     if known and not resume:
         raise ConfigError(
             f"{folder} holds a search; continue with --resume, remove it, or give the experiment another name"
         )
+    if known and known.get("feasible", ESTIMATE) != rule:
+        raise CheckpointError(
+            f"search.feasible is {rule}, but {folder} was made with {known['feasible']}; remove it, or give the "
+            "experiment another name"
+        )
     if known and known["settings"] != key:
         raise CheckpointError(f"{folder} was made with other settings; remove it, or give the experiment another name")
     write_text(folder / "experiment.yaml", dump_yaml(experiment))
-    write_json(folder / SETTINGS, known or {"settings": key, "finished": False})
+    write_json(folder / SETTINGS, known or {"settings": key, "finished": False, "feasible": rule})
     return bool(known and known["finished"])
 
 
@@ -96,16 +128,30 @@ def with_references(shared: SearchContext, need: Demand, console: Console) -> Se
     every = seeds(shared.experiment)
     missing = [seed for seed in every if not is_intact(control_folder(shared.experiment, seed) / MODEL)]
     console.print(f"Controls (replay only): {len(missing)} of {len(every)} to train", highlight=False)
+    train_controls(shared, {control_folder(shared.experiment, seed): control_point(seed) for seed in missing}, need)
+    return replace(shared, references={seed: references(shared, seed) for seed in every})
+
+
+def train_controls(shared: SearchContext, points: Mapping[Path, Point], need: Demand) -> None:
+    """Train controls (run folder -> settings) as tasks; each continues from its own checkpoint."""
     remote = ray.remote(train_control).options(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=3)
     # once for all: tasks on a host read the same copy
     put = ray.put(shared)
     try:
-        in_background(lambda: ray.get([remote.remote(put, seed) for seed in missing]))
+        in_background(lambda: ray.get([remote.remote(put, point, folder) for folder, point in points.items()]))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, IalignError):
             raise error.cause from error
         raise
-    return replace(shared, references={seed: references(shared, seed) for seed in every})
+
+
+def train_own_control(shared: SearchContext, point: Point, need: Demand, console: Console) -> None:
+    """Train the control at the winner's own rate and rank, unless the default one is it or it is there."""
+    own, folder = own_control_point(shared.experiment, point), own_control_folder(shared.experiment, point)
+    if own is None or is_intact(folder / MODEL):
+        return
+    console.print("Control of the winner (replay only, its own settings): to train", highlight=False)
+    train_controls(shared, {folder: own}, need)
 
 
 def references(shared: SearchContext, seed: int) -> References:

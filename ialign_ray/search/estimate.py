@@ -17,7 +17,7 @@ from ialign_ray.config import Experiment, SearchConfig
 from ialign_ray.search.budget import budgets, concurrency, whole_budget
 from ialign_ray.search.space import check_space, search_of, size, trial_count
 from ialign_ray.search.trial import TrialRun
-from ialign_ray.search.trial_context import SearchContext, assemble, seeds
+from ialign_ray.search.trial_context import SearchContext, assemble, own_control_point, seeds
 from ialign_ray.training.trainer import cores
 
 MEASURED = [1, 3, 4]
@@ -45,7 +45,7 @@ class SearchEstimate:
     reach: list[int]
     """Trials that are expected to reach each budget; the first one all."""
     tokens: float
-    """Expected, with early stopping, controls included."""
+    """Expected, with early stopping, controls (a seed's, and the winner's own) included."""
     most_tokens: float
     """Tokens if no trial were stopped."""
     seconds: float
@@ -120,7 +120,10 @@ def print_estimate(experiment: Experiment, console: Console) -> SearchEstimate:
     speed = None if large else measure(shared)
     at_a_time = concurrency(search, [{"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}])
     per_unit = 1.0 if search.unit == "tokens" else tokens_a_step(shared)
-    found = estimate(search, ends, per_unit, len(seeds(experiment)), speed, at_a_time)
+    # one more: the winner's own, unless nothing is searched that a control depends on
+    values = [(field, v) for field, domain in search.space.items() for v in domain.values or domain.bounds or ()]
+    own = any(own_control_point(experiment, {field: v}) for field, v in values)
+    found = estimate(search, ends, per_unit, len(seeds(experiment)) + own, speed, at_a_time)
     show(found, search, ends, at_a_time, len(shared.held_out), console)
     return found
 

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from ialign_ray.config import SearchConfig
-from ialign_ray.search.objective import best, pareto
+from ialign_ray.search.objective import SHOWN, best, pareto
 from ialign_ray.storage import read_json, write_bytes, write_json
 
 TABLE, PARETO_FRONT, WINNER = "trials.parquet", "front.json", "winner.json"
@@ -70,8 +70,9 @@ def winner(table: pd.DataFrame, search: SearchConfig) -> dict[str, Any] | None:
         "point": json.loads(row["point"]),
         "why": sentence(row, rows, search),
         "feasible": bool(row["feasible"]),
-        # feasible by its point value is not shown by its interval
+        # feasible by its estimate is not shown by its interval
         "retention_shown": bool(row["forgetting_high"] <= search.tolerance),
+        "rule": search.feasible,
         "tolerance": search.tolerance,
         "against": search.against,
         "trials_finished": len(rows),
@@ -85,7 +86,9 @@ def sentence(row: dict[str, Any], rows: Sequence[dict[str, Any]], search: Search
     gain = f"{row['gain']:.3f} [{row['gain_low']:.3f}, {row['gain_high']:.3f}] nats per token (n={row['gain_n']:.0f})"
     rise = f"{row['forgetting']:+.3f} [{row['forgetting_low']:+.3f}, {row['forgetting_high']:+.3f}]"
     able = sum(bool(r["feasible"]) for r in rows)
-    kept = f"{rise} against the {search.against} (tolerance {search.tolerance:g}, n={row['forgetting_n']:.0f})"
+    bound = "upper bound" if search.feasible == SHOWN else "estimate"
+    limit = f"{bound} at most {search.tolerance:g}, n={row['forgetting_n']:.0f}"
+    kept = f"{rise} against the {search.against} ({limit})"
     if not row["feasible"]:
         return (
             f"no trial of {len(rows)} kept the old instructions within the tolerance; this one came nearest: loss on "

@@ -16,7 +16,7 @@ from ialign_ray.modeling.load import load_base, load_tokenizer
 from ialign_ray.modeling.vocabulary import extend_embeddings
 from ialign_ray.search.budget import budgets, trial_budgets, whole_budget
 from ialign_ray.search.objective import References
-from ialign_ray.search.space import Point, search_of, variant
+from ialign_ray.search.space import Point, point_name, search_of, variant
 from ialign_ray.search.trial import TrialContext, TrialRun
 from ialign_ray.search.trial_cache import (
     ExampleCache,
@@ -36,6 +36,8 @@ from ialign_ray.training.runs import start_record
 from ialign_ray.training.validation import INSTRUCTIONS
 
 SEARCH = "search"
+_OF_PAIRS = ("replay.ratio", "replay.pool_size")
+"""Fields that a control has as the experiment has them: all of its examples are replay."""
 PREFILLED = 8
 """Families of seed and mix whose examples are encoded before the first trial; others are encoded by their trials."""
 
@@ -59,6 +61,22 @@ def seeds(experiment: Experiment) -> list[int]:
 def control_of_trial(experiment: Experiment, point: Point) -> Path:
     """The run folder of the control that a trial is compared with."""
     return control_folder(experiment, int(point.get("train.seed", experiment.train.seed)))
+
+
+def own_control_point(experiment: Experiment, point: Point) -> Point | None:
+    """The replay-only control of a trial's own settings (rate, rank, steps, seed); None where the default one is it."""
+    kept = {k: v for k, v in point.items() if k not in _OF_PAIRS and not k.startswith("tasks.mix")}
+    own = kept | control_point(int(point.get("train.seed", experiment.train.seed)))
+    default = control_point(own["train.seed"])
+    return None if variant(experiment, own) == variant(experiment, default) else own
+
+
+def own_control_folder(experiment: Experiment, point: Point) -> Path:
+    """The run folder of that control; the default control's where they are the same."""
+    own = own_control_point(experiment, point)
+    if own is None:
+        return control_of_trial(experiment, point)
+    return search_folder(experiment) / point_name(own).replace("trial-", "control-of-winner-")
 
 
 def control_point(seed: int) -> Point:

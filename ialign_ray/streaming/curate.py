@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
+import pyarrow as pa
 from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -12,7 +13,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ialign_ray.config import Experiment, InstructionSuite
 from ialign_ray.corpus.build import Built, Runner, Watch, build_corpus, here
 from ialign_ray.corpus.leaks import EvaluationIndex
-from ialign_ray.corpus.readers import read_table
+from ialign_ray.corpus.suite_texts import ANSWERS, aside, file_texts
 from ialign_ray.tasks.replay import instructions
 
 WORTH_TELLING = 4
@@ -36,7 +37,7 @@ def curate(
 
 
 def evaluation_index(experiment: Experiment) -> EvaluationIndex:
-    """Every sentence, in every language, of every suite and protected set.
+    """Every sentence, in every language, of every suite and protected set, and of its files' undeclared languages.
 
     Held-out instructions are looked for by equality alone: they share their wording with those that are replayed.
     """
@@ -46,15 +47,18 @@ def evaluation_index(experiment: Experiment) -> EvaluationIndex:
     for suite in experiment.evaluate.suites:
         if isinstance(suite, InstructionSuite):
             requests += [inputs for _, _, inputs, _ in instructions(suite, base)]
+            requests += _texts(file_texts(suite, base, (), ANSWERS))
         else:
-            table = read_table(suite, base, suite.text_columns)
-            sentences += [str(t) for column in suite.text_columns for t in table[column].to_pylist() if t]
+            sentences += _texts(file_texts(suite, base, suite.text_columns, aside(suite)))
     for protected in settings.sets:
-        table = read_table(protected, base, protected.columns)
-        sentences += [str(t) for column in protected.columns for t in table[column].to_pylist() if t]
+        sentences += _texts(file_texts(protected, base, protected.columns))
     return EvaluationIndex.build(
         sentences, exact=settings.exact, n=settings.ngram, threshold=settings.threshold, only_exact=requests
     )
+
+
+def _texts(columns: Mapping[str, pa.Array]) -> list[str]:
+    return [text for column in columns.values() for text in column.to_pylist() if text]
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from ialign_ray.config import Experiment, override
 from ialign_ray.errors import ConfigError
 from ialign_ray.evaluation.report.ablation import AblationRow, write_ablation
 from ialign_ray.evaluation.scoring.predict import predict_models
+from ialign_ray.evaluation.scoring.trained_on import trained_on
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
 from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.storage import is_intact, json_hash, read_json
@@ -29,7 +30,7 @@ from ialign_ray.training.pocket import ensure_model, train_here
 from ialign_ray.training.prepare import prepare
 from ialign_ray.training.run_log import records
 from ialign_ray.training.runs import MODEL, RECORD, run_folder
-from ialign_ray.training.trainer import train
+from ialign_ray.workflows.compare import trained
 
 _SAMPLE = 200
 """Examples that tokens a step are estimated from."""
@@ -44,15 +45,17 @@ def ablate(experiment: Experiment, console: Console) -> Path:
     with cluster(experiment.scaling):
         for seed in experiment.ablate.seeds:  # a whole table of one seed comes before the next seed begins
             for setting in settings:
-                train(setting.seeded(seed), setting.run(seed), resume=True, console=console)
+                trained(setting.seeded(seed), setting.run(seed), console, on_cluster=True)
     subjects = [base_subject(experiment)]
     subjects += [run_subject(s.seeded(seed), run_folder(experiment, s.run(seed))) for s, seed in _runs(settings)]
-    found = iter(predict_models(experiment, subjects, console))
+    known = trained_on(experiment, {s.name: s.folder.parent for s in subjects[1:]})
+    found = iter(known.clear(frames) for frames in predict_models(experiment, subjects, console))
     rows = [AblationRow(BASE, None, [next(found)])]
     for s in settings:
         folders = [_folder(s, seed) for seed in experiment.ablate.seeds]
         rows.append(AblationRow(s.name, s.control, [next(found) for _ in folders], folders))
-    return write_ablation(experiment, rows, Path(experiment.storage.runs).absolute() / experiment.name, console)
+    folder = Path(experiment.storage.runs).absolute() / experiment.name
+    return write_ablation(experiment, rows, folder, console, known.warnings)
 
 
 def _runs(settings: Sequence[Setting]) -> Iterator[tuple[Setting, int]]:

@@ -8,17 +8,27 @@ from rich.console import Console
 
 from ialign_ray.cluster.join import cluster
 from ialign_ray.config import Experiment, override
+from ialign_ray.errors import CheckpointError
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_name, run_subject
+from ialign_ray.storage import is_intact, read_json
+from ialign_ray.tasks.plan import Plan
+from ialign_ray.terminal import say
 from ialign_ray.training.pocket import ensure_model
+from ialign_ray.training.prepare import prepare
+from ialign_ray.training.runs import MODEL, RECORD, run_experiment, run_folder
 from ialign_ray.training.trainer import train
 from ialign_ray.workflows.evaluate import judge
+
+SHOWN = 5
+"""Rows that a message names."""
 
 
 def compare(experiment: Experiment, console: Console | None = None) -> list[Statement]:
     """Train every arm with every seed, score all of them and the base, print and write table and verdict.
 
-    Finished runs and predictions are kept, so an interrupted comparison resumes where it stopped.
+    Finished runs and predictions are kept, so an interrupted comparison resumes where it stopped; so are runs that
+    were finished before a suite was added, whose rows are then searched for in their data.
     """
     console = console or Console()
     ensure_model(experiment, console)
@@ -26,13 +36,53 @@ def compare(experiment: Experiment, console: Console | None = None) -> list[Stat
     variants = arms(experiment)
     with cluster(experiment.scaling):
         for name, variant in variants.items():
-            runs[name] = train(variant, name, resume=True, console=console)
+            runs[name] = trained(variant, name, console, on_cluster=True)
     subjects = {BASE: [base_subject(experiment)]} | {
         arm: [run_subject(experiment, runs[run_name(arm, seed)]) for seed in experiment.compare.seeds]
         for arm in experiment.compare.arms
     }
     folder = Path(experiment.storage.runs).absolute() / experiment.name
     return judge(experiment, subjects, folder, console)
+
+
+def trained(experiment: Experiment, name: str, console: Console, *, on_cluster: bool = False) -> Path:
+    """The run, trained now or before; a finished one also where only `evaluate` has changed since.
+
+    `on_cluster` allows large corpora to be built by Ray. Raises CheckpointError where a finished run was made with
+    other settings or data, with the rows that differ.
+    """
+    run = run_folder(experiment, name)
+    if not is_intact(run / MODEL) or not (run / "data" / "plan" / "plan.json").exists():
+        return train(experiment, name, resume=True, console=console)
+    finished = read_json(run / MODEL / RECORD)["fingerprint"]
+    now = prepare(experiment, cluster=on_cluster)
+    if now.fingerprint(experiment) == finished:
+        say(console, f"{name} is finished already")
+        return run
+    gone, new = changed_rows(Plan.load(run / "data" / "plan"), now.plan)
+    rows = f"{len(gone)} rows of its data would be left out now, and {len(new)} others be there{_named([*gone, *new])}"
+    before = experiment.model_copy(update={"evaluate": run_experiment(run / MODEL).evaluate})
+    if prepare(before, cluster=on_cluster).fingerprint(before) == finished:
+        say(console, f"{name} is finished already, before evaluate.suites changed: {rows}")
+        return run
+    raise CheckpointError(
+        f"{run} was finished with other settings or data ({rows}); remove it, or give the experiment another name"
+    )
+
+
+def changed_rows(before: Plan, now: Plan) -> tuple[list[str], list[str]]:
+    """Ids of pairs and instructions that only the first plan has, and that only the second has."""
+    known, present = (_rows(plan) for plan in (before, now))
+    return sorted(known - present), sorted(present - known)
+
+
+def _rows(plan: Plan) -> set[str]:
+    return {row for table in (plan.pairs, plan.replay) for row in table["row_id"].to_pylist()}
+
+
+def _named(rows: list[str]) -> str:
+    more = ", …" if len(rows) > SHOWN else ""
+    return f" ({', '.join(rows[:SHOWN])}{more})" if rows else ""
 
 
 def arms(experiment: Experiment) -> dict[str, Experiment]:

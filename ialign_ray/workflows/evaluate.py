@@ -15,6 +15,7 @@ from ialign_ray.evaluation.report.write import report
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.scoring.harness import report_tasks, run_tasks, selected
 from ialign_ray.evaluation.scoring.predict import predict_models
+from ialign_ray.evaluation.scoring.trained_on import TrainedOn, trained_on
 from ialign_ray.evaluation.scoring.worker import Subject
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
 from ialign_ray.storage import alone
@@ -63,7 +64,8 @@ def judge(
 ) -> list[Statement]:
     """Score models (name -> one a seed) on all suites and tasks; print and write tables and verdict.
 
-    Raises ConfigError where another process writes them into the same folder.
+    Rows that a run was trained on are left out of every score, with a warning. Raises ConfigError where another
+    process writes into the same folder, DataError where a suite has no other row.
     """
     with alone(folder, "`ialign compare` or `ialign evaluate`"):
         return _judge(experiment, subjects, folder, console)
@@ -75,6 +77,8 @@ def _judge(
     statements: list[Statement] = []
     every = [subject for seeds in subjects.values() for subject in seeds]
     suites, tasks = experiment.evaluate.suites, experiment.evaluate.lm_eval.tasks
+    runs = {s.name: s.folder.parent for name, seeds in subjects.items() if name != BASE for s in seeds}
+    known = trained_on(experiment, runs) if suites else TrainedOn({})
     found = iter(predict_models(experiment, every, console) if suites else [])
     failed: IalignError | None = None
     if tasks:
@@ -83,9 +87,9 @@ def _judge(
         except IalignError as error:
             failed = error
     if suites:
-        predictions = {name: [next(found) for _ in seeds] for name, seeds in subjects.items()}
+        predictions = {name: [known.clear(next(found)) for _ in seeds] for name, seeds in subjects.items()}
         folders = {name: [subject.folder.parent for subject in seeds] for name, seeds in subjects.items()}
-        statements = report(experiment, predictions, folder, console, folders)
+        statements = report(experiment, predictions, folder, console, folders, known.warnings)
     if failed:
         raise failed
     return statements

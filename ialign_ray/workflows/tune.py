@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,26 +12,29 @@ from rich.table import Table
 
 from ialign_ray.config import Experiment
 from ialign_ray.errors import ModelError
+from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
 from ialign_ray.search import estimate
-from ialign_ray.search.driver import search
+from ialign_ray.search.driver import by_stored_rule, search
+from ialign_ray.search.objective import SHOWN
 from ialign_ray.search.page import write_page
 from ialign_ray.search.progress import COLUMNS, cells
-from ialign_ray.search.results import PARETO_FRONT, TRIALS, WINNER
+from ialign_ray.search.results import PARETO_FRONT, POINT, TRIALS, WINNER
 from ialign_ray.search.space import search_of
-from ialign_ray.search.trial_context import control_of_trial, search_folder
-from ialign_ray.storage import alone, read_json, write_json
+from ialign_ray.search.trial_context import control_of_trial, own_control_folder, search_folder
+from ialign_ray.storage import alone, is_intact, read_json, write_json
 from ialign_ray.terminal import say
 from ialign_ray.training.pocket import ensure_model
-from ialign_ray.workflows.evaluate import evaluate
+from ialign_ray.training.runs import MODEL
+from ialign_ray.workflows.evaluate import evaluate, judge
 
-TEST_ACCESSES, PAGE = "test-looks.json", "search.html"
+TEST_ACCESSES, PAGE, DEFAULT = "test-looks.json", "search.html", "default-control"
 
 
 def tune(experiment: Experiment, *, resume: bool = False, console: Console | None = None) -> Path:
     """Search, choose, judge on the test suites; returns the winner's run folder.
 
-    Raises IalignError with one sentence; ModelError when no trial spent its whole budget, ConfigError where another
-    process searches in the same folder.
+    Raises IalignError with one sentence; ModelError when no trial spent its whole budget or none is shown feasible,
+    ConfigError where another process searches in the same folder.
     """
     console = console or Console()
     ensure_model(experiment, console)
@@ -40,19 +44,46 @@ def tune(experiment: Experiment, *, resume: bool = False, console: Console | Non
 
 def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
     folder = search(experiment, console, resume=resume)
+    experiment = by_stored_rule(experiment, folder)
     page = write_page(folder, search_of(experiment), folder / PAGE)
     if not (folder / WINNER).exists():
         raise ModelError(f"no trial of {folder} spent its whole budget; raise search.trials, or see {page}")
     console.print(pareto_table(read_json(folder / PARETO_FRONT)))
     found = read_json(folder / WINNER)
     settings = ", ".join(f"{k} {v}" for k, v in found["point"].items())
-    say(console, f"\nWinner: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
+    chosen = found["feasible"] or found["rule"] != SHOWN
+    say(console, f"\n{'Winner' if chosen else 'Nearest'}: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
     run = folder / TRIALS / str(found["trial"])
+    if not chosen:
+        raise ModelError(
+            f"no trial is feasible (search.feasible: {SHOWN}), nearest {found['trial']}: forgetting up to "
+            f"{found['forgetting_high']:+.3f} nats per token, search.tolerance {found['tolerance']:g}; nothing is "
+            "promoted and no test row was used; raise search.tolerance or train.validation.instructions, or search "
+            f"other settings, see {page}"
+        )
     if experiment.evaluate.suites:
         record_test_access(folder, found, console)
-        evaluate(experiment, [run], control_of_trial(experiment, found["point"]), console=console)
+        judge_winner(experiment, run, console)
     say(console, f"\nPage:   {page}\nModel:  {run / 'model'}")
     return run
+
+
+def winner_control(experiment: Experiment, run: Path) -> Path:
+    """The control of a winner's own rate and rank; the default one in a search of before it was trained."""
+    point = read_json(run / POINT)
+    own = own_control_folder(experiment, point)
+    return own if is_intact(own / MODEL) else control_of_trial(experiment, point)
+
+
+def judge_winner(experiment: Experiment, run: Path, console: Console) -> None:
+    """Score the winner once: against the control of its own settings, and beside it against the default one."""
+    own, default = winner_control(experiment, run), control_of_trial(experiment, read_json(run / POINT))
+    evaluate(experiment, [run], own, console=console)
+    if own != default:
+        say(console, "\nAgainst the control of default settings:")
+        named = {"control": default, run.name: run}
+        subjects = {name: [replace(run_subject(experiment, folder), name=name)] for name, folder in named.items()}
+        judge(experiment, {BASE: [base_subject(experiment)]} | subjects, run / "evaluation" / DEFAULT, console)
 
 
 def pareto_table(front: list[dict[str, Any]]) -> Table:

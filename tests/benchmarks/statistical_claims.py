@@ -29,6 +29,7 @@ from ialign_ray.evaluation.suites.wrong_source import wrong_sources
 from ialign_ray.pages import markdown_table
 from ialign_ray.registry.attempts import Attempts
 from ialign_ray.registry.evidence import Evidence, GateReferences, decide
+from ialign_ray.search.objective import best
 from ialign_ray.storage import write_text
 
 RESULTS = Path(__file__).parents[2] / "docs" / "results" / "statistics"
@@ -300,13 +301,37 @@ def controls(sims: int = 30) -> Iterator[Row]:
     yield "13 no better than its control, promoted", "a later candidate", before / sims, now / sims, "at most .025"
 
 
+def feasible(sims: int = 2000) -> Iterator[Row]:
+    """14: the recorded grid as truth, seen with its intervals' noise; how often the winner truly forgets too much."""
+    grid = pd.read_csv(RESULTS.parent / "search-grid" / "grid.csv")
+    grid = grid[grid["last"]].reset_index(drop=True)
+    errors = {k: ((grid[f"{k}_high"] - grid[f"{k}_low"]) / 3.92).to_numpy() for k in ("gain", "forgetting")}
+    for noise in ("shared by the trials", "of their own"):
+        for tolerance in (0.1, 0.28):
+            rng = np.random.default_rng(14)
+            broken = dict.fromkeys(("estimate", "shown"), 0)
+            for _ in range(sims):
+                size = 1 if noise.startswith("shared") else len(grid)
+                seen = {k: grid[k] + error * rng.normal(size=size) for k, error in errors.items()}
+                for rule in broken:
+                    half = 1.96 * errors["forgetting"] if rule == "shown" else 0.0
+                    beyond = seen["forgetting"] + half - tolerance
+                    rows = [{"gain": g, "violation": v} for g, v in zip(seen["gain"], beyond, strict=True)]
+                    k = best(rows)
+                    # where none is feasible nothing is promoted
+                    broken[rule] += k is not None and rows[k]["violation"] <= 0 and grid["forgetting"][k] > tolerance
+            case = f"tolerance {tolerance:g}, noise {noise}"
+            rates = broken["estimate"] / sims, broken["shown"] / sims
+            yield "14 a winner truly beyond the tolerance", case, *rates, "at most .05"
+
+
 def words() -> Iterator[Row]:
     """9: a proven loss within the limit."""
     kept = forgetting_outcome(Difference(-0.01, -0.015, -0.005, 400, 0.001), 0.02) == "kept"
     yield "9 a proven loss called kept", "-.010 [-.015, -.005], limit .02", 1.0, float(kept), "0"
 
 
-SIMULATIONS = (luck, coverage, clusters, sources, lengths, words, families, creep, choice, retries, controls)
+SIMULATIONS = (luck, coverage, clusters, sources, lengths, words, families, creep, choice, retries, controls, feasible)
 
 
 def main() -> None:

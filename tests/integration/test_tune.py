@@ -14,6 +14,7 @@ import pytest
 from rich.console import Console
 
 from ialign_ray.config import build_experiment, dump_yaml
+from ialign_ray.search.trial_context import own_control_folder
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.training.run_log import ledger, records
 from ialign_ray.workflows.tune import tune
@@ -26,7 +27,7 @@ def searching(data, **fields):
     data["train"] |= {"steps": 9, "batch_size": 4, "validation": {"pairs": 24, "instructions": 3}}
     data["languages"]["l2"] = ["ind", "jav"]
     space = {"replay.ratio": {"choice": [0, 0.25, 0.5]}, "model.lora.rank": {"choice": [2, 4]}}
-    search = {"space": space, "trials": 6, "tolerance": 0.5, "cpus_per_trial": 1, "min_budget": 1} | fields
+    search = {"space": space, "trials": 6, "tolerance": 50, "cpus_per_trial": 1, "min_budget": 1} | fields
     return build_experiment(data | {"search": search}, "test")
 
 
@@ -59,6 +60,10 @@ def test_a_search_ends_with_a_front_a_judged_winner_and_a_page(ray_cluster, expe
     assert read_json(folder / "front.json")
     assert "search" in (folder / "search.html").read_text()
     assert (run / "evaluation" / "RESULTS.md").exists()
+    own = own_control_folder(experiment, found["point"])
+    assert read_json(own / "reports.json")["reports"][-1]["last"] is True
+    assert is_intact(own / "model")
+    assert (run / "evaluation" / "default-control" / "RESULTS.md").exists() == ("winner" in own.name)
     assert [look["trial"] for look in read_json(folder / "test-looks.json")] == [run.name]
     trained_once(folder)
     parents = nested_runs(Path(experiment.storage.runs) / "mlflow.db")

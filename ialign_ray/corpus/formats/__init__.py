@@ -14,7 +14,7 @@ from ialign_ray.corpus.formats.files import exists, is_folder, is_folder_error, 
 from ialign_ray.errors import DataError
 from ialign_ray.plugins import Extensible
 
-__all__ = ["FORMATS", "Format", "format_of", "plan"]
+__all__ = ["FORMATS", "Format", "format_name", "format_of", "plan"]
 
 FORMATS: Extensible[Format] = Extensible(
     "ialign.formats",
@@ -45,7 +45,7 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
 
     Raises ConfigError for an unknown `format`, DataError for a path that is missing or of no known format.
     """
-    name = _name(path, request)
+    name = format_name(path, request)
     request = replace(request, source=request.source.model_copy(update={"format": name}))
     found = format_of(request.source)
     if found.layout == "aligned":
@@ -55,7 +55,7 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
     return [found.plan(request, files, number) for number, files in enumerate(sets, start=1)]
 
 
-def _name(path: str, request: ReadRequest) -> str:
+def format_name(path: str, request: ReadRequest) -> str:
     """The format that the source names, or that the path's name or folder shows."""
     if request.source.format != "auto":
         format_of(request.source)

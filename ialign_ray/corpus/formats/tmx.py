@@ -22,6 +22,9 @@ from ialign_ray.languages import normalise
 
 ID = "tuid"
 _UNIT = re.compile(rb"<tu[\s>]")
+_SPOKEN = re.compile(rb"<tuv\b[^>]*?\s(?:xml:)?lang\s*=\s*[\"']([^\"']+)[\"']")
+_TAG = 1024
+"""Bytes that hold any tag that begins a variant."""
 _OPAQUE = (b"<!--", b"<![CDATA[", b"<?")
 """Constructs that may contain `<tu` without a unit: such a file is read as one chunk."""
 _FOREIGN = re.compile(rb"encoding\s*=\s*[\"'](?!utf-?8[\"']|us-ascii[\"']|ascii[\"'])", re.IGNORECASE)
@@ -138,6 +141,16 @@ class Units:
         if spoken not in self._known:
             self._known[spoken] = _columns_for(spoken, self._languages)
         return self._known[spoken]
+
+
+def languages_in(path: str) -> set[str]:
+    """The languages that the variants of a memory are marked with, as written."""
+    found, rest = set[str](), b""
+    for block in stored(path):
+        data = rest + block
+        found |= {code.decode(errors="replace") for code in _SPOKEN.findall(data)}
+        rest = data[-_TAG:]  # a tag may be split between two blocks
+    return found
 
 
 def _columns_for(spoken: str, columns: list[str]) -> list[str]:

@@ -39,18 +39,26 @@ class AblationRow:
     """Run folders of its training seeds."""
 
 
-def write_ablation(experiment: Experiment, rows: Sequence[AblationRow], folder: Path, console: Console) -> Path:
+def write_ablation(
+    experiment: Experiment,
+    rows: Sequence[AblationRow],
+    folder: Path,
+    console: Console,
+    warnings: Sequence[str] = (),
+) -> Path:
     """Print the tables; write ABLATION.md, ablation.csv and ablation_differences.csv; returns the first.
 
     Where all settings share one control, `folder`/ablation holds the report of all of them as well.
     """
     made = folder / PAGES
-    material = gather(
-        experiment, {row.name: row.seeds for row in rows}, made, {row.name: row.folders for row in rows if row.folders}
-    )
+    folders = {row.name: row.folders for row in rows if row.folders}
+    material = gather(experiment, {row.name: row.seeds for row in rows}, made, folders, warnings)
     analysis = analyse(experiment, material.runs, material.baselines)
     results, differences = analysis.results, against_controls(rows, analysis.measured, experiment.evaluate.seed_spread)
     parts = [f"# {experiment.name}: ablation\n", _about(experiment, rows)]
+    for warning in warnings:
+        console.print(f"- {warning}", highlight=False, soft_wrap=True, markup=False)
+        parts.append(f"{warning}.\n")
     for suite in experiment.evaluate.suites:
         of_suite = results[results["suite"] == suite.name]
         for title, chosen in _tables(experiment, suite.name, suite.kind, of_suite):

@@ -38,10 +38,16 @@ class ReportInputs:
     """Suite of classes -> its baselines."""
     notes: Sequence[str] = ()
     """Sentences about what is missing, and why."""
+    warnings: Sequence[str] = ()
+    """Sentences about rows that runs were trained on, and that are left out."""
 
 
 def gather(
-    experiment: Experiment, runs: Runs, folder: Path, folders: Mapping[str, Sequence[Path]] | None = None
+    experiment: Experiment,
+    runs: Runs,
+    folder: Path,
+    folders: Mapping[str, Sequence[Path]] | None = None,
+    warnings: Sequence[str] = (),
 ) -> ReportInputs:
     """Material with baselines, those that `folder`/report holds of the same rows or new ones, written there.
 
@@ -50,7 +56,7 @@ def gather(
     refuse_mixed_seeds(folders or {})
     kept = folder / REPORT
     stored = _baselines(kept) if is_intact(kept) else {}
-    material = ReportInputs(experiment, runs, folders or {}, *fit_baselines(experiment, stored))
+    material = ReportInputs(experiment, runs, folders or {}, *fit_baselines(experiment, stored), warnings)
     save_material(material, folder)
     return material
 
@@ -76,7 +82,8 @@ def save_material(material: ReportInputs, folder: Path) -> None:
             frames = [frame.assign(run=name) for name, frame in fitted.predictions.items()]
             _write(frames, scratch / f"baselines-{number}-{_plain(suite)}.parquet")
         keys = {suite: fitted.key for suite, fitted in material.baselines.items()}
-        write_json(scratch / _RUNS, {"runs": list(material.runs), "folders": places, "baselines": keys})
+        known = {"runs": list(material.runs), "folders": places, "baselines": keys, "warnings": [*material.warnings]}
+        write_json(scratch / _RUNS, known)
 
 
 def _write(frames: Sequence[pd.DataFrame], path: Path) -> None:
@@ -112,6 +119,7 @@ def load_material(folder: Path) -> ReportInputs:
         {run: [seeds[k] for k in sorted(seeds)] for run, seeds in runs.items()},
         {run: [(folder / path).resolve() for path in paths] for run, paths in meta["folders"].items()},
         _baselines(kept),
+        warnings=meta.get("warnings", ()),
     )
 
 
@@ -141,7 +149,8 @@ def joined(found: Mapping[str, ReportInputs]) -> ReportInputs:
                 continue
             chosen = f"{Path(name).name}:{run}" if run in runs else run
             runs[chosen], folders[chosen] = seeds, other.folders.get(run, [])
-    return ReportInputs(first.experiment, runs, folders, first.baselines)
+    warnings = list(dict.fromkeys(line for material in found.values() for line in material.warnings))
+    return ReportInputs(first.experiment, runs, folders, first.baselines, warnings=warnings)
 
 
 def _equal(first: Sequence[Mapping[str, pd.DataFrame]], second: Sequence[Mapping[str, pd.DataFrame]]) -> bool:

@@ -19,6 +19,8 @@ from ialign_ray.evaluation.scoring.harness import read_tasks
 from ialign_ray.storage import write_bytes, write_text
 
 PAGE = "report.html"
+TRAINED_ON = "trained on"
+"""Outcome of a statement about rows of a suite that a run was trained on."""
 
 
 def report(
@@ -27,12 +29,13 @@ def report(
     folder: Path,
     console: Console,
     folders: Mapping[str, Sequence[Path]] | None = None,
+    warnings: Sequence[str] = (),
 ) -> list[Statement]:
     """Print table and verdict, and write them, every number and the page into `folder`.
 
-    `folders`: run -> the folders of its training seeds, for curves and records.
+    `folders`: run -> the folders of its training seeds, for curves and records; `warnings` come first in the verdict.
     """
-    return write_report(gather(experiment, runs, folder, folders), folder, console)
+    return write_report(gather(experiment, runs, folder, folders, warnings), folder, console)
 
 
 def report_again(given: Sequence[Path], to: Path | None, console: Console) -> Path:
@@ -53,6 +56,8 @@ def write_report(
     """Analyse, print and write RESULTS.md, the CSV and parquet tables and the page, which shows `tasks` of the harness
     too (left out: those in `folder`)."""
     analysis = analyse(material.experiment, material.runs, material.baselines)
+    leaks = [Statement("", "warning", TRAINED_ON, f"{warning}.") for warning in material.warnings]
+    analysis = replace(analysis, statements=[*leaks, *analysis.statements])
     text, printed = _tables(material.experiment, material.runs, analysis.results)
     for shown in printed:
         console.print(shown)

@@ -112,11 +112,14 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
 
 
 def with_baselines(runs: Runs, baselines: Mapping[str, Fitted]) -> dict[str, list[pd.DataFrame]]:
-    """Run -> every frame of every seed, baselines first; the clusters of a suite's sentences are those of any run."""
+    """Run -> every frame of every seed, baselines first, on the rows that runs have; the clusters of a suite's
+    sentences are those of any run."""
     frames: dict[str, list[pd.DataFrame]] = {}
-    for fitted in baselines.values():
+    scored = next((seeds[0] for seeds in runs.values() if seeds), {})
+    for suite, fitted in baselines.items():
         for name, frame in fitted.predictions.items():
-            frames.setdefault(name, []).append(frame)
+            kept = frame[frame["id"].isin(set(scored[suite]["id"]))] if suite in scored else frame
+            frames.setdefault(name, []).append(kept)
     for run, seeds in runs.items():
         for number, by_suite in enumerate(seeds):
             frames.setdefault(run, []).extend(f.assign(seed=number) for f in by_suite.values())

@@ -70,6 +70,20 @@ def test_a_scheduler_ranks_what_forgets_too_much_lower():
     assert flat(lost)["violation"] == pytest.approx(0.9)
 
 
+def test_feasible_is_what_the_whole_interval_shows():
+    spread = losses([4, 5, 6], [1.0, 1.0, 2.2])  # forgets .067 on average, and up to .35
+    shown = worth(spread, References(BASE, [(10, BASE)]), 10, SETTINGS)
+    middle = worth(spread, References(BASE, [(10, BASE)]), 10, SETTINGS.model_copy(update={"feasible": "estimate"}))
+    assert shown.forgetting == middle.forgetting
+    assert shown.violation == pytest.approx(shown.forgetting.high - 0.1)
+    assert middle.violation == pytest.approx(middle.forgetting.value - 0.1)
+    assert (shown.feasible, middle.feasible) == (False, True)
+    single = worth(losses([4], [1]), References(losses([5], [1]), [(10, losses([5], [1]))]), 10, SETTINGS)
+    assert not single.feasible  # one instruction has no interval
+    assert math.isfinite(single.score)
+    assert best([flat(single)]) == 0
+
+
 def row(gain, forgetting):
     return {"gain": gain, "forgetting": forgetting, "violation": forgetting - 0.1}
 

@@ -9,14 +9,16 @@ import pytest
 from rich.console import Console
 
 from ialign_ray.config import Domain, SearchConfig, build_experiment, override
-from ialign_ray.errors import CheckpointError, ConfigError
-from ialign_ray.search.driver import begin
+from ialign_ray.errors import CheckpointError, ConfigError, ModelError
+from ialign_ray.search import estimate as plan
+from ialign_ray.search.driver import DECIDE, begin, by_stored_rule
 from ialign_ray.search.estimate import Speed, estimate, print_estimate, reaching
 from ialign_ray.search.page import importances, render_page, write_page
 from ialign_ray.search.progress import Progress
 from ialign_ray.search.results import trials_table, write_results
-from ialign_ray.search.trial_context import search_folder
-from ialign_ray.storage import alone, read_json, write_json
+from ialign_ray.search.trial_context import control_folder, own_control_folder, own_control_point, search_folder
+from ialign_ray.storage import alone, json_hash, read_json, write_json
+from ialign_ray.workflows import tune as workflow
 from ialign_ray.workflows.tune import record_test_access, tune
 
 SPACE = {"replay.ratio": Domain(choice=[0, 0.25, 0.5, 0.75]), "tasks.mix": Domain(choice=["pair", {"mt": 1.0}])}
@@ -28,8 +30,8 @@ def outcome(gain, forgetting, budget=9, last=True):
               for side, d in (("low", -0.05), ("high", 0.05))}  # fmt: skip
     return {
         "budget": budget, "step": budget, "tokens": 100 * budget, "gain": gain, "forgetting": forgetting, **around,
-        "gain_n": 20, "forgetting_n": 30, "violation": forgetting - 0.1, "feasible": forgetting <= 0.1, "last": last,
-        "score": gain, "failed": "", "units": budget / 3,
+        "gain_n": 20, "forgetting_n": 30, "violation": forgetting + 0.05 - 0.1,
+        "feasible": forgetting + 0.05 <= 0.1, "last": last, "score": gain, "failed": "", "units": budget / 3,
     }  # fmt: skip
 
 
@@ -60,8 +62,9 @@ def test_the_winner_is_finished_feasible_and_says_why(folder):
     assert found["point"] == {"replay.ratio": 0.5, "tasks.mix": "pair"}
     assert found["feasible"]
     assert found["retention_shown"]
+    assert found["rule"] == "shown"
     assert "2.000 [1.950, 2.050] nats per token (n=20)" in found["why"]
-    assert "among the 6 of 7 finished trials" in found["why"]
+    assert "among the 2 of 7 finished trials" in found["why"]
     assert [r["point"]["replay.ratio"] for r in read_json(folder / "front.json")] == [0, 0.5, 0.75]
     table = pd.read_parquet(folder / "trials.parquet")
     assert len(table) == 3 * 2 + 1 + 1 + 4
@@ -128,9 +131,76 @@ def test_two_searches_never_share_a_folder(experiment_data, tmp_path):
         begin(experiment, tmp_path / "s", False)
     begin(experiment, tmp_path / "s", True)
     begin(override(experiment, {"search.concurrent": 1, "scaling.cpus_per_worker": 0.25}), tmp_path / "s", True)
+    with pytest.raises(CheckpointError, match=r"search\.feasible"):
+        begin(override(experiment, {"search.feasible": "estimate"}), tmp_path / "s", True)
     other = build_experiment(experiment_data | {"search": {"space": space, "tolerance": 0.2}}, "x")
     with pytest.raises(CheckpointError, match="other settings"):
         begin(other, tmp_path / "s", True)
+
+
+def test_a_stored_search_of_before_keeps_the_estimate(experiment_data, tmp_path):
+    space = {"replay.ratio": {"choice": [0, 0.5]}}
+    experiment = build_experiment(experiment_data | {"search": {"space": space}}, "x")
+    assert by_stored_rule(experiment, tmp_path) == experiment
+    begin(experiment, tmp_path, False)
+    assert by_stored_rule(experiment, tmp_path) == experiment
+    known = read_json(tmp_path / "search.json")
+    # what was written before the rule had a name: its hash has no `feasible` either
+    decides = experiment.model_dump(mode="json", include=set(DECIDE))
+    for name in ("concurrent", "cpus_per_trial", "gpus_per_trial", "feasible"):
+        decides["search"].pop(name)
+    assert known["settings"] == json_hash(decides)
+    write_json(tmp_path / "search.json", {"settings": known["settings"], "finished": True})
+    write_json(tmp_path / "winner.json", {"trial": "t1", "feasible": True})
+    old = by_stored_rule(experiment, tmp_path)
+    assert old.search.feasible == "estimate"
+    assert begin(old, tmp_path, True)
+    assert read_json(tmp_path / "winner.json")["rule"] == "estimate"
+
+
+def test_the_control_of_a_winner_has_its_settings_but_for_the_pairs(experiment_data):
+    experiment = build_experiment(experiment_data | {"search": {"space": {"replay.ratio": {"choice": [0]}}}}, "x")
+    same = {"replay.ratio": 0.5, "model.lora.rank": 4, "tasks.mix": "mt", "replay.pool_size": 9}
+    assert own_control_point(experiment, same) is None  # the default control has all of it
+    assert own_control_folder(experiment, same) == control_folder(experiment, 0)
+    other = same | {"train.learning_rate": 0.5, "train.steps": 3, "train.seed": 7}
+    own = own_control_point(experiment, other)
+    assert own == {"replay.ratio": 1.0, "model.lora.rank": 4, "train.learning_rate": 0.5, "train.steps": 3,
+                   "train.seed": 7}  # fmt: skip
+    assert own_control_folder(experiment, other).parent == search_folder(experiment)
+    assert own_control_folder(experiment, other) != control_folder(experiment, 7)
+
+
+def test_where_none_is_shown_feasible_the_table_is_printed_and_nothing_is_judged(folder, experiment_data, monkeypatch):
+    for path in (folder / "trials").glob("*/outcomes.json"):
+        write_json(path, [r | {"violation": r["forgetting"], "feasible": False} for r in read_json(path)])
+    experiment = build_experiment(experiment_data | {"search": {"space": {"replay.ratio": {"choice": [0]}}}}, "x")
+    begin(experiment, folder, False)
+    write_results(folder, experiment.search)
+    judged = []
+    monkeypatch.setattr(workflow, "search", lambda *_, **__: folder)
+    monkeypatch.setattr(workflow, "ensure_model", lambda *_: None)
+    monkeypatch.setattr(workflow, "judge_winner", lambda *a: judged.append(a))
+    console = Console(record=True, width=300, file=open("/dev/null", "w"))  # noqa: PTH123, SIM115
+    with pytest.raises(ModelError, match=r"nearest t2.*search\.tolerance 0\.1"):
+        tune(experiment, console=console)
+    assert "Pareto front" in console.export_text()
+    assert not judged
+    assert not (folder / "test-looks.json").exists()
+    assert read_json(folder / "winner.json")["feasible"] is False
+    assert (folder / "search.html").exists()
+
+
+def test_a_dry_run_counts_the_winners_own_control(experiment_data, monkeypatch):
+    experiment_data["train"] |= {"steps": 9, "validation": {"pairs": 24, "instructions": 3}}
+    monkeypatch.setattr(plan, "measure", lambda shared: Speed(1.0, 0.0, 0.0))
+    tokens = {}
+    for rank in (4, 8):  # 4 is the experiment's own
+        space = {"model.lora.rank": {"choice": [rank]}}
+        search = {"space": space, "searcher": "grid", "scheduler": "none"}
+        found = print_estimate(build_experiment(experiment_data | {"search": search}, "x"), Console(quiet=True))
+        tokens[rank] = found.tokens
+    assert tokens[8] == pytest.approx(tokens[4] * 3 / 2)  # trial and two controls, against trial and one
 
 
 def test_the_estimate_counts_stopped_trials_as_shorter():

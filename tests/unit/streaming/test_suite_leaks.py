@@ -96,3 +96,103 @@ def test_every_text_of_every_bundled_suite_is_in_the_index(experiment_data):
         found = index.exact(pa.array(texts.tolist(), pa.string()))
         assert found.mean() > 0.999, name
     assert not index.exact(pa.array(["A sentence that stands in no evaluation set, of town 42."])).any()
+
+
+def planted(data, files, suite, leaked):
+    """How many of these texts a corpus loses to the suite."""
+    corpus = {"eng": sentences("other", len(leaked) + 3), "ind": [*leaked, *sentences("lain", 3)]}
+    counts = built(data, files, [suite], corpus, {"l1": ["eng"], "l2": ["ind"]})
+    return counts["dropped_rows"].get("leaks", 0)
+
+
+def flores(tongue):
+    return [f"{tongue} kalimat nomor {k} ing pasar lawas kutha {k * 7}" for k in range(24)]
+
+
+def table():
+    return pd.DataFrame({
+        "id": [f"wiki-{k}" for k in range(24)], "url": [f"https://example.org/a b/{k}" for k in range(24)],
+        "topic": ["science and old technology", "food and travel by sea"] * 12, "eng": sentences("plain", 24),
+        "min": flores("min"), "bug": flores("bug"), "count": range(24),
+        "jpn": [f"これは市場の文番号{k}です。" for k in range(24)],
+    })  # fmt: skip
+
+
+PLAIN = {"kind": "perplexity", "name": "plain", "id": "id", "columns": {"eng": "eng"}}
+
+
+@pytest.mark.parametrize("name", ["s.parquet", "s.jsonl", "s.csv", "s.tsv"])
+def test_undeclared_languages_of_a_suites_file_are_kept_out_and_labels_ids_and_addresses_are_not(
+    experiment_data, files, name
+):
+    frame = table()
+    kinds = {"parquet": lambda p: frame.to_parquet(p), "csv": lambda p: frame.to_csv(p, index=False),
+             "tsv": lambda p: frame.to_csv(p, index=False, sep="\t"),
+             "jsonl": lambda p: frame.to_json(p, orient="records", lines=True)}  # fmt: skip
+    kinds[name.partition(".")[2]](files / name)
+    suite = PLAIN | {"path": name}
+    assert planted(experiment_data, files, suite, [*frame["min"][:4], *frame["bug"][:3], *frame["jpn"][:2]]) == 9
+    index = evaluation_index(build_experiment(experiment_data, "x"))
+    harmless = [*frame["topic"][:2], *frame["url"][:2], *frame["id"][:2]]
+    assert not index.exact(pa.array(harmless)).any()
+
+
+def test_nested_translations_are_kept_out(experiment_data, files):
+    rows = [
+        {"eng": e, "other": {"min": m, "more": [b, None]}}
+        for e, m, b in zip(sentences("plain", 24), flores("min"), flores("bug"))
+    ]
+    pd.DataFrame(rows).to_json(files / "s.jsonl", orient="records", lines=True)
+    suite = {k: v for k, v in PLAIN.items() if k != "id"} | {"path": "s.jsonl"}
+    assert planted(experiment_data, files, suite, [*flores("min")[:4], *flores("bug")[:3]]) == 7
+
+
+@pytest.mark.parametrize("path", ["dev/{language}.dev", "dev/all", "flat"])
+def test_aligned_files_of_undeclared_languages_are_kept_out(experiment_data, files, path):
+    place = {"dev/{language}.dev": "dev/{}.dev", "dev/all": "dev/all.{}", "flat": "flat/{}.txt"}[path]
+    for code, texts in {
+        "eng": sentences("plain", 24),
+        "min": flores("min"),
+        "odd": ["a line of another text here"],
+    }.items():
+        file = files / place.format(code)
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("\n".join(texts) + "\n")
+    suite = {"kind": "perplexity", "name": "plain", "path": path, "columns": {"eng": "eng"}, "format": "lines"}
+    assert planted(experiment_data, files, suite, [*flores("min")[:4], "a line of another text here"]) == 4
+
+
+def test_other_languages_of_a_translation_memory_are_kept_out(experiment_data, files):
+    units = "".join(
+        f'<tu><tuv xml:lang="en"><seg>{e}</seg></tuv><tuv xml:lang="min"><seg>{m}</seg></tuv></tu>'
+        for e, m in zip(sentences("plain", 24), flores("min"), strict=True)
+    )
+    (files / "s.tmx").write_text(f'<tmx version="1.4"><body>{units}</body></tmx>')
+    suite = {"kind": "perplexity", "name": "plain", "path": "s.tmx", "columns": {"eng": "en"}}
+    assert planted(experiment_data, files, suite, flores("min")[:4]) == 4
+
+
+def test_undeclared_languages_of_long_files_instructions_and_protected_sets_are_kept_out(experiment_data, files):
+    long = pd.DataFrame([{"lang": lang, "text": f"{lang} {t}", "sun": s, "label": "yes"}
+                         for lang in ("jv", "su") for t, s in zip(flores("a"), flores("sun"))])  # fmt: skip
+    long.to_parquet(files / "l.parquet")
+    suite = {"kind": "perplexity", "name": "long", "path": "l.parquet", "columns": {},
+             "long": {"language": "lang", "text": "text", "values": {"ind": "jv"}}}  # fmt: skip
+    assert planted(experiment_data, files, suite, flores("sun")[:4]) == 4
+    asked = [{"inputs": f"Translate number {k} please, dear model", "targets": "the same answer for every one",
+              "inputs_min": m} for k, m in enumerate(flores("min"))]  # fmt: skip
+    pd.DataFrame(asked).to_json(files / "i.jsonl", orient="records", lines=True)
+    suite = {"kind": "instructions", "name": "old", "path": "i.jsonl"}
+    assert planted(experiment_data, files, suite, [*flores("min")[:4], "the same answer for every one"]) == 4
+    table().to_parquet(files / "set.parquet")
+    experiment_data["evaluate"]["suites"] = []
+    experiment_data["decontamination"] = {"sets": [{"name": "s", "path": "set.parquet", "columns": ["eng"]}]}
+    assert evaluation_index(build_experiment(experiment_data, "x")).exact(pa.array(flores("bug"))).all()
+
+
+def test_a_small_file_of_words_keeps_its_undeclared_language(experiment_data, files):
+    words = [f"{a}{b}" for a in "mbtr" for b in ("angan", "ulih", "erak")]
+    frame = pd.DataFrame({"eng": [w[::-1] for w in words], "min": words, "kind": ["noun", "verb"] * 6})
+    frame.to_csv(files / "s.csv", index=False)
+    suite = {k: v for k, v in PLAIN.items() if k != "id"} | {"path": "s.csv"}
+    assert planted(experiment_data, files, suite, [*words[:3], "noun"]) == 3
