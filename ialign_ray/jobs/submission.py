@@ -123,7 +123,7 @@ def path_inside(file: Path, working_dir: Path) -> str:
 
 def named_files(experiment: Experiment, file: Path, root: Path) -> Iterator[str]:
     """Yield the paths, relative to the working directory, of what an experiment reads beside itself."""
-    suites = yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluate", {}).get("suites", [])
+    suites = (yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluate") or {}).get("suites") or []
     used = [suite.get("use") if isinstance(suite, dict) else suite for suite in suites]
     own = [*used, *experiment.tasks.templates, experiment.evaluate.lm_eval.include_path]
     data = [str(Path(experiment.storage.data, path)) for path in sources(experiment) if not path.startswith(POCKET)]

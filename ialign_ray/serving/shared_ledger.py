@@ -13,11 +13,11 @@ from typing import Any
 
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ModelError
-from ialign_ray.serving.keys import KeyEntry, KeyFollower, KeyRing, keys_of
-from ialign_ray.serving.ledger import Admission, KeyLedger
+from ialign_ray.serving.keys import KeyFollower, KeyRing, keys_of
+from ialign_ray.serving.ledger import KeyLedger, LocalCounter
 
 
-class SharedLedger:
+class SharedLedger(LocalCounter):
     """The keys and their counts, for all replicas: what one replica counts or revokes holds for the others at once."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
@@ -27,20 +27,8 @@ class SharedLedger:
         parsed = ServeConfig.model_validate(settings)
         keys = keys_of(parsed)
         assert keys is not None  # deployed only where there are keys
-        self._ledger = KeyLedger(keys)
+        super().__init__(KeyLedger(keys))
         self._following_keys = follow_keys(parsed, self._ledger)
-
-    async def enter(self, digest: bytes) -> Admission:
-        """See `KeyLedger.enter`."""
-        return self._ledger.enter(digest)
-
-    async def reserve(self, key: KeyEntry, tokens: int) -> Admission:
-        """See `KeyLedger.reserve`."""
-        return self._ledger.reserve(key, tokens)
-
-    async def settle(self, key: KeyEntry, ledger: str, reserved: int, used: int) -> None:
-        """See `KeyLedger.settle`."""
-        self._ledger.settle(key, ledger, reserved, used)
 
     async def begin_empty(self, ledger: str) -> None:
         """See `KeyLedger.begin_empty`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from ialign_ray.modeling.vocabulary import extend_tokenizer
 from ialign_ray.storage import cache_folder, json_hash, whole_folder, write_json
 from ialign_ray.streaming.curate import curate
 from ialign_ray.streaming.examples import save_cache
-from ialign_ray.tasks.plan import Plan
+from ialign_ray.tasks.plan import Drawn, Plan
 from ialign_ray.tasks.replay import ReplayCounts, split_replay
 from ialign_ray.tasks.templating import experiment_templates, language_names
 from ialign_ray.tokens.batch import Encoded
@@ -56,14 +57,18 @@ class Prepared:
         read = {"corpora": corpora, "replay": asdict(self.replay), "validation": validation}
         return read | {"fallbacks": self.fallbacks()}
 
-    def fallbacks(self, examples: int = SAMPLED) -> dict[str, list[int]]:
+    @cached_property
+    def first(self) -> list[Drawn]:
+        """The run's first examples, over which its mix is counted."""
+        return [self.plan.draw(i) for i in range(SAMPLED)]
+
+    def fallbacks(self) -> dict[str, list[int]]:
         """Task and new language -> [examples that became another task, examples drawn], of the run's first ones.
 
         A pair cannot be used for a task if its sentence has one word, or nothing to mistake it for.
         """
         drawn, fallen = Counter[str](), Counter[str]()
-        for i in range(examples):
-            one = self.plan.draw(i)
+        for one in self.first:
             if one.asked != "replay":
                 key = f"{one.asked}/{one.source.partition('/')[2]}"
                 drawn[key] += 1

@@ -25,7 +25,7 @@ from ialign_ray.tasks.render import Example
 from ialign_ray.tasks.surface import FEWEST, Matching
 from ialign_ray.terminal import say
 from ialign_ray.training.objective import objective_of
-from ialign_ray.training.prepare import SAMPLED, Prepared, prepare
+from ialign_ray.training.prepare import Prepared, prepare
 
 _REASONS = {
     "xss": "names, numbers or spelling would give the answer away; a larger corpus of longer texts has more alike",
@@ -119,7 +119,7 @@ def held_out_line(prepared: Prepared, every: int) -> str:
 def mix_table(experiment: Experiment, prepared: Prepared) -> Table:
     """Table with each source's share of the run's first examples, and of their loss."""
     total = experiment.train.steps * experiment.train.batch_size
-    drawn = [prepared.plan.draw(i) for i in range(min(total, SAMPLED))]
+    drawn = prepared.first[:total]
     counted = Counter(d.source for d in drawn)
     tokens: Counter[str] = Counter()
     for example in drawn:
