@@ -57,7 +57,7 @@ def prepare(
     root, inside = working_dir.absolute(), path_inside(file, working_dir)
     experiment = load_experiment(file, overrides)
     refuse_lost_runs(experiment)
-    package = Package.of(root, [inside, *named_files(experiment, file, root)], include)
+    package = Package.of(root, [inside, *named_files(experiment, file, overrides, root)], include)
     refuse_unsent(experiment, package)
     words = ["python", "-m", "ialign_ray.jobs", job, inside]
     words += [word for override in overrides for word in ("--set", override)]
@@ -121,9 +121,13 @@ def path_inside(file: Path, working_dir: Path) -> str:
     return path.relative_to(root).as_posix()
 
 
-def named_files(experiment: Experiment, file: Path, root: Path) -> Iterator[str]:
+def named_files(experiment: Experiment, file: Path, overrides: Sequence[str], root: Path) -> Iterator[str]:
     """Yield the paths, relative to the working directory, of what an experiment reads beside itself."""
     suites = (yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluate") or {}).get("suites") or []
+    for override in overrides:
+        field, _, value = override.partition("=")
+        if field == "evaluate.suites":
+            suites = yaml.safe_load(value) or []
     used = [suite.get("use") if isinstance(suite, dict) else suite for suite in suites]
     own = [*used, *experiment.tasks.templates, experiment.evaluate.lm_eval.include_path]
     data = [str(Path(experiment.storage.data, path)) for path in sources(experiment) if not path.startswith(POCKET)]

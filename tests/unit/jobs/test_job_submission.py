@@ -139,6 +139,10 @@ def test_only_what_the_experiment_names_is_sent(file, tmp_path, experiment_data,
     experiment_data["evaluate"]["suites"][0] = "suites/mine.yaml"
     used = prepare(write_yaml(experiment_data), "align", include=["notes.md", "out"])
     assert {"suites/mine.yaml", "notes.md", "out/tiny/metrics.jsonl"} <= set(used.package.files)
+    (tmp_path / "suites" / "other.yaml").write_text(yaml.safe_dump(suite))
+    overridden = prepare(tmp_path / "experiment.yaml", "align", overrides=["evaluate.suites=[suites/other.yaml]"])
+    assert "suites/other.yaml" in overridden.package.files
+    assert "suites/mine.yaml" not in overridden.package.files
 
 
 def test_an_experiment_elsewhere(file, tmp_path):
