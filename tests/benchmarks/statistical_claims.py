@@ -93,7 +93,7 @@ def luck(sims: int = 1000, n: int = 48) -> Iterator[Row]:
                 low, high = percentile(draws)
                 told = float(np.mean((low > 0) | (high < 0)))
                 case = f"{seeds} seeds, s.d. {spread:g}, against {against}"
-                yield "5 equal recipes told apart", case, told, float(np.mean(now.p() < 0.05)), ".05"
+                yield "5 equal recipes found different", case, told, float(np.mean(now.p() < 0.05)), ".05"
 
 
 def clusters(sims: int = 1500, articles: int = 60, each: int = 4) -> Iterator[Row]:
