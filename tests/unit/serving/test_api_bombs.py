@@ -153,9 +153,8 @@ def test_the_loop_answers_while_texts_are_read(hurried):
     body = {"model": "slow", "source": "eng", "target": "ind", "texts": ["a"] * 60, "max_tokens": 4}
     thread = threading.Thread(target=lambda: hurried.post("/v1/translate", body))
     thread.start()
-    begin = time.monotonic()
     assert hurried.get("/healthz").status_code == 200
-    assert time.monotonic() - begin < 0.3
+    assert thread.is_alive()  # while they are still read
     thread.join()
 
 
@@ -166,7 +165,7 @@ SLOW_FOR_SOME = (
 
 
 def test_a_template_that_loops_for_one_conversation_ends_and_holds_nobody(roomy, monkeypatch):
-    monkeypatch.setattr(chat_template, "RENDER_S", 1.0)
+    monkeypatch.setattr(chat_template, "RENDER_S", 2.0)
     template = ChatTemplate(SLOW_FOR_SOME, {})
     template.check("looping")
     plain = roomy.library.served["plain"]
@@ -179,8 +178,8 @@ def test_a_template_that_loops_for_one_conversation_ends_and_holds_nobody(roomy,
 
     with ThreadPoolExecutor(2) as pool:
         for content in ("loop", "long"):
-            asked, begin = pool.submit(ask, content), time.monotonic()
+            asked = pool.submit(ask, content)
             assert ask("a", "chat").status_code == 200
-            assert time.monotonic() - begin < 0.9  # while the other one renders
+            assert content == "long" or not asked.done()  # a loop renders for RENDER_S, and holds nobody
             assert "chat template" in error_of(asked.result(), 400)["message"]
     assert ask("a").status_code == 200
