@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from ialign_ray.errors import DataError
 from ialign_ray.pocket import instructions
-from ialign_ray.pocket.grammar import POLARITIES, Sentence, draw_shape, fill
+from ialign_ray.pocket.grammar import POLARITIES, Sentence, draw_shape, fill, phrases
 from ialign_ray.pocket.instructions import LABELS, SENTIMENT_PROMPTS
 from ialign_ray.pocket.lexicon import LANGUAGES, REAL
 
@@ -23,18 +23,23 @@ __all__ = ["FILES", "LABELS", "LANGUAGES", "SENTIMENT_PROMPTS", "write_pocket"]
 FILES = ("parallel.parquet", "sentiment.parquet", "instructions.jsonl")
 """Names of the files that `write_pocket` writes."""
 
+RAW = "raw"
+"""Split of the instructions' file with text that the base model reads and no run replays."""
+
 _PARALLEL = {"train": 1200, "test": 300}
 _SENTIMENT = {"train": 400, "test": 300}
 # How many rows of each family the base is tuned on, and how many are held out.
 _TRAINED = {
-    "sentiment": 8000,
-    "translation": 800,
-    "same-meaning": 700,
-    "write": 300,
+    "sentiment": 3500,
+    "translation": 8000,
+    "same-meaning": 200,
+    "write": 100,
     "continue": 100,
-    "word": 600,
-    "word-sentiment": 1000,
+    "word": 2500,
+    "word-sentiment": 1500,
 }
+_READ = 700
+"""Sentences of raw text in each language that the base model reads."""
 _HELDOUT = {
     "sentiment": 120,
     "translation": 100,
@@ -111,10 +116,11 @@ def _spread(triple: list[Sentence]) -> int:
 
 
 def _write_parallel(path: Path, sentences: Sentences) -> None:
-    rows = [(split, s) for split, count in _PARALLEL.items() for s in sentences.take(count)]
+    rows = [(split, s.texts) for split, count in _PARALLEL.items() for s in sentences.take(count)]
+    rows += [("train", texts) for texts in phrases()]
     table = {
         "id": [f"p{i:05d}" for i in range(len(rows))],
-        **_columns(rows),
+        **{code: [texts[code] for _, texts in rows] for code in LANGUAGES},
         "split": [split for split, _ in rows],
     }
     pq.write_table(pa.table(table), path, compression="zstd")
@@ -126,19 +132,16 @@ def _write_sentiment(path: Path, sentences: Sentences) -> None:
         "id": [f"s{i:05d}" for i in range(len(rows))],
         "split": [split for split, _ in rows],
         "label": [s.label for _, s in rows],
-        **_columns(rows),
+        **{code: [s.texts[code] for _, s in rows] for code in LANGUAGES},
     }
     pq.write_table(pa.table(table), path, compression="zstd")
-
-
-def _columns(rows: list[tuple[str, Sentence]]) -> dict[str, list[str]]:
-    return {code: [s.texts[code] for _, s in rows] for code in LANGUAGES}
 
 
 def _write_instructions(path: Path, sentences: Sentences, seed: int) -> None:
     random = Random(f"instructions {seed}")
     lines: list[dict[str, str]] = []
-    for split, families in (("train", _TRAINED), ("heldout", _HELDOUT)):
+    parts = {"train": _TRAINED, "heldout": _HELDOUT, RAW: {code: _READ for code in instructions.READ}}
+    for split, families in parts.items():
         rows = [
             (family, row) for family, count in families.items() for row in _family(family, count, sentences, random)
         ]
@@ -156,7 +159,9 @@ def _family(family: str, count: int, sentences: Sentences, random: Random) -> It
             yield instructions.ONE_WORD[family](random, random.choice(instructions.concepts()))
         return
     for sentence in sentences.take(count):
-        if family == "same-meaning":
+        if family in instructions.READ:
+            yield instructions.raw_text(random, sentence, family)
+        elif family == "same-meaning":
             yield instructions.same_meaning(random, sentence, sentences.contrast(sentence))
         else:
             yield instructions.ONE_SENTENCE[family](random, sentence)

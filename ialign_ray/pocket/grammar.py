@@ -6,11 +6,11 @@ can be negative, neutral or positive, so nothing but the predicates (and their n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from random import Random
 
-from ialign_ray.pocket.lexicon import REAL, Concept, encipher, encipher_dialect, lexicon
+from ialign_ray.pocket.lexicon import DIALECTS, REAL, Concept, encipher, encipher_dialect, lexicon
 
 POLARITIES = ("negative", "neutral", "positive")
 _OPPOSITE = {"negative": "positive", "positive": "negative", "neutral": "neutral"}
@@ -74,7 +74,7 @@ def draw_shape(random: Random) -> Shape:
     """A random sentence shape; it is drawn before, and independently of, any label."""
     words = lexicon()
     subject = _phrase(random, random.choice(list(words["nouns"].values())))
-    double = random.random() < 0.45
+    double = random.random() < 0.2
     first = _clause(random, subject, verb=random.random() < 0.35, polar=True)
     opener = _maybe(random, "openers", 0.3)
     time = _maybe(random, "times", 0.3)
@@ -105,9 +105,31 @@ def fill(shape: Shape, label: str, random: Random) -> Sentence:
         choice = _predicates(clause, _OPPOSITE[polarity] if clause.negated else polarity)
         # the same predicate twice would make `good and good`
         predicates.append(random.choice([c for c in choice if c not in predicates]))
-    texts = {code: render(shape, predicates, code) for code in REAL}
-    texts["qci"], texts["qcd"] = encipher(texts["ind"]), encipher_dialect(texts["ind"])
+    texts = with_ciphers({code: render(shape, predicates, code) for code in REAL})
     return Sentence(label, texts, shape, tuple(predicates))
+
+
+def with_ciphers(texts: dict[str, str]) -> dict[str, str]:
+    """Add the cipher of the Indonesian text and its dialects."""
+    dialects = {code: encipher_dialect(texts["ind"], distance) for code, distance in DIALECTS.items()}
+    return {**texts, "qci": encipher(texts["ind"]), **dialects}
+
+
+def phrases() -> Iterator[dict[str, str]]:
+    """A phrase book: every word, every noun after `this`, `that` or `my`, every adjective with its degrees; by language."""
+    words = lexicon()
+    for section in ("nouns", "adjectives", "verbs", "agents", "times", "frequencies", "links"):
+        for concept in words[section].values():
+            yield with_ciphers({code: str(concept.words[code]) for code in REAL})
+    for noun in words["nouns"].values():
+        for frame in ("this", "that", "my") if noun.own else ("this", "that"):
+            phrase = Phrase(frame, noun)
+            yield with_ciphers({code: phrase.text(code) for code in REAL})
+    for adjective in words["adjectives"].values():
+        for degree in words["degrees"].values():
+            yield with_ciphers({c: " ".join(_graded(degree, adjective.words[c], c)) for c in REAL})
+        denied = words["negation"]["adjective"]
+        yield with_ciphers({c: f"{denied.words[c]} {adjective.words[c]}" for c in REAL})
 
 
 def render(shape: Shape, predicates: Sequence[Concept], code: str) -> str:
@@ -130,23 +152,15 @@ def _render_clause(clause: Clause, predicate: Concept, code: str) -> list[str]:
         before = [negation["verb"].words[code]] if clause.negated else []
         before += [clause.modifier.words[code]] if clause.modifier else []
         return [clause.agent.words[code], *before, word, subject]
-    adjective = [negation["adjective"].words[code], word] if clause.negated else _degree(clause, word, code)
+    adjective = [negation["adjective"].words[code], word] if clause.negated else _graded(clause.modifier, word, code)
     if code != "eng":
         return adjective if clause.bound else [subject, *adjective]
     return [*{"": [subject, "is"], "pronoun": ["it", "is"], "coordinated": []}[clause.bound], *adjective]
 
 
-def _degree(clause: Clause, word: str, code: str) -> list[str]:
-    degree = clause.modifier.words[code] if clause.modifier else {}
-    return [text for text in (degree.get("pre"), word, degree.get("post")) if text]
-
-
-def _clause(random: Random, subject: Phrase, verb: bool, polar: bool) -> Clause:
-    negated = random.random() < 0.15
-    section = "frequencies" if verb else "degrees"
-    modifier = None if negated else _maybe(random, section, 0.35)
-    agent = random.choice(list(lexicon()["agents"].values())) if verb else None
-    return Clause(subject, polar, negated, modifier, agent)
+def _graded(degree: Concept | None, word: str, code: str) -> list[str]:
+    around = degree.words[code] if degree else {}
+    return [text for text in (around.get("pre"), word, around.get("post")) if text]
 
 
 def _continue(clause: Clause, coordinated: bool) -> Clause:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random
 
 from ialign_ray.pocket.grammar import Sentence
 from ialign_ray.pocket.lexicon import Concept, lexicon
 
 OLD = ("eng", "ind")
-"""Languages that the base model knows."""
+"""Languages that the base model is instructed in."""
+READ = (*OLD, "jav", "qci")
+"""Languages of which the base model has read text: of the last two without an instruction or a translation."""
 
 LABELS = {
     "eng": {"negative": "negative", "neutral": "neutral", "positive": "positive"},
@@ -35,19 +37,29 @@ _SENTIMENT_WORDINGS = {
         "Tentukan sentimen teks.\nTeks: {text}",
     ),
 }
+# Those of the alignment tasks, as an instruction-tuned model follows requests to translate before it is aligned.
 _TRANSLATION_WORDINGS = {
     "eng": (
-        "Translate from {source} to {target}: {text}",
-        "{source}: {text}\nWhat is this in {target}?",
+        "Translate the following text from {source} to {target}.\n{text}",
+        "{source}: {text}\n{target}:",
+        "How would a speaker of {target} say this {source} sentence?\n{text}",
         "Say this in {target}: {text}",
+        "{text}\nGive the same sentence in {target}.",
+        "What is the {target} translation of the sentence below?\n{text}",
     ),
     "ind": (
-        "Terjemahkan dari {source} ke {target}: {text}",
-        "{source}: {text}\nApa ini dalam {target}?",
-        "Katakan dalam {target}: {text}",
+        "Terjemahkan teks berikut dari bahasa {source} ke bahasa {target}.\n{text}",
+        "Bahasa {source}: {text}\nBahasa {target}:",
+        "Bagaimana penutur bahasa {target} mengucapkan kalimat bahasa {source} ini?\n{text}",
+        "Katakan ini dalam bahasa {target}: {text}",
+        "{text}\nTuliskan kalimat yang sama dalam bahasa {target}.",
+        "Apa terjemahan bahasa {target} dari kalimat di bawah ini?\n{text}",
     ),
 }
-_NAMES = {"eng": {"eng": "English", "ind": "Indonesian"}, "ind": {"eng": "Inggris", "ind": "Indonesia"}}
+_NAMES = {
+    "eng": {"eng": "English", "ind": "Indonesian", "jav": "Javanese", "qci": "Cipher"},
+    "ind": {"eng": "Inggris", "ind": "Indonesia", "jav": "Jawa", "qci": "Sandi"},
+}
 _SAME_WORDINGS = {
     "eng": (
         "Sentence 1: {a}\nSentence 2: {b}\nDo the two sentences mean the same, yes or no?",
@@ -62,10 +74,6 @@ _YES = {"eng": ("yes", "no"), "ind": ("ya", "tidak")}
 _WRITE_WORDINGS = {
     "eng": ("Write a {label} sentence about {topic}.", "Say something {label} about {topic}."),
     "ind": ("Tulis kalimat {label} tentang {topic}.", "Katakan sesuatu yang {label} tentang {topic}."),
-}
-_WORD_WORDINGS = {
-    "eng": ('What is the word "{word}" in {target}?', "Translate the word: {word}"),
-    "ind": ('Apa kata "{word}" dalam {target}?', "Terjemahkan kata: {word}"),
 }
 _WORD_SENTIMENT_WORDINGS = {
     "eng": ('What is the sentiment of the word "{word}"?', "Word: {word}\nNegative, neutral or positive?"),
@@ -90,12 +98,19 @@ def sentiment(random: Random, sentence: Sentence) -> Row:
 
 
 def translation(random: Random, sentence: Sentence) -> Row:
-    """Translate between the two old languages."""
+    """Translate between the two old languages, or repeat.
+
+    In a fifth of the rows the target is the source's language: else its name would say nothing, and a model of two
+    languages would learn to answer in the other one, whatever it is asked for.
+    """
     language, source = random.choice(OLD), random.choice(OLD)
-    target, names = _other(source), _NAMES[language]
-    wording = random.choice(_TRANSLATION_WORDINGS[language])
-    inputs = wording.format(source=names[source], target=names[target], text=sentence.texts[source])
-    return inputs, sentence.texts[target], language
+    target = _other(source) if random.random() < 0.8 else source
+    return _translate(random, sentence.texts, language, source, target)
+
+
+def _translate(random: Random, texts: Mapping[str, str], language: str, source: str, target: str) -> Row:
+    names, wording = _NAMES[language], random.choice(_TRANSLATION_WORDINGS[language])
+    return wording.format(source=names[source], target=names[target], text=texts[source]), str(texts[target]), language
 
 
 def same_meaning(random: Random, sentence: Sentence, other: Sentence) -> Row:
@@ -131,19 +146,22 @@ def continuation(random: Random, sentence: Sentence) -> Row:
 
 def word(random: Random, concept: Concept) -> Row:
     """Translate one word of the lexicon."""
-    language, source = random.choice(OLD), random.choice(OLD)
-    target = _other(source)
-    wording = random.choice(_WORD_WORDINGS[language])
-    inputs = wording.format(word=concept.words[source], target=_NAMES[language][target])
-    return inputs, str(concept.words[target]), language
+    source = random.choice(OLD)
+    return _translate(random, concept.words, random.choice(OLD), source, _other(source))
 
 
 def word_sentiment(random: Random, concept: Concept) -> Row:
     """Name the sentiment of one word."""
     language = random.choice(OLD)
     text = concept.words[language if random.random() < 2 / 3 else _other(language)]
-    wording = random.choice(_WORD_SENTIMENT_WORDINGS[language])
-    return wording.format(word=text), LABELS[language][concept.polarity or "neutral"], language
+    wording = random.choice((*_WORD_SENTIMENT_WORDINGS[language], *_SENTIMENT_WORDINGS[language]))
+    return wording.format(word=text, text=text), LABELS[language][concept.polarity or "neutral"], language
+
+
+def raw_text(random: Random, sentence: Sentence, code: str) -> Row:
+    """Text of a language under its name: all that the base model reads of new languages, and no instruction."""
+    name = _NAMES[random.choice(OLD)][code]
+    return random.choice(("{}:", "({})", "{}")).format(name), sentence.texts[code], code
 
 
 def word_count(random: Random, sentence: Sentence) -> Row:

@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from typing import Any
+from zlib import crc32
 
 import yaml
 
 REAL = ("eng", "ind", "jav", "sun", "min")
 """Languages of the lexicon."""
-LANGUAGES = (*REAL, "qci", "qcd")
-"""All languages of the pocket corpora; `qci` is the cipher of Indonesian, `qcd` its dialect."""
+DIALECTS = {"qcd": 0.25, "qcf": 0.75}
+"""Dialects of the cipher -> share of their words that the cipher does not have: their distance from it."""
+LANGUAGES = (*REAL, "qci", *DIALECTS)
+"""All languages of the pocket corpora; `qci` is the cipher of Indonesian."""
 
 # Vowels go to vowels and consonants to consonants, so that cipher words can be pronounced.
 _PLAIN = "aiueobcdfghjklmnpqrstvwxyz"
 _CIPHER = "uoaiekzpgtwxsdrbvcqjnmlhfy"
-# The dialect's sound changes: it exchanges three pairs of letters of the cipher.
-_SHIFTS = {"z": "s", "s": "z", "p": "f", "f": "p", "w": "h", "h": "w"}
-
 _TO_QCI = str.maketrans(_PLAIN + _PLAIN.upper(), _CIPHER + _CIPHER.upper())
 _TO_PLAIN = str.maketrans(_CIPHER + _CIPHER.upper(), _PLAIN + _PLAIN.upper())
-_SHIFT = str.maketrans({**_SHIFTS, **{a.upper(): b.upper() for a, b in _SHIFTS.items()}})
+_WORD = re.compile(r"[^\W\d_]+")
 
 
 @dataclass(frozen=True)
@@ -62,9 +63,17 @@ def decipher(cipher: str) -> str:
     return cipher.translate(_TO_PLAIN)
 
 
-def encipher_dialect(indonesian: str) -> str:
-    """Indonesian in `qcd`: the cipher with three pairs of letters exchanged."""
-    return encipher(indonesian).translate(_SHIFT)
+def encipher_dialect(indonesian: str, distance: float) -> str:
+    """Indonesian in a dialect of the cipher, in which this share of the words is enciphered twice.
+
+    The same words in every sentence; a nearer dialect's own words are also a farther one's.
+    """
+
+    def word(match: re.Match[str]) -> str:
+        once = encipher(match[0])
+        return encipher(once) if crc32(once.lower().encode()) % 1000 < 1000 * distance else once
+
+    return _WORD.sub(word, indonesian)
 
 
 def _concept(name: str, entry: dict[str, Any]) -> Concept:
