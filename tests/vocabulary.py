@@ -28,7 +28,7 @@ BANNED = {
     r"(stand|stands|stood|standing)": "is, are, remain",
     r"(lie|lies|lay|lying)": "is, are",
     r"(go|goes|went|gone|going) on": "continue, resume, run",
-    r"(has|have|had|is|are|there is|there are) none": "'there is no X', 'it has no X'",
+    r"(has|have|had|is|are|there is|there are) (?-i:none)": "'there is no X', 'it has no X'",
     r"as many as may": "name the limit",
     r"(?<!there\s)(is|are|was|were) no (?!longer\b|more\b|less\b|better\b|worse\b|different\b|need\b|one\b)[\w-]+": "is not a",
     r"be had": "be available",

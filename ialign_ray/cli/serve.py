@@ -114,7 +114,7 @@ def keys(
     )
     add_key(file, entry)
     console.print(
-        f"{secret}\nThe key is shown once; {file} stores its hash. Serve with it:  ialign serve --set serve.keys={file}",
+        f"{secret}\nThe key is shown once; {file} keeps its hash. Serve with it:  ialign serve --set serve.keys={file}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -81,7 +81,7 @@ def test_a_compressed_file_cut_short_is_refused(tmp_path, suffix, kept):
         assert f"{path} ends in the middle of its" in message
         assert "fetch it again" in message
     path.write_bytes(b"plain text")
-    assert "is no whole" in told(lambda: read(DataSource(path=str(path))))
+    assert "is not a whole" in told(lambda: read(DataSource(path=str(path))))
 
 
 def test_a_pattern_is_sorted_and_keeps_the_number_of_the_file(tmp_path):
