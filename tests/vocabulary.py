@@ -68,7 +68,9 @@ Text = tuple[int, str]  # first line, text
 
 def main(arguments: list[str]) -> int:
     """Print every finding as `file:line: 'words': write ...`; return 1 if there are any."""
-    found = [f for path in files(arguments) for f in findings(path.relative_to(ROOT).as_posix(), path.read_text("utf-8"))]
+    found = [
+        f for path in files(arguments) for f in findings(path.relative_to(ROOT).as_posix(), path.read_text("utf-8"))
+    ]
     for name, line, words, advice in found:
         print(f"{name}:{line}: '{words}': write {advice}")
     if found:
@@ -176,7 +178,12 @@ def markdown(source: str) -> Iterator[Text]:
 
 def markup(source: str) -> Iterator[Text]:
     """Yield the text of HTML and of its templates, and its attributes that are shown."""
-    yield 1, re.sub(r"{%.*?%}|{{.*?}}|<style.*?</style>", lambda code: re.sub(r"[^\n]", "·", code[0]), source, flags=re.DOTALL)
+    yield (
+        1,
+        re.sub(
+            r"{%.*?%}|{{.*?}}|<style.*?</style>", lambda code: re.sub(r"[^\n]", "·", code[0]), source, flags=re.DOTALL
+        ),
+    )
 
 
 def javascript(source: str) -> Iterator[Text]:

@@ -89,7 +89,7 @@ def test_another_encoding_names_the_line_that_is_not_of_it(tmp_path):
 
 def test_headers_that_cannot_be_used(tmp_path):
     assert "two columns 'eng'" in told(DataSource(path=put(tmp_path, "a.csv", "eng,eng\n1,2\n")))
-    assert "CR alone" in told(DataSource(path=put(tmp_path, "b.csv", "eng,jav\r1,2\r")))
+    assert "CR only" in told(DataSource(path=put(tmp_path, "b.csv", "eng,jav\r1,2\r")))
 
 
 def test_carriage_returns(tmp_path):
