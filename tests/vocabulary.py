@@ -26,7 +26,7 @@ BANNED = {
     r"(tell|tells|telling|told)": "report, return, print, show, pass",
     r"look(s|ed|ing)? at": "inspect, check, read, open",
     r"(stand|stands|stood|standing)": "is, are, remain",
-    r"(lie|lies|lay|lying)": "is, are",
+    r"(lie|lies|lying)": "is, are",
     r"(go|goes|went|gone|going) on": "continue, resume, run",
     r"(has|have|had|is|are|there is|there are) (?-i:none)": "'there is no X', 'it has no X'",
     r"as many as may": "name the limit",
