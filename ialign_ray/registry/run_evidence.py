@@ -76,7 +76,7 @@ def gather(run: Path, evaluated: Experiment | None = None, control: Path | None 
     """
     if (spoiled := spoiled_file(run / MODEL)) is not None:
         raise RegistryError(
-            f"{run} holds no finished model: {MODEL}/{spoiled} is missing or does not match its hash; "
+            f"{run} contains no finished model: {MODEL}/{spoiled} is missing or does not match its hash; "
             "finish it with `ialign align ... --resume`, or name another run"
         )
     experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)

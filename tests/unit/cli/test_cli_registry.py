@@ -123,7 +123,7 @@ def test_refusals(ialign, tmp_path, library):
     refused(ialign("promote", "mine", 1, "--alias", "latest"), "latest")
     refused(ialign("promote", "mine", "no-run"), "no-run does not exist")
     refused(ialign("register", "no-run"), "no-run does not exist")
-    refused(ialign("register", tmp_path), "holds no finished model")
+    refused(ialign("register", tmp_path), "contains no finished model")
     refused(ialign("rollback", "mine"), "no earlier holder")
     refused(ialign("predict", "Hello.", "--model", "champion"), "no alias 'champion'")
     refused(ialign("models", "other"), "no model 'other'")

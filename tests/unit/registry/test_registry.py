@@ -91,7 +91,7 @@ def test_files_of_a_registration_that_failed_are_removed(spoilable, monkeypatch)
         return call(self, method, *arguments, **named)
 
     monkeypatch.setattr(Registry, "call", dies)
-    (run / "notes.txt").write_text("evaluated anew")
+    (run / "notes.txt").write_text("evaluated again")
     with pytest.raises(RegistryError, match="killed"):
         register(registry, run, "other")
     with pytest.raises(RegistryError, match="killed"):
@@ -180,7 +180,7 @@ def test_a_run_evaluated_with_another_experiment(spoilable):
     promote(registry, "mine", 1, force="there is no control")
     assert register(registry, run, "mine", wider)[0].number == 2
     # the same model with other suites: its evidence is renewed
-    assert promote(registry, "mine", 2).event.told == ("the model of mine/1, evaluated anew",)
+    assert promote(registry, "mine", 2).event.told == ("the model of mine/1, evaluated again",)
     better = make_run(experiment, "better", STRENGTHS["best"], seed=1)
     number = register(registry, better, "mine")[0].number
     assert "suite 'tone' was evaluated for mine/2 only" in refusal(promote, registry, "mine", number)
