@@ -34,7 +34,7 @@ export function offer(select, choices) {
 /** "0.874 [0.835, 0.912]" as nodes; a dash if nothing was measured. */
 export function withInterval(score, digits = 3) {
   if (!score || !Number.isFinite(score.value)) return ["–"];
-  const told = [score.low, score.high];
-  if (!told.every(Number.isFinite)) return [score.value.toFixed(digits)];
-  return [score.value.toFixed(digits), " ", make("small", {}, `[${told.map((x) => x.toFixed(digits)).join(", ")}]`)];
+  const bounds = [score.low, score.high];
+  if (!bounds.every(Number.isFinite)) return [score.value.toFixed(digits)];
+  return [score.value.toFixed(digits), " ", make("small", {}, `[${bounds.map((x) => x.toFixed(digits)).join(", ")}]`)];
 }
