@@ -63,7 +63,7 @@ def test_a_run_that_the_command_evaluated(ialign, library, tmp_path, tiny_model_
     ]
     # its weights were never trained, so its scores are those of chance
     refused(ialign("promote", "real", 1), "real/1 is not promoted: new languages (mood): not shown better")
-    refused(ialign("register", run, "--set", "evaluate.scorer=mean"), "--set changes the file of --experiment")
+    refused(ialign("register", run, "--set", "evaluate.scorer=mean"), "--set overrides fields of --experiment")
 
 
 def test_a_run_can_be_promoted_by_its_folder(ialign, library):

@@ -400,7 +400,7 @@ def test_no_registry(tmp_path):
 def test_a_file_that_is_no_database(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is not a database")
     for create in (False, True):
-        assert "is no SQLite database" in refusal(Registry, str(tmp_path), create=create)
+        assert "is not a SQLite database" in refusal(Registry, str(tmp_path), create=create)
 
 
 def test_a_database_of_another_mlflow(registry, tmp_path):
