@@ -5,8 +5,8 @@ templates and Markdown for wordings that a native-speaking engineer would not wr
 (but for its comments) and strings of one word (keys) are not prose. codespell's own dictionaries replace single words
 only, in code too; proselint takes no wordings of ours and reads no Python; vale is not on PyPI.
 
-    python tests/vocabulary.py              # every text of the repository
-    python tests/vocabulary.py docs serve   # these folders or files
+    python tests/vocabulary.py              # everything but the tests
+    python tests/vocabulary.py docs tests   # these folders or files
 """
 
 import ast
@@ -30,7 +30,7 @@ BANNED = {
     r"(go|goes|went|gone|going) on": "continue, resume, run",
     r"(has|have|had|is|are|there is|there are) (?-i:none)": "'there is no X', 'it has no X'",
     r"as many as may": "name the limit",
-    r"(?<!there\s)(is|are|was|were) no (?!longer\b|more\b|less\b|better\b|worse\b|different\b|need\b|one\b)[\w-]+": "is not a",
+    r"(?<!there\s)(is|are|was|were) no (?!(longer|more|less|better|worse|different|need|one)\b)[\w-]+": "is not a",
     r"be had": "be available",
     r"by (itself|himself)": "alone, on its own, by default",
     r"meanwhile": "in the meantime",
@@ -53,8 +53,8 @@ BANNED = {
     r"there where": "where",
     r"upon": "on",
     r"(raises?|refuses?|none|true|false|null) where": "if",
-    r"(one|two|three|a|\d+) ([\w.]+ )?(line|row|column|file|folder|object|model|sentence|text|pair|model|key|section|"
-    r"process|thread|shard|token|number|value|character|class|suite) an? (?!few\b|little\b|lot\b|time\b|day\b|second\b|minute\b|hour\b)[\w.]+"
+    r"(one|two|three|a|\d+) ([\w.]+ )?(line|row|column|file|folder|object|model|sentence|text|pair|key|section|process|"
+    r"thread|shard|token|number|value|character|class|suite) an? (?!few\b|little\b|lot\b|time\b)[\w.]+"
     r"(?=[.,;:)]|$| and\b)": "per",
 }
 FRAGMENT = re.compile(r"(Of|What|Whether|How|Which|When|In|As)\b")
@@ -79,9 +79,9 @@ def main(arguments: list[str]) -> int:
 
 
 def files(arguments: list[str]) -> list[Path]:
-    """Files of the repository that a person reads, or those of them under the given paths."""
+    """Files of the repository with texts for people, or those of them under the given paths."""
     listed = subprocess.run(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *arguments],
+        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "--", *(arguments or [".", ":!tests"])],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -91,7 +91,7 @@ def files(arguments: list[str]) -> list[Path]:
     return [path for path in paths if path.is_file() and path != Path(__file__)]
 
 
-# Generated result files, and texts that models read
+# generated results, and texts that models read
 DATA = ("docs/results/", "ialign_ray/tasks/templates/", "ialign_ray/pocket/lexicon.yaml")
 
 
@@ -132,7 +132,7 @@ def fragments(name: str, source: str) -> Iterator[tuple[str, int, str, str]]:
                     yield name, value.lineno, match[0], FRAGMENT_ADVICE
 
 
-def reader(name: str):  # noqa: ANN201
+def reader(name: str):
     """The function that takes the prose out of a file of this name, or None."""
     path = Path(name)
     if path.name == "Makefile":
@@ -193,7 +193,7 @@ def javascript(source: str) -> Iterator[Text]:
             yield number, re.sub(r"\$\{[^}]*\}", "", match[0]).strip("`")
 
 
-def blocks(comments) -> Iterator[Text]:  # noqa: ANN001
+def blocks(comments) -> Iterator[Text]:
     """Join comments on lines that follow each other, so that a wording may run over the end of a line."""
     first, last, lines = 0, 0, []
     for number, line in comments:

@@ -129,7 +129,7 @@ def validation_resources(scaling: ScalingConfig, resources: dict[str, float], us
         )
     if use_gpu and scaling.workers + 1 > gpus:
         raise ClusterError(
-            f"train.validation.asynchronous needs a GPU more than its {scaling.workers} workers, but the cluster "
+            f"train.validation.asynchronous needs one GPU more than its {scaling.workers} workers, but the cluster "
             f"has {gpus:g}"
         )
     return per_worker(scaling, use_gpu)

@@ -212,7 +212,7 @@ def test_a_validation_gets_what_a_worker_gets_if_that_is_spare():
     assert validation_resources(scaling, {"CPU": 8, "GPU": 3}, use_gpu=True) == {"CPU": 0.5, "GPU": 1.0}
     with pytest.raises(ClusterError, match=r"asynchronous needs 2.5 CPUs .* the cluster has 2$"):
         validation_resources(scaling, {"CPU": 2}, use_gpu=False)
-    with pytest.raises(ClusterError, match=r"needs a GPU more than its 2 workers, but the cluster has 2$"):
+    with pytest.raises(ClusterError, match=r"needs one GPU more than its 2 workers, but the cluster has 2$"):
         validation_resources(scaling, {"CPU": 8, "GPU": 2}, use_gpu=True)
 
 
