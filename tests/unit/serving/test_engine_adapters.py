@@ -67,7 +67,7 @@ TORN = {
         lambda f: (f / "adapter_model.safetensors").write_bytes((f / "adapter_model.safetensors").read_bytes()[:2000]),
         "missing or torn",
     ),
-    "not a JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read"),
+    "no JSON": (lambda f: (f / "adapter_config.json").write_text("{"), "cannot be read"),
     "a JSON list": (lambda f: (f / "adapter_config.json").write_text("[]"), "cannot be read"),
     "another method": (lambda f: changed(f, peft_type="VERA"), "VERA"),
     "DoRA": (lambda f: changed(f, use_dora=True), "use_dora.* --merge"),

@@ -153,8 +153,7 @@ def test_a_validation_that_dies_is_told_and_the_workers_take_over(data, tmp_path
     run = setting.folder / "run"
     assert steps_said(run) == [0, 4, 6, 8, 10, 12]
     assert shown_warnings(run) == [
-        "the validation beside failed (EOFError); validation of step 2 is skipped, and the workers validate "
-        "from now on"
+        "the validation beside failed (EOFError); validation of step 2 is skipped, and the workers validate from now on"
     ]
 
 
