@@ -22,11 +22,12 @@ $(BIN)/.installed: pyproject.toml
 	touch $@
 comma := ,
 
-check: setup  ## run ruff, strict mypy and the import contracts between rooms
+check: setup  ## run ruff, strict mypy, the import contracts between rooms, and the check of wordings
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+	$(BIN)/python tests/vocabulary.py
 
 test: setup  ## run the quick tests, then the whole pipeline once under Ray, as in CI
 	IALIGN_TESTS=quick OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadfile -m "$(QUICK)"
