@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Makes a host ready for Ray: the package installed, shared storage there, what login shells need in their profile.
-# Every cluster file here runs it on each host; running it again changes nothing, unless the source has changed:
+# Prepare a host for Ray: install the package, check shared storage, and set up the profile of login shells.
+# Every cluster file here runs it on each host; running it again changes nothing unless the source has changed:
 #
 #   IALIGN_SHARED=/srv/ialign [IALIGN_VENV=~/ialign-venv] [IALIGN_PYTHON=python3.11] setup.sh SOURCE
 #
-# SOURCE is the folder with pyproject.toml. Without IALIGN_VENV the package goes into the Python on PATH, as in Ray's
-# images. IALIGN_PYTHON must be of one version on all hosts, or Ray refuses the ones that differ.
+# SOURCE is the folder with pyproject.toml. Without IALIGN_VENV the package is installed into the Python on PATH, as in
+# Ray's images. IALIGN_PYTHON must be the same version on all hosts, or Ray refuses the ones that differ.
 set -euo pipefail
 
 die() { echo "setup.sh: $*" >&2; exit 1; }
@@ -28,8 +28,8 @@ if [ -n "${IALIGN_VENV:-}" ]; then
   [ -x "$IALIGN_VENV/bin/python" ] || "$python" -m venv "$IALIGN_VENV"
   python=$IALIGN_VENV/bin/python
 fi
-# What this script installed is installed again when the source has changed; what was there without it, an image's or
-# a developer's, is left. A mark of an installation that was killed fits no source.
+# An installation by this script is repeated when the source has changed; one from an image or a developer is kept. The
+# mark of a killed installation matches no source.
 home=$("$python" -c 'import os, site, sys; print(sys.prefix if os.access(sys.prefix, os.W_OK) else site.getuserbase())')
 mark=$home/.ialign-source
 present=$(cd "$source" && find pyproject.toml ialign_ray -type f ! -name '*.pyc' -exec sha256sum {} + | sort | sha256sum)
@@ -41,8 +41,8 @@ if [ "$known" != "$present" ]; then
   echo "$present" >"$mark"
 fi
 
-# Ray starts everything in login shells; `ray stop` and `ray exec` come without our start commands, so it goes here
-# What is made once, such as the pocket base model, must be found by all hosts
+# Ray starts everything in login shells; `ray stop` and `ray exec` run without our start commands, so it is set here
+# Artefacts made once, such as the pocket base model, must be found by all hosts
 line="export RAY_AUTH_MODE=token RAY_USAGE_STATS_ENABLED=0 IALIGN_CACHE=\"$shared/cache\"${IALIGN_VENV:+ PATH=\"$IALIGN_VENV/bin:\$PATH\"}"
 for profile in ~/.profile ~/.bashrc; do
   grep -qxF "$line" "$profile" 2>/dev/null || echo "$line" >>"$profile"

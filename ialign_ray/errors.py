@@ -4,15 +4,14 @@
     ├── ConfigError      the experiment file or a --set override
     ├── DataError        a corpus, replay or evaluation file
     ├── ModelError       a model, tokenizer or adapter
-    ├── CheckpointError  a torn or foreign checkpoint, or a disk that takes none
+    ├── CheckpointError  a torn checkpoint, one of another run, or a disk that cannot be written to
     ├── ClusterError     too few resources, a job that failed
     ├── RegistryError    the model registry, a version in it, or a promotion that is refused
-    ├── DetachedError    a job that is no longer followed, and goes on
-    └── StoppedError     a run that was asked to stop, and can go on
+    ├── DetachedError    a job that is no longer followed but keeps running
+    └── StoppedError     a run that was asked to stop and can be resumed
 
-Each message is one sentence that names the field or file, the value and the cure. The command line
-prints it and exits with code 2 (143 when stopped by SIGTERM, as a shell tells it and schedulers expect, and 130
-when the user stops looking);
+Each message is one sentence that names the field or file, the value and the cure. The command line prints it and exits
+with code 2 (143 after SIGTERM, as shells report it and schedulers expect, and 130 when the user stops following a job);
 anything else is a bug and keeps its traceback.
 """
 
@@ -22,7 +21,7 @@ from collections.abc import Mapping
 
 
 class IalignError(Exception):
-    """Base of every error that a user can cause and mend."""
+    """Base of every error that a user can cause and fix."""
 
     exit_code = 2
 
@@ -52,24 +51,24 @@ class RegistryError(IalignError):
 
 
 class StoppedError(IalignError):
-    """A run was asked to stop; its checkpoint is made."""
+    """A run was asked to stop; its checkpoint is written."""
 
     exit_code = 143
 
 
 class DetachedError(IalignError):
-    """The user no longer follows a job, which goes on."""
+    """The user no longer follows a job, which keeps running."""
 
     exit_code = 130
 
 
 def dump(error: IalignError) -> dict[str, str]:
-    """An error as JSON, to be raised again by another process."""
+    """Serialise an error as JSON, to be raised again in another process."""
     return {"kind": type(error).__name__, "message": str(error)}
 
 
 def load(data: Mapping[str, str]) -> IalignError:
-    """The error that `dump` was given."""
-    # errors of other modules take other arguments, and cross no process
+    """Return the error that `dump` serialised."""
+    # errors of other modules take other arguments and are never passed between processes
     own = {kind.__name__: kind for kind in IalignError.__subclasses__() if kind.__module__ == __name__}
     return own.get(data["kind"], IalignError)(data["message"])

@@ -58,10 +58,11 @@ _WIDER = {"Hang": "Kore", "Hira": "Jpan", "Kana": "Jpan"}
 
 @lru_cache(maxsize=4096)
 def canonical(code: str) -> str:
-    """The one form of a language code: ISO 639-3, with `_Script` where the script is not the usual one.
+    """Normalise a language code: ISO 639-3, with `_Script` if the script is not the usual one.
 
     `id`, `ind_Latn`, `id-ID` -> `ind`; `zh-Hans` -> `zho`; `zh-TW` -> `zho_Hant`; `ace_Arab` stays. A
-    macro-language stays one (`zho`, `msa`). Raises ConfigError when it names no language or no script.
+    macro-language stays one (`zho`, `msa`). Raises ConfigError if it does not name a language, or names an unknown
+    script.
     """
     iso = normalise(code)
     script, usual = _script(code), usual_script(iso)
@@ -80,14 +81,14 @@ def normalise(code: str) -> str:
     except (langcodes.LanguageTagError, LookupError, ValueError, AttributeError) as error:
         raise ConfigError(f"language code {code!r} is not known; use ISO 639-3, such as ind or jav") from error
     if iso == "und":
-        raise ConfigError(f"language code {code!r} names no language; use ISO 639-3, such as ind or jav")
+        raise ConfigError(f"language code {code!r} does not name a language; use ISO 639-3, such as ind or jav")
     return iso
 
 
 def usual_script(code: str) -> str:
     """ISO 15924 code of the script that a language is mostly written in: `jav` -> `Latn`, `ajp` -> `Arab`.
 
-    The macro-language's where CLDR does not know the language, Latin where it knows neither.
+    The macro-language's script if CLDR does not know the language; Latin if it knows neither.
     """
     iso = normalise(code)
     if iso in _SCRIPTS:
@@ -113,9 +114,9 @@ def macrolanguage(code: str) -> str | None:
 def display_name(code: str, spoken: str = "eng", names: Mapping[str, Mapping[str, str]] | None = None) -> str:
     """A language's name in another language: ("jav", "ind") -> "Jawa"; English where CLDR lacks it.
 
-    The Indonesian name comes without "bahasa", which the sentence around it says. A script is named if it
+    The Indonesian name omits "bahasa", which the surrounding sentence supplies. A script is named if it
     is not the usual one of the language: ("ace_Arab", "eng") -> "Acehnese (Arabic)".
-    `names` (`languages.names` of the experiment) comes first. Raises ConfigError for an unknown code.
+    `names` (`languages.names` of the experiment) takes precedence. Raises ConfigError for an unknown code.
     """
     own = (names or {}).get(code) or (names or {}).get(canonical(code)) or {}
     if own:
@@ -146,7 +147,7 @@ def _known(language: langcodes.Language, spoken: str) -> str | None:
 
 
 def _script(code: str) -> str | None:
-    """The script that a code names, or that its region implies (`zh-TW`); None where it says nothing."""
+    """The script that a code names, or that its region implies (`zh-TW`); None if it implies no script."""
     written = langcodes.Language.get(code, normalize=False)
     if written.script:
         if not langcodes.tag_is_valid(f"und-{written.script}"):

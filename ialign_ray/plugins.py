@@ -1,11 +1,11 @@
-"""Doors for third parties: tables of built-in entries that installed packages add to by Python entry points.
+"""Plug-ins: tables of built-in entries that installed packages extend through Python entry points.
 
     [project.entry-points."ialign.formats"]
     lexicon = "my_package.formats:LEXICON"        # an ialign_ray.corpus.formats.Format
 
 A plug-in is imported when a name that is not built in is asked for, or when all names are listed, so that an unused or
-broken one costs nothing. One that cannot be used is reported once, as a warning that names its package and entry point,
-and left out; asking for its name then says why.
+broken one costs nothing. One that cannot be used is skipped with one warning that names its package and entry point;
+asking for its name then raises an error that says why.
 """
 
 from __future__ import annotations
@@ -39,11 +39,11 @@ class Extensible(Mapping[str, T], Generic[T]):
 
     @property
     def builtin(self) -> Mapping[str, T]:
-        """The entries of this package alone."""
+        """The entries of this package, without plug-ins."""
         return self._builtin
 
     def find(self, name: str, field: str) -> T:
-        """The entry that `field` of the experiment names. Raises ConfigError where there is none."""
+        """Return the entry that `field` of the experiment names. Raises ConfigError if there is no such entry."""
         if name in self:
             return self[name]
         failed = self._plugins[1].get(name)
@@ -54,7 +54,7 @@ class Extensible(Mapping[str, T], Generic[T]):
 
     @cached_property
     def _plugins(self) -> tuple[dict[str, T], dict[str, str]]:
-        """Entries by name, and for each name that cannot be used, why."""
+        """Entries by name, and the reason for each name that cannot be used."""
         found: dict[str, T] = {}
         failed: dict[str, str] = {}
         points = sorted(entry_points(group=self.group), key=lambda point: (point.name, _package(point)))
@@ -62,7 +62,7 @@ class Extensible(Mapping[str, T], Generic[T]):
             others = [other for other in points if other.name == point.name and other != point]
             try:
                 found[point.name] = self._load(point, others)
-            except Exception as error:  # a stranger's code may raise anything, and must not take ours down
+            except Exception as error:  # third-party code may raise anything, and must not crash ours
                 failed[point.name] = f"plug-in {_package(point)}, entry point {self.group}: {_reason(point, error)}"
                 logging.getLogger(__name__).warning("%s; it is left out", failed[point.name])
         return found, failed

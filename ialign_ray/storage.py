@@ -36,14 +36,14 @@ def json_hash(value: Any) -> str:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a text file so that a reader sees the old or the new one, never a part."""
+    """Write a text file atomically: a reader sees the old or the new content, never a part."""
     write_bytes(path, text.encode())
 
 
 def write_bytes(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old or the new one, never a part."""
+    """Write a file atomically: a reader sees the old or the new content, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # beside the target: a rename is atomic within one file system only
+    # next to the target: a rename is atomic within one file system only
     handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -59,7 +59,7 @@ def write_bytes(path: Path, data: bytes) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON atomically; what JSON does not know is written as text."""
+    """Write JSON atomically; values of types that JSON lacks are written as text."""
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
 
 
@@ -70,10 +70,10 @@ def read_json(path: Path) -> Any:
 
 @contextmanager
 def whole_folder(target: Path, meta: dict[str, Any] | None = None) -> Iterator[Path]:
-    """Fill a scratch folder; on success it gets a manifest of hashes and takes the target's place.
+    """Fill a scratch folder; on success, add a manifest of hashes and rename it to `target`.
 
-    A failure or a SIGKILL while it is filled leaves `target` as it was, beside a hidden scratch folder. Replacing
-    an existing folder takes two renames: a SIGKILL between them leaves it absent, never torn.
+    A failure or a SIGKILL while it is being filled leaves `target` as it was, next to a hidden scratch folder.
+    Replacing an existing folder takes two renames: a SIGKILL between them leaves it absent, never torn.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}."))
@@ -100,11 +100,11 @@ def _take_place(scratch: Path, target: Path) -> None:
         scratch.rename(target)
     except OSError:
         if not target.exists():
-            # the old one was moved and the new one was not: back to the state before
+            # the old one was moved and the new one was not: restore the old one
             (discarded / "old").rename(target)
         discarded.rmdir()
         raise
-    shutil.rmtree(discarded, ignore_errors=True)  # the new one stands; a rest of the old one is no failure
+    shutil.rmtree(discarded, ignore_errors=True)  # the new one is in place; leftovers of the old one do not matter
 
 
 def is_intact(folder: Path) -> bool:
@@ -129,7 +129,7 @@ def _has_hash(path: Path, digest: str) -> bool:
 
 
 def once(target: Path, make: Callable[[Path], None]) -> Path:
-    """Make a cached folder on first use; two processes at once both end with a whole one."""
+    """Create a cached folder on first use; two processes that do so at once both get a complete one."""
     if not is_intact(target):
         with whole_folder(target) as scratch:
             make(scratch)
@@ -138,10 +138,10 @@ def once(target: Path, make: Callable[[Path], None]) -> Path:
 
 @contextmanager
 def alone(folder: Path, what: str) -> Iterator[None]:
-    """Hold a folder, which need not exist, for one process; `what` works there. Raises ConfigError where another does.
+    """Lock a folder, which need not exist, for one process, named `what`. Raises ConfigError if another holds the lock.
 
-    The lock is the kernel's, in a file beside the folder: it ends with its process, even one that is killed. On a file
-    system that takes no locks, the work continues with a warning.
+    It is a kernel lock on a file next to the folder: it is released when its process ends, even if killed. On a file
+    system without locks, the work continues with a warning.
     """
     from filelock import FileLock, Timeout
 
@@ -154,9 +154,9 @@ def alone(folder: Path, what: str) -> Iterator[None]:
         raise ConfigError(
             f"{folder} is in use by another {what}; wait for it or stop it, or give the experiment another name"
         ) from error
-    except OSError as error:  # NFS without lockd, for one; a disk that takes nothing is told by the work itself
+    except OSError as error:  # such as NFS without lockd; a read-only disk is reported by the work itself
         logging.getLogger("ialign_ray").warning(
-            "%s cannot be locked (%s); see to it that no other %s works there", folder, error.strerror or error, what
+            "%s cannot be locked (%s); make sure that no other %s uses it", folder, error.strerror or error, what
         )
     try:
         _await_writers(folder, what)
@@ -166,7 +166,7 @@ def alone(folder: Path, what: str) -> Iterator[None]:
 
 
 WRITERS_SECONDS = 120.0
-"""Seconds that a command waits for the workers of one that was killed."""
+"""Seconds that a command waits for the workers of a killed predecessor to end."""
 
 
 def _writers(folder: Path) -> Path:
@@ -174,10 +174,10 @@ def _writers(folder: Path) -> Path:
 
 
 def join_writers(folder: Path) -> IO[str] | None:
-    """Mark this process as one that writes into a folder, until it ends or closes what is returned.
+    """Mark this process as a writer of a folder, until it ends or closes the returned file.
 
     A worker outlives a driver that is killed, by seconds or, cut off from its cluster, by minutes: `alone` waits.
-    None where the file system takes no locks.
+    Returns None if the file system has no locks.
     """
     if fcntl is None:
         return None
@@ -211,6 +211,6 @@ def _await_writers(folder: Path, what: str) -> None:
 
 
 def cache_folder() -> Path:
-    """Folder of things that are made once: `IALIGN_CACHE`, or the user's cache folder."""
+    """Folder of cached artefacts: `IALIGN_CACHE`, or the user's cache folder."""
     root = os.environ.get("IALIGN_CACHE") or Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")) / "ialign"
     return Path(root).expanduser()

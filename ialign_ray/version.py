@@ -1,3 +1,3 @@
-"""The package's version: read by the packaging too, and there where a job takes the code along uninstalled."""
+"""The package's version, also read by the packaging and by jobs that run the code without installing it."""
 
 __version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""Train one run; submitted again, it goes on from the newest intact checkpoint.
+"""Train one run; submitted again, it resumes from the newest intact checkpoint.
 
     ray job submit --working-dir . --runtime-env jobs/runtime-env.yaml -- \\
         python jobs/align.py jobs/experiments/pocket.yaml --set storage.runs=/shared/runs --run first

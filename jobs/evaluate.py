@@ -1,4 +1,4 @@
-"""Score a finished run beside base and control; what is scored is kept.
+"""Score a finished run alongside base and control; stored predictions are reused.
 
     ray job submit --working-dir . --runtime-env jobs/runtime-env.yaml -- \\
         python jobs/evaluate.py jobs/experiments/pocket.yaml --set storage.runs=/shared/runs --run first

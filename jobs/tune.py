@@ -1,4 +1,4 @@
-"""Search the space of `search` and judge the winner; submitted again, no finished trial is trained anew.
+"""Search the space of `search` and evaluate the winner; submitted again, it does not repeat finished trials.
 
     ray job submit --working-dir . --runtime-env jobs/runtime-env.yaml -- \\
         python jobs/tune.py jobs/experiments/pocket.yaml --set storage.runs=/shared/runs

@@ -1,1 +1,1 @@
-"""The command line: arguments, one workflow each, and what is printed."""
+"""The command line: each command parses its arguments, runs one workflow and prints the result."""

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 data = typer.Typer(
     name="data",
-    help="Build parallel corpora, look at them, and draw samples.",
+    help="Build parallel corpora, inspect them, and draw samples.",
     no_args_is_help=True,
     rich_markup_mode="markdown",
 )
@@ -31,9 +31,9 @@ data = typer.Typer(
 
 @data.command()
 def build(file: ExperimentFile, overrides: Overrides = None) -> None:
-    """Read, clean, clear of evaluation sentences and split every corpus; parts that are built already are kept.
+    """Read, clean, decontaminate and split every corpus; finished parts are reused.
 
-    Example: `ialign data build experiment.yaml --set corpora.0.holdout=0.05`
+    Example: `ialign data build jobs/experiments/pocket.yaml --set corpora.0.holdout=0.05`
     """
     from ialign_ray.workflows.build import build
 
@@ -46,12 +46,14 @@ def build(file: ExperimentFile, overrides: Overrides = None) -> None:
 def inspect(
     file: ExperimentFile,
     overrides: Overrides = None,
-    page: Annotated[Path | None, typer.Option(help="HTML page to write. Default: beside the built corpus.")] = None,
-    tokens: Annotated[bool, typer.Option("--tokens/--no-tokens", help="Measure the model's tokenizer too.")] = True,
+    page: Annotated[Path | None, typer.Option(help="HTML page to write. Default: next to the built corpus.")] = None,
+    tokens: Annotated[
+        bool, typer.Option("--tokens/--no-tokens", help="Also measure the model's tokenizer, or not.")
+    ] = True,
 ) -> None:
-    """Show counts, lengths, the most anomalous texts, tokens and truncation; on the terminal and as an HTML page.
+    """Show counts, lengths, the most anomalous texts, tokens and truncation, on the terminal and as an HTML page.
 
-    Example: `ialign data inspect experiment.yaml --page corpus.html`
+    Example: `ialign data inspect jobs/experiments/pocket.yaml --page corpus.html`
     """
     from ialign_ray.inspection.page import write_page
     from ialign_ray.inspection.report import inspect
@@ -73,19 +75,21 @@ def sample(
     file: ExperimentFile,
     overrides: Overrides = None,
     n: Annotated[int, typer.Option("-n", min=1, help="Number of rows or texts.")] = 5,
-    corpus: Annotated[str | None, typer.Option(help="Only this corpus. Default: all.")] = None,
-    language: Annotated[str | None, typer.Option(help="Only rows with a text in this language.")] = None,
+    corpus: Annotated[str | None, typer.Option(help="Sample this corpus only. Default: all.")] = None,
+    language: Annotated[
+        str | None, typer.Option(help="Sample only rows with a text in this language. Default: any.")
+    ] = None,
     dropped: Annotated[
         str | None, typer.Option(help="Show texts dropped by this cleaning step instead of rows.")
     ] = None,
     split: Annotated[str, typer.Option(help="Split to sample from: `train` or `heldout`.")] = "train",
     rendered: Annotated[
-        bool, typer.Option("--rendered", help="Show the prompts and targets made of the rows.")
+        bool, typer.Option("--rendered", help="Show the prompts and targets made from the rows.")
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Random seed for sampling.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON Lines.")] = False,
 ) -> None:
-    """Print random rows, texts that a step dropped, or the prompts that training makes of rows.
+    """Print random rows, texts that a cleaning step dropped, or the prompts that training makes from rows.
 
     Example: `ialign data sample experiment.yaml -n 3 --language jav --rendered`
     """
@@ -93,7 +97,9 @@ def sample(
     from ialign_ray.streaming.curate import curate
 
     if dropped and rendered:
-        raise ConfigError("--dropped and --rendered exclude each other: a dropped text makes no prompt")
+        raise ConfigError(
+            "--dropped and --rendered exclude each other: no prompt is made from a dropped text; use one of them"
+        )
     experiment = load(file, overrides)
     built, _ = curate(experiment, Console(stderr=True), cluster=True)
     wanted = Wanted(n, corpus, _canonical(language), split, dropped, seed)
@@ -103,7 +109,7 @@ def sample(
 
 
 def _encoder(experiment: Experiment) -> Encoder:
-    """The tokenizer, before the corpus is built: a model that is not there should not cost a build to find out."""
+    """Load the tokenizer before the corpus is built, so that a missing model is reported early."""
     from ialign_ray.training.pocket import ensure_model
     from ialign_ray.training.prepare import make_encoder
 
@@ -111,11 +117,11 @@ def _encoder(experiment: Experiment) -> Encoder:
         ensure_model(experiment, console)
         return make_encoder(experiment)
     except ModelError as error:
-        raise ModelError(f"{error} (or look at the texts alone, with --no-tokens)") from error
+        raise ModelError(f"{error} (or inspect the texts only, with --no-tokens)") from error
 
 
 def _extended(experiment: Experiment, built: Built) -> Encoder:
-    """The tokenizer that training would use: with the pieces that `model.vocabulary` learns from the corpus."""
+    """Return the tokenizer that training would use, with the pieces that `model.vocabulary` learns from the corpus."""
     from ialign_ray.corpus.pairs import load_parallel
     from ialign_ray.training.prepare import make_encoder, new_texts
 
@@ -123,7 +129,7 @@ def _extended(experiment: Experiment, built: Built) -> Encoder:
 
 
 def _canonical(language: str | None) -> str | None:
-    """`jv` -> `jav`; anything else stays, and is refused with the list of known codes."""
+    """Normalise a language code (`jv` -> `jav`); an unknown one is returned as it is, to be refused later."""
     from ialign_ray.languages import canonical
 
     try:
@@ -144,7 +150,7 @@ def _print(records: Iterable[dict[str, Any]], as_json: bool) -> None:
 
 
 def _panel(record: dict[str, Any]) -> Panel:
-    """A row, a dropped text or a prompt, whichever it is: long texts cut, all control characters made visible."""
+    """Format a row, a dropped text or a prompt: long texts cut, control characters made visible."""
     from ialign_ray.inspection.terminal import clipped
 
     if "prompt" in record:

@@ -22,30 +22,39 @@ JobId = Annotated[str, typer.Argument(help="Job id, as shown by `ialign jobs`.",
 def submit(
     file: Annotated[Path, typer.Argument(help="Experiment YAML in the working directory.", show_default=False)],
     arguments: Annotated[
-        list[str] | None, typer.Argument(help="The job's own arguments, after `--`.", show_default=False)
+        list[str] | None, typer.Argument(help="Arguments of the job itself, after `--`.", show_default=False)
     ] = None,
     job: Annotated[
         str, typer.Option("--job", "-j", help="Step: build_data, align, tune, evaluate, promote, serve or pipeline.")
     ] = "align",
-    overrides: Annotated[list[str] | None, typer.Option("--set", "-s", help="Override a field; repeatable.")] = None,
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", "-s", help="Override a field, e.g. `--set train.steps=500`. May be repeated."),
+    ] = None,
     address: Address = None,
     name: Annotated[str | None, typer.Option(help="Job name. Default: EXPERIMENT-JOB.")] = None,
-    wait: Annotated[bool, typer.Option("--wait/--detach", help="Follow the log to its end, or only submit.")] = True,
-    working_dir: Annotated[Path, typer.Option(help="Folder that the experiment and its files are in.")] = Path(),
+    wait: Annotated[
+        bool, typer.Option("--wait/--detach", help="Follow the log to its end, or submit and return.")
+    ] = True,
+    working_dir: Annotated[
+        Path, typer.Option(help="Folder that contains the experiment and its files. Default: the current one.")
+    ] = Path(),
     include: Annotated[
         list[str] | None,
-        typer.Option("--include", help="Also send this file, folder or pattern; overrides the search for secrets."),
+        typer.Option(
+            "--include", help="Also send this file, folder or pattern, even if it looks like a secret. May be repeated."
+        ),
     ] = None,
     env: Annotated[
-        list[str] | None, typer.Option("--env", help="Also pass this environment variable. May be repeated.")
+        list[str] | None, typer.Option("--env", help="Also pass this environment variable to the job. May be repeated.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print every file that would be sent, then exit.")] = False,
 ) -> None:
-    """Run a step on a Ray cluster, follow its log, and exit with its code; submitted again, it resumes.
+    """Run a step on a Ray cluster, follow its log, and exit with its exit code; submitted again, it resumes.
 
     Example: `ialign submit jobs/experiments/pocket.yaml --set storage.runs=/shared/runs`
 
-    Sent are the experiment, the files that it names, and our code; `--dry-run` lists them.
+    The experiment, the files that it names, and the code of ialign are sent; `--dry-run` lists them.
 
     Example: `ialign submit jobs/experiments/pocket.yaml --job evaluate --set storage.runs=/shared/runs -- --run first`
     """
@@ -66,7 +75,8 @@ def submit(
     if dry_run:
         package = submission.package
         say(*(f"{(package.root / name).stat().st_size:>10,}  {name}" for name in package.files))
-        say(f"{len(package.files)} files of {package.root}, {'and' if package.code else 'with'} our code")
+        code = "plus" if package.code else "including"
+        say(f"{len(package.files)} files of {package.root}, {code} the code of ialign")
         return
     server = JobServer(address)
     attempt = server.submit(submission)
@@ -79,10 +89,10 @@ def submit(
 
 
 def jobs(
-    follow: Annotated[str | None, typer.Option("--follow", "-f", help="Show this job's log to its end.")] = None,
+    follow: Annotated[str | None, typer.Option("--follow", "-f", help="Follow the log of this job to its end.")] = None,
     address: Address = None,
 ) -> None:
-    """List the cluster's jobs, or follow one and exit with its code.
+    """List the cluster's jobs, or follow one and exit with its exit code.
 
     Example: `ialign jobs --follow pocket-align`
     """
@@ -100,7 +110,7 @@ def jobs(
 
 
 def stop(job: JobId, address: Address = None) -> None:
-    """End a job: it makes a checkpoint first, and resumes when it is submitted again.
+    """Stop a job after it has written a checkpoint; submitted again, it resumes from there.
 
     Example: `ialign stop pocket-align`
     """

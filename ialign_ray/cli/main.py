@@ -20,15 +20,15 @@ from ialign_ray.terminal import prepare_process
 
 
 class Commands(typer.core.TyperGroup):
-    """Passes an interruption on to `main`; typer itself would end without a word."""
+    """Passes an interruption on to `main`; typer itself would exit silently."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command that was asked for."""
+        """Run the requested command."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             raise IalignError(
-                "interrupted; finished checkpoints and predictions are kept, continue with --resume"
+                "interrupted; finished checkpoints and predictions are kept, so continue with --resume"
             ) from error
 
 
@@ -76,11 +76,16 @@ def align(
     file: ExperimentFile,
     overrides: Overrides = None,
     run: RunName = "align",
-    resume: Annotated[bool, typer.Option("--resume", help="Continue from the newest intact checkpoint.")] = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Continue from the newest intact checkpoint instead of refusing an existing run."
+        ),
+    ] = False,
 ) -> None:
-    """Train one run: Ray Data streams, Ray Train trains, an adapter folder comes out.
+    """Train one run with Ray Train on data streamed by Ray Data, and write its adapter folder.
 
-    Example: `ialign align experiment.yaml --set train.steps=500 --run first`
+    Example: `ialign align jobs/experiments/pocket.yaml --set train.steps=500 --run first`
     """
     from ialign_ray.training.runs import MODEL
     from ialign_ray.workflows.align import align
@@ -92,19 +97,24 @@ def align(
 @app.command()
 def evaluate(
     file: ExperimentFile,
-    adapter: Annotated[list[Path], typer.Option("--adapter", "-a", help="Finished run; may be repeated.")],
-    control: Annotated[Path | None, typer.Option(help="Finished replay-only run (replay.ratio 1).")] = None,
+    adapter: Annotated[list[Path], typer.Option("--adapter", "-a", help="Finished run to score. May be repeated.")],
+    control: Annotated[
+        Path | None, typer.Option(help="Finished replay-only run (replay.ratio 1) to compare with. Default: none.")
+    ] = None,
     suite: Annotated[
         list[str] | None,
-        typer.Option("--suite", help="Only this suite, or `lm_eval:TASK` of lm-evaluation-harness; may be repeated."),
+        typer.Option(
+            "--suite",
+            help="Score only this suite, or `lm_eval:TASK` of lm-evaluation-harness. May be repeated. Default: all.",
+        ),
     ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """Score finished runs beside base, baselines and control, with intervals and a verdict in words.
+    """Score finished runs alongside base, baselines and control, with intervals and a verdict in words.
 
-    Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --control runs/mine/control`
+    Example: `ialign evaluate jobs/experiments/pocket.yaml --adapter runs/pocket/align`
 
-    Example: `ialign evaluate experiment.yaml --adapter runs/mine/align --suite lm_eval:xcopa_id`
+    Example: `ialign evaluate jobs/experiments/pocket.yaml --adapter runs/pocket/align --suite lm_eval:xcopa_id`
     """
     from ialign_ray.workflows.evaluate import evaluate
 
@@ -113,7 +123,7 @@ def evaluate(
 
 @app.command()
 def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
-    """Train and score base, control and every arm of `compare`; finished parts are kept.
+    """Train and score base, control and every arm of `compare`; finished parts are reused.
 
     Example: `ialign compare jobs/experiments/pocket.yaml --set compare.seeds=[0,1]`
     """
@@ -134,13 +144,15 @@ def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
 def ablate(
     file: ExperimentFile,
     overrides: Overrides = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print runs, steps, tokens and time; train none.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the planned runs, steps, tokens and estimated time, then exit.")
+    ] = False,
 ) -> None:
-    """Train and score every setting of `ablate` with its control; one table; finished parts are kept.
+    """Train and score every setting of `ablate` with its control, in one table; finished parts are reused.
 
     Example: `ialign ablate jobs/experiments/miniature.yaml --dry-run`
 
-    Example: `ialign ablate experiment.yaml --set "ablate.axes={replay.ratio: [0, 0.5], model.lora.rank: [4, 16]}"`
+    Example: `ialign ablate jobs/experiments/pocket.yaml --set "ablate.axes={replay.ratio: [0, 0.5]}" --dry-run`
     """
     from ialign_ray.workflows.ablate import ablate, print_estimate
 
@@ -163,7 +175,7 @@ def tune(
         bool, typer.Option("--promote", help="Register the winner, and promote it to champion if it passes the gate.")
     ] = False,
 ) -> None:
-    """Search the space of `search` for the largest gain that forgets nothing beyond the tolerance; score the winner.
+    """Search the space of `search` for the largest gain with forgetting within the tolerance; score the winner.
 
     Example: `ialign tune jobs/experiments/pocket.yaml --dry-run`
 
@@ -189,12 +201,14 @@ def tune(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Folders of comparisons or evaluated runs.", show_default=False)],
-    to: Annotated[Path | None, typer.Option(help="Output folder. Defaults to the first run's.")] = None,
+    runs: Annotated[
+        list[Path], typer.Argument(help="Folders of comparisons or of evaluated runs.", show_default=False)
+    ],
+    to: Annotated[Path | None, typer.Option(help="Output folder. Default: the first run's.")] = None,
 ) -> None:
-    """Make report.html, RESULTS.md and the tables again from stored predictions: no model, cluster or network.
+    """Rebuild report.html, RESULTS.md and the tables from stored predictions; needs no model, cluster or network.
 
-    Example: `ialign report runs/mine`
+    Example: `ialign report runs/pocket`
     """
     from ialign_ray.evaluation.report.write import report_again
 
@@ -203,15 +217,17 @@ def report(
 
 @app.command()
 def predict(
-    text: Annotated[str, typer.Argument(help="The request.", show_default=False)],
+    text: Annotated[str, typer.Argument(help="Prompt to send to the model.", show_default=False)],
     adapter: Adapter = None,
     model: Annotated[
         str | None,
-        typer.Option(help="A registered model (`champion`, `mine@champion`, `mine/3`), a folder, or a hub id."),
+        typer.Option(
+            help="Instead of --adapter: a registered model (`champion`, `mine@champion`, `mine/3`), folder or hub id."
+        ),
     ] = None,
     registry: RegistryOption = None,
-    max_new_tokens: Annotated[int, typer.Option(min=1)] = 64,
-    temperature: Annotated[float, typer.Option(min=0.0)] = 0.0,
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Largest number of tokens to generate.")] = 64,
+    temperature: Annotated[float, typer.Option(min=0.0, help="Sampling temperature; 0 is greedy decoding.")] = 0.0,
 ) -> None:
     """Print a model's answer.
 
@@ -228,12 +244,14 @@ def predict(
 def export(
     run: Annotated[Path, typer.Argument(help="Finished run or adapter folder.", show_default=False)],
     to: Annotated[Path | None, typer.Option(help="Output folder. Default: RUN/merged or RUN/exported.")] = None,
-    merge: Annotated[bool, typer.Option("--merge", help="Fold the adapter into the base model's weights.")] = False,
-    checkpoint: Annotated[str | None, typer.Option(help="Export this checkpoint, e.g. step-00000100.")] = None,
+    merge: Annotated[bool, typer.Option("--merge", help="Merge the adapter into the base model's weights.")] = False,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Export this checkpoint, e.g. step-00000100. Default: the finished model.")
+    ] = None,
 ) -> None:
-    """Write a model folder that transformers (merged) or peft (adapter) loads with no code of ours.
+    """Write a model folder that transformers (merged) or peft (adapter) loads without ialign.
 
-    Example: `ialign export runs/mine/align --merge --to my-model`
+    Example: `ialign export runs/pocket/align --merge --to my-model`
     """
     from ialign_ray.workflows.export import export_model
 

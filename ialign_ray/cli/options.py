@@ -13,7 +13,7 @@ from ialign_ray import terminal
 if TYPE_CHECKING:
     from ialign_ray.config import Experiment
 
-ExperimentFile = Annotated[Path, typer.Argument(help="Experiment YAML.", show_default=False)]
+ExperimentFile = Annotated[Path, typer.Argument(help="Experiment file (YAML).", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
     typer.Option("--set", "-s", help="Override a field, e.g. `--set train.steps=500`. May be repeated."),
@@ -31,7 +31,7 @@ console = Console()
 
 
 def load(file: Path, overrides: list[str] | None) -> Experiment:
-    """The experiment of a file with its overrides. Raises ConfigError."""
+    """Load an experiment file with its overrides. Raises ConfigError."""
     from ialign_ray.config import load_experiment
 
     return load_experiment(file, overrides or [])

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ialign_ray.registry.promotion import Moved
     from ialign_ray.registry.store import Registry, Version
 
-Name = Annotated[str, typer.Argument(help="Registered model.", show_default=False)]
+Name = Annotated[str, typer.Argument(help="Name of the registered model.", show_default=False)]
 Alias = Annotated[str, typer.Option(help="Alias to move.")]
 
 
@@ -30,22 +30,22 @@ def register(
     experiment: Annotated[
         Path | None, typer.Option(help="Experiment that the run was evaluated with. Default: its own.")
     ] = None,
-    control: Annotated[Path | None, typer.Option(help="Replay-only run. Default: the experiment's own.")] = None,
+    control: Annotated[Path | None, typer.Option(help="Finished replay-only run. Default: the experiment's.")] = None,
     overrides: Annotated[
-        list[str] | None, typer.Option("--set", "-s", help="Override a field of --experiment.")
+        list[str] | None, typer.Option("--set", "-s", help="Override a field of --experiment. May be repeated.")
     ] = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Add a finished run to the registry: model, settings, predictions and scores, hashed.
+    """Add a finished run to the registry: model, settings, predictions and scores, each hashed.
 
-    Example: `ialign register runs/mine/align`
+    Example: `ialign register runs/pocket/align`
     """
     from ialign_ray.registry.promotion import registered
     from ialign_ray.registry.store import registry_uri
     from ialign_ray.workflows.promote import DEFAULT_REGISTRY, register
 
     if overrides and experiment is None:
-        raise RegistryError("--set changes the file of --experiment; give that too")
+        raise RegistryError("--set overrides fields of --experiment; pass --experiment too")
     evaluated = load(experiment, overrides) if experiment else None
     added = register(run, name, experiment=evaluated, control=control, registry=registry)
     named = registry or registry_uri(added.registry) != registry_uri(DEFAULT_REGISTRY)
@@ -61,9 +61,9 @@ def promote(
     force: Annotated[str | None, typer.Option(help="Skip the gate; the reason given is recorded.")] = None,
     registry: RegistryOption = None,
 ) -> None:
-    """Make a version the champion, if it is shown better on new languages and no worse on old ones.
+    """Make a version the champion if it is shown to be better on new languages and no worse on old ones.
 
-    Example: `ialign promote mine 2`
+    Example: `ialign promote pocket 2`
     """
     from ialign_ray.workflows.promote import promote
 
@@ -72,13 +72,13 @@ def promote(
 
 def rollback(
     name: Name,
-    to: Annotated[int | None, typer.Option(help="An earlier champion. Default: the previous one.")] = None,
+    to: Annotated[int | None, typer.Option(help="Version of an earlier champion. Default: the previous one.")] = None,
     alias: Alias = "champion",
     registry: RegistryOption = None,
 ) -> None:
     """Move the alias back to the previous champion.
 
-    Example: `ialign rollback mine`
+    Example: `ialign rollback pocket`
     """
     from ialign_ray.registry.promotion import roll_back
 
@@ -88,15 +88,15 @@ def rollback(
 def models(
     name: Annotated[str | None, typer.Argument(help="Registered model. Default: all.", show_default=False)] = None,
     history: Annotated[bool, typer.Option("--history", help="Show every promotion, refusal and rollback.")] = False,
-    alias: Annotated[str, typer.Option(help="Alias that --history is about.")] = "champion",
+    alias: Annotated[str, typer.Option(help="Alias whose history --history shows.")] = "champion",
     clean: Annotated[
-        bool, typer.Option("--clean", help="Remove files of registrations that failed over an hour ago.")
+        bool, typer.Option("--clean", help="Remove files of registrations that failed more than an hour ago.")
     ] = False,
     registry: RegistryOption = None,
 ) -> None:
-    """List versions with alias, scores, base, replay ratio and date; or what happened to an alias.
+    """List versions with alias, scores, base, replay ratio and date, or show the history of an alias.
 
-    Example: `ialign models mine --history`
+    Example: `ialign models pocket --history`
     """
     store = _open(registry)
     for each in [name] if name else store.names():
@@ -117,7 +117,7 @@ def _open(registry: str | None) -> Registry:
 
 
 def _say_moved(moved: Moved, alias: str) -> None:
-    """Print what became of an alias, and the checks that decided it."""
+    """Print the new state of an alias, and the checks that decided it."""
     from ialign_ray.registry.promotion import moved_lines
 
     say(*moved_lines(moved, alias))
@@ -156,7 +156,7 @@ def _show_history(store: Registry, name: str, alias: str) -> None:
     if line := alpha_left(store, name, seen):
         say(line)
     if seen.champion != (seen.held[-1] if seen.held else None):
-        say("The alias was last moved by another tool than ialign.")
+        say("The alias was last moved by a tool other than ialign.")
 
 
 def _line(event: Event) -> str:

@@ -34,12 +34,17 @@ serve = typer.Typer(name="serve", cls=ServeCommands, help="Serve models over HTT
 @serve.command()
 def run(
     file: Annotated[
-        Path | None, typer.Argument(help="Experiment YAML with a `serve` section.", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="Experiment file with a `serve` section. Default: the defaults of `serve`.", show_default=False
+        ),
     ] = None,
     model: Annotated[
         list[str] | None,
         typer.Option(
-            "--model", "-m", help="`champion`, `mine@champion`, `mine/3`, a run, folder or hub id. May be repeated."
+            "--model",
+            "-m",
+            help="Model to serve: `champion`, `mine@champion`, `mine/3`, a run, folder or hub id. May be repeated.",
         ),
     ] = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on. Default: 127.0.0.1.")] = None,
@@ -49,16 +54,16 @@ def run(
     ] = None,
     registry: RegistryOption = None,
     trial: Annotated[
-        bool, typer.Option("--try", help="Send one request of each kind, print the answers, and stop.")
+        bool, typer.Option("--try", help="Send one request of each kind, print the answers, and exit.")
     ] = False,
 ) -> None:
     """Serve models over HTTP until Ctrl-C or SIGTERM: OpenAI's routes, translation, classification.
 
-    `ialign serve keys NAME` creates an API key.
+    Create API keys with `ialign serve keys NAME`.
 
     Example: `ialign serve --model champion`
 
-    Example: `ialign serve experiment.yaml --model champion --model runs/mine/align --port 9000`
+    Example: `ialign serve jobs/experiments/pocket.yaml --model champion --port 9000`
     """
     from ialign_ray.config import ScalingConfig
     from ialign_ray.config.load import serve_settings
@@ -88,14 +93,15 @@ def run(
 @serve.command()
 def keys(
     name: Annotated[str, typer.Argument(help="Name of the key's owner, shown in the access log.", show_default=False)],
-    file: Annotated[Path, typer.Option(help="Key file, for `serve.keys`; created if it does not exist.")] = Path(
-        "keys.yaml"
-    ),
+    file: Annotated[
+        Path, typer.Option(help="Key file, as named by `serve.keys`; created if it does not exist.")
+    ] = Path("keys.yaml"),
     model: Annotated[
-        list[str] | None, typer.Option("--model", "-m", help="Only these models. May be repeated.")
+        list[str] | None,
+        typer.Option("--model", "-m", help="Model that the key may use. May be repeated. Default: all."),
     ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
-    tokens_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1, help="Limit of requests. Default: none.")] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="Limit of tokens. Default: none.")] = None,
 ) -> None:
     """Create an API key and print it once; the file keeps only its hash.
 
@@ -108,7 +114,7 @@ def keys(
     )
     add_key(file, entry)
     console.print(
-        f"{secret}\nThis is shown once; {file} keeps its hash. Serve with it:  ialign serve --set serve.keys={file}",
+        f"{secret}\nThe key is shown once; {file} keeps its hash. Serve with it:  ialign serve --set serve.keys={file}",
         soft_wrap=True,
         highlight=False,
         markup=False,

@@ -1,1 +1,1 @@
-"""The one place where this project starts or joins Ray and asks what a cluster has room for."""
+"""Starting or joining a Ray cluster, and checking what it has room for; no other package does either."""

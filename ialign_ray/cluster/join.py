@@ -26,7 +26,7 @@ SETTINGS = {
     "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "300",  # the default 60 s is short on a loaded machine
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a submitted job has these already, which Ray else calls a conflict
+    "RAY_OVERRIDE_JOB_RUNTIME_ENV": "1",  # a submitted job already has these; setting them again is a conflict to Ray
     "TOKENIZERS_PARALLELISM": "false",  # Ray parallelises; forked tokenizer threads only warn
 }
 """Environment of the driver and of every worker."""
@@ -34,17 +34,16 @@ SETTINGS = {
 
 @contextmanager
 def cluster(scaling: ScalingConfig, *, worker_logs: bool = False) -> Iterator[dict[str, float]]:
-    """Join the cluster of `scaling.address`, or start a local one; yields what it has, or may grow to.
+    """Join the cluster of `scaling.address`, or start a local one; yield the resources that it has or may grow to.
 
     A cluster that is already joined is used and left running. `worker_logs` shows what workers write to stderr, as
-    `IALIGN_WORKER_LOGS=1` does. Raises ClusterError where none answers, or one of another version or with another
-    token.
+    `IALIGN_WORKER_LOGS=1` does. Raises ClusterError if none answers, or if its version or token differs.
     """
     for key, value in SETTINGS.items():
         # the user's own values win
         os.environ.setdefault(key, value)
     with ExitStack() as stack:
-        # asked without importing Ray, which reads the settings of a local one when it is imported
+        # checked without importing Ray, which reads the settings of a local cluster on import
         if "ray" not in sys.modules or not sys.modules["ray"].is_initialized():
             stack.enter_context(_joined(scaling, worker_logs))
         yield reachable(present(), grown())
@@ -57,7 +56,7 @@ def _joined(scaling: ScalingConfig, worker_logs: bool) -> Iterator[None]:
         env = {key: os.environ[key] for key in SETTINGS}
         if scaling.address is None and "RAY_ADDRESS" not in os.environ:
             arguments |= {"address": "local", "include_dashboard": False} | stack.enter_context(private_ray())
-            env["TMPDIR"] = str(Path(arguments["_temp_dir"]).parent)  # what workers put down for a moment is as private
+            env["TMPDIR"] = str(Path(arguments["_temp_dir"]).parent)  # temporary files of workers are equally private
         else:
             check_token_file()
         import ray
@@ -81,7 +80,7 @@ def _joined(scaling: ScalingConfig, worker_logs: bool) -> Iterator[None]:
 
 
 def quiet_ray_data(*, in_order: bool) -> None:
-    """Keep Ray Data's own progress and logs out of ours; `in_order` gives results in the order of the input."""
+    """Silence Ray Data's progress bars and logs; `in_order` returns results in the order of the input."""
     import ray
 
     logging.getLogger("ray.data").setLevel(logging.WARNING)
@@ -93,12 +92,12 @@ def quiet_ray_data(*, in_order: bool) -> None:
 
 @contextmanager
 def own_sigterm() -> Iterator[None]:
-    """Keep our handler of SIGTERM, where we set one, over a start of Ray, which puts its own in place.
+    """Keep our SIGTERM handler, if set, while Ray starts and installs its own.
 
-    A signal that comes in the meantime, which Ray turns into SystemExit, is handed to ours.
+    A signal that arrives in the meantime, which Ray turns into SystemExit, is passed to our handler.
     """
     ours = signal.getsignal(signal.SIGTERM)
-    rays = str(getattr(ours, "__module__", "")).startswith("ray.")  # of a start before this one
+    rays = str(getattr(ours, "__module__", "")).startswith("ray.")  # left by an earlier start
     # a handler can be set in the main thread only
     if rays or not callable(ours) or threading.current_thread() is not threading.main_thread():
         yield
@@ -113,7 +112,7 @@ def own_sigterm() -> Iterator[None]:
 
 
 def refusal(address: str, error: Exception) -> str:
-    """The reason why a cluster was not joined, as one sentence."""
+    """Describe in one sentence why a cluster was not joined."""
     if found := re.findall(r"(?:Ray|Python): ([\w.+]+)", str(error)) if "ersion mismatch" in str(error) else []:
         ray, python, *own = [*found, "?", "?", "?"][:4]
         return (
@@ -123,8 +122,8 @@ def refusal(address: str, error: Exception) -> str:
     if "uthenticat" in f"{type(error).__name__} {error}":
         return f"the cluster at {address} refuses this process' token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN"
     if isinstance(error, ConnectionError):
-        return f"scaling.address {address!r} does not answer; start a head there or leave the field out"
+        return f"scaling.address {address!r} does not answer; start a head there or omit the field"
     if "timed out during startup" in str(error):
         return "Ray did not start in its 30 s, since this machine is busy; run the command again"
     said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"the cluster at {address or 'this machine'} cannot be joined: {said}; look at its head"
+    return f"the cluster at {address or 'this machine'} cannot be joined: {said}; check the log of its head"

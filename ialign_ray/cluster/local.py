@@ -1,7 +1,7 @@
-"""A Ray of this process alone: loopback, a token, and a folder that only this user can open.
+"""A private Ray for this process: loopback only, a token, and a folder that only this user can open.
 
-Ray by itself binds its control service, agents and workers to all interfaces, without authentication, and makes its
-session folder writable for everybody: whoever reaches the machine could run code as the user.
+By default, Ray binds its control service, agents and workers to all interfaces, without authentication, and makes its
+session folder writable for everybody: anyone who reaches the machine could run code as the user.
 """
 
 from __future__ import annotations
@@ -38,18 +38,20 @@ def private_ray() -> Iterator[dict[str, Any]]:
 
     before = ray_constants.ENABLE_RAY_CLUSTER
     if os.environ[LOOPBACK] == "0":
-        ray_constants.ENABLE_RAY_CLUSTER = False  # read from the environment when ray is imported, maybe long ago
-    # of mode 0700, and short: the paths of Ray's sockets may not exceed 107 bytes
+        ray_constants.ENABLE_RAY_CLUSTER = (
+            False  # read from the environment when ray is imported, which may have happened already
+        )
+    # mode 0700, and short: the paths of Ray's sockets may not exceed 107 bytes
     parent = os.environ.get("RAY_TMPDIR", "/tmp" if os.name == "posix" else None)
     folder = Path(tempfile.mkdtemp(prefix="ialign-", dir=parent))
     try:
-        yield {"_temp_dir": str(folder / "ray")}  # which Ray opens to everybody
+        yield {"_temp_dir": str(folder / "ray")}  # Ray makes it writable for everybody
     finally:
         # a cluster that this process joins later must learn its real address
         ray_constants.ENABLE_RAY_CLUSTER = before
         if given is None:
             del os.environ[LOOPBACK]
-        for _ in range(30):  # an agent may still write its log for a moment
+        for _ in range(30):  # an agent may still be writing its log
             shutil.rmtree(folder, ignore_errors=True)
             if not folder.exists():
                 break
@@ -57,11 +59,11 @@ def private_ray() -> Iterator[dict[str, Any]]:
 
 
 def require_token() -> None:
-    """Have the local Ray accept only who knows a token: the user's, or one that this process makes for its children.
+    """Make the local Ray require a token: the user's, or one that this process creates for its children.
 
     `RAY_AUTH_MODE=disabled` switches it off.
     """
-    # Ray enables tokens for a local start if the variable is not set, and says so in three lines
+    # if the variable is not set, Ray enables tokens for a local start and logs three lines about it
     logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return

@@ -1,4 +1,4 @@
-"""Which ports the Ray processes of this user have open, and to whom."""
+"""Open ports of this user's Ray processes, and who can reach them."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PARTS = {
     "client.server": "client server",
     "ray::": "worker",
 }
-"""Parts of the command line of Ray's processes, and what each is."""
+"""Part of a Ray process's command line -> name of the process."""
 
 
 @dataclass(frozen=True, order=True)
@@ -44,7 +44,7 @@ class Listener:
 
 
 def ray_listeners() -> list[Listener]:
-    """Return the ports of this user's Ray processes, but for those of this process."""
+    """Return the ports of this user's Ray processes, except those that this process started."""
     mine = os.getuid() if hasattr(os, "getuid") else None
     found: list[Listener] = []
     for process in psutil.process_iter(["pid", "cmdline", "uids"]):
@@ -74,6 +74,6 @@ def exposure() -> str | None:
         return None
     ports = ", ".join(f"{each.process} {each.port}" for each in found)
     return (
-        f"Ray listens to other machines ({ports}); a head of one machine is closed by `{HEAD}`, one of several needs "
+        f"Ray listens to other machines ({ports}); for a head of one machine use `{HEAD}`, one of several needs "
         "RAY_AUTH_MODE=token and a firewall, see docs/security.md"
     )

@@ -1,4 +1,4 @@
-"""What a cluster has room for, and refusals where it is too small."""
+"""Resources of a cluster, and errors for what does not fit into it."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from ialign_ray.errors import ClusterError
 
 
 def present() -> dict[str, float]:
-    """Resources of all living nodes of the cluster that was joined."""
+    """Resources of all live nodes of the joined cluster."""
     import ray
 
     return dict(ray.cluster_resources())
 
 
 def grown() -> dict[str, float]:
-    """The most that the cluster's autoscaler may have, by its nodes' largest numbers; empty without an autoscaler.
+    """Largest resources that the cluster's autoscaler may reach; empty without an autoscaler.
 
-    Ray Train (2.60) asks in the same way; there is no public one.
+    Ray Train (2.60) reads them in the same way; there is no public API.
     """
     from ray._private.state import state
 
@@ -28,19 +28,19 @@ def grown() -> dict[str, float]:
 
 
 def reachable(now: dict[str, float], limits: dict[str, float]) -> dict[str, float]:
-    """Resources that a cluster has, or may grow to: a worker group that fits into this is waited for, not refused."""
+    """Resources that a cluster has or may grow to: a worker group that fits into them is waited for, not refused."""
     return now | {k: max(v, now.get(k, 0.0)) for k, v in limits.items()}
 
 
 def nodes() -> list[dict[str, float]]:
-    """Resources of each living node of the cluster that was joined."""
+    """Resources of each live node of the joined cluster."""
     import ray
 
     return [n["Resources"] for n in ray.nodes() if n["Alive"]]
 
 
 def startable() -> list[tuple[float, dict[str, float]]]:
-    """(number, resources of one) of each kind of node that the autoscaler may have, those that are there included."""
+    """(number, resources of one) of each kind of node that the autoscaler may run, including running ones."""
     from ray._private.state import state
 
     config = state.get_cluster_config()
@@ -49,22 +49,22 @@ def startable() -> list[tuple[float, dict[str, float]]]:
 
 
 def hosts() -> list[tuple[float, dict[str, float]]]:
-    """(number, resources of one) of the nodes that are there, and of each kind that the autoscaler may start."""
+    """(number, resources of one) of the running nodes, and of each kind that the autoscaler may start."""
     return [(1.0, node) for node in nodes()] + startable()
 
 
 def _bound(number: int) -> float:
-    """A number of the autoscaler's, to which -1 means no limit."""
+    """Convert a number of the autoscaler, where -1 means no limit."""
     return math.inf if number < 0 else float(number)
 
 
 def check_resources(
     scaling: ScalingConfig, resources: dict[str, float], hosts: Sequence[tuple[float, dict[str, float]]]
 ) -> bool:
-    """Refuse a worker group that could never start. Return True if the workers get GPUs.
+    """Check that a worker group can start. Return True if the workers get GPUs.
 
     `resources` are those of all `hosts` together. One CPU beyond the workers' is needed to encode the data, or both
-    would wait for ever.
+    would wait forever. Raises ClusterError if the group cannot fit.
     """
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     if scaling.workers > cpus:
@@ -82,19 +82,19 @@ def check_resources(
     use_gpu = bool(gpus >= scaling.workers if scaling.gpu is None else scaling.gpu)
     need = per_worker(scaling, use_gpu)
     # a worker never spans two hosts
-    # zero nodes of unlimited size would be 0 x infinity, which is no number
+    # zero nodes of unlimited size would be 0 x infinity, which is NaN
     room = sum(number * times for number, host in hosts if number and (times := _times(need, host)))
     if room < scaling.workers:
         asked = " and ".join(f"{number:g} {name}" for name, number in need.items())
         raise ClusterError(
-            f"{scaling.workers} workers with {asked} each do not fit: no more than {room:g} of them find that on one "
+            f"{scaling.workers} workers with {asked} each do not fit: only {room:g} of them fit on one "
             "host; lower scaling.cpus_per_worker or scaling.workers"
         )
     return use_gpu
 
 
 def _times(need: dict[str, float], host: dict[str, float]) -> float:
-    """Number of times that a host holds what is needed."""
+    """Number of times that `needed` fits into the resources of a host."""
     times = min(host.get(name, 0.0) / number for name, number in need.items())
     # 0.3 / 0.1 is 2.9999: the rest is rounding, not a missing CPU
     return times if math.isinf(times) else math.floor(times + 1e-9)
@@ -106,7 +106,7 @@ def per_worker(scaling: ScalingConfig, use_gpu: bool) -> dict[str, float]:
 
 
 def awaited(scaling: ScalingConfig, now: dict[str, float], use_gpu: bool) -> str | None:
-    """Message about the nodes that a worker group waits for; None where it has room at once."""
+    """Message about the nodes that a worker group waits for; None if it has room now."""
     needed = {"CPU": scaling.workers * scaling.cpus_per_worker + 1} | ({"GPU": scaling.workers} if use_gpu else {})
     for name, number in needed.items():
         if number > now.get(name, 0.0):
@@ -115,9 +115,9 @@ def awaited(scaling: ScalingConfig, now: dict[str, float], use_gpu: bool) -> str
 
 
 def validation_resources(scaling: ScalingConfig, resources: dict[str, float], use_gpu: bool) -> dict[str, float]:
-    """Resources of a validation beside the workers: as much as one of them.
+    """Resources of a validation that runs alongside the workers: those of one worker.
 
-    Raises ClusterError where the cluster could never give it: a validation that is waited for would wait for ever.
+    Raises ClusterError if the cluster can never provide them, since the validation would wait forever.
     """
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     # one CPU more, for encoding the data
@@ -129,7 +129,7 @@ def validation_resources(scaling: ScalingConfig, resources: dict[str, float], us
         )
     if use_gpu and scaling.workers + 1 > gpus:
         raise ClusterError(
-            f"train.validation.asynchronous needs a GPU beside those of {scaling.workers} workers, but the cluster "
+            f"train.validation.asynchronous needs one GPU more than its {scaling.workers} workers, but the cluster "
             f"has {gpus:g}"
         )
     return per_worker(scaling, use_gpu)

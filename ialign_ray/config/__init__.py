@@ -1,4 +1,4 @@
-"""The experiment file: one pydantic model a section, read by `load_experiment`."""
+"""The experiment file: one pydantic model per section, read by `load_experiment`."""
 
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig, ProtectedSet, Step
 from ialign_ray.config.data import CorpusConfig, DataSource, LongLayout, ReplayConfig, TasksConfig

@@ -6,6 +6,6 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Section(BaseModel):
-    """A section: unknown keys are refused, and the docstring under a field is its documentation."""
+    """A section of the experiment file: unknown keys are refused, and the docstring under a field documents it."""
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True, frozen=True)

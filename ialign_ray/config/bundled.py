@@ -1,4 +1,4 @@
-"""Suites by name: the bundled files, a YAML file of the user's own, or either with some fields changed."""
+"""Suites by name: the bundled files, the user's YAML files, or either with some fields changed."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _FOLDER = Path(__file__).parent / "suite_files"
 
 
 def bundled_names() -> list[str]:
-    """Names of the suites that come with the package, in alphabetical order."""
+    """Names of the bundled suites, in alphabetical order."""
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
 def expand_suites(items: Any) -> Any:
-    """`evaluate.suites` with names, paths and `use:` replaced by what their files say; the rest as it is.
+    """Replace names, paths and `use:` in `evaluate.suites` by the contents of their files; keep the rest.
 
-    `use` takes a bundled name or the path of a YAML file, as a plain string does; fields beside it replace the
-    file's, and a suite that is used twice needs another `name`. Raises `ConfigError` for an unknown name or a file
-    that holds no suite.
+    `use` takes a bundled name or the path of a YAML file, as a plain string does; fields next to it replace the file's,
+    and a suite that is used twice needs another `name`. Raises `ConfigError` for an unknown name or a file without a
+    suite.
     """
     return [_expanded(item) for item in items] if isinstance(items, list) else items
 
 
 def grouped(suite: Any, groups: Mapping[str, str]) -> Any:
-    """Plain data of a suite with `grouped: true`, its `languages` held to those in a group; others as they are."""
+    """Restrict `languages` of a suite with `grouped: true` to languages in a group; return other suites unchanged."""
     if not isinstance(suite, dict) or suite.get("grouped") is not True or not groups:
         return suite
     long = suite.get("long")
@@ -48,10 +48,10 @@ def _expanded(item: Any) -> Any:
     changes = {key: value for key, value in item.items() if key != "use"}
     if not isinstance(item["use"], str):
         raise ConfigError(f"evaluate.suites: use is {item['use']!r}; name a bundled suite or a YAML file")
-    # a list of the user's own is taken as it is
+    # a list that the user wrote is not changed
     chosen: dict[str, Any] = {"grouped": False} if "languages" in changes else {}
     if "cluster" in changes:
-        chosen["cluster_optional"] = False  # a column of the user's own must be there
+        chosen["cluster_optional"] = False  # a column that the user named must exist
     return _read(item["use"]) | chosen | changes
 
 
@@ -64,7 +64,7 @@ def _stored(file: str, changed: float) -> dict[str, Any]:
             f"suite file {file} cannot be read as YAML in UTF-8: {' '.join(str(error).split())}"
         ) from error
     if not isinstance(data, dict) or "suites" in data:
-        raise ConfigError(f"suite file {file} holds no suite; start with `kind:`, `name:` and `path:`")
+        raise ConfigError(f"suite file {file} contains no suite; start with `kind:`, `name:` and `path:`")
     return {str(key): value for key, value in data.items()}
 
 
@@ -74,7 +74,7 @@ def _read(name: str) -> dict[str, Any]:
         close = difflib.get_close_matches(name, bundled_names(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; bundled are {', '.join(bundled_names())}"
         raise ConfigError(f"evaluate.suites: {name!r} is neither a bundled suite nor a YAML file{hint}")
-    # by its time too, so that a file that was changed is read again
+    # modification time in the key, so that a changed file is read again
     found = _stored(str(file), file.stat().st_mtime)
     return {"name": file.stem} | found
 

@@ -1,4 +1,4 @@
-"""`cleaning` and `decontamination`: what parallel text goes through before it is trained on."""
+"""`cleaning` and `decontamination`: steps that parallel text goes through before training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ialign_ray.config.languages import ByLanguage
 
 
 class NormaliseStep(Section):
-    """Unicode normalisation, and runs of white space as one space."""
+    """Normalise Unicode, and turn runs of white space into one space."""
 
     step: Literal["normalise"] = "normalise"
     """Name of the step."""
@@ -21,52 +21,52 @@ class NormaliseStep(Section):
 
 
 class CharactersStep(Section):
-    """Control characters, and zero-width ones that the language's script does not need, are removed."""
+    """Remove control characters, and zero-width ones that the language's script does not need."""
 
     step: Literal["characters"] = "characters"
     """Name of the step."""
 
 
 class EmptyStep(Section):
-    """Texts without a letter or digit are dropped."""
+    """Drop texts without a letter or digit."""
 
     step: Literal["empty"] = "empty"
     """Name of the step."""
 
 
 class IdenticalStep(Section):
-    """Sides that equal their pivot but for case, punctuation and spacing are dropped: a copy is no translation."""
+    """Drop sides that equal their pivot except for case, punctuation and spacing: a copy is not a translation."""
 
     step: Literal["identical"] = "identical"
     """Name of the step."""
 
 
 class LengthStep(Section):
-    """Texts that are too long are dropped."""
+    """Drop texts that are too long."""
 
     step: Literal["length"] = "length"
     """Name of the step."""
     max_characters: int = Field(2000, ge=1)
-    """Characters of a text at most."""
+    """Most characters of a text."""
     max_words: int = Field(400, ge=1)
-    """Words of a text at most."""
+    """Most words of a text."""
     max_word_characters: int = Field(200, ge=1)
-    """Characters of the longest word at most, in languages that put spaces between words."""
+    """Most characters of a word, in languages that put spaces between words."""
 
 
 class RatioStep(Section):
-    """Sides far longer or shorter than their pivot are dropped; what is usual is learned from the corpus."""
+    """Drop sides far longer or shorter than their pivot; the usual ratio is learned from the corpus."""
 
     step: Literal["ratio"] = "ratio"
     """Name of the step."""
     deviations: float = Field(5.0, gt=0)
     """Largest distance of a log ratio of lengths from the pair's median, in robust standard deviations (1.4826 MAD)."""
     minimum: int = Field(100, ge=2)
-    """Pairs of two languages needed to learn from; with fewer the step is skipped for them."""
+    """Fewest pairs of two languages to learn from; with fewer, the step is skipped for them."""
 
 
 class ScriptStep(Section):
-    """Texts of which too few letters are in the language's script are dropped."""
+    """Drop texts with too few letters in the language's script."""
 
     step: Literal["script"] = "script"
     """Name of the step."""
@@ -79,10 +79,10 @@ class ScriptStep(Section):
 
 
 class LanguageStep(Section):
-    """Texts that language identification (fastText's lid.176) takes for another language are dropped.
+    """Drop texts that language identification (fastText's lid.176) assigns to another language.
 
-    The model is asked first how many of a language's texts it recognises; where it is too few, it does not know the
-    language (or the column holds another one), and the language is skipped, loudly, instead of dropped.
+    The share of a language's texts that the model recognises is measured first; if it is too small, the model does not
+    know the language (or the column holds another one), and the step is skipped for it with a warning.
     """
 
     step: Literal["language"] = "language"
@@ -96,35 +96,35 @@ class LanguageStep(Section):
 
 
 class NumbersStep(Section):
-    """Pairs whose numbers differ are dropped."""
+    """Drop pairs whose numbers differ."""
 
     step: Literal["numbers"] = "numbers"
     """Name of the step."""
     minimum: float = Field(0.5, gt=0, le=1)
-    """Share of the numbers of the side with more that the other side must hold too."""
+    """Share of the numbers of the side with more numbers that the other side must contain too."""
 
 
 class LinksStep(Section):
-    """Pairs whose URLs and e-mail addresses differ are dropped."""
+    """Drop pairs whose URLs and e-mail addresses differ."""
 
     step: Literal["links"] = "links"
     """Name of the step."""
 
 
 class DuplicatesStep(Section):
-    """Rows that repeat another row in every language, blind to case, punctuation and spacing, are dropped."""
+    """Drop rows that repeat another row in every language, ignoring case, punctuation and spacing."""
 
     step: Literal["duplicates"] = "duplicates"
     """Name of the step."""
 
 
 class NearDuplicatesStep(Section):
-    """Rows that nearly repeat an earlier one are dropped (MinHash with banding, verified on the texts)."""
+    """Drop rows that nearly repeat an earlier one (MinHash with banding, verified on the texts)."""
 
     step: Literal["near_duplicates"] = "near_duplicates"
     """Name of the step."""
     threshold: float = Field(0.8, gt=0, le=1)
-    """Jaccard similarity of word bigrams, over all languages of a row, from which a row repeats another."""
+    """Jaccard similarity of word bigrams, over all languages of a row, from which it counts as a repetition."""
     permutations: int = Field(64, ge=16, le=256)
     """Slots of a MinHash signature."""
 
@@ -164,7 +164,7 @@ def _default_steps() -> list[Any]:
 
 
 class CleaningConfig(Section):
-    """Steps that parallel text goes through, in this order; each is counted and its drops are kept."""
+    """Steps that parallel text goes through, in this order; dropped texts are counted and kept per step."""
 
     steps: list[Annotated[Step, BeforeValidator(_named)]] = Field(default_factory=_default_steps)
     """Names (`normalise`) or settings (`{step: length, max_words: 100}`); `[]` switches cleaning off. Known:
@@ -182,13 +182,13 @@ class ProtectedSet(DataSource):
 
 
 class DecontaminationConfig(Section):
-    """No sentence of an evaluation set, in any language, is trained on: corpora and replay are searched for them."""
+    """Search corpora and replay for sentences of evaluation sets, in any language, and drop them from training."""
 
     exact: bool = True
-    """Drop what equals an evaluation sentence, blind to case, width, punctuation and spacing."""
+    """Drop what equals an evaluation sentence, ignoring case, width, punctuation and spacing."""
     ngram: int = Field(5, ge=2)
     """Words of an n-gram; in scripts without spaces, characters."""
     threshold: float | None = Field(0.5, gt=0, le=1)
-    """Share of an evaluation sentence's n-grams from which a text that holds them is a leak; null switches it off."""
+    """Share of an evaluation sentence's n-grams from which a text that contains them is a leak; null disables it."""
     sets: list[ProtectedSet] = Field(default_factory=list)
-    """Test sets to protect beside the suites of `evaluate`."""
+    """Test sets to protect in addition to the suites of `evaluate`."""

@@ -17,16 +17,17 @@ class DataSource(Section):
     """Rows of files in any of the known formats, of a `pocket:` set, or of a hub data set."""
 
     path: str | None = None
-    """File, glob or folder, local (relative to `storage.data`) or a URL such as `s3://bucket/key`; `{language}` is
-    a language's own part of the name (`dev/{language}.dev`); or `pocket:parallel|sentiment|instructions`."""
+    """File, glob or folder, local (relative to `storage.data`) or a URL such as `s3://bucket/key`; `{language}` is the
+    part of the name that depends on the language (`dev/{language}.dev`); or
+    `pocket:parallel|sentiment|instructions`."""
     hub: str | None = None
     """Hub data set id, instead of `path`; `id/config` and `id@revision` are understood."""
     split: str = "train"
     """Split of a hub data set."""
     format: str = "auto"
-    """Format of the files: `auto` goes by their names; else `parquet`, `jsonl`, `csv`, `tsv`, `tmx`, `xliff`, `po`,
-    `sheet`, or one that an installed plug-in adds. `lines` is one text file a language, aligned line by line (Moses,
-    FLORES); `articles` the same with blank lines between articles; `disk` a saved `datasets` folder."""
+    """Format of the files: `auto` decides by their names; otherwise `parquet`, `jsonl`, `csv`, `tsv`, `tmx`, `xliff`,
+    `po`, `sheet`, or one that an installed plug-in adds. `lines` is one text file per language, aligned line by line
+    (Moses, FLORES); `articles` the same with blank lines between articles; `disk` a saved `datasets` folder."""
     encoding: str = "utf-8"
     """Encoding of text files, as Python names it."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
@@ -34,7 +35,7 @@ class DataSource(Section):
     where: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
     """Keep only rows whose column equals the value (or one of the values)."""
     limit: int | None = Field(None, ge=1)
-    """Keep a seeded sample of this many rows at most."""
+    """Keep a seeded sample of at most this many rows."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
@@ -49,7 +50,7 @@ class DataSource(Section):
 
 
 class LongLayout(Section):
-    """Rows that hold one language each: one column names the language, another holds the text."""
+    """Layout with one language per row: one column names the language, another contains the text."""
 
     language: str
     """Column that names the language."""
@@ -63,16 +64,16 @@ class LongLayout(Section):
 
 
 class CorpusConfig(DataSource):
-    """A parallel corpus: one row a sentence, one column a language."""
+    """A parallel corpus: one row per sentence, one column per language."""
 
     name: str = Field(pattern=r"^[^:/]+$")
     """Short name without colon or slash; it prefixes sentence ids and names the source in curves."""
     columns: ByLanguage[str] = Field(default_factory=dict)
-    """Language code -> column (or file name part, or `xml:lang` of a TMX file); two languages at least."""
+    """Language code -> column (or file name part, or `xml:lang` of a TMX file); at least two languages."""
     long: LongLayout | None = None
-    """Layout of files whose rows hold one language each; null for one column a language."""
+    """Layout of files with one language per row; null for one column per language."""
     units: bool = False
-    """Split texts at line feeds into smaller pairs where all languages of a row have as many; else keep them whole."""
+    """Split texts at line feeds into smaller pairs if all languages of a row have the same number of lines."""
     id: str | None = None
     """Column with the sentence id; without it the text of the first language identifies the sentence."""
     pivots: LanguageList = Field(default_factory=lambda: ["eng"])
@@ -80,12 +81,12 @@ class CorpusConfig(DataSource):
     holdout: float = Field(0.0, ge=0, lt=1)
     """Share of sentence ids kept from training, over all languages and directions at once."""
     share: float = Field(1.0, gt=0, le=1)
-    """Share of the remaining sentence ids that is trained on, for ablations; a smaller share is part of a larger."""
+    """Share of the remaining sentence ids to train on, for ablations; a smaller share is a subset of a larger one."""
 
     @model_validator(mode="after")
     def _languages_known(self) -> Self:
         if len(self.languages) < 2:
-            raise ValueError("a parallel corpus needs two languages at least")
+            raise ValueError("a parallel corpus needs at least two languages")
         if missing := [p for p in self.pivots if p not in self.languages]:
             raise ValueError(f"pivot {missing[0]!r} has no column; name it in `columns` or choose another pivot")
         return self
@@ -97,14 +98,14 @@ class CorpusConfig(DataSource):
 
 
 class ReplayConfig(Section):
-    """Old instructions, replayed so that they are not forgotten."""
+    """Old instructions, replayed in training so that the model does not forget them."""
 
     sources: list[DataSource] = Field(default_factory=list)
     """Instruction files: `inputs`/`targets`, `prompt`/`completion` or `messages`."""
     ratio: float = Field(0.5, ge=0, le=1)
     """Replay ratio: share of training examples that are replay, from 0 to 1; 1 is the replay-only control."""
     pool_size: int | None = Field(None, ge=1)
-    """Diversity: number of distinct replay examples; all of them when left out."""
+    """Number of distinct replay examples (diversity); all of them if omitted."""
 
     @model_validator(mode="after")
     def _has_sources(self) -> Self:
@@ -120,7 +121,7 @@ class TasksConfig(Section):
     """A named mix (`mlm`, `tlm`, `mt`, `xss`, `pair`, `random`, each also with `-xss`) or weights per task;
     tasks of installed plug-ins too."""
     templates: list[str] = Field(default_factory=lambda: ["eng"], min_length=1)
-    """Template sets: `eng`, `ind`, or paths of your own YAML files, with templates for each task of the mix."""
+    """Template sets: `eng`, `ind`, or paths of your YAML files, with templates for each task of the mix."""
     directions: Literal["both", "from-pivot", "to-pivot"] = "both"
     """Directions in which a pivot and a new language are paired."""
 

@@ -26,33 +26,33 @@ class HarnessConfig(Section):
     tasks: list[str] = Field(default_factory=list)
     """Tasks or groups by the harness' names."""
     include_path: str | None = None
-    """Folder with your own task files."""
+    """Folder with additional task files."""
     num_fewshot: int | None = Field(None, ge=0)
-    """Examples before each request; the task's own number when left out."""
+    """Number of few-shot examples; the task's default if omitted."""
     limit: int | None = Field(None, ge=1)
-    """First rows of each task only."""
+    """Score only this many first rows of each task."""
 
 
 class RetentionConfig(Section):
-    """The one number that says whether old work was kept, declared before anything is measured."""
+    """The retention number, declared before anything is measured: one score that decides if old skills were kept."""
 
     suite: str | None = None
-    """Suite that it is read from; all suites with right and wrong answers, averaged, when left out."""
+    """Suite that it is read from; if omitted, the average of all suites with right and wrong answers."""
     metric: str | None = None
-    """Metric; the one that the kind of suite is judged by when left out."""
+    """Metric; the chief metric of the kind of suite if omitted."""
     group: Literal["L1", "all"] = "L1"
     """Languages that count; `all` for a suite of instructions."""
     tolerance: float | None = Field(None, ge=0)
-    """Loss that still counts as retained; `evaluate.tolerance` when left out."""
+    """Loss that still counts as retained; `evaluate.tolerance` if omitted."""
 
 
 class PrimaryConfig(Section):
-    """The one comparison that an experiment is about, declared before anything is measured; all others explore."""
+    """The primary comparison of an experiment, declared before anything is measured; all others are exploratory."""
 
     suite: str
     """Suite that it is read from."""
     metric: str | None = None
-    """Metric; the one that the kind of suite is judged by when left out."""
+    """Metric; the chief metric of the kind of suite if omitted."""
     group: Literal["L1", "L2", "L3", "all"] = "L2"
     """Languages that count; `all` for a suite of instructions."""
     against: Literal["control", "base"] = "control"
@@ -66,7 +66,7 @@ class EvaluateConfig(Section):
     """Evaluation suites; their sentences are kept out of training. Each is the name of a bundled one, the path of a
     YAML file that holds one, `{use: NAME, ...}` with some fields changed, or all its fields."""
     lm_eval: HarnessConfig = Field(default_factory=HarnessConfig)
-    """Tasks of lm-evaluation-harness, run beside the suites."""
+    """Tasks of lm-evaluation-harness, run in addition to the suites."""
     scorer: Literal["sum", "mean", "calibrated"] = "calibrated"
     """The scorer that the summary and the verdict use; all three are computed."""
     resamples: int = Field(1000, ge=100)
@@ -79,14 +79,14 @@ class EvaluateConfig(Section):
     """The primary end point; report and tables mark every other comparison as exploratory."""
     seed_spread: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Standard deviation of a score over training seeds, known from earlier runs: one number, or metric -> number. It
-    is used where an arm has one training seed; without it one seed shows nothing about a recipe."""
+    is used for arms with one training seed; without it, a single seed shows nothing about a recipe."""
     batch_tokens: int = Field(4096, ge=64)
     """Padded tokens of one scoring batch."""
     shard_rows: int = Field(256, ge=1)
-    """Rows that are predicted and stored together, of similar length; a kill loses one shard a replica at most."""
+    """Rows of similar length that are predicted and stored together; a kill loses at most one shard per replica."""
     replicas: int | None = Field(None, ge=1)
-    """Model replicas that score side by side on Ray, with a GPU each where there are any and the cores shared; left
-    out, one a GPU, or this process alone where there is no second one."""
+    """Model replicas that score in parallel on Ray, each with a GPU if there are any, or a share of the cores; if
+    omitted, one per GPU, or only this process if there is no second GPU."""
 
     @model_validator(mode="after")
     def _retention_measured(self) -> Self:
@@ -100,7 +100,7 @@ class EvaluateConfig(Section):
 
 
 class CompareConfig(Section):
-    """Arms that `ialign compare` trains and evaluates side by side."""
+    """Arms that `ialign compare` trains and evaluates."""
 
     arms: dict[str, dict[str, Any]] = Field(
         default_factory=lambda: {
@@ -111,4 +111,4 @@ class CompareConfig(Section):
     )
     """Arm -> overrides; `control` is the replay-only run that the others are measured against."""
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
-    """Every arm runs once with each."""
+    """Training seeds; every arm runs once with each."""

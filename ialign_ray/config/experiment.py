@@ -26,14 +26,14 @@ class StorageConfig(Section):
     """Folders that data is read from and runs are written to."""
 
     data: str = "."
-    """Folder that relative data paths start from (the working directory when left out)."""
+    """Folder that relative data paths start from; the working directory if omitted."""
     runs: str = "runs"
     """Folder of all runs; it must be shared by all nodes of a cluster."""
     cache_encoded: bool = True
     """Keep encoded examples in `encoded` in `runs`, for later epochs, resumes and other trials: about 0.5 MB for 1,000
     examples of 100 tokens, for each epoch of the pairs and once for replay."""
     corpora: str | None = None
-    """Folder of built corpora and their cached steps; `corpora` in `runs` when left out."""
+    """Folder of built corpora and their cached steps; `corpora` in `runs` if omitted."""
     mirror: str | None = None
     """Address such as `s3://bucket/folder` that each checkpoint of `ialign align` is copied to, and from which a run
     resumes after losing its disk. Credentials come from the environment."""
@@ -55,28 +55,28 @@ class TrackingConfig(Section):
     mlflow: bool = True
     """Log to MLflow."""
     mlflow_uri: str | None = None
-    """Tracking server and model registry; a SQLite file in `storage.runs` when left out. For every command
-    MLFLOW_TRACKING_URI in the environment goes before this field, and `--registry` before both."""
+    """Tracking server and model registry; a SQLite file in `storage.runs` if omitted. For every command,
+    MLFLOW_TRACKING_URI in the environment overrides this field, and `--registry` overrides both."""
     artifacts: str | None = None
-    """Folder or `s3://` address of registered versions; `registry` in `storage.runs`, or the server's own, when left
-    out. It is fixed by a model's first registration."""
+    """Folder or `s3://` address of registered versions; `registry` in `storage.runs`, or the server's default, if
+    omitted. It is fixed by a model's first registration."""
     tensorboard: bool = True
     """Write TensorBoard event files into the run."""
 
 
 VARIED = ("tasks.", "replay.", "corpora.", "train.", "model.lora.", "model.tuning", "model.vocabulary")
-"""Fields that decide a run's weights; all runs are scored alike, from one base model."""
+"""Fields that decide a run's weights; everything else is the same for all runs."""
 
 
 class AblateConfig(Section):
-    """Lists of settings that `ialign ablate` trains and puts into one table."""
+    """Settings that `ialign ablate` trains and compares in one table."""
 
     axes: dict[str, list[Any]] = Field(default_factory=dict)
     """Field -> its values, e.g. `{replay.ratio: [0, 0.5], tasks.mix: [tlm, mt], "corpora.*.share": [0.1]}`."""
     one_at_a_time: bool = True
     """Vary one field and keep the file's own values for the others; false trains every combination."""
     seeds: list[int] = Field(default_factory=lambda: [0], min_length=1)
-    """Every setting runs once with each."""
+    """Training seeds; every setting runs once with each."""
 
     @field_validator("axes")
     @classmethod
@@ -85,26 +85,28 @@ class AblateConfig(Section):
             if not field.startswith(VARIED) or field == "train.seed":
                 raise ValueError(f"{field!r} cannot be an axis; use fields of {', '.join(VARIED)} and `seeds`")
             if not values:
-                raise ValueError(f"{field!r} has no values; list some or leave it out")
+                raise ValueError(f"{field!r} has no values; list some or remove it")
         return axes
 
 
 class PromotionConfig(Section):
-    """Limits of the gate, declared before the scores are known, beside `evaluate.scorer` and `evaluate.tolerance`."""
+    """Limits of the gate, declared before the scores are known, in addition to `evaluate.scorer` and
+    `evaluate.tolerance`."""
 
     better_on: Annotated[list[str], Field(min_length=1)] | None = None
-    """Suites, on each of which new languages (L2) must be better; when left out, all classification suites that hold
-    one, or all translation suites where there is none. On the other suites they must not be shown worse."""
+    """Suites on each of which new languages (L2) must be better; if omitted, all classification suites with such a
+    language, or all translation suites if there are no such ones. On other suites they must not be shown to be
+    worse."""
     loss_tolerance: float = Field(0.1, ge=0)
     """Largest acceptable rise of loss on old work: nats/token of old instructions, bits/byte of old translations. The
-    verdict of an evaluation speaks of the same limit."""
+    verdict of an evaluation uses the same limit."""
     min_rows: int = Field(30, ge=2)
-    """Fewer sentences in common than this decide nothing."""
+    """Fewest sentences in common for a decision."""
     least_gain: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]] = 0.0
     """The smallest gain on new languages that is worth a promotion, in the metric's unit: the interval must be above
     it. One number, or suite -> number."""
     attempts: int | None = Field(None, ge=1)
-    """How many models will be tried on these test sentences: each may spend .05 / attempts. When left out, attempt k
+    """Number of models that will be tried on these test sentences: each may spend .05 / attempts. If omitted, attempt k
     may spend .05 * 6 / (pi^2 k^2), for any number of attempts."""
 
 
@@ -112,9 +114,9 @@ class Experiment(Section):
     """One file drives every command: model, data, training, evaluation."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
-    """Names the folder under `storage.runs`; letters, digits, dot, dash and underscore."""
+    """Name of the folder under `storage.runs`; letters, digits, dot, dash and underscore."""
     preset: Literal["paper"] | None = None
-    """`paper` fills what is left out with the published hyper-parameters (arXiv 2305.13627)."""
+    """`paper` fills omitted fields with the published hyper-parameters (arXiv 2305.13627)."""
     languages: LanguagesConfig = Field(default_factory=LanguagesConfig)
     """Old, new and unseen languages."""
     model: ModelSettings
@@ -142,7 +144,7 @@ class Experiment(Section):
     ablate: AblateConfig = Field(default_factory=AblateConfig)
     """Settings that `ialign ablate` varies."""
     search: SearchConfig | None = None
-    """Space, budget and objective of `ialign tune`; null where nothing is searched."""
+    """Space, budget and objective of `ialign tune`; null if nothing is searched."""
     serve: ServeConfig = Field(default_factory=ServeConfig)
     """Models and limits of `ialign serve`."""
     storage: StorageConfig = Field(default_factory=StorageConfig)
@@ -161,21 +163,21 @@ class Experiment(Section):
 
     @property
     def served(self) -> ServeConfig:
-        """`serve`, in which a plain `champion` is this experiment's, whatever else the registry holds."""
+        """The `serve` section, with a plain `champion` resolved to this experiment's champion."""
         models = [f"{self.name}@{m}" if m == "champion" else m for m in self.serve.models]
         return self.serve.model_copy(update={"models": models})
 
     @field_validator("evaluate", mode="before")
     @classmethod
     def _held_to_groups(cls, value: Any, info: ValidationInfo) -> Any:
-        """Bundled suites hold more languages than an experiment is about."""
+        """Restrict bundled suites to the languages of the experiment."""
         languages = info.data.get("languages")
         if not isinstance(value, dict) or not isinstance(languages, LanguagesConfig):
             return value
         try:
             suites = expand_suites(value.get("suites"))
         except ConfigError:
-            return value  # said by the section itself
+            return value  # the section itself reports it
         held = [grouped(s, languages.groups()) for s in suites] if isinstance(suites, list) else suites
         return value if held is None else value | {"suites": held}
 
@@ -186,12 +188,12 @@ class Experiment(Section):
             "evaluate.suites": [s.name for s in self.evaluate.suites],
         }.items():
             if twice := [n for n in names if names.count(n) > 1]:
-                raise ValueError(f"{field}: the name {twice[0]!r} is used twice; give each its own")
+                raise ValueError(f"{field}: the name {twice[0]!r} is used twice; rename one")
         return self
 
     @model_validator(mode="after")
     def _languages_grouped(self) -> Self:
-        """Every language of a corpus is old or new; an unseen one must not get parallel text."""
+        """Check that every language of a corpus is old or new; an unseen one must not get parallel text."""
         groups = self.languages.groups()
         for corpus in self.corpora:
             for code in corpus.languages:
@@ -212,7 +214,7 @@ class Experiment(Section):
         measuring = [s.name for s in self.evaluate.suites if s.kind != "instructions"]
         if unknown := [n for n in self.promotion.better_on or () if n not in measuring]:
             raise ValueError(
-                f"promotion.better_on: {unknown[0]!r} is no suite that measures languages; name one of {measuring}"
+                f"promotion.better_on: {unknown[0]!r} is not a suite that measures languages; name one of {measuring}"
             )
         return self
 
@@ -229,8 +231,8 @@ class Experiment(Section):
     def _whole_if_quantized(self) -> Self:
         if self.model.quantization and self.scaling.strategy == "fsdp":
             raise ValueError(
-                f"scaling.strategy is fsdp, but weights of model.quantization {self.model.quantization} cannot be cut "
-                "over workers; set strategy to ddp, or quantization to null"
+                f"scaling.strategy is fsdp, but weights of model.quantization {self.model.quantization} cannot be "
+                "sharded over workers; set strategy to ddp, or quantization to null"
             )
         return self
 

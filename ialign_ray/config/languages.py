@@ -1,4 +1,4 @@
-"""`languages`: which languages are old, new and unseen, and what the unknown ones are called."""
+"""`languages`: the old, new and unseen languages, and names for those that CLDR does not know."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Value = TypeVar("Value")
 
 def _canonical(code: str) -> str:
     from ialign_ray.errors import ConfigError
-    from ialign_ray.languages import canonical  # CLDR's tables: 40 ms that `import ialign_ray` need not spend
+    from ialign_ray.languages import canonical  # CLDR's tables take 40 ms that `import ialign_ray` can save
 
     try:
         return canonical(code)
@@ -26,16 +26,16 @@ def _text(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError(f"an unquoted no, yes, on or off is {value} to YAML; quote it, as in 'no' for Norwegian")
     if not isinstance(value, str):
-        raise ValueError(f"{value!r} is no language code; write one such as ind or jav")
+        raise ValueError(f"{value!r} is not a language code; write one such as ind or jav")
     return value
 
 
 def _one_key_each(value: Any) -> Any:
-    """Refuse two keys of one language, of which pydantic would silently keep the last."""
+    """Refuse two keys for the same language, of which pydantic would silently keep the last."""
     seen: dict[str, str] = {}
     for key in value if isinstance(value, Mapping) else ():
         if not isinstance(key, str):
-            continue  # the key's own validator says what is wrong
+            continue  # the validator of the key reports what is wrong
         code = _canonical(key)
         if code in seen:
             raise ValueError(f"{seen[code]!r} and {key!r} are the same language ({code}); keep one")
@@ -50,13 +50,13 @@ def _each_once(codes: list[str]) -> list[str]:
 
 
 LanguageCode = Annotated[str, BeforeValidator(_text), AfterValidator(_canonical)]
-"""Any of `id`, `ind`, `id-ID`, `ind_Latn`; kept as ISO 639-3, with `_Script` only where it is not the usual one."""
+"""Any of `id`, `ind`, `id-ID`, `ind_Latn`; stored as ISO 639-3, with `_Script` only if it is not the usual one."""
 
 LanguageList = Annotated[list[LanguageCode], AfterValidator(_each_once)]
 """Languages, each once."""
 
 ByLanguage = Annotated[dict[LanguageCode, Value], BeforeValidator(_one_key_each)]
-"""Something a language; two keys of one language are refused."""
+"""Mapping by language; two keys for the same language are refused."""
 
 
 class LanguagesConfig(Section):
@@ -77,7 +77,7 @@ class LanguagesConfig(Section):
         for group in ("l1", "l2", "l3"):
             for code in getattr(self, group):
                 if code in seen:
-                    raise ValueError(f"{code!r} stands in both {seen[code]} and {group}; keep it in one group")
+                    raise ValueError(f"{code!r} is in both {seen[code]} and {group}; keep it in one group")
                 seen[code] = group
         return self
 

@@ -1,4 +1,4 @@
-"""Loading of an `Experiment` from YAML and `--set` overrides; what is wrong is one sentence."""
+"""Loading an `Experiment` from YAML and `--set` overrides; each fault is reported in one sentence."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def build_experiment(data: Mapping[str, Any], origin: str) -> Experiment:
 
 
 def serve_settings(overrides: Iterable[str] = (), data: Mapping[str, Any] | None = None) -> ServeConfig:
-    """`serve` without an experiment: defaults, or plain data as an application file has it, under overrides.
+    """Load `serve` without an experiment: defaults, or plain data from an application file, with overrides.
 
     Raises ConfigError as `load_experiment` does, and for overrides of other sections, which need an experiment.
     """
@@ -56,7 +56,7 @@ def serve_settings(overrides: Iterable[str] = (), data: Mapping[str, Any] | None
 
 
 def override(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
-    """A copy with dotted fields changed, validated anew."""
+    """Return a validated copy with dotted fields changed."""
     data = experiment.model_dump(mode="json")
     for key, value in changes.items():
         set_value(data, key, value)
@@ -64,14 +64,14 @@ def override(experiment: Experiment, changes: Mapping[str, Any]) -> Experiment:
 
 
 def set_value(data: dict[str, Any], key: str, value: Any) -> None:
-    """Set `a.b.0.c` in nested dicts and lists; named items of a list are addressed by name too, all by `*`."""
+    """Set `a.b.0.c` in nested dicts and lists; items of a list are addressed by number, by name, or all by `*`."""
     before, star, after = key.partition(".*.")
     if star:
         items: Any = data
         for part in before.split("."):
             items = items.get(part) if isinstance(items, dict) else None
         if not isinstance(items, list):
-            raise ConfigError(f"--set {key}: {before} is no list; leave `*` out")
+            raise ConfigError(f"--set {key}: {before} is not a list; leave `*` out")
         for number in range(len(items)):
             set_value(data, f"{before}.{number}.{after}", value)
         return
@@ -89,12 +89,12 @@ def set_value(data: dict[str, Any], key: str, value: Any) -> None:
 
 
 def dump_yaml(experiment: Experiment) -> str:
-    """The resolved experiment as YAML; loading it gives the same experiment."""
+    """Return the resolved experiment as YAML; loading it gives the same experiment."""
     return yaml.safe_dump(experiment.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of the experiment file, for editors."""
+    """Return the JSON Schema of the experiment file, for editors."""
     return Experiment.model_json_schema()
 
 
@@ -121,7 +121,7 @@ def _read(file: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise ConfigError(f"{file} is not valid YAML: {_line(error)}") from error
     if not isinstance(data, dict):
-        raise ConfigError(f"{file} holds no sections; start with `name:` and `model:`")
+        raise ConfigError(f"{file} contains no sections; start with `name:` and `model:`")
     return data
 
 
@@ -149,7 +149,7 @@ def _position(items: list[Any], part: str, where: str) -> int:
 
 
 def _sentence(origin: str, error: Any) -> str:
-    # pydantic names the kind of a suite in the path, which the file does not
+    # pydantic's path includes the kind of a suite, which is not a key of the file
     loc = [p for p in error["loc"] if p not in KINDS]
     if loc[-1:] == ["[key]"]:  # the key itself is wrong; the message quotes it
         loc = loc[:-2]
@@ -167,7 +167,7 @@ def _sentence(origin: str, error: Any) -> str:
 
 
 def _models(loc: list[Any]) -> tuple[type[BaseModel] | None, str]:
-    """The model that holds the last part of a location, found by walking the annotations."""
+    """Find the model that has the last part of a location as a field, by walking the annotations."""
     model: type[BaseModel] | None = Experiment
     for part in loc[:-1]:
         if isinstance(part, int) or model is None:

@@ -14,9 +14,9 @@ class LoraSettings(Section):
     """Low-rank adapters (Hu et al. 2021, arXiv 2106.09685), as `peft.LoraConfig` names them."""
 
     rank: int = Field(16, ge=1)
-    """Rank of the update, at least 1 and at most the smallest side of a target layer."""
+    """Rank of the update, at least 1 and at most the smallest dimension of a target layer."""
     alpha: float | None = Field(None, gt=0)
-    """Scale of the update; twice the rank when left out, or with `rslora` 8 at any rank: both scale by 2 at rank 16."""
+    """Scale of the update. Default: twice the rank, or 8 with `rslora`, so that both scale by 2 at rank 16."""
     targets: str | list[str] = "all-linear"
     """Module names to adapt, or `all-linear`."""
     dropout: float = Field(0.0, ge=0, lt=1)
@@ -24,7 +24,8 @@ class LoraSettings(Section):
     dora: bool = False
     """Weight-decomposed update (DoRA, arXiv 2402.09353)."""
     rslora: bool = False
-    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732), which keeps updates alike over ranks at a fixed alpha."""
+    """Scale by alpha / sqrt(rank) (rsLoRA, arXiv 2312.03732), which keeps updates comparable over ranks at a fixed
+    alpha."""
 
     @property
     def scale_alpha(self) -> float:
@@ -37,13 +38,14 @@ class LoraSettings(Section):
 class VocabularySettings(Section):
     """New pieces for the tokenizer, learned from the training texts of the L2 languages.
 
-    Each starts as the mean of the pieces that it joins; with LoRA its rows are trained and saved with the adapter.
+    Each is initialised to the mean of the pieces that it joins; with LoRA its rows are trained and saved with the
+    adapter.
     """
 
     pieces: int = Field(500, ge=1)
-    """Pieces to add at most."""
+    """Most pieces to add."""
     min_frequency: int = Field(10, ge=2)
-    """Times that the two halves of a piece must occur side by side in the training texts."""
+    """Fewest times that the two halves of a piece must be adjacent in the training texts."""
 
 
 class ModelSettings(Section):
@@ -53,7 +55,7 @@ class ModelSettings(Section):
     """
 
     id: str
-    """Hub id, folder, or `pocket:base` for the model that the project trains itself."""
+    """Hub id, folder, or `pocket:base` for the model that ialign trains."""
     revision: str | None = None
     """Branch, tag or commit on the hub."""
     tuning: Literal["lora", "full"] = "lora"
@@ -61,24 +63,25 @@ class ModelSettings(Section):
     lora: LoraSettings = Field(default_factory=LoraSettings)
     """Used when `tuning` is `lora`."""
     vocabulary: VocabularySettings | None = None
-    """Extend the tokenizer of a causal model for the new languages; null leaves it as it is."""
+    """Extend the tokenizer of a causal model for the new languages; null leaves it unchanged."""
     quantization: Literal["nf4", "int8"] | None = None
     """Hold the frozen base in 4 or 8 bits under a LoRA adapter (QLoRA, arXiv 2305.14314); needs bitsandbytes."""
     precision: Literal["fp32", "bf16"] = "fp32"
-    """Arithmetic of training and scoring; bf16 is three times slower than fp32 on CPUs without native bf16."""
+    """Precision of training and scoring; bf16 is three times slower than fp32 on CPUs without native bf16."""
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2", "flex_attention"] = "auto"
-    """Attention kernel; `auto` takes FlashAttention where it is installed and fits (CUDA, bf16), else SDPA."""
+    """Attention kernel; `auto` uses FlashAttention if it is installed and applicable (CUDA, bf16), otherwise SDPA."""
     chat: Literal["auto", "never"] = "auto"
     """`auto` uses the tokenizer's chat template when it has one."""
     separator: str = "\n"
-    """Text between prompt and target if no chat template is used; encoder-decoders read the two apart, without it."""
+    """Text between prompt and target if no chat template is used; encoder-decoders read the two separately, without
+    it."""
     trust_remote_code: bool = False
-    """Allow code from the model's own repository to run."""
+    """Allow code from the model's repository to run."""
 
     @field_validator("id")
     @classmethod
     def _absolute_folder(cls, value: str) -> str:
-        """Workers run in folders of their own, where a relative path leads nowhere."""
+        """Make relative paths absolute: each worker runs in a different folder."""
         return str(Path(value).absolute()) if Path(value).is_dir() else value
 
     @model_validator(mode="after")

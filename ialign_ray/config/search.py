@@ -1,4 +1,4 @@
-"""`search`: what `ialign tune` tries, what it looks for and how much it may spend."""
+"""`search`: the space, objective and budget of `ialign tune`."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ SEARCHED = (
     "train.steps",
     "train.seed",
 )
-"""Fields, and sections whose fields, that a search may vary; others would change what trials are compared on."""
+"""Fields and sections that a search may vary; others would change the basis on which trials are compared."""
 
 
 class Domain(Section):
     """The values of one field: exactly one of the four forms."""
 
     choice: list[Any] | None = Field(None, min_length=1)
-    """Any of these values, in no order."""
+    """Any of these values, unordered."""
     grid: list[Any] | None = Field(None, min_length=1)
     """Each of these values: `grid` and `random` cross them with the other fields, other searchers choose among them."""
     uniform: tuple[float, float] | None = None
-    """Range from the first number to the second; whole numbers if the field takes no others."""
+    """Range from the first number to the second; integers if the field is an integer."""
     log_uniform: tuple[float, float] | None = None
-    """Range from the first number to the second, evenly in the logarithm."""
+    """Range from the first number to the second, uniform in the logarithm."""
 
     @model_validator(mode="after")
     def _one_form(self) -> Self:
@@ -52,62 +52,63 @@ class Domain(Section):
 
     @property
     def values(self) -> list[Any] | None:
-        """Its values where they can be counted."""
+        """The values, if there are finitely many."""
         return self.choice if self.choice is not None else self.grid
 
     @property
     def bounds(self) -> tuple[float, float] | None:
-        """Its ends where they cannot."""
+        """The ends of the range, otherwise."""
         return self.uniform or self.log_uniform
 
     @property
     def largest(self) -> int:
-        """The largest of whole numbers."""
+        """Largest number that is sampled as an integer."""
         return int(max(self.values or self.bounds or ()))
 
 
 class SearchConfig(Section):
-    """Forgetting-aware search: the largest gain on new languages among those settings that forget little enough."""
+    """Forgetting-aware search: maximise the gain on new languages among settings that forget within the tolerance."""
 
     space: dict[str, Domain] = Field(min_length=1)
     """Dotted field -> its values, e.g. `replay.ratio: {choice: [0, 0.25, 0.5]}`."""
     searcher: Literal["grid", "random", "tpe", "nsga2"] = "tpe"
-    """Choice of the next settings: `grid` takes all, `random` draws, `tpe` and `nsga2` are Optuna's and know the
+    """Choice of the next settings: `grid` tries all, `random` samples, `tpe` and `nsga2` are Optuna's and use the
     retention constraint."""
     trials: int = Field(20, ge=1)
     """Number of settings to try; `grid` tries all of them."""
     seed: int = Field(0, ge=0)
-    """Decides what the searcher draws."""
+    """Random seed of the searcher."""
     objective: Literal["gain", "front"] = "gain"
     """`gain`: the gain under the tolerance. `front`: gain and retention as two objectives (TPE, NSGA-II)."""
     tolerance: float = Field(0.1, ge=0)
     """Nats per token by which the loss on held-out old instructions may rise."""
     feasible: Literal["shown", "estimate"] = "shown"
-    """`shown`: the upper bound of the forgetting's 95 % interval is within the tolerance. `estimate`: its middle is,
-    which a winner that truly forgets more passes in a quarter to a half of the searches."""
+    """`shown`: the upper bound of the forgetting's 95 % interval is within the tolerance. `estimate`: the point
+    estimate is, which a winner that truly forgets more passes in a quarter to a half of the searches."""
     against: Literal["base", "control"] = "base"
-    """Reference of the rise: `base` is the untouched model, `control` the replay-only run of equal compute."""
+    """Reference of the rise: `base` is the untrained model, `control` the replay-only run of equal compute."""
     scheduler: Literal["none", "asha"] = "asha"
     """`asha` stops poor trials early, at equal budgets (arXiv 1810.05934); `none` runs all to the end."""
     unit: Literal["steps", "tokens"] = "steps"
     """Unit of budgets, in which the control's compute is matched too."""
     budget: int | None = Field(None, ge=1)
-    """The most a trial gets; `train.steps` when left out and the unit is steps."""
+    """Budget of a full trial; `train.steps` if omitted and the unit is steps."""
     min_budget: int | None = Field(None, ge=1)
-    """The first budget at which a trial is validated and may be stopped; a ninth of `budget` when left out."""
+    """The first budget at which a trial is validated and may be stopped; a ninth of `budget` if omitted."""
     reduction: int = Field(3, ge=2)
-    """Factor from one budget to the next; one trial in so many continues to it."""
+    """Factor from one budget to the next; the same fraction of trials continues to it."""
     concurrent: int | None = Field(None, ge=1)
-    """Trials at a time at most; as many as the cluster has room for when left out."""
+    """Most trials at a time; as many as the cluster has room for if omitted."""
     cpus_per_trial: float = Field(1.0, gt=0)
-    """CPUs that a trial reserves, and threads that it computes with."""
+    """CPUs that a trial reserves, and its number of threads."""
     gpus_per_trial: float | None = Field(None, ge=0)
-    """GPUs that a trial reserves, 0.25 for four trials on one; 1 when left out and the cluster has any."""
+    """GPUs that a trial reserves, 0.25 for four trials on one; 1 if omitted and the cluster has any."""
 
     @model_validator(mode="before")
     @classmethod
     def _retired(cls, value: Any) -> Any:
-        """Experiments of before load: finished runs and registry versions hold the whole file they were made with."""
+        """Accept keys of earlier versions: finished runs and registry versions contain the whole file they were made
+        with."""
         if not isinstance(value, dict):
             return value
         for field, old, new in (("searcher", "bohb", "tpe"), ("scheduler", "hyperband", "asha")):

@@ -1,7 +1,7 @@
-"""Slots of prompts and templates: `{name}`, where a text is put.
+"""Slots of prompts and templates: `{name}`, which a text replaces.
 
-Anything else in braces that begins like a name is a slot that nobody knows (`{0}`, `{text.x}`, `{text!r}`), and refused
-by those who know which slots there are; other braces, as of JSON, are text.
+Anything else in braces that begins like a name is an unknown slot (`{0}`, `{text.x}`, `{text!r}`), to be refused by
+callers that know the valid slots; other braces, such as those of JSON, are text.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Final
 BRACES: Final = re.compile(r"\{([^{}]*)\}")
 _LIKE_A_NAME: Final = re.compile(r"\w+(\s*[.!:\[].*)?", re.DOTALL)
 MOST_SLOTS: Final = 64
-"""Most slots of one text: a prompt of some kilobytes could name its slot thousands of times."""
+"""Most slots of one text: a prompt of a few kilobytes could name its slot thousands of times."""
 
 
 def find_slots(text: str) -> Iterator[re.Match[str]]:

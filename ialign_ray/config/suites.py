@@ -1,4 +1,4 @@
-"""Evaluation suites: what is read, asked and measured, one small class a kind.
+"""Evaluation suites: the data, prompts and metrics, with one small class per kind.
 
 An installed package adds a kind by an entry point of the group `ialign.suites` (`evaluation.scoring.suite_kinds`); its
 fields are read by the class that the entry has as `config`.
@@ -29,14 +29,14 @@ from ialign_ray.errors import ConfigError
 from ialign_ray.plugins import Extensible
 
 TEXT = "text"
-"""The slot of a suite whose rows hold one text."""
+"""Slot of a suite with one text per row."""
 
 Texts = str | dict[str, str]
-"""A column, or slot -> column where a row holds several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""
+"""A column, or slot -> column if a row has several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""
 
 
 def _measures(kind: str, *built_in: str) -> AfterValidator:
-    """Check that a suite's `metric` is built in, or one that an installed package adds to its kind."""
+    """Check that a suite's `metric` is built in, or added to its kind by an installed package."""
     known: Extensible[object] = Extensible("ialign.metrics", object, dict.fromkeys(built_in))
 
     def checked(value: str) -> str:
@@ -69,7 +69,7 @@ def columns_of(texts: Texts) -> dict[str, str]:
 
 
 class PromptConfig(Section):
-    """One way of asking."""
+    """One wording of a request."""
 
     name: str
     """Short name in results."""
@@ -81,7 +81,7 @@ class PromptConfig(Section):
 
 
 class LongSuite(Section):
-    """Rows that hold one language each: one column names the language, others hold the texts."""
+    """Layout with one language per row: one column names the language, others contain the texts."""
 
     language: str
     """Column that names the language."""
@@ -95,10 +95,11 @@ class LongSuite(Section):
 
 class _Clustered(DataSource):
     cluster: str | list[str] | None = None
-    """Column (or several) whose equal values are no independent sentences, such as the article or the premise: they are
-    resampled together, and a mismatched source is never of the same one."""
+    """Column (or several) whose equal values mark dependent sentences, such as those of one article or premise: they
+    are resampled together, and a mismatched source never has the same value."""
     cluster_optional: bool = False
-    """True if a file without the column has independent sentences, as in the bundled suites; else that is an error."""
+    """Accept a file without the column, whose sentences then count as independent, as in the bundled suites; false
+    makes that an error."""
 
 
 class SuiteSource(_Clustered):
@@ -107,13 +108,13 @@ class SuiteSource(_Clustered):
     name: str
     """Short name in results."""
     columns: ByLanguage[Texts] = Field(default_factory=dict)
-    """Language code -> column of the text, or slot -> column where a row holds several texts."""
+    """Language code -> column of the text, or slot -> column if a row has several texts."""
     long: LongSuite | None = None
-    """Layout of files whose rows hold one language each; null for one column a language."""
+    """Layout of files with one language per row; null for one column per language."""
     id: str | None = None
-    """Column with the sentence id; the row's number without it."""
+    """Column with the sentence id; the row's number if omitted."""
     languages: LanguageList | None = None
-    """Languages that are measured; all that have a column when left out."""
+    """Languages that are measured; all that have a column if omitted."""
     grouped: bool = False
     """Measure only languages of `languages.l1`, `l2` and `l3`, as the bundled suites do."""
     test_limit: int | None = Field(None, ge=1)
@@ -142,7 +143,7 @@ class SuiteSource(_Clustered):
 
     @property
     def measured(self) -> set[str]:
-        """Languages of which some number speaks."""
+        """Languages for which a number is reported."""
         return set(self.spoken)
 
     @property
@@ -152,7 +153,7 @@ class SuiteSource(_Clustered):
 
     @property
     def text_columns(self) -> list[str]:
-        """Every column that holds texts, of languages that are not measured too: none may be trained on."""
+        """Every column with texts, including languages that are not measured: none may be trained on."""
         return list(dict.fromkeys(column for texts in self._texts for column in columns_of(texts).values()))
 
     @property
@@ -170,11 +171,11 @@ class SuiteSource(_Clustered):
 
     def _one_text(self) -> None:
         if self.slots != (TEXT,):
-            raise ValueError(f"a suite of kind {getattr(self, 'kind', '')!r} takes one text a row; name one column")
+            raise ValueError(f"a suite of kind {getattr(self, 'kind', '')!r} takes one text per row; name one column")
 
 
 def _keys_as_text(value: Any) -> Any:
-    """Labels 0, 1, 2 of a YAML file are "0", "1", "2"."""
+    """Convert labels 0, 1, 2 of a YAML file to "0", "1", "2"."""
     if not isinstance(value, Mapping):
         return value
     return {str(key) if isinstance(key, int) and not isinstance(key, bool) else key: v for key, v in value.items()}
@@ -190,14 +191,14 @@ class ClassificationSuite(SuiteSource):
     split_column: str | None = "split"
     """Column that separates training from test rows; null if all rows are test rows."""
     train: Scalar | None = "train"
-    """Value of `split_column` for the rows that the baselines learn from; null where there are none: each fifth of the
-    test rows is then judged by baselines that learned from the other four."""
+    """Value of `split_column` for the rows that the baselines learn from; null if there are no such rows: each fifth of
+    the test rows is then predicted by baselines that learned from the other four."""
     test: Scalar = "test"
     """Value of `split_column` for the rows that are scored."""
     together: str | None = None
     """Column whose equal values stay in one fifth where `train` is null, such as the premise of three hypotheses."""
     labels: Annotated[dict[str, ByLanguage[str]], BeforeValidator(_keys_as_text), Field(min_length=2)]
-    """Label -> the word for it in each prompt language; in order from worst to best where they have one."""
+    """Label -> the word for it in each prompt language; in order from worst to best, if they are ordered."""
     prompts: list[PromptConfig] = Field(min_length=1)
     """Several wordings; results are given per prompt and averaged."""
     prompt_languages: LanguageList | None = None
@@ -315,7 +316,7 @@ class TranslationSuite(_Directed):
 
 
 class PerplexitySuite(SuiteSource):
-    """Bits per byte of texts in each language, given nothing: how well the model knows the language."""
+    """Bits per byte of texts in each language, without a prompt: how well the model knows the language."""
 
     kind: Literal["perplexity"] = "perplexity"
     """Kind of the suite."""
@@ -327,27 +328,28 @@ class PerplexitySuite(SuiteSource):
 
 
 class RetrievalSuite(_Directed):
-    """Nearest sentence of another language in the model's hidden space: a direct measure of alignment."""
+    """Retrieval of the nearest sentence of another language in the model's hidden space: a direct measure of
+    alignment."""
 
     kind: Literal["retrieval"] = "retrieval"
     """Kind of the suite."""
     layer: Literal["middle", "last"] | int = "middle"
     """Layer whose hidden states are averaged over a sentence's tokens; 0 is the embeddings."""
     centre: bool = True
-    """Take each language's mean vector away first: it says which language a sentence is in, not what it means
+    """Subtract each language's mean vector first: it encodes which language a sentence is in, not its meaning
     (Libovický et al. 2020, arXiv 2004.05160). SmolLM2-135M finds .20 instead of .08 of 60
     sentences with it."""
 
 
 class InstructionSuite(_Clustered):
-    """Loss on held-out instructions: what the model still remembers of its old work."""
+    """Loss on held-out instructions: how much the model remembers of what it was tuned on."""
 
     kind: Literal["instructions"] = "instructions"
     """Kind of the suite."""
     name: str
     """Short name in results."""
     seen: bool = True
-    """True if replay holds instructions of these sources; unseen ones measure forgetting more purely."""
+    """True if replay contains instructions of these sources; unseen ones measure forgetting more purely."""
 
 
 KINDS: dict[str, type[DataSource]] = {
@@ -361,7 +363,7 @@ _KINDS: Extensible[object] = Extensible("ialign.suites", object, KINDS)
 
 
 def _of_its_kind(value: Any, built_in: ValidatorFunctionWrapHandler) -> Any:
-    """A suite from plain data: of a built-in kind, or of one that an installed package adds."""
+    """Build a suite from plain data, of a built-in kind or of one that an installed package adds."""
     kind = value.get("kind") if isinstance(value, Mapping) else getattr(value, "kind", None)
     if not isinstance(kind, str) or kind in KINDS:
         return built_in(value)
@@ -400,7 +402,7 @@ def _check_slots(prompt: PromptConfig, needed: tuple[str, ...], allowed: tuple[s
 
 def _once(names: list[str]) -> None:
     if twice := [n for n in names if names.count(n) > 1]:
-        raise ValueError(f"the prompt name {twice[0]!r} is used twice; give each its own")
+        raise ValueError(f"the prompt name {twice[0]!r} is used twice; rename one")
 
 
 def _languages(prompts: list[PromptConfig]) -> str:

@@ -1,4 +1,4 @@
-"""Task mixes by name, as the ablations of InstructAlign (arXiv 2305.13627) name them."""
+"""Task mixes by name, as in the ablations of InstructAlign (arXiv 2305.13627)."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MIXES: dict[str, tuple[str, ...]] = {
 
 
 def resolve_mix(mix: str | Mapping[str, float]) -> dict[str, float]:
-    """Weights per task that sum to 1. Raises ConfigError for an unknown mix or a bad weight.
+    """Return weights per task that sum to 1. Raises ConfigError for an unknown mix or a bad weight.
 
     Names of tasks are checked by `ialign_ray.tasks.templating.experiment_templates`, since plug-ins add tasks.
     """

@@ -1,1 +1,1 @@
-"""Files and hub data sets made into parallel rows that share no sentence with any evaluation set."""
+"""Parallel rows from files and hub data sets, without any sentence of an evaluation set."""

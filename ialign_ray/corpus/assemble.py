@@ -1,4 +1,4 @@
-"""The last pass of a build: rows that are left, by split, under ids that name one row each."""
+"""The last pass of a build: the remaining rows, by split, under unique ids."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ class Assembly:
     offset: int
     """Number of its first row in the masks."""
     number: int
-    """Number of the files that it makes."""
+    """Number of the file that it writes."""
     folder: Path
 
 
 def assemble(work: Assembly) -> dict[str, Any]:
-    """Write the rows of one file into `data/corpus=NAME/split=SPLIT/`; returns what was written."""
+    """Write the rows of one file into `data/corpus=NAME/split=SPLIT/`; return the counts of what was written."""
     masks = {n: np.load(work.folder / f"{n}.npy", mmap_mode="r") for n in ("held_out", "conflicting", "ordinal")}
     writers: dict[str, pq.ParquetWriter] = {}
     splits: dict[str, tuple[int, dict[str, int]]] = {}
@@ -63,7 +63,7 @@ def assemble(work: Assembly) -> dict[str, Any]:
 
 
 def _drop(writers: dict[str, pq.ParquetWriter], work: Assembly, table: pa.Table, gone: Mask) -> dict[str, int]:
-    """Keep rows whose ids already name other texts among the drops; returns the texts of each language."""
+    """Record rows whose ids already name other texts as drops; return the texts of each language."""
     scope = Scope(work.corpus.languages, work.corpus.pivots, work.corpus.name)
     if IDENTITY not in writers:
         folder = work.folder / "drops" / f"corpus={work.corpus.name}"

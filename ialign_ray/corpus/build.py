@@ -1,8 +1,9 @@
 """Build the corpora of an experiment into one cleaned, split, versioned folder of parquet: `ialign data build`.
 
-The steps of `cleaning` are cut at each corpus step (one that must see all rows before it decides). Between two cuts
-every shard goes its own way, in whatever process the runner chooses; at a cut the driver decides from the shards'
-measures. At the end evaluation sentences are searched for, identities are checked and the split is drawn.
+The steps of `cleaning` are split into stages at each corpus step (one that must see all rows before it decides). Within
+a stage each shard is processed independently, in any process that the runner chooses; between stages the driver decides
+from the shards' measures. At the end evaluation sentences are searched for, identities are checked and the split is
+drawn.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ from ialign_ray.corpus.statistics import StoredMeasures
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
 VERSION = 1
-"""Version of identities, splits and writing: raised whenever the same pieces give another finished corpus."""
+"""Version of identities, splits and writing: raised whenever the same pieces give a different finished corpus."""
 COUNTS = "counts.json"
 SHARDS, LEAKS = ".shards", ".leaks"
 """Folders that all builds share; no experiment's name begins with a dot."""
@@ -50,13 +51,13 @@ CORPUS_STEPS = frozenset({"ratio", "language", "duplicates", "near_duplicates"})
 """Names of the steps that decide about all rows at once."""
 
 Runner = Callable[[Sequence[Any], Callable[[Any], dict[str, Any]]], Iterator[dict[str, Any]]]
-"""Applies a picklable function to each item, in any process, and gives the results in the items' order."""
+"""Applies a picklable function to each item, in any process, and yields the results in the order of the items."""
 Watch = Callable[[str, int, int], None]
-"""Takes the stage's name, the number of its finished jobs, and the number of all its jobs."""
+"""Callback with the stage's name, the number of its finished jobs, and the number of all its jobs."""
 
 
 def here(items: Sequence[Any], work: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """The runner that stays in this process."""
+    """Run the jobs in this process."""
     return map(work, items)
 
 
@@ -73,12 +74,12 @@ class Built:
         return counts
 
     def read(self, corpus: str, split: str = TRAIN) -> pa.Table:
-        """All rows of a corpus' split, in the form of `ialign_ray.corpus.schema`."""
+        """All rows of a split of a corpus, in the schema of `ialign_ray.corpus.schema`."""
         files = sorted((self.folder / "data" / f"corpus={corpus}" / f"split={split}").glob("*.parquet"))
         return pa.concat_tables([pq.ParquetFile(p).read() for p in files])
 
     def drops(self, corpus: str) -> list[Path]:
-        """Parquet files of the texts that the steps dropped of a corpus."""
+        """Parquet files of the texts of a corpus that the steps dropped."""
         return sorted((self.folder / "drops" / f"corpus={corpus}").glob("*.parquet"))
 
 
@@ -89,7 +90,7 @@ def corpora_folder(experiment: Experiment) -> Path:
 
 
 def latest(experiment: Experiment) -> Built | None:
-    """The corpus that was built last under the experiment's name, if there is one."""
+    """The latest corpus built under the experiment's name, if there is one."""
     root = corpora_folder(experiment) / experiment.name
     if not (root / "latest").exists():
         return None
@@ -103,7 +104,7 @@ def build_corpus(
     runner: Runner = here,
     watch: Watch = lambda name, done, total: None,
 ) -> Built:
-    """Read, clean, clear of evaluation sentences and split every corpus; what is there already is kept.
+    """Read, clean, decontaminate and split every corpus; finished parts are reused.
 
     Raises DataError with one sentence; finished shards stay, and the next build resumes from them.
     """
@@ -121,7 +122,7 @@ def build_corpus(
 
 
 def cut(steps: Sequence[Section]) -> list[tuple[list[Section], Section | None]]:
-    """Row steps, and the corpus step that they lead to; the last ones lead to none."""
+    """Row steps, and the corpus step that follows them; the last ones have no such step."""
     stages: list[tuple[list[Section], Section | None]] = []
     rows: list[Section] = []
     for step in steps:
@@ -172,7 +173,7 @@ class _Build:
         self.jobs = [ShardJob(corpus, chunk) for corpus, chunk in chunks]
         identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
         for steps, corpus_step in cut(self.experiment.cleaning.steps):
-            # last, on what cleaning left: nothing is compared that would be dropped anyway
+            # last, after cleaning: texts that are dropped anyway need no comparison
             final = [] if corpus_step else leaks
             self._run((*steps, *final), corpus_step or identity)
             if corpus_step:
@@ -185,14 +186,14 @@ class _Build:
         name = ", ".join(["read"] * first + applied + [name_of(s) for s in steps])
         self.pieces = []
         for counts in self.counts.values():
-            # what is left is what the last stage leaves, not a sum over stages
+            # the remaining rows are those of the last stage, not a sum over stages
             counts.rows_out = 0
             counts.cells_out.clear()
         self.watch(name, 0, len(jobs))
         for number, result in enumerate(self.runner(jobs, partial(run_job, store=self.store)), start=1):
             job = jobs[number - 1]
             if not first:
-                # a later stage reads what the first one wrote: what came in is counted once
+                # a later stage reads what the first one wrote: input is counted once
                 result |= {"rows_in": 0, "cells_in": {}}
             self.counts[job.corpus.name].add(result)
             self.shards.append((job.corpus.name, job.key))
@@ -241,7 +242,7 @@ class _Build:
                 self._count_written(work[number - 1].corpus, result)
                 self.watch("write", number, len(work))
             for name in vars(identities):
-                # they carried the decisions to the tasks and are no part of the corpus
+                # they carried the decisions to the tasks and are not part of the corpus
                 (scratch / f"{name}.npy").unlink()
             self._keep_drops(scratch)
             report = self._report(version)
@@ -270,10 +271,10 @@ class _Build:
             counts.dropped.setdefault(IDENTITY, Counter()).update(result["dropped"])
 
     def _keep_drops(self, folder: Path) -> None:
-        """Gather the dropped texts of all shards, one folder a corpus."""
+        """Gather the dropped texts of all shards, one folder per corpus."""
         for number, (corpus, key) in enumerate(self.shards):
             dropped = self.store.drops(key)
-            # a shard that lost nothing would add an empty file
+            # a shard without drops would add an empty file
             if pq.read_metadata(dropped).num_rows:
                 target = folder / "drops" / f"corpus={corpus}" / f"part-{number:05d}.parquet"
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The dataset card of a built corpus: what it holds, where it comes from, what was dropped and why."""
+"""The dataset card of a built corpus: its contents and sources, and what was dropped and why."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ialign_ray.languages import display_name
 
 
 def dataset_card(experiment: Experiment, counts: dict[str, Any]) -> str:
-    """README.md with the hub's front matter: `datasets.load_dataset(folder, CORPUS)` reads it."""
+    """Return README.md with the hub's front matter: `datasets.load_dataset(folder, CORPUS)` reads it."""
     front = {
         "pretty_name": experiment.name,
         "language": list(dict.fromkeys(code for c in experiment.corpora for code in c.languages)),
@@ -26,7 +26,7 @@ def dataset_card(experiment: Experiment, counts: dict[str, Any]) -> str:
 
 # {experiment.name}
 
-Parallel text, version `{counts["version"]}`: one row a sentence, one column a language, null where a row lacks it;
+Parallel text, version `{counts["version"]}`: one row per sentence, one column per language, null if a row lacks it;
 `file` and `line` say where a row came from, `id` names it. The settings are in `experiment.yaml`, all counts in
 `counts.json`, the texts that were dropped in `drops/` with the step that dropped each.
 

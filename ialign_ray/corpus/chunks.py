@@ -1,4 +1,4 @@
-"""Formats, the chunks that they cut a source into for different workers, and what becomes of bad rows."""
+"""Formats, the chunks that they cut a source into for different workers, and the treatment of bad rows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,16 @@ from ialign_ray.errors import DataError
 LINE = "__line"
 """Column of raw tables: the record's first line, or its row number in a format without lines; from 1."""
 BLOCK = 4 << 20
-"""Bytes that are read at a time: large enough for numpy, small enough for eight workers on a laptop."""
+"""Bytes to read at a time: large enough for numpy, small enough for eight workers on a laptop."""
 LONGEST = 64 << 20
-"""A longer line (or record, or tag) is a bad row: it is no text, and would grow without bound."""
+"""Longest line (or record, or tag) in bytes; a longer one is a bad row: it is not text, and would grow without
+bound."""
 ROWS = 50_000
-"""Rows of a raw table at most."""
+"""Most rows of a raw table."""
 
 Stamp = tuple[str | int, ...]
 Span = tuple[int, int, int]
-"""First byte, one past the last (-1: to the end), and the line number at the first."""
+"""First byte, one past the last (-1: to the end), and the line number of the first."""
 WHOLE: Span = (0, -1, 1)
 
 
@@ -33,7 +34,7 @@ class Chunk:
     source: DataSource
     """The whole source, with its format named."""
     files: tuple[str, ...]
-    """Absolute paths or URLs: one, or one a language for aligned text files; all files where one chunk is all."""
+    """Absolute paths or URLs: one, or one per language for aligned text files; all files if one chunk covers all."""
     names: tuple[str, ...]
     """Raw columns wanted, () for all; for aligned files the language part of each file, in the order of `files`."""
     file: int
@@ -45,7 +46,7 @@ class Chunk:
     line: int
     """Line or row number, from 1, at `start`."""
     stamp: tuple[Stamp, ...]
-    """Marks that differ once a file has changed: size and mtime locally, the file system's own remotely."""
+    """Marks that change with a file: size and mtime for local files, the file system's marks for remote ones."""
 
 
 @dataclass(frozen=True)
@@ -63,23 +64,23 @@ class ReadRequest:
 
     source: DataSource
     columns: tuple[str, ...]
-    """Columns that must be there."""
+    """Columns that must exist."""
     project: bool
-    """True if other columns are left out, where the format can."""
+    """True if other columns are skipped, if the format can do so."""
     size: int
-    """Bytes of a chunk, about."""
+    """Approximate bytes of a chunk."""
     whole: bool = False
-    """True if one chunk must hold everything."""
+    """True if one chunk must contain everything."""
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Columns to name in a chunk: `columns` where others are left out, else () for all."""
+        """Columns to name in a chunk: `columns` if others are skipped, otherwise () for all."""
         return self.columns if self.project else ()
 
 
 @dataclass
 class Rejects:
-    """The treatment of bad rows: the first one stops the reading, or all are dropped and listed."""
+    """Treatment of bad rows: raise an error at the first, or drop and list all."""
 
     source: DataSource
     bad: list[BadRow] = field(default_factory=list)
@@ -93,17 +94,18 @@ class Rejects:
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of source: the declaration that `FORMATS` of `ialign_ray.corpus.formats` holds by its name."""
+    """A file format, as `FORMATS` of `ialign_ray.corpus.formats` lists it by name."""
 
     plan: Callable[[ReadRequest, tuple[str, ...], int], list[Chunk]]
-    """Cut the source into chunks that can be read apart. Takes the request, the files (one, or one a language for an
-    aligned set) and their number in the source, from 1. Raises DataError for a source without the wanted columns."""
+    """Cuts the source into chunks that can be read independently. Takes the request, the files (one, or one per
+    language for an aligned set) and their number in the source, from 1. Raises DataError for a source without the
+    wanted columns."""
     read: Callable[[Chunk, Rejects], Iterator[pa.Table]]
     """Tables of one chunk, with the columns that it names and `LINE`; a malformed row is passed to the rejects."""
     suffixes: tuple[str, ...] = ()
-    """Endings, in lower case and with the dot, of the files that `format: auto` reads so."""
+    """Endings, in lower case and with the dot, of the files that `format: auto` reads in this format."""
     version: int = 1
-    """Raised whenever the same files give other tables: it is part of the key of what is built of them."""
+    """Raised whenever the same files give different tables: it is part of the key of what is built from them."""
     layout: Literal["file", "aligned", "folder"] = "file"
     """One source is a file (or a pattern of files), a set of files of one language each, or a folder or hub data set,
     which `plan` itself watches for changes."""
@@ -112,7 +114,7 @@ class Format:
 def chunks_of(
     request: ReadRequest, files: Sequence[str], file: int, spans: Sequence[Span], names: Sequence[str], stamp: Stamp
 ) -> list[Chunk]:
-    """One chunk a span of a single file."""
+    """One chunk per span of a single file."""
     return [
         Chunk(request.source, tuple(files), tuple(names), file, (start,), (end,), line, (stamp,))
         for start, end, line in spans
@@ -120,7 +122,7 @@ def chunks_of(
 
 
 def joined(chunks: Sequence[Chunk]) -> list[Chunk]:
-    """One chunk over whole files, of one chunk a file (or aligned set)."""
+    """Join chunks of whole files (or aligned sets) into one."""
     if not chunks:
         return []
     return [
@@ -135,7 +137,7 @@ def joined(chunks: Sequence[Chunk]) -> list[Chunk]:
 
 
 def parts(chunk: Chunk, width: int) -> list[Chunk]:
-    """The opposite of `joined`: one chunk a file, or a set of `width` aligned files."""
+    """The inverse of `joined`: one chunk per file, or per set of `width` aligned files."""
     cuts = [slice(k, k + width) for k in range(0, len(chunk.files), width)]
     return [
         replace(

@@ -1,8 +1,8 @@
-"""No evaluation sentence is trained on: exact matches by hash, and overlaps by n-grams of words.
+"""Decontamination: find evaluation sentences in training texts, exactly by hash and roughly by word n-grams.
 
-A text leaks when it equals an evaluation sentence, or when it holds at least `threshold` of one's distinct n-grams.
-The share is of the evaluation sentence, so a sentence inside a long instruction is found too. Sentences with fewer
-than n words have no n-gram and are found by equality alone.
+A text leaks if it equals an evaluation sentence, or contains at least the share `threshold` of one's distinct n-grams.
+The share is of the evaluation sentence, so a sentence inside a long instruction is found too. Sentences with fewer than
+n words have no n-gram and are found by equality only.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ _ARRAYS = ("keys", "ngrams", "owners", "sizes")
 
 @dataclass(frozen=True)
 class EvaluationIndex:
-    """The sentences that no training text may hold."""
+    """Sentences that no training text may contain."""
 
     keys: Hashes
-    """`text_hashes` of each, ascending; empty where exact search is switched off."""
+    """`text_hashes` of each, ascending; empty if exact search is off."""
     ngrams: Hashes
     """All n-grams of all sentences, ascending."""
     owners: npt.NDArray[np.int64]
-    """The sentence that each n-gram belongs to; an n-gram of several sentences comes several times."""
+    """The sentence that each n-gram belongs to; an n-gram of several sentences is repeated."""
     sizes: npt.NDArray[np.int64]
     """Distinct n-grams of each sentence."""
     n: int
     threshold: float | None
-    """None where overlap search is switched off."""
+    """None if overlap search is off."""
 
     @classmethod
     def build(
@@ -56,10 +56,10 @@ class EvaluationIndex:
         threshold: float | None = 0.5,
         only_exact: Iterable[str] = (),
     ) -> EvaluationIndex:
-        """Index evaluation sentences; those of `only_exact` are looked for by equality alone."""
+        """Index evaluation sentences; those of `only_exact` are found by equality only."""
         distinct = sorted(set(texts))
         keys = np.unique(text_hashes(pa.array([*distinct, *only_exact] if exact else [], pa.string()))[0])
-        # else one such evaluation text would drop every text without letters
+        # otherwise one such evaluation text would drop every text without letters
         keys = keys[keys != NO_WORDS]
         searched = distinct if threshold is not None else []
         hashes, offsets = _distinct_ngrams(pa.array(searched, pa.string()), n)
@@ -73,7 +73,7 @@ class EvaluationIndex:
         return np.isin(text_hashes(texts)[0], self.keys)
 
     def overlap(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.float64]:
-        """For each text, the largest share of one evaluation sentence's n-grams that it holds, 0 to 1."""
+        """For each text, the largest share of one evaluation sentence's n-grams that it contains, 0 to 1."""
         shares = np.zeros(len(texts))
         rows, _, held = self._shared(texts)
         # a text may overlap several sentences; the largest share decides
@@ -81,7 +81,7 @@ class EvaluationIndex:
         return shares
 
     def held(self, texts: pa.Array | pa.ChunkedArray) -> npt.NDArray[np.int64]:
-        """The sentences, by their place in order, that some text holds the threshold's share of."""
+        """Numbers of the sentences of which some text contains at least the threshold's share."""
         if self.threshold is None:
             return np.zeros(0, np.int64)
         _, sentences, shares = self._shared(texts)
@@ -90,7 +90,8 @@ class EvaluationIndex:
     def _shared(
         self, texts: pa.Array | pa.ChunkedArray
     ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Every text and sentence with a common n-gram: their places, and the share of the sentence's that it holds."""
+        """Every text and sentence with a common n-gram: their numbers, and the share of the sentence's n-grams in the
+        text."""
         none = np.zeros(0, np.int64)
         if not len(self.ngrams):
             return none, none, np.zeros(0)
@@ -100,7 +101,7 @@ class EvaluationIndex:
         counts = last - first
         if not (total := int(counts.sum())):
             return none, none, np.zeros(0)
-        # one line for each n-gram of a text and each sentence that has it
+        # one row for each n-gram of a text and each sentence that has it
         within = np.arange(total) - np.repeat(np.cumsum(counts) - counts, counts)
         sentence = self.owners[np.repeat(first, counts) + within]
         pairs, shared = np.unique(np.stack([np.repeat(rows, counts), sentence]), axis=1, return_counts=True)
@@ -112,13 +113,13 @@ class EvaluationIndex:
         return exact, self.overlaps(texts) & ~exact
 
     def overlaps(self, texts: pa.Array | pa.ChunkedArray) -> Mask:
-        """Mask of the texts that hold the threshold's share of an evaluation sentence, or all of it."""
+        """Mask of the texts that contain the threshold's share of an evaluation sentence, or all of it."""
         if self.threshold is None:
             return np.zeros(len(texts), bool)
         return self.overlap(texts) >= self.threshold
 
     def save(self, root: Path) -> str:
-        """Write the index once into a folder of `root` that is named by its content; the folder's name."""
+        """Write the index once into a folder of `root` named by its content; return the folder's name."""
         name = self.digest
 
         def write(folder: Path) -> None:
@@ -159,15 +160,15 @@ class LeakSettings(Section):
     """The search for leaks as cleaning steps."""
 
     step: Literal["leaks", "overlaps"] = "leaks"
-    """`leaks` finds what equals an evaluation sentence, `overlaps` what holds much of one."""
+    """`leaks` finds texts that equal an evaluation sentence, `overlaps` those that contain much of one."""
     index: str
     """Digest of the index, the name of its folder."""
     folder: str
-    """Path of the folder that holds the index's folder."""
+    """Path of the parent of the index's folder."""
 
 
 class LeakStep:
-    """Drops a row in every language when one of its texts leaks."""
+    """Drops a row in every language if one of its texts leaks."""
 
     version = 1
 
@@ -193,7 +194,7 @@ def _distinct_ngrams(texts: pa.Array | pa.ChunkedArray, n: int) -> tuple[Hashes,
     """Distinct n-gram hashes of each text, and where each text's begin."""
     hashes, offsets = ngram_hashes(*normalised_words(texts), n)
     rows = np.repeat(np.arange(len(offsets) - 1), np.diff(offsets))
-    # by text and hash: what a text repeats is side by side
+    # by text and hash: repetitions within a text are adjacent
     order = np.lexsort((hashes, rows))
     hashes, rows = hashes[order], rows[order]
     first = np.ones(len(hashes), bool)

@@ -1,4 +1,4 @@
-"""A built corpus as directed pairs: what the alignment tasks are made of."""
+"""Directed pairs of a built corpus, from which the alignment tasks are made."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ialign_ray.corpus.shards import INCOMPLETE
 from ialign_ray.errors import DataError
 
 _SHARE_SEED = 4
-"""Seed of `share`; the split of `holdout`, replay, suites and validation have others."""
+"""Seed of `share`; the split of `holdout`, replay, suites and validation have different ones."""
 PAIR_SCHEMA = pa.schema(
     [(n, pa.string()) for n in ("row_id", "source_language", "target_language", "source", "target")]
 )
@@ -39,7 +39,7 @@ class PairCounts:
     kept: int = 0
     """Rows of the training split."""
     pairs: int = 0
-    """Directed pairs made of them."""
+    """Directed pairs made from them."""
     too_long: int = 0
     """Pairs whose target exceeds `train.max_target_tokens`."""
     validation: int = 0
@@ -48,10 +48,10 @@ class PairCounts:
 
 @dataclass
 class Parallel:
-    """All directed training pairs and where they came from."""
+    """All directed training pairs and their sources."""
 
     pairs: pa.Table
-    """One row a directed pair: row_id, source_language, target_language, source, target."""
+    """One row per directed pair: row_id, source_language, target_language, source, target."""
     counts: dict[str, PairCounts] = field(default_factory=dict)
     """Corpus -> its counts."""
 
@@ -91,7 +91,7 @@ def _counts(built: Built, corpus: CorpusConfig) -> PairCounts:
 
 
 def directed_pairs(built: Built, corpus: CorpusConfig, directions: str, split: str = TRAIN) -> pa.Table:
-    """Directed pairs of a corpus' split, one row an id; of the training split, of the corpus' `share` of it."""
+    """Directed pairs of a split of a corpus, one row per id; of the training split, only the corpus' `share`."""
     rows = built.read(corpus.name, split)
     if split == TRAIN and corpus.share < 1:
         kept = [share_of(i, seed=_SHARE_SEED) < corpus.share for i in rows["id"].to_pylist()]
@@ -118,14 +118,14 @@ def _directed(rows: pa.Table, source: str, target: str) -> pa.Table:
 
 
 def _distinct(pairs: pa.Table) -> pa.Table:
-    """One row an id: files whose rows hold one language each may give a pair twice."""
+    """Keep one row per id: files with one language per row may give a pair twice."""
     first = pairs.append_column("place", pa.array(range(pairs.num_rows), pa.int64()))
     places = first.group_by("row_id").aggregate([("place", "min")])["place_min"]
     return pairs if len(places) == pairs.num_rows else pairs.take(places.sort())
 
 
 def drop_long(parallel: Parallel, fits: Callable[[list[str]], list[bool]]) -> Parallel:
-    """Drop, and count, pairs of which a side cannot be a target (every side is one in some task)."""
+    """Drop and count pairs with a side that is too long for a target (every side is a target in some task)."""
     pairs = parallel.pairs
     keep = pc.and_(_each(pairs["source"], fits), _each(pairs["target"], fits))
     if not pc.any(keep).as_py():
@@ -137,8 +137,8 @@ def drop_long(parallel: Parallel, fits: Callable[[list[str]], list[bool]]) -> Pa
 
 
 def _each(column: pa.ChunkedArray, fits: Callable[[list[str]], list[bool]]) -> pa.ChunkedArray:
-    """`fits` of every text, asked once for each distinct one."""
-    # a pivot's text is in a pair with each language, and tokenising is the dear part
+    """Apply `fits` to every text, once for each distinct one."""
+    # a pivot's text is in a pair with each language, and tokenising is expensive
     coded = column.combine_chunks().dictionary_encode()
     known = [ok for part in _parts(coded.dictionary.to_pylist()) for ok in fits(part)]
     return pa.chunked_array([pa.array(known, pa.bool_()).take(coded.indices)])

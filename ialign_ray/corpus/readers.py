@@ -1,4 +1,4 @@
-"""Tables from files of every known format and hub data sets, in chunks, or one sentence about what is wrong."""
+"""Tables from files of every known format and hub data sets, in chunks; faults are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -19,17 +19,16 @@ from ialign_ray.errors import DataError
 __all__ = ["chosen", "plan_chunks", "read_chunk", "read_parts", "read_table", "resolve", "sample"]
 
 CHUNK = 8 << 20
-"""Bytes of a chunk, about: a killed build loses the chunks that it was in, some seconds of work each."""
+"""Approximate bytes of a chunk: a killed build loses the chunks being read, some seconds of work each."""
 
 
 def plan_chunks(
     source: DataSource, base: str, columns: Sequence[str] = (), size: int = CHUNK, whole: bool = False
 ) -> list[Chunk]:
-    """Chunks of about `size` bytes that workers can read apart; one over everything if `whole` or with a `limit`.
+    """Chunks of about `size` bytes that workers can read independently; only one if `whole` or with a `limit`.
 
-    With `columns`, these and those of `where` must be there, and formats that can leave the others out do so.
-    Raises ConfigError for an unknown `format`; DataError when a file is missing, is not of its format, or lacks a
-    column.
+    With `columns`, these and those of `where` must exist, and formats that can skip the others do so.
+    Raises ConfigError for an unknown `format`; DataError if a file is missing, is not of its format, or lacks a column.
     """
     return _plan(source, base, columns, size, project=bool(columns), whole=whole or source.limit is not None)
 
@@ -45,7 +44,7 @@ def _plan(source: DataSource, base: str, columns: Sequence[str], size: int, proj
 def read_chunk(chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
     """Raw tables of a chunk, of bounded size, before `where` and `limit`; `__line` is the line or row of each row.
 
-    Bad rows are added to `bad` if the source drops them; else the first one raises DataError.
+    Bad rows are added to `bad` if the source drops them; otherwise the first one raises DataError.
     """
     for _, table in read_parts(chunk, bad):
         yield table
@@ -65,7 +64,7 @@ def read_parts(chunk: Chunk, bad: list[BadRow]) -> Iterator[tuple[int, pa.Table]
 def _check_unchanged(part: Chunk) -> None:
     for path, known in zip(part.files, part.stamp, strict=True):
         if stamp(path) != known:
-            raise DataError(f"{path} has changed while it was read; start again when it is complete")
+            raise DataError(f"{path} changed while it was being read; start again when it is complete")
 
 
 def read_table(source: DataSource, base: str = ".", needed: Sequence[str] = ()) -> pa.Table:
@@ -81,16 +80,16 @@ def read_table(source: DataSource, base: str = ".", needed: Sequence[str] = ()) 
     try:
         table = pa.concat_tables(tables, promote_options="permissive")
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-        raise DataError(f"{origin} is malformed: {str(error).splitlines()[0]}; write one type a column") from error
+        raise DataError(f"{origin} is malformed: {str(error).splitlines()[0]}; write one type per column") from error
     if table.num_rows == 0:
         raise DataError(f"{origin} has no rows" + (f" where {source.where}" if source.where else "; fill it"))
     return sample(table.combine_chunks(), source.limit)
 
 
 def chosen(table: pa.Table, source: DataSource, origin: str) -> pa.Table:
-    """The rows of a table that `where` asks for."""
+    """The rows of a table that match `where`."""
     for column, wanted in source.where.items():
-        if column not in table.column_names:  # an object of JSON lines may lack it
+        if column not in table.column_names:  # an object of JSON Lines may lack it
             return table.slice(0, 0)
         present = _plain(table[column])
         values = wanted if isinstance(wanted, list) else [wanted]
@@ -107,7 +106,7 @@ def _plain(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 
 def _values(values: list[Any], kind: pa.DataType) -> pa.Array:
-    """Values of `where` in a column's type: in text, 3 is "3" and true any of "true", "True", "TRUE"."""
+    """Convert values of `where` to a column's type: as text, 3 is "3" and true any of "true", "True", "TRUE"."""
     if pa.types.is_null(kind):
         return pa.array([], kind)
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
@@ -124,7 +123,7 @@ def _spellings(value: Scalar) -> set[str]:
 
 
 def sample(table: pa.Table, limit: int | None) -> pa.Table:
-    """A seeded sample in the table's own order, the same for the same number of rows."""
+    """A seeded sample in the order of the table, the same for the same number of rows."""
     if limit is None or limit >= table.num_rows:
         return table
     picked = sorted(rng("sample", limit).sample(range(table.num_rows), limit))

@@ -1,4 +1,4 @@
-"""Parallel rows in the one form of `table`, made of the raw tables of any reader."""
+"""Parallel rows in the common schema, made from the raw tables of any reader."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from ialign_ray.corpus.schema import schema
 from ialign_ray.errors import DataError
 
 _KEY = "__key"
-"""The identity before the corpus' name, null where the text is to identify the row."""
+"""The identity without the corpus' name, null if the text identifies the row."""
 _FILE = "__file"
 
 
 def corpus_chunks(corpus: CorpusConfig, base: str, size: int = CHUNK) -> list[Chunk]:
-    """Chunks of a corpus; a single one where a row needs all others, for `limit` or `long.join`."""
+    """Chunks of a corpus; only one if a row depends on all others, for `limit` or `long.join`."""
     whole = corpus.long is not None and corpus.long.join is not None
     return plan_chunks(corpus, base, _wanted(corpus), size, whole)
 
@@ -34,7 +34,7 @@ def _wanted(corpus: CorpusConfig) -> list[str]:
 
 
 def read_rows(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
-    """Tables of `corpus.table`, after `where` and `limit`; texts without outer white space, null where empty.
+    """Tables of `corpus.table`, after `where` and `limit`; texts without outer white space, null if empty.
 
     An id is `<corpus>:<identity>`: the value of the id column, of `long.join`, or a hash of the text of the first
     language that the row has; with `units`, `/1`, `/2` and so on follow.
@@ -56,7 +56,7 @@ def _raw(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.T
     for file, table in read_parts(chunk, bad):
         kept = chosen(table, corpus, corpus.origin)
         columns = {name: kept[name] if name in kept.column_names else None for name in _wanted(corpus)}
-        # an object of JSON lines may lack a column, and another have it as a number
+        # one object of JSON Lines may lack a column, and another have it as a number
         texts = {n: _text(c, n, corpus, kept.num_rows) for n, c in columns.items()}
         yield pa.table(texts | {LINE: kept[LINE], _FILE: pa.array(np.full(kept.num_rows, file, np.int32))})
 
@@ -96,7 +96,7 @@ def _trimmed(column: pa.ChunkedArray) -> pa.ChunkedArray:
 def _spoken(
     table: pa.Table, texts: dict[str, pa.ChunkedArray], long: LongLayout
 ) -> tuple[pa.Table, dict[str, pa.ChunkedArray]]:
-    """The rows of known languages, with the text of each in the column of its language."""
+    """The rows of known languages, with each text in the column of its language."""
     known = pc.is_in(table[long.language], value_set=pa.array(list(long.values.values()), pa.string()))
     table = table.filter(known)
     texts = {code: column.filter(known) for code, column in texts.items()}
@@ -139,7 +139,7 @@ def _first(group: NDArray[np.int32], values: NDArray[np.int64], groups: int) -> 
 
 
 def _one_each(table: pa.Table, code: str, group: NDArray[np.int32], corpus: CorpusConfig, chunk: Chunk) -> pa.Array:
-    """The text of each group in a language. Raises DataError when a group has two."""
+    """The text of each group in a language. Raises DataError if a group has two."""
     encoded = table[code].combine_chunks().dictionary_encode()
     there = np.flatnonzero(encoded.is_valid().to_numpy(zero_copy_only=False))
     text = encoded.indices.fill_null(-1).to_numpy()
@@ -166,7 +166,7 @@ def _identified(table: pa.Table, corpus: CorpusConfig) -> pa.Table:
 
 
 def _split(table: pa.Table, languages: Sequence[str]) -> pa.Table:
-    """Rows whose languages have the same number of lines, above one, as a row a line; the others as they are."""
+    """Split rows whose languages have the same number of lines, above one, into one row per line; keep the others."""
     table = table.combine_chunks()
     counts = np.stack([_lines(table[code]) for code in languages])
     there = counts > 0
@@ -185,13 +185,13 @@ def _split(table: pa.Table, languages: Sequence[str]) -> pa.Table:
 
 
 def _lines(column: pa.ChunkedArray) -> NDArray[np.int64]:
-    """Number of lines of each text, 0 where it is null."""
+    """Number of lines of each text, 0 if it is null."""
     return np.asarray(pc.fill_null(pc.add(pc.count_substring(column, "\n"), 1), 0)).astype(np.int64)
 
 
 def _pieces(column: pa.Array, parent: NDArray[np.int64], k: NDArray[np.int64]) -> pa.Array:
     """The k-th line of the text of each parent row."""
-    # all lines of all texts as one array, from which each unit takes its place
+    # all lines of all texts as one array, indexed by each unit
     lines = pc.split_pattern(column, "\n")
     start = np.concatenate([[0], np.cumsum(pc.fill_null(pc.list_value_length(lines), 0).to_numpy())])
     absent = pc.is_null(column).to_numpy(zero_copy_only=False)[parent]
@@ -201,6 +201,6 @@ def _pieces(column: pa.Array, parent: NDArray[np.int64], k: NDArray[np.int64]) -
 def _without_empty(
     units: pa.Table, parent: NDArray[np.int64], languages: Sequence[str]
 ) -> tuple[pa.Table, NDArray[np.int64]]:
-    """Blank lines between paragraphs are no units."""
+    """Drop blank lines between paragraphs, which are not units."""
     some = np.any([pc.is_valid(units[code]).to_numpy() for code in languages], axis=0)
     return units.filter(pa.array(some)), parent[some]

@@ -1,7 +1,7 @@
-"""The one form of a parallel row that every reader gives and every step takes.
+"""Schema of parallel rows, which every reader returns and every step takes.
 
 A table has `id` (string), `file` (int32, number of the source's file), `line` (int64, the record's first line, or its
-row number in a format without lines; both from 1), and one string column a language, null where a row lacks it.
+row number in a format without lines; both from 1), and one string column per language, null if a row lacks it.
 """
 
 from __future__ import annotations

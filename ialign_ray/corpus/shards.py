@@ -1,8 +1,8 @@
-"""One piece of a build: read or take a shard, clean it, measure it, write it whole. Runs in any process.
+"""One job of a build: read or load a shard, clean it, measure it, write it atomically. Runs in any process.
 
 A shard is a folder named by the hash of everything that decides its contents: the files it was read from, the
-settings of the steps and the declared version of each. So an unchanged step is never computed twice, a build that died
-resumes where it stopped, two builds at once share their work, and an edit that changes no output costs nothing.
+settings of the steps and the declared version of each. So an unchanged step is never computed twice, a killed build
+resumes where it stopped, concurrent builds share their work, and an edit that changes no output costs nothing.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from ialign_ray.corpus.splits import IdentityMeasurement, IdentitySettings
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder
 
 PIECE_ROWS = 500_000
-"""Rows of one file of a shard, about: what one later job works on."""
+"""Approximate rows of one file of a shard: the input of one later job."""
 BATCH_ROWS = 50_000
 """Rows in memory at once."""
 INCOMPLETE, UNREADABLE = "incomplete", "unreadable"
-"""Names, beside those of the steps, under which rows without a pair and unreadable rows are counted."""
+"""Names, in addition to those of the steps, under which rows without a pair and unreadable rows are counted."""
 WHOLE_ROW = "*"
 KEPT_BAD_ROWS = 100
 VERSION = 1
-"""Version of reading and writing shards: raised whenever the same files and settings give other rows. Formats and steps
-have their own."""
+"""Version of reading and writing shards: raised whenever the same files and settings give different rows. Formats and
+steps have separate versions."""
 
 _BUILD_STEPS: dict[type[Section], type[Any]] = {
     **STEPS,
     LeakSettings: LeakStep,
     IdentitySettings: IdentityMeasurement,
 }
-"""The steps of `cleaning.steps`, and those that every build ends with."""
+"""The steps of `cleaning.steps`, followed by those that end every build."""
 DROPS = pa.schema(
     [(n, pa.string()) for n in ("id", "step", "language", "text", "pivot")]
     + [("file", pa.int32()), ("line", pa.int64())]
 )
-"""A dropped text: its place, which step dropped it, and the pivot's text beside it."""
+"""Schema of a dropped text: its place, the step that dropped it, and the pivot's text."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ShardJob:
     offset: int = 0
     """Number of the piece's first row in the decision."""
     measure: Section | None = None
-    """Settings of the measurement of the rows that are left."""
+    """Settings of the measurement of the remaining rows."""
 
     @property
     def key(self) -> str:
@@ -88,9 +88,9 @@ class ShardJob:
         origin = asdict(self.origin)
         if isinstance(self.origin, Chunk):
             origin["source"] = self.origin.source.model_dump(mode="json")
-            # a reader that changes reads other rows from the same bytes
+            # a changed reader reads different rows from the same bytes
             origin["format"] = format_of(self.origin.source).version
-        # both are applied to finished shards: another share must not clean everything again
+        # both are applied to finished shards: a new share must not repeat the cleaning
         corpus = self.corpus.model_dump(mode="json", exclude={"holdout", "share"})
         return json_hash([corpus, origin, steps, self.decided, self.decision, self.offset, VERSION])[:32]
 
@@ -133,7 +133,7 @@ class ShardCounts:
         }
 
     def add(self, other: Mapping[str, Any]) -> None:
-        """Add the counts of a job as `plain` gives them."""
+        """Add the counts of a job, as returned by `plain`."""
         for name in ("rows_in", "rows_out", "unreadable"):
             setattr(self, name, getattr(self, name) + other[name])
         for name in ("cells_in", "cells_out", "dropped_rows"):
@@ -141,7 +141,7 @@ class ShardCounts:
         for name in ("dropped", "changed"):
             for step, cells in other[name].items():
                 getattr(self, name).setdefault(step, Counter()).update(cells)
-        # cut here too: a file of nothing but bad rows must not fill the report
+        # cut here too: a file with only bad rows must not fill the report
         self.bad = (self.bad + list(other["bad"]))[:KEPT_BAD_ROWS]
 
 
@@ -156,11 +156,11 @@ class ShardStore:
         return self.folder / key[:2] / key
 
     def has(self, key: str) -> bool:
-        """Return True if the shard or decision exists and is whole."""
+        """Return True if the shard or decision exists and is complete."""
         return is_intact(self.path(key))
 
     def meta(self, key: str) -> dict[str, Any]:
-        """Counts or findings recorded with it."""
+        """Counts or findings recorded with a shard or decision."""
         meta: dict[str, Any] = read_json(self.path(key) / MANIFEST)["meta"]
         return meta
 
@@ -173,7 +173,7 @@ class ShardStore:
         return self.path(piece.key) / f"{part}-{piece.number:05d}.parquet"
 
     def drops(self, key: str) -> Path:
-        """Parquet file of what a shard's steps dropped."""
+        """Parquet file of the texts that a shard's steps dropped."""
         return self.path(key) / "drops.parquet"
 
     def mask(self, decision: str, name: str) -> Path:
@@ -182,7 +182,7 @@ class ShardStore:
 
 
 def run_job(job: ShardJob, store: ShardStore) -> dict[str, Any]:
-    """Make a job's shard unless it is there; returns its counts. Raises DataError."""
+    """Make a job's shard unless it exists; return its counts. Raises DataError."""
     key = job.key
     if not store.has(key):
         counts = ShardCounts()
@@ -200,7 +200,7 @@ def open_step(settings: Section) -> Any:
 
 
 def versioned(settings: Section) -> list[Any]:
-    """Settings and declared version of a step, as JSON: they decide its outcome on given rows."""
+    """Settings and declared version of a step, as JSON: they determine its outcome on given rows."""
     return [settings.model_dump(mode="json"), _BUILD_STEPS[type(settings)].version]
 
 
@@ -254,10 +254,10 @@ def _tables(job: ShardJob, store: ShardStore, bad: list[BadRow]) -> Iterator[tup
 def _settle(
     table: pa.Table, dropped: Mapping[str, Mask], step: str, scope: Scope, counts: ShardCounts, drops: pq.ParquetWriter
 ) -> pa.Table:
-    """Take dropped cells out, then rows without a pair, and record both."""
+    """Remove dropped cells, then rows without a pair, and record both."""
     present = {c: np.asarray(table[c].is_valid()) for c in scope.languages}
     gone = {c: present[c] & _mask(dropped, c, table.num_rows) for c in scope.languages}
-    # what is left decides whether the row still has a pivot and another language
+    # the remaining cells decide if the row still has a pivot and another language
     left = {c: present[c] & ~gone[c] for c in scope.languages}
     paired = paired_rows(left, scope, table.num_rows)
     for code in scope.languages:
@@ -265,7 +265,7 @@ def _settle(
             counts.dropped.setdefault(step, Counter())[code] += int(gone[code].sum())
             drops.write_table(drop_table(table, gone[code], code, step, scope))
         if (stranded := left[code] & ~paired).any():
-            # the text itself is sound, but nothing is left beside it
+            # the text itself is fine, but has no counterpart left
             counts.dropped.setdefault(INCOMPLETE, Counter())[code] += int(stranded.sum())
             drops.write_table(drop_table(table, stranded, code, INCOMPLETE, scope))
     counts.dropped_rows[step] += int((~paired).sum())
@@ -277,7 +277,7 @@ def _settle(
 
 
 def paired_rows(present: Mapping[str, Mask], scope: Scope, rows: int) -> Mask:
-    """Rows that hold a pivot and another language."""
+    """Mask of rows with a pivot and another language."""
     pivot, other = np.zeros(rows, bool), np.zeros(rows, bool)
     for code, mask in present.items():
         if code in scope.pivots:
@@ -321,7 +321,7 @@ def _cells(table: pa.Table) -> dict[str, int]:
 
 
 class _Pieces:
-    """Writes rows and measures into files of some half a million rows."""
+    """Writes rows and measures into files of about half a million rows."""
 
     def __init__(self, folder: Path, counts: ShardCounts) -> None:
         self._folder, self._counts = folder, counts

@@ -1,8 +1,8 @@
-"""Rows that are one sentence: splits that no sentence crosses, ids that name one row each.
+"""Identities of rows: splits that no sentence crosses, and unique ids.
 
-Two rows belong together when they share an id of one corpus, or a text of four words or more in any language of any
-corpus. What belongs together goes to one side of the split as a whole, so a held-out sentence is not trained on
-through another pair, direction, file or pivot.
+Two rows belong together if they share an id of one corpus, or a text of four words or more in any language of any
+corpus. Such a group is assigned to one side of the split as a whole, so a held-out sentence is not trained on through
+another pair, direction, file or pivot.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ialign_ray.corpus.leaks import NO_WORDS
 from ialign_ray.errors import DataError
 
 LINKING_WORDS = 4
-"""Texts with fewer words ("Yes.", "Article 5") say too little to make two rows one sentence."""
+"""Fewest words of a text that identifies a sentence; shorter ones ("Yes.", "Article 5") are too common."""
 _TEXT, _LINK = "text:", "link:"
 
 
@@ -40,7 +40,7 @@ class IdentitySettings(Section):
 
 
 class IdentityMeasurement:
-    """Measures what rows have in common; `resolve` decides from it."""
+    """Measures what rows have in common, for `resolve` to decide from."""
 
     version = 1
 
@@ -55,7 +55,7 @@ class IdentityMeasurement:
             hashes = text_hashes(table[code])[0]
             columns[_TEXT + code] = pa.array(hashes)
             if self._shares:
-                # the split alone needs word counts, which cost a second pass over the text
+                # only the split needs word counts, which cost a second pass over the text
                 long = np.diff(normalised_words(table[code])[1]) >= LINKING_WORDS
                 columns[_LINK + code] = pa.array(np.where(long, hashes, NO_WORDS))
         if self._shares:
@@ -77,7 +77,7 @@ class Identities:
     """Identity and split of every row."""
 
     held_out: Mask
-    """Kept from training."""
+    """Held out from training."""
     conflicting: Mask
     """Dropped: the id already names another text (`bad_rows: drop`)."""
     ordinal: npt.NDArray[np.int64]
@@ -88,7 +88,7 @@ class Identities:
 def resolve(measures: Measures, parts: Sequence[CorpusRows]) -> Identities:
     """Check ids and draw the split.
 
-    Raises DataError when a corpus with an id column has two different texts under one id.
+    Raises DataError if a corpus with an id column has two different texts under one id.
     """
     if not measures.rows:
         return Identities(np.zeros(0, bool), np.zeros(0, bool), np.zeros(0, np.int64))
@@ -110,7 +110,7 @@ def _conflicts(measures: Measures, part: CorpusRows, ids: npt.NDArray[np.uint64]
     _, group = np.unique(ids, return_inverse=True)
     for code in part.corpus.languages:
         texts = measures.column(_TEXT + code)[part.start : part.stop]
-        # a row that lacks the language says nothing against another
+        # a row that lacks the language does not contradict another
         there = np.flatnonzero(texts != NO_WORDS)
         order = there[np.lexsort((there, group[there]))]
         starts = np.ones(len(order), bool)
@@ -131,7 +131,7 @@ def _conflict_sentence(measures: Measures, part: CorpusRows, before: int, row: i
     places = " and ".join(f"file {r['file']} line {r['line']}" for r in rows)
     return (
         f"corpus {part.corpus.name!r} ({part.corpus.origin}): id {name!r} has different texts in {places}; give each "
-        "sentence its own id, leave `id` out, or set bad_rows: drop to keep the first"
+        "sentence a unique id, omit `id`, or set bad_rows: drop to keep the first"
     )
 
 
@@ -148,7 +148,7 @@ def _ordinals(ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
 
 
 def _held_out(measures: Measures, parts: Sequence[CorpusRows], ids: npt.NDArray[np.uint64]) -> Mask:
-    """Each group of one sentence is held out when the place of its first id is below its largest `holdout`."""
+    """Mask of held-out rows: a group is held out if the place of its first id is below its largest `holdout`."""
     labels = _components(measures, ids)
     share = measures.column("share")
     holdout = np.zeros(measures.rows)
@@ -157,7 +157,7 @@ def _held_out(measures: Measures, parts: Sequence[CorpusRows], ids: npt.NDArray[
     # a group over several corpora is held out at the largest of their shares
     most = np.zeros(int(labels.max(initial=-1)) + 1)
     np.maximum.at(most, labels, holdout)
-    # the representative is chosen by the hash of its id, which says nothing of its share
+    # the representative is chosen by the hash of its id, which is independent of its share
     order = np.lexsort((ids, labels))
     starts = np.ones(len(order), bool)
     starts[1:] = labels[order][1:] != labels[order][:-1]
@@ -170,7 +170,7 @@ def _held_out(measures: Measures, parts: Sequence[CorpusRows], ids: npt.NDArray[
 def _components(measures: Measures, ids: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Number of each row's group."""
     heads, tails = [], []
-    # texts of all corpora are compared, each language with itself
+    # texts of all corpora are compared within each language
     for name in ["id", *(c for c in measures.columns if c.startswith(_LINK))]:
         keys = ids if name == "id" else measures.column(name)
         order = np.argsort(keys, kind="stable")

@@ -1,4 +1,4 @@
-"""Measures that a corpus step took of every row of every corpus, one column in memory at a time."""
+"""Measures of every row of every corpus for a corpus step, one column in memory at a time."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ class StoredMeasures:
 
     @property
     def columns(self) -> list[str]:
-        """Names of what was measured of any corpus."""
+        """Names of the measures of any corpus."""
         return list(dict.fromkeys(name for s in self._schemas for name in s.names))
 
     def column(self, name: str) -> npt.NDArray[Any]:
-        """One measure of all rows; NaN, or 0 for integers, where a corpus lacks it."""
+        """One measure of all rows; NaN, or 0 for integers, if a corpus lacks it."""
         kind = next(s.field(name).type.to_pandas_dtype() for s in self._schemas if name in s.names)
         empty = np.nan if np.issubdtype(kind, np.floating) else 0
         # filled in place: parts joined afterwards would hold the column twice
@@ -61,7 +61,7 @@ class StoredMeasures:
 
 
 def _rows(path: Path, rows: npt.NDArray[np.int64]) -> pa.Table:
-    """Rows of a file by ascending number, from the row groups that hold them."""
+    """Rows of a file by ascending number, from the row groups that contain them."""
     with pq.ParquetFile(path) as file:
         sizes = [file.metadata.row_group(k).num_rows for k in range(file.num_row_groups)]
         ends = np.cumsum(sizes)

@@ -1,6 +1,6 @@
-"""Texts of an evaluation file that nobody declared: the same sentences in other languages, which give its rows away.
+"""Undeclared texts of an evaluation file: the same sentences in other languages, which would leak its rows.
 
-Named columns are texts. Of the others those are that read like them: prose rather than ids, addresses or codes, of many
+Named columns are texts. So are other columns that resemble them: prose rather than ids, addresses or codes, of many
 distinct values (labels and topics have few), and about as long. Files with one language each (aligned lines, a
 translation memory) are searched for the languages that were not named.
 """
@@ -26,21 +26,21 @@ from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
 
 SEEN = 2_000
-"""Rows, spread over a file, by which a column is judged."""
+"""Number of rows, spread over a file, by which a column is judged."""
 MANY = 20
-"""Distinct values from which a column is no set of labels, unless the declared texts have fewer themselves."""
+"""Fewest distinct values of a column of texts rather than labels, unless the declared texts have fewer."""
 WORDS = 3.0
-"""Mean words from which a column is text; less where the declared texts are shorter."""
+"""Fewest mean words of a column of texts; fewer if the declared texts are shorter."""
 _CODE = r"^[\x21-\x7e]*[0-9_/:@#=\\][\x21-\x7e]*$|^\w+://|^\P{L}*$"
 """Ids, addresses, dates: one ASCII piece with a digit or a mark of code in it; or no letter at all."""
 
 
 ANSWERS = ("targets", "completion", "messages", "id", "source", "system")
-"""Columns of an instruction file beside the requests: many requests have the same answer."""
+"""Columns of an instruction file other than the requests: many requests have the same answer."""
 
 
 def aside(suite: SuiteSource) -> set[str]:
-    """Columns that a suite names for something else than text."""
+    """Columns that a suite names for something other than text."""
     named = (suite.id, getattr(suite, "label", None), getattr(suite, "split_column", None))
     return {c for c in (*named, suite.long and suite.long.language) if c}
 
@@ -48,10 +48,10 @@ def aside(suite: SuiteSource) -> set[str]:
 def file_texts(
     source: DataSource, base: str, declared: Sequence[str], aside: Collection[str] = ()
 ) -> dict[str, pa.Array]:
-    """Column (`struct.field` where nested) -> its texts, null where there is none; all of a row at the same place.
+    """Column (`struct.field` where nested) -> its texts, null if there is no text; all of a row at the same index.
 
-    `declared` columns come first and must be there; of the others those that read like text, but for `aside` (ids,
-    labels, splits). Raises DataError as `read_table` does.
+    `declared` columns come first and must exist; of the others, those that resemble text are added, except `aside`
+    (ids, labels, splits). Raises DataError as `read_table` does.
     """
     table = _read(source, base, declared)
     columns = {
@@ -72,13 +72,13 @@ def file_texts(
 
 
 def _read(source: DataSource, base: str, declared: Sequence[str]) -> pa.Table:
-    """The file with every language that is in it, or beside it as an aligned file."""
+    """Extend a source to every language in its file, or in aligned files next to it."""
     others = _undeclared_languages(source, base, declared)
     table = read_table(source, base, [*declared, *others.get("memory", ())])
     for code in others.get("aligned", ()):
         try:
             beside = read_table(source, base, [*declared[:1], code])
-        except DataError:  # of other lines: another text, which only has its place in common
+        except DataError:  # other lines: a different text in the same place
             continue
         table = table.append_column(code, beside[code])
     return table
@@ -98,7 +98,7 @@ def _undeclared_languages(source: DataSource, base: str, declared: Sequence[str]
 
 
 def _codes(path: str, declared: Sequence[str]) -> Iterator[str]:
-    """What stands in other files' names where the declared ones have their language."""
+    """Language parts in the names of files that otherwise match the declared ones."""
     if "{language}" in path:
         before, _, after = path.partition("{language}")
         place = len(Path(before + "x").parts) - 1
@@ -123,7 +123,7 @@ def _name(file: str) -> str:
 
 
 def _strings(name: str, column: pa.Array) -> Iterator[tuple[str, pa.Array]]:
-    """The strings in a column, one array a place in its structure and of its length."""
+    """The strings in a column: one array per place in its structure, each as long as the column."""
     if isinstance(column, pa.ChunkedArray):
         column = pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], column.type)
     kind = column.type

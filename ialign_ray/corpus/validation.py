@@ -1,6 +1,6 @@
-"""Pairs for watching a run: of the held-out splits, or kept from the training pairs by whole sentences.
+"""Validation pairs of a run: from held-out splits, or held out from the training pairs by whole sentences.
 
-Never of an evaluation suite: what chooses a checkpoint may not judge it.
+They never come from an evaluation suite: data that selects a checkpoint must not evaluate it.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ from ialign_ray.corpus.pairs import PAIR_SCHEMA, Parallel, directed_pairs
 from ialign_ray.corpus.splits import LINKING_WORDS
 
 TENTH = 10
-"""At most one training pair in so many is kept for validation."""
+"""At most one in this many training pairs is held out for validation."""
 DRAWN = 3
-"""Seed of the draw; the split of `holdout` and the replay pool have others."""
+"""Seed of the draw; the split of `holdout` and the replay pool have different ones."""
 
 
 def hold_out_pairs(experiment: Experiment, built: Built, parallel: Parallel, most: int) -> tuple[Parallel, pa.Table]:
-    """The training pairs without those kept for validation, and these: `most` at most, corpora alike.
+    """Split training pairs into those to train on and at most `most` for validation, equally from each corpus.
 
-    A corpus with a held-out split gives pairs of it. Of another, sentences are taken with all their languages and
-    directions, and only such that share no text of four words or more with another sentence of any corpus: so no
+    A corpus with a held-out split provides pairs from it. From others, sentences are taken with all their languages and
+    directions, and only those that share no text of four words or more with another sentence of any corpus: so no
     held-out text is trained on through another row.
     """
     own_share = most // len(experiment.corpora)
@@ -79,7 +79,7 @@ def _whole_sentences(pairs: pa.Table, allowed: Mask, most: int) -> Mask:
 
 
 def _shares_no_text(pairs: pa.Table) -> Mask:
-    """Rows of sentences that have no longer text in common with another sentence."""
+    """Mask of rows of sentences that share no text of four words or more with another sentence."""
     ids, sentence = _sentences(pairs)
     shared = np.zeros(len(ids), bool)
     texts: list[npt.NDArray[np.uint64]] = []

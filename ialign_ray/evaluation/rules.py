@@ -1,6 +1,6 @@
-"""Decision rules of the verdict and of the promotion gate, kept once so that the two cannot disagree.
+"""Decision rules shared by the verdict and the promotion gate, so that the two cannot disagree.
 
-Every rule reads one *paired* difference with its 95 % interval, turned so that + is better:
+Every rule reads one *paired* difference with its 95 % interval, with its sign so that + is better:
 
 ======================  =============================================================================================
 gained                  the whole interval is above 0
@@ -39,7 +39,7 @@ EITHER: Final = "not shown either way"
 ONE_RUN: Final = "one run"
 
 UNMEASURED: Final = "unmeasured"
-"""Word of a comparison's `luck` where its recipes have one training seed each and no spread is declared."""
+"""Value of a comparison's `luck` if its recipes have one training seed each and no spread is declared."""
 
 
 @dataclass(frozen=True)
@@ -61,17 +61,17 @@ class Rules:
     least_gain: float | Mapping[str, float] = 0.0
     """The smallest gain that is worth a promotion, one or by suite."""
     min_rows: int = 30
-    """Fewer sentences in common than this decide no promotion."""
+    """Fewest sentences in common for a promotion."""
     collapse_share: float = 0.8
-    """A label that takes more than this share of a language's predictions is a collapse."""
+    """Share of a language's predictions above which a label is a collapse."""
     half_width: float = 0.05
-    """A wider interval calls for more sentences."""
+    """Widest interval that needs no warning; a wider one needs more sentences."""
     primary: PrimaryConfig | None = None
     """The one comparison that was declared before anything was measured."""
 
 
 def rules_of(experiment: Experiment) -> Rules:
-    """Rules with the limits that an experiment declares."""
+    """Return rules with the limits that an experiment declares."""
     promotion, evaluate = experiment.promotion, experiment.evaluate
     return Rules(
         scorer=evaluate.scorer,
@@ -86,7 +86,7 @@ def rules_of(experiment: Experiment) -> Rules:
 
 
 def turned(row: Mapping[Any, Any]) -> Difference:
-    """Paired difference of one row of `summary.compare`, its sign turned so that + is better."""
+    """Paired difference of one row of `summary.compare`, with its sign so that + is better."""
     value, low, high = (float(row[field]) for field in ("value", "low", "high"))
     if lower_is_better(row["metric"]):
         # turning the sign swaps the ends of the interval
@@ -95,39 +95,39 @@ def turned(row: Mapping[Any, Any]) -> Difference:
 
 
 def gain_outcome(better: Difference) -> str:
-    """`gained`, `lost` or `not shown` of a difference in which + is better."""
+    """Return `gained`, `lost` or `not shown` for a difference in which + is better."""
     if better.low > 0:
         return GAINED
     return LOST if better.high < 0 else NOT_SHOWN
 
 
 def forgetting_outcome(better: Difference, tolerance: float) -> str:
-    """`kept`, `lost, within the limit`, `forgot` or `not shown either way` of a difference in which + is better."""
+    """Return `kept`, `lost, within the limit`, `forgot` or `not shown either way`; + is better."""
     if better.low >= -tolerance:
         return WITHIN if better.high < 0 else KEPT
     return FORGOT if better.high < -tolerance else EITHER
 
 
 def of_recipe(outcome: str, luck: str) -> str:
-    """An outcome as one of a recipe: `one run` where something is shown of a model whose training luck is unknown."""
+    """Outcome for a recipe: `one run` if something is shown only for a model whose training luck is unknown."""
     return ONE_RUN if luck == UNMEASURED and outcome not in (NOT_SHOWN, EITHER) else outcome
 
 
 def tolerance_of(kind: SuiteKind, rules: Rules) -> float | None:
-    """Tolerance of a kind's change on old work, in its metric's unit; None where no limit has such a unit."""
+    """Tolerance of a kind's change on old work, in its metric's unit; None if no limit has such a unit."""
     if kind.old == "score":
         return rules.tolerance
     return rules.loss_tolerance if lower_is_better(kind.metric) else None
 
 
 def judged_rows(pairs: pd.DataFrame, kind: SuiteKind, rules: Rules, metric: str | None = None) -> pd.DataFrame:
-    """Rows of `summary.compare` in the mean over prompts, of the scorer and metric that a kind is judged by."""
+    """Rows of `summary.compare` in the mean over prompts, of the chosen scorer and the chief metric of a kind."""
     wanted = (pairs["metric"] == (metric or kind.metric)) & (pairs["scorer"] == kind.scored(rules.scorer))
     return pairs[wanted & (pairs["prompt"] == "all")]
 
 
 def is_primary(comparisons: pd.DataFrame, rules: Rules) -> pd.Series:
-    """True for the rows of `summary.compare` that are the declared primary end point, one an arm."""
+    """Mask of the rows of `summary.compare` that are the declared primary end point, one per arm."""
     declared = rules.primary
     if declared is None:
         return pd.Series(False, comparisons.index)

@@ -25,7 +25,7 @@ def run_name(arm: str, seed: int) -> str:
 
 
 def base_subject(experiment: Experiment) -> Subject:
-    """The untouched base model."""
+    """The untrained base model."""
     folder = run_folder(experiment, BASE) / PREDICTIONS
     return Subject(BASE, json_hash(_scored_as(experiment)), folder, partial(open_scorer, experiment, None))
 
@@ -37,13 +37,13 @@ def run_subject(experiment: Experiment, run: Path) -> Subject:
 
 
 def _scored_as(experiment: Experiment) -> list[Any]:
-    # tuning and new pieces say nothing of the base; prompt format and precision do change its scores
+    # tuning and new pieces do not affect the base; prompt format and precision do
     settings = experiment.model.model_dump(exclude={"id", "revision", "tuning", "lora", "vocabulary"})
     return [settings, base_identity(experiment.model)]
 
 
 def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
-    """The base (None) or an adapted model, ready to score."""
+    """Open the base (None) or an adapted model for scoring."""
     import torch
 
     model, tokenizer = load_adapted(experiment.model, folder)

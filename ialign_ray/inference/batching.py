@@ -1,4 +1,4 @@
-"""Length-sorted batches under a token budget, padding, and a model lent for reading only."""
+"""Length-sorted batches under a token budget, padding, and a context for evaluation without gradients."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Tokens = Sequence[int]
 
 
 def token_batches(lengths: Sequence[int], budget: int, *, same_length: bool = False) -> Iterator[list[int]]:
-    """Row indices in batches of rows x longest <= budget (a longer row goes alone), longest first.
+    """Row indices in batches of rows x longest <= budget (a longer row is a batch alone), longest first.
 
     Neighbours in length share a batch, so little of it is padding, and the largest batch comes first, so
     a budget that does not fit in memory fails at once. `same_length` never mixes two lengths.
@@ -37,7 +37,7 @@ def token_batches(lengths: Sequence[int], budget: int, *, same_length: bool = Fa
 def padded(rows: Sequence[Tokens], device: torch.device, *, left: bool = False, fill: int = 0) -> tuple[Tensor, Tensor]:
     """Ids [B, T] padded with `fill`, and their attention mask [B, T], both LongTensors."""
     width = max(len(row) for row in rows)
-    # filled on the CPU and moved at once: on a GPU each row would be a copy of its own
+    # filled on the CPU and moved at once: on a GPU each row would be a separate copy
     ids = torch.full((len(rows), width), fill, dtype=torch.long)
     mask = torch.zeros_like(ids)
     for i, row in enumerate(rows):
@@ -48,18 +48,18 @@ def padded(rows: Sequence[Tokens], device: torch.device, *, left: bool = False, 
 
 
 def device_of(model: nn.Module) -> torch.device:
-    """The device that the model's inputs belong on: that of its first parameter, the embeddings."""
+    """The device for the model's inputs: that of its first parameter, the embeddings."""
     return next(model.parameters()).device
 
 
 @contextmanager
 def read_only(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode without gradients; afterwards every module has its own mode back.
+    """Evaluation mode without gradients; afterwards the mode of every module is restored.
 
     `no_grad` and not `inference_mode`: a buffer that a forward pass renews (dynamic rotary frequencies)
     would stay an inference tensor and break the next training step.
     """
-    # of every module: `model.train(mode)` afterwards would undo a part that the caller keeps in evaluation mode
+    # per module: `model.train(mode)` afterwards would change a part that the caller keeps in evaluation mode
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -71,7 +71,8 @@ def read_only(model: nn.Module) -> Iterator[None]:
 
 
 def cache_argument(model: nn.Module) -> str | None:
-    """Name under which `forward` takes keys and values: `cache` since transformers 5.24; None without any."""
+    """Name under which `forward` takes keys and values: `cache` since transformers 5.24; None if there is no such
+    argument."""
     takes = inspect.signature(base_model(model).forward).parameters
     return next((name for name in ("cache", "past_key_values") if name in takes), None)
 
@@ -79,9 +80,9 @@ def cache_argument(model: nn.Module) -> str | None:
 def takes_left_padding(model: nn.Module) -> bool:
     """Return True if a causal model gives a left-padded row, and rows continued from a cache, its true positions.
 
-    Declared, not tried: the architecture takes `position_ids` or counts positions in the attention mask
+    Declared, not tested: the architecture takes `position_ids` or counts positions in the attention mask
     (BLOOM) or by distance (MPT), keeps no recurrent state, and all its layers keep plain or
-    sliding-window keys and values of their own.
+    sliding-window keys and values of their layer.
     """
     inner = base_model(model)
     config = inner.config.get_text_config(decoder=True)
@@ -98,9 +99,9 @@ def takes_left_padding(model: nn.Module) -> bool:
 
 
 def check_prompts(model: nn.Module, prompts: Sequence[Tokens], extra: Sequence[int]) -> None:
-    """Refuse what the model cannot read: empty prompts, or prompt + `extra` tokens past its positions.
+    """Refuse input that the model cannot read: empty prompts, or prompt + `extra` tokens past its positions.
 
-    For an encoder-decoder the prompt and the `extra` tokens are each held against the limit alone.
+    For an encoder-decoder the prompt and the `extra` tokens are each compared with the limit.
 
     Raises:
         DataError: an empty prompt.

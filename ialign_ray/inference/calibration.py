@@ -1,8 +1,8 @@
-"""Label values: the numbers that rank labels, from summed log-probabilities.
+"""Label values, by which labels are ranked, from summed log-probabilities.
 
-- `sum`: the label's log-probability. Longer labels pay for every token.
+- `sum`: the label's log-probability. Longer labels are penalised for every token.
 - `mean`: per token, which removes most of the dependence on label length.
-- `calibrated`: what the prompt's text adds to what the label had without it. Subtracting the label's
+- `calibrated`: the gain from the prompt's text over a prompt without it. Subtracting the label's
   log-probability under a *content-free* prompt (the same template, its text replaced by "N/A", "[MASK]" or
   nothing) is contextual calibration in its diagonal form, W = diag(p_cf)^-1 and b = 0: Zhao et al. 2021,
   "Calibrate Before Use", arXiv 2102.09690, who average probabilities, normalised over the labels, over
@@ -66,4 +66,4 @@ def prior(content_free: LabelScores) -> NDArray[np.float64]:
 
 
 CONTENT_FREE = ("N/A", "[MASK]", "")
-"""Stand-ins for the text, over which the label prior is averaged (Zhao et al. 2021, arXiv 2102.09690)."""
+"""Placeholders for the text, over which the label prior is averaged (Zhao et al. 2021, arXiv 2102.09690)."""

@@ -1,4 +1,4 @@
-"""Vectors of texts from a model's hidden states: the mean over a text's own tokens, at one layer."""
+"""Vectors of texts from a model's hidden states: the mean over a text's tokens, at one layer."""
 
 from __future__ import annotations
 
@@ -40,10 +40,10 @@ def embed(
     max_batch_tokens: int = 4096,
     progress: Callable[[int], None] | None = None,
 ) -> NDArray[np.float32]:
-    """Mean hidden state of each text's tokens, [n, H] in the order of `texts`; padding is left out.
+    """Mean hidden state of each text's tokens, [n, H] in the order of `texts`; padding is ignored.
 
-    The same whatever the batch, to rounding: texts are padded on the right, where no earlier position looks. Of an
-    encoder-decoder the encoder's states.
+    Independent of the batch, up to rounding: texts are padded on the right, which no earlier position attends to. For
+    an encoder-decoder, the encoder's states.
 
     Args:
         model: any causal or encoder-decoder model of transformers, wrapped by peft or not.
@@ -75,7 +75,7 @@ def embed(
 
 
 def _body(model: nn.Module) -> Any:
-    """The part that makes hidden states: the output head, the largest matrix, is not needed."""
+    """The part that computes hidden states; the output head, the largest matrix, is not needed."""
     inner = base_model(model)
     return inner.get_encoder() if is_encoder_decoder(model) else inner.base_model
 

@@ -26,13 +26,13 @@ from ialign_ray.modeling.head import base_model
 
 
 class TextDecoder(Protocol):
-    """The part of a tokenizer that generation uses."""
+    """Interface of a tokenizer that generation uses."""
 
     eos_token_id: int | None
     pad_token_id: int | None
 
     def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
-        """The text of `ids`."""
+        """Return the text of `ids`."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Generation:
     tokens: int
     """Number of generated tokens, without the end-of-sequence token."""
     ended: bool
-    """True if an end-of-sequence token ended it; else it was cut at its longest."""
+    """True if an end-of-sequence token ended it; False if it was cut at the limit."""
 
 
 def generate(
@@ -61,8 +61,8 @@ def generate(
     """The model's answer to each prompt, without the prompt, in the order of `prompts_ids`.
 
     Greedy by default, and then the same text whatever the batch size (fp32). Sampling depends on the seed,
-    the prompts and `max_batch_tokens`; torch's global random state is left as it was when a seed is given.
-    Sampling defaults in the model's own folder (temperature, penalties) are not used.
+    the prompts and `max_batch_tokens`; with a seed, torch's global random state is unchanged. Sampling defaults in the
+    model's folder (temperature, penalties) are not used.
 
     Args:
         model: any causal or encoder-decoder model of transformers, wrapped by peft or not.
@@ -89,9 +89,9 @@ def generate(
     inner, device, start = base_model(model), device_of(model), decoder_start(model)
     seq2seq = start is not None
     config = _config(inner, tokenizer, start, max_new_tokens, temperature, top_p)
-    # Where padding on the left would shift positions, rows of equal length share a batch without padding.
+    # If padding on the left would shift positions, rows of equal length share a batch without padding.
     alone = not seq2seq and not takes_left_padding(model)
-    # keys and values of the answer are kept beside the prompt's, so the budget counts both
+    # keys and values of the answer are kept with those of the prompt, so the budget counts both
     lengths = [len(prompt) + max_new_tokens for prompt in prompts_ids]
     found = [Generation("", 0, False)] * len(prompts_ids)
     done = 0
@@ -134,7 +134,7 @@ def _config(
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
-        # What is left unset would come from the model's folder.
+        # Unset values would come from the model's folder.
         temperature=temperature or 1.0,
         top_p=top_p if temperature else 1.0,
         top_k=0 if temperature else 50,
@@ -149,7 +149,7 @@ def _config(
 
 
 def _check_finite(_: Tensor, scores: Tensor) -> Tensor:
-    """Refuse logits without a number, whose argmax would be an answer like any other."""
+    """Refuse NaN logits, whose argmax would look like any other answer."""
     if not scores.amax(-1).isfinite().all():  # a masked token may have -inf
         raise ModelError("the model computes NaN or infinity; its training diverged, so use an earlier checkpoint")
     return scores
@@ -162,7 +162,7 @@ def _until(ids: list[int], ends: list[int] | None) -> list[int]:
 
 @contextmanager
 def _seeded(seed: int | None, device: torch.device) -> Iterator[None]:
-    """Seed torch inside and put its global random state back; does nothing where the seed is None."""
+    """Seed torch in the body and restore its global random state afterwards; do nothing if the seed is None."""
     if seed is None:
         yield
         return

@@ -361,9 +361,9 @@ def _encoder_decoder_batch(
 def _stem_batches(
     trees: Sequence[LabelTree], width: int, budget: int, *, empty: bool = False
 ) -> Iterator[list[tuple[int, int]]]:
-    """(row, stem) pairs, longest stems first, in batches that fit the budget beside `width` cached tokens."""
+    """(row, stem) pairs, longest stems first, in batches that fit the budget together with `width` cached tokens."""
     pairs = [(b, s) for b, tree in enumerate(trees) for s, stem in enumerate(tree.stems) if stem or empty]
-    # One token of a stem stands for the cached tokens that its row holds, at CACHED_TOKENS to one.
+    # One token of a stem counts for the cached tokens of its row, at CACHED_TOKENS to one.
     cost = [max(len(trees[b].stems[s]) + 1, -(-width // CACHED_TOKENS)) for b, s in pairs]
     for rows in token_batches(cost, budget):
         yield [pairs[i] for i in rows]

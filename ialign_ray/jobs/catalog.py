@@ -67,7 +67,7 @@ def tune(experiment: Experiment, options: Options, console: Console) -> Result:
 
 
 def evaluate(experiment: Experiment, options: Options, console: Console) -> Result:
-    """Score a finished run beside base and control."""
+    """Score a finished run alongside base and control."""
     from ialign_ray.workflows.evaluate import evaluate
 
     run, control = _finished(experiment, options.run), control_run(experiment, options)
@@ -156,7 +156,7 @@ STEPS = {
     "build_data": Job(build_data, "Read, clean, decontaminate and split every corpus."),
     "align": Job(align, "Train one run.", ("run",), workers=True),
     "tune": Job(tune, "Search the space of `search`, and evaluate the winner."),
-    "evaluate": Job(evaluate, "Score a finished run beside base and control.", ("run", "control")),
+    "evaluate": Job(evaluate, "Score a finished run alongside base and control.", ("run", "control")),
     "promote": Job(
         promote,
         "Register an evaluated run, and promote it if it passes the gate.",

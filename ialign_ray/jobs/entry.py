@@ -38,7 +38,7 @@ ARGUMENTS = {
     "force": "Skip the gate; the reason given is recorded.",
 }
 WIDTH = 140
-"""Columns of tables; a job's log is not a terminal with a width of its own."""
+"""Columns of tables; a job's log is not a terminal with a width."""
 
 
 def main(name: str, arguments: Sequence[str] | None = None) -> NoReturn:

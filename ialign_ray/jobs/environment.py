@@ -1,4 +1,4 @@
-"""Environment variables of a job: settings of Ray, and the submitter's credentials by name, kept nowhere else."""
+"""Environment variables of a job: settings of Ray, and the submitter's credentials by name, stored nowhere else."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def job_environment(environ: Mapping[str, str], also: Iterable[str] = ()) -> dic
     """Return a job's variables. Raises ConfigError if a requested one is not set, or Ray would change its value."""
     wanted = list(also)
     if unset := [name for name in wanted if name not in environ]:
-        raise ConfigError(f"--env {unset[0]} is not set here; export it first, or leave it out")
+        raise ConfigError(f"--env {unset[0]} is not set here; export it first, or omit it")
     server = [TRACKING] if environ.get(TRACKING, "").startswith(("http://", "https://")) else []
     passed = {name: environ[name] for name in dict.fromkeys((*PASSED, *server, *wanted)) if name in environ}
     for name, value in passed.items():

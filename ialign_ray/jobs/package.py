@@ -1,6 +1,6 @@
 """The package of a job: the experiment, the files that it names, and our code; nothing else leaves this machine.
 
-Ray packs a whole folder (`working_dir` with `excludes`), so what nobody thought of excluding is sent, unseen.
+Ray packs a whole folder (`working_dir` with `excludes`), so any file that nobody thought of excluding is sent.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from ialign_ray.errors import ConfigError
 
 CODE = "ialign_ray"
 CODE_SUFFIXES = (".py", ".yaml", ".j2", ".css", ".js", ".html", ".svg", ".typed")
-"""Suffixes of the files that a package of ours consists of."""
+"""Suffixes of the files that our package consists of."""
 EXCLUDED = (
     # not part of an experiment: version control, environments, caches
     *(".git", ".hg", ".svn", ".venv", "venv", "node_modules", "__pycache__", ".*_cache", ".hypothesis", "*.egg-info"),
     # belongs on the cluster's storage
     *("mlruns", "mlflow.db", "*.safetensors", "*.bin", "*.pt", "*.gguf", "*.distcp"),
 )
-"""Patterns as in `.gitignore`, left out of a folder that is named, in addition to its ignore files."""
+"""Patterns as in `.gitignore`, excluded from a named folder, in addition to its ignore files."""
 SECRET_NAMES = GitIgnoreSpec.from_lines(
     (
         *("*.env", ".env*", ".envrc", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.kdbx", "*.ppk"),
@@ -86,7 +86,7 @@ class Package:
         for name in include:
             found = set(below(root, name))
             if not found:
-                raise ConfigError(f"--include {name} is no file in {root} that can be sent; links out of it are not")
+                raise ConfigError(f"--include {name} is not a file in {root} that can be sent; links out of it are not")
             files |= found
         own = (root / CODE / "__init__.py").is_file()
         if own:
@@ -189,7 +189,7 @@ def _patterns() -> list[tuple[str, list[re.Pattern[str]]]]:
     from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
     from detect_secrets.plugins.base import RegexBasedDetector
 
-    # public addresses are no secrets; the others are slow (a second for 4 MB) and of services without our users
+    # public addresses are not secrets; the others are slow (a second for 4 MB) and of services without our users
     unused = {
         "IPPublicDetector",
         "ArtifactoryDetector",

@@ -1,4 +1,4 @@
-"""All steps of an experiment in one job. Each step has a record of its own, and finished steps are skipped."""
+"""All steps of an experiment in one job. Each step has a record, and finished steps are skipped."""
 
 from __future__ import annotations
 

@@ -49,8 +49,8 @@ def prepare(
 ) -> Submission:
     """Check an experiment for a job and build its submission. Raises ConfigError with one sentence.
 
-    `arguments`: the job's own (`--run first`). `also`: names of environment variables to pass. `include`: files to
-    send beside those that the experiment names.
+    `arguments`: those of the job itself (`--run first`). `also`: names of environment variables to pass. `include`:
+    files to send in addition to those that the experiment names.
     """
     if job not in JOBS:
         raise ConfigError(f"--job {job!r} is not a job; use one of {', '.join(JOBS)}")
@@ -122,7 +122,7 @@ def path_inside(file: Path, working_dir: Path) -> str:
 
 
 def named_files(experiment: Experiment, file: Path, overrides: Sequence[str], root: Path) -> Iterator[str]:
-    """Yield the paths, relative to the working directory, of what an experiment reads beside itself."""
+    """Yield the paths, relative to the working directory, of the files that an experiment reads."""
     suites = (yaml.safe_load(file.read_text(encoding="utf-8")).get("evaluate") or {}).get("suites") or []
     for override in overrides:
         field, _, value = override.partition("=")

@@ -60,9 +60,9 @@ def auto_class(config: Any, name: str) -> Any:
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The blocks as the architecture names them for splitting over devices.
+    """The blocks that the architecture declares for splitting over devices.
 
-    Where it names none, the members of its longest list of modules.
+    Without such a declaration, the members of its longest list of modules.
     """
     inner = base_model(model)
     names = set(getattr(inner, "_no_split_modules", None) or ())
@@ -73,22 +73,24 @@ def blocks(model: nn.Module) -> list[nn.Module]:
 
 
 def checkpoint_activations(model: nn.Module) -> None:
-    """Keep only each block's input for the backward pass, which computes the rest again (arXiv 1604.06174).
+    """Store only each block's input for the backward pass, which recomputes the rest (arXiv 1604.06174).
 
     Raises:
-        ModelError: the architecture's code does not allow for it.
+        ModelError: the architecture's code does not support it.
     """
     inner = base_model(model)
     if not inner.supports_gradient_checkpointing:
-        raise ModelError(f"train.gradient_checkpointing: {type(inner).__name__} has none; set it to false")
+        raise ModelError(
+            f"train.gradient_checkpointing: {type(inner).__name__} is not supported by it; set it to false"
+        )
     inner.activation_checkpointing_enable({"use_reentrant": False})
 
 
 def compile_blocks(model: nn.Module) -> None:
-    """Let torch.compile translate each block at its first use, for all lengths of a batch.
+    """Compile each block with torch.compile at its first use, for all lengths of a batch.
 
-    Block by block, since equal ones are translated once, and since embeddings and head stay as they are: a graph of the
-    whole model would not see which positions the head is asked for. Names of weights stay what they are.
+    Block by block, since equal ones are compiled once, and since embeddings and head must not be compiled: a graph of
+    the whole model would not know which positions the head computes. Names of weights do not change.
     """
     for block in blocks(model):
         block.compile(dynamic=True)

@@ -1,4 +1,4 @@
-"""Attention kernel of a model, and its ability to keep examples apart that share a row."""
+"""Attention kernel of a model, and its ability to separate examples that share a row."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ PACKABLE = frozenset({
     "cohere", "gemma", "gemma2", "gemma3_text", "gpt2", "gpt_neox", "granite", "llama", "mistral", "olmo2", "phi3",
     "qwen2", "qwen3", "smollm3",
 })  # fmt: skip
-"""Model types that build a block-diagonal mask where position ids restart; each is tested against unpacked rows.
+"""Model types that build a block-diagonal mask if position ids restart; each is tested against unpacked rows.
 
-Not among them: BLOOM and MPT count positions in the attention mask (ALiBi), T5 and its kin have an encoder and relative
-positions, and models with recurrent layers carry a state over.
+Excluded are BLOOM and MPT, which count positions in the attention mask (ALiBi), T5 and related models, which have an
+encoder and relative positions, and models with recurrent layers, which carry a state over.
 """
 _KERNELS = frozenset({"eager", "sdpa", "flex_attention", "flash_attention_2"})
 
 
 def attention_kernel(settings: ModelSettings) -> str | None:
-    """The kernel to load a model with; None leaves it to transformers, which takes SDPA where a model has it.
+    """The kernel to load a model with; None leaves the choice to transformers, which uses SDPA if the model supports
+    it.
 
-    FlashAttention reads rows of any length without padding, in half precision on CUDA alone.
+    FlashAttention reads rows of any length without padding, only in half precision on CUDA.
 
     Raises:
-        ModelError: the kernel asked for needs a GPU or a package that this machine lacks.
+        ModelError: the requested kernel needs a GPU or a package that this machine lacks.
     """
     from transformers.utils import is_flash_attn_2_available
 
@@ -51,12 +52,12 @@ def attention_kernel(settings: ModelSettings) -> str | None:
 
 
 def kernel_of(model: nn.Module) -> str:
-    """The kernel that a loaded model runs."""
+    """The kernel that a loaded model uses."""
     return str(getattr(base_model(model).config, "_attn_implementation", "eager"))
 
 
 def is_packable(model: nn.Module) -> bool:
-    """Return True if examples may share a row: declared for the architecture and the kernel, not tried."""
+    """Return True if examples may share a row: declared for the architecture and the kernel, not tested."""
     config: Any = base_model(model).config
     return (
         config.model_type in PACKABLE

@@ -1,4 +1,4 @@
-"""Identity of a model, found from its files without loading it; predictions are kept under it."""
+"""Identity of a model, computed from its files without loading it; predictions are stored under it."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from ialign_ray.modeling.load import model_location
 from ialign_ray.storage import MANIFEST, file_hash, read_json
 
 READ_WHOLE = 1 << 25
-"""Bytes up to which a file is known by its content (configuration, tokenizer, adapters); a larger one is known by
-size and time, since a model's weights take longer to hash than to load."""
+"""Bytes up to which a file is identified by its content (configuration, tokenizer, adapters); a larger one by size and
+time, since a model's weights take longer to hash than to load."""
 
-_ABOUT = {"README.md", "experiment.yaml", "record.json", MANIFEST}  # tell of a run; they score nothing
+_ABOUT = {"README.md", "experiment.yaml", "record.json", MANIFEST}  # about a run; they do not affect scores
 
 
 def base_identity(settings: ModelSettings) -> Any:
-    """Identity of a base model: its hub commit, or its folder's files, so that a refilled folder is another model."""
+    """Identity of a base model: its hub commit, or its folder's files, so that a folder with new files is another
+    model."""
     location = Path(model_location(settings.id))
     if not location.is_dir():
         return [settings.id, _commit(settings) or settings.revision]
@@ -41,11 +42,11 @@ def _known_by(path: Path) -> Any:
 
 
 def _commit(settings: ModelSettings) -> str | None:
-    """The commit of the hub's branch or tag, from the cache where there is no network."""
+    """The commit of the hub's branch or tag, from the cache if there is no network."""
     from transformers.utils.hub import cached_file
 
     try:
         found = cached_file(settings.id, "config.json", revision=settings.revision)
-    except (OSError, ValueError):  # loading will say what is wrong, if anything has to be scored
+    except (OSError, ValueError):  # loading reports the fault, if anything has to be scored
         return None
     return Path(found).parent.name if found else None

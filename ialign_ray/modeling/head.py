@@ -19,13 +19,13 @@ from ialign_ray.errors import ModelError
 
 @dataclass
 class HeadCalls:
-    """Count of the head's calls inside `selected_positions`; 0 means that the logits came out whole."""
+    """Count of the head's calls inside `selected_positions`; 0 means that logits were computed at every position."""
 
     count: int = 0
 
 
 def base_model(model: nn.Module) -> Any:
-    """The transformers model inside data-parallel and peft wrappers; itself where there are none.
+    """The transformers model inside data-parallel and peft wrappers; itself if there are no wrappers.
 
     Raises:
         ModelError: there is no transformers model inside, or the adapter adds virtual tokens, which
@@ -44,10 +44,10 @@ def base_model(model: nn.Module) -> Any:
 
 
 def output_head(model: nn.Module) -> nn.Module:
-    """The module that turns hidden states into logits.
+    """Return the module that turns hidden states into logits.
 
     Raises:
-        ModelError: the model has no output embeddings, so it is no language model; see `base_model` too.
+        ModelError: the model has no output embeddings, so it is not a language model; see `base_model` too.
     """
     inner = base_model(model)
     head = inner.get_output_embeddings()
@@ -72,7 +72,7 @@ def selected_positions(model: nn.Module, index: Tensor) -> Iterator[HeadCalls]:
     def select(_: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
         calls.count += 1
         hidden: Tensor = args[0]
-        # kept three-dimensional, as the model's own code after its head expects
+        # kept three-dimensional, as the model's code after its head expects
         flat = hidden.reshape(-1, hidden.shape[-1])
         return (flat[index.to(hidden.device)][None], *args[1:])
 
@@ -80,23 +80,23 @@ def selected_positions(model: nn.Module, index: Tensor) -> Iterator[HeadCalls]:
     try:
         yield calls
     finally:
-        # also after an error: a hook left behind would cut every later batch
+        # also after an error: a leftover hook would cut every later batch
         handle.remove()
 
 
 def target_logits(model: nn.Module, index: Tensor, **inputs: object) -> Tensor:
     """Logits [N, V] of the flat positions `index` [N] of a batch, differentiable.
 
-    `inputs` are the model's own (`input_ids` [B, T], `attention_mask`, ...; `decoder_input_ids` for an
-    encoder-decoder). No cache is kept. Where an architecture computes its logits without calling its
-    head as a module, they are selected afterwards: the same values without the saving.
+    `inputs` are the keyword arguments of the model (`input_ids` [B, T], `attention_mask`, ...; `decoder_input_ids` for
+    an encoder-decoder). No cache is kept. If an architecture computes its logits without calling its head as a module,
+    they are selected afterwards: the same values without the saving.
 
     Raises:
-        ModelError: `labels` were passed; the model's own loss cannot be computed on selected positions.
+        ModelError: `labels` were passed; the model's loss cannot be computed on selected positions.
     """
     if inputs.get("labels") is not None:
         raise ModelError("target_logits takes no labels; compute the loss from the logits it returns.")
-    # keys and values of a pass that nothing continues would only take memory
+    # keys and values of a pass that is not continued would only take memory
     inputs.setdefault("use_cache", False)
     with selected_positions(model, index) as calls:
         logits: Tensor = model(**inputs).logits

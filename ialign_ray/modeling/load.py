@@ -1,4 +1,4 @@
-"""Load a causal or encoder-decoder language model, put an adapter on it, and say in one sentence what does not fit."""
+"""Load a causal or encoder-decoder language model and its adapter, and report mismatches in one sentence."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
 from ialign_ray.pocket import POCKET, pocket_file
 
 _UNLOADABLE = (OSError, ValueError, KeyError, RuntimeError, SafetensorError, pickle.UnpicklingError)
-"""What libraries raise for files that are missing, damaged, or pickles that hold more than tensors."""
+"""Errors of libraries for files that are missing or damaged, or for pickles with more than tensors."""
 _LARGEST_VOCABULARY_GROWTH = 100_000
 """Most new rows of the embeddings that an adapter may bring."""
 
 
 def model_location(identifier: str) -> str:
-    """Folder or hub id; `pocket:base` is the folder that `ialign` made on first use."""
+    """Folder or hub id; for `pocket:base`, the folder that `ialign` created on first use."""
     return str(pocket_file(identifier)) if identifier.startswith(POCKET) else identifier
 
 
@@ -50,7 +50,7 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
     A quantised one is on this process's GPU, if it has one: there its weights are packed.
     """
     loader = auto_class(load_config(settings, location), settings.id)
-    # weights that are trained stay in fp32: in bf16 a small step rounds to none
+    # trained weights stay in fp32: in bf16 a small step rounds to zero
     frozen_half = settings.precision == "bf16" and settings.tuning == "lora"
     dtype = torch.bfloat16 if frozen_half else torch.float32
     kernel = attention_kernel(settings)
@@ -61,18 +61,18 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
 
 
 def _keep_gradients(model: nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights for evaluation where a CPU has AVX512-BF16.
+    """Keep bitsandbytes from repacking 4-bit weights for evaluation on CPUs with AVX512-BF16.
 
     It never packs them back for training, and the repacked product has no gradient: after the first validation, layers
-    below would be trained on nothing (0.50). It also fails on rows shorter than a block of 64.
+    below would get no gradient (0.50). It also fails on rows shorter than a block of 64.
     """
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a flag beside the weights
+            module.support_avx512bf16_for_cpu = False  # type: ignore[assignment]  # a flag next to the weights
 
 
 def check_quantization(settings: ModelSettings) -> None:
-    """Raise ModelError when `model.quantization` is set and bitsandbytes is missing."""
+    """Raise ModelError if `model.quantization` is set and bitsandbytes is missing."""
     if settings.quantization and find_spec("bitsandbytes") is None:
         raise ModelError(
             f"model.quantization {settings.quantization} needs bitsandbytes; install it with "
@@ -81,7 +81,7 @@ def check_quantization(settings: ModelSettings) -> None:
 
 
 def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
-    """Arguments of `from_pretrained` for quantising; the output head stays as it is."""
+    """Arguments of `from_pretrained` for quantising; the output head is not quantised."""
     if settings.quantization is None:
         return {}
     from transformers import BitsAndBytesConfig
@@ -100,7 +100,7 @@ def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def names_encoder_decoder(settings: ModelSettings) -> bool:
-    """Return True if `model.id` is an encoder-decoder; raises ModelError when it is no language model that writes."""
+    """Return True if `model.id` is an encoder-decoder. Raises ModelError if it is not a generative language model."""
     from transformers import AutoModelForSeq2SeqLM
 
     return auto_class(load_config(settings), settings.id) is AutoModelForSeq2SeqLM
@@ -121,18 +121,18 @@ def model_shape(settings: ModelSettings) -> Any:
 
 
 def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[int] = ()) -> Any:
-    """Wrap a model in a LoRA adapter whose first weights depend on the seed alone.
+    """Wrap a model in a LoRA adapter whose initial weights depend only on the seed.
 
     `rows` of the embeddings (ids of new pieces, see `extend_embeddings`) are trained and saved with it.
-    Raises ModelError when a target does not exist or the rank exceeds a target layer's smaller side.
+    Raises ModelError if a target does not exist or the rank exceeds a target layer's smaller dimension.
     """
     import peft
 
     check_rank(model, lora)
     if getattr(model, "is_quantized", False):
-        # norms and head in fp32, as QLoRA has them; checkpointing has a switch of its own
+        # norms and head in fp32, as in QLoRA; checkpointing has a separate switch
         model = peft.prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
-    # PEFT draws the first weights from torch's global state
+    # PEFT draws the initial weights from torch's global state
     torch.manual_seed(seed)
     return peft.get_peft_model(
         model,
@@ -150,7 +150,7 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[
 
 
 def check_rank(model: nn.Module, lora: LoraSettings) -> None:
-    """Refuse targets that the model lacks and a rank above the smaller side of a target layer."""
+    """Refuse targets that the model lacks and a rank above the smaller dimension of a target layer."""
     targets = lora_targets(model, lora)
     if not targets:
         layers = sorted({n.rpartition(".")[2] for n, m in model.named_modules() if is_matrix(m)})
@@ -166,7 +166,7 @@ def check_rank(model: nn.Module, lora: LoraSettings) -> None:
 
 
 def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
-    """Adapted layers and their smaller side; the output head is never one of `all-linear`."""
+    """Adapted layers and their smaller dimension; the output head is never one of `all-linear`."""
     inner: Any = model
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
     names = [lora.targets] if isinstance(lora.targets, str) else lora.targets
@@ -184,7 +184,7 @@ def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
 def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any]:
     """(model, tokenizer) of a finished run's adapter or full-model folder, or of the base for None.
 
-    A folder's own tokenizer is used where it has one: it may hold pieces that the base's lacks.
+    A folder's tokenizer is used if it has one: it may contain pieces that the base's lacks.
     """
     if folder is None:
         return load_base(settings), load_tokenizer(settings)
@@ -215,7 +215,7 @@ def check_finite(model: nn.Module, where: str) -> None:
         # the extremes of a tensor with NaN are NaN; a mask of its size would double the largest weight
         if checked.numel() and not all(extreme.isfinite() for extreme in checked.aminmax()):
             raise ModelError(
-                f"{name} of {where} holds NaN or infinity; the training diverged or the file is damaged, so "
+                f"{name} of {where} contains NaN or infinity; the training diverged or the file is damaged, so "
                 "use an earlier checkpoint or export it again"
             )
 
@@ -223,21 +223,21 @@ def check_finite(model: nn.Module, where: str) -> None:
 def save_model(model: Any, folder: Path, weights: dict[str, torch.Tensor] | None = None) -> None:
     """Write an adapter, or a full model, as `load_adapted` and every other tool reads it.
 
-    `weights` replace the model's own, which are in parts on several workers.
+    `weights` replace those of the model, which are sharded over several workers.
     """
     own_rows = hasattr(model, "peft_config") and any(c.trainable_token_indices for c in model.peft_config.values())
-    # by itself PEFT would save both whole matrices, because their size is no longer the base's
+    # by default PEFT would save both full matrices, because their size differs from the base's
     rows = {"save_embedding_layers": False} if own_rows else {}
     model.save_pretrained(folder, state_dict=weights, **rows)
 
 
 def merge(model: Any) -> Any:
-    """A plain transformers model with the adapter folded into its weights."""
+    """Return a plain transformers model with the adapter merged into its weights."""
     return model.merge_and_unload() if hasattr(model, "merge_and_unload") else model
 
 
 def adapter_config(folder: Path) -> dict[str, Any]:
-    """The adapter's `adapter_config.json`. Raises ModelError if it is missing or no JSON object."""
+    """The adapter's `adapter_config.json`. Raises ModelError if it is missing or not a JSON object."""
     file = folder / "adapter_config.json"
     if not file.is_file():
         raise ModelError(f"{folder} holds no adapter_config.json; name the folder of a PEFT adapter.")
@@ -246,12 +246,12 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, RecursionError) as error:
         raise ModelError(f"{file.name} of {folder} cannot be read: {_first_line(error)}") from error
     if not isinstance(config, dict):
-        raise ModelError(f"{file.name} of {folder} cannot be read: it holds no JSON object")
+        raise ModelError(f"{file.name} of {folder} cannot be read: it is not a JSON object")
     return config
 
 
 def _check_adapter(config: dict[str, Any], base: nn.Module, folder: Path) -> None:
-    """Refuse what would make PEFT allocate or match without end, by a file of a few bytes."""
+    """Refuse small files that would make PEFT allocate or match endlessly."""
     check_patterns(config, [name for name, _ in base.named_modules()], folder)
     largest = max((_smaller_side(m) for m in base.modules() if is_matrix(m)), default=0)
     ranks = [config.get("r"), *(config.get("rank_pattern") or {}).values()]
@@ -279,7 +279,7 @@ def _rows_needed(config: dict[str, Any]) -> int:
 
 def is_matrix(module: nn.Module) -> bool:
     """Return True if a layer is a linear map, which an adapter can be put on."""
-    # Linear, GPT-2's Conv1D, which holds its weight transposed, and what bitsandbytes makes of them
+    # Linear, GPT-2's Conv1D, which stores its weight transposed, and their bitsandbytes versions
     weight = getattr(module, "weight", None)
     return type(module).__name__ in ("Linear", "Conv1D", "Linear4bit", "Linear8bitLt") and isinstance(
         weight, torch.Tensor
@@ -287,14 +287,14 @@ def is_matrix(module: nn.Module) -> bool:
 
 
 def _smaller_side(module: Any) -> int:
-    # weights of 4 bits are packed into another shape
+    # weights of 4 bits are packed into a different shape
     return min(module.in_features, module.out_features) if isinstance(module, nn.Linear) else min(module.weight.shape)
 
 
 def _from_pretrained(loader: Any, settings: ModelSettings, location: str | None, **extra: Any) -> Any:
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # weights load in a second; the bar would break up our own
+    logging.disable_progress_bar()  # weights load in a second; the bar would interrupt ours
     where = location or model_location(settings.id)
     try:
         with warnings.catch_warnings():

@@ -1,7 +1,8 @@
-"""Regular expressions in `adapter_config.json`, tried in a process that can be killed before PEFT matches them here.
+"""Regular expressions in `adapter_config.json`, tested in a killable process before PEFT matches them in this one.
 
-Python's `re` backtracks, and holds the interpreter while it does: `(a+)+b` against a name of forty letters takes hours,
-in which a server answers nobody. A linear engine (RE2) would refuse what adapters use, such as a look-ahead.
+Python's `re` backtracks, and blocks the interpreter while it does: `(a+)+b` against a name of forty letters takes
+hours, during which a server answers no request. A linear engine (RE2) would refuse what adapters use, such as a
+look-ahead.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from typing import Any, Final
 from ialign_ray.errors import ModelError
 
 SECONDS: Final = 5.0
-"""Longest time of all matches; PEFT matches again what was matched in this time."""
+"""Longest time in seconds for all matches; PEFT then repeats them."""
 _PLAIN: Final = re.compile(r"[\w.-]*")
 # each pattern against each name, uncompiled as PEFT does it: its cache is too small for thousands of patterns
 _TRY: Final = """
@@ -41,7 +42,7 @@ def check_patterns(config: Mapping[str, Any], names: Sequence[str], folder: Path
     where = f"adapter_config.json of {folder}"
     asked = json.dumps([patterns, list(names)])
     try:
-        # -I -S: nothing but the interpreter, which starts in 20 ms then
+        # -I -S: only the interpreter, which then starts in 20 ms
         done = subprocess.run(
             [sys.executable, "-I", "-S", "-c", _TRY], input=asked, capture_output=True, text=True, timeout=SECONDS
         )
@@ -52,7 +53,7 @@ def check_patterns(config: Mapping[str, Any], names: Sequence[str], folder: Path
         ) from error
     if done.stdout or done.returncode:
         pattern, problem = json.loads(done.stdout) if done.stdout else (patterns[0][0], "it needs too much memory")
-        raise ModelError(f"{where} has the pattern {pattern[:80]!r}, which is no regular expression: {problem}")
+        raise ModelError(f"{where} has the pattern {pattern[:80]!r}, which is not a regular expression: {problem}")
 
 
 def _patterns(config: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:

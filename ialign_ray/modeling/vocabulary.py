@@ -1,9 +1,9 @@
-"""Vocabulary extension: new pieces for new languages, after which old text reads almost as before.
+"""Vocabulary extension: new pieces for new languages, with almost unchanged tokenisation of old text.
 
-The pieces come from continued byte-pair encoding: the texts are cut by the old tokenizer, each old piece is taken for
-one letter, and `tokenizers` learns merges over those letters, never across words. In a BPE tokenizer they are
-appended behind all old merges, so text is first segmented as it always was and then joined where a new merge applies.
-In a Unigram tokenizer a new piece scores a hair more than its two halves, which comes to the same thing.
+The pieces come from continued byte-pair encoding: the texts are split by the old tokenizer, each old piece is treated
+as one letter, and `tokenizers` learns merges over those letters, never across words. In a BPE tokenizer they are
+appended after all old merges, so text is first segmented as before and then joined where a new merge applies. In a
+Unigram tokenizer a new piece scores slightly more than its two halves, which has the same effect.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from ialign_ray.errors import ModelError
 _FIRST = 0x10000
 """Code point of the letter for token 0: above it are a million code points without surrogates or white space."""
 _GAIN = 1e-6
-"""Score of a Unigram piece over its halves: enough to win, too little to move a border elsewhere."""
+"""Score of a Unigram piece over its halves: enough to win, too little to move other boundaries."""
 _APART = re.compile(r"""<0x[0-9A-F]{2}>|.*[0-9!"#$%&()*+,./:;<=>?@\[\\\]^_`{|}~].*""", re.DOTALL)
-"""Never joined: bytes, which only decode alone, and figures and punctuation, which the old languages share."""
+"""Pieces that are never joined: bytes, which only decode alone, and digits and punctuation, which old languages
+share."""
 _BATCH = 1000
 
 
@@ -36,15 +37,15 @@ class Extended:
     """A tokenizer with new pieces."""
 
     tokenizer: Any
-    """A tokenizer of the same class and settings; every old id is what it was."""
+    """A tokenizer of the same class and settings; old ids are unchanged."""
     pieces: tuple[str, ...]
-    """The new pieces as the vocabulary holds them, in the order of their ids, which follow the old ones."""
+    """The new pieces as in the vocabulary, in the order of their ids, which follow the old ones."""
 
 
 def extend_tokenizer(tokenizer: Any, texts: Iterable[str], settings: VocabularySettings) -> Extended:
     """Learn at most `settings.pieces` pieces from texts and append them to a copy of a transformers tokenizer.
 
-    `texts` are read once, in batches. Fewer pieces come out when not enough pairs are frequent.
+    `texts` are read once, in batches. Fewer pieces are learned if not enough pairs are frequent.
 
     Raises:
         ModelError: the tokenizer has no pieces that could be joined (WordPiece, whole words, slow tokenizers).
@@ -59,16 +60,16 @@ def extend_tokenizer(tokenizer: Any, texts: Iterable[str], settings: VocabularyS
 
 
 def new_pieces(base: Any, extended: Any) -> dict[str, int]:
-    """Piece -> id of what an extended tokenizer has over its base, in the order of ids."""
+    """Piece -> id of the pieces that an extended tokenizer adds to its base, in the order of ids."""
     first = max(base.get_vocab().values()) + 1
     return dict(sorted(((p, i) for p, i in extended.get_vocab().items() if i >= first), key=lambda item: item[1]))
 
 
 def extend_embeddings(model: Any, base_tokenizer: Any, tokenizer: Any) -> list[int]:
-    """Give every new piece a row: the mean of the rows of the old pieces that it is made of. Returns the new ids.
+    """Add a row for every new piece: the mean of the rows of its old pieces. Return the new ids.
 
-    Input and untied output embeddings (and the head's bias) are treated alike. A matrix that has rows to spare, as
-    padded vocabularies do, keeps its size; it never shrinks.
+    Input and untied output embeddings (and the head's bias) are treated the same. A matrix with spare rows, as in
+    padded vocabularies, keeps its size; it never shrinks.
     """
     pieces = new_pieces(base_tokenizer, tokenizer)
     if not pieces:
@@ -88,7 +89,7 @@ def extend_embeddings(model: Any, base_tokenizer: Any, tokenizer: Any) -> list[i
 
 
 def resize_rows(model: Any, rows: int) -> None:
-    """Let the embeddings have at least this many rows."""
+    """Resize the embeddings to at least this many rows."""
     if rows > model.get_input_embeddings().weight.shape[0]:
         model.resize_token_embeddings(rows, mean_resizing=False)  # the new rows are set or loaded by the caller
 
@@ -109,7 +110,7 @@ def trainable_rows(model: Any, rows: Sequence[int], targets: str | Sequence[str]
     wanted = [targets] if isinstance(targets, str) else targets
     for name in names:
         if any(name == t or name.endswith("." + t) for t in wanted):
-            raise ModelError(f"model.lora.targets names {name}, whose new rows model.vocabulary trains; leave it out")
+            raise ModelError(f"model.lora.targets names {name}, whose new rows model.vocabulary trains; remove it")
     return {name: list(rows) for name in names}
 
 
@@ -124,7 +125,7 @@ def _spec(tokenizer: Any) -> dict[str, Any]:
         kind = f"BPE with {affix!r}" if affix else model["type"]
         raise ModelError(
             f"model.vocabulary: the tokenizer of {tokenizer.name_or_path!r} is {kind}, to which no pieces can be "
-            "added; only BPE and Unigram are extended, so set vocabulary: null"
+            "added; only BPE and Unigram can be extended, so set vocabulary: null"
         )
     return spec
 
@@ -137,7 +138,7 @@ def _learned(tokenizer: Any, texts: Iterable[str], settings: VocabularySettings)
     core = Tokenizer(models.BPE())
     core.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     trainer = trainers.BpeTrainer(
-        # more than asked for, since different merges may spell the same piece
+        # more than requested, since different merges may spell the same piece
         vocab_size=size + 2 * settings.pieces + 100,
         min_frequency=settings.min_frequency,
         initial_alphabet=[chr(_FIRST + i) for i in range(size)],
@@ -165,7 +166,7 @@ def _words(tokenizer: Any, texts: Iterable[str]) -> Iterator[str]:
 
 
 def _groups(encoding: Any, alone: set[int]) -> Iterator[list[int]]:
-    """Token ids of each word; those that stay alone are in none.
+    """Token ids of each word; tokens that are never joined are in no word.
 
     A tokenizer without pre-tokenisation (Gemma) makes one word of the whole text; there `▁` begins a new one.
     """
@@ -179,7 +180,7 @@ def _groups(encoding: Any, alone: set[int]) -> Iterator[list[int]]:
 
 
 def _chosen(tokenizer: Any, learned: Sequence[tuple[str, str]], count: int) -> tuple[list[tuple[str, str]], list[str]]:
-    """Merges in real pieces, up to `count` new pieces; what would spell a special token is left out."""
+    """Merges in real pieces, up to `count` new pieces; pieces that would spell a special token are excluded."""
     vocabulary, special = tokenizer.get_vocab(), tokenizer.get_added_vocab()
     spelling = {chr(_FIRST + i): piece for piece, i in vocabulary.items()}
     merges: dict[tuple[str, str], None] = {}
@@ -194,7 +195,7 @@ def _chosen(tokenizer: Any, learned: Sequence[tuple[str, str]], count: int) -> t
         if left in dropped or right in dropped or whole in special:
             dropped.add(left + right)
             continue
-        # kept even where its piece is an old one: later merges build on it
+        # kept even if its piece is an old one: later merges build on it
         merges[halves] = None
         if whole not in vocabulary:
             pieces[whole] = None
@@ -202,10 +203,10 @@ def _chosen(tokenizer: Any, learned: Sequence[tuple[str, str]], count: int) -> t
 
 
 def _outside(tokenizer: Any) -> dict[str, int]:
-    """Added tokens, and a filler for every id that nothing has.
+    """Added tokens, and a filler for every unused id.
 
-    Both go into the model's own vocabulary: loading numbers an added token that is not there by the vocabulary's
-    size, which grows, and the new pieces' ids must follow on without a gap.
+    Both are put into the model's vocabulary: an added token that is missing there would be numbered on loading by the
+    vocabulary's size, which grows, and the ids of new pieces must follow without a gap.
     """
     vocabulary = tokenizer.get_vocab()
     holes = set(range(max(vocabulary.values()))) - set(vocabulary.values())
@@ -240,7 +241,7 @@ def _extend_unigram(
 
 
 def _rebuilt(tokenizer: Any, spec: dict[str, Any]) -> Any:
-    """The tokenizer as it will be loaded from a run's folder: of the same class, with everything but the model kept."""
+    """The tokenizer as it will be loaded from a run's folder: of the same class, with only the model replaced."""
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
         (Path(folder) / "tokenizer.json").write_text(json.dumps(spec, ensure_ascii=False), encoding="utf-8")

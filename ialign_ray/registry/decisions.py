@@ -2,10 +2,10 @@
 
 MLflow moves an alias without checking where it pointed, so a promotion first *claims* the next number of the alias's
 history. The claim is an MLflow experiment named `registry/MODEL/ALIAS/NUMBER`, whose name is unique in the database
-by a unique index (workspace, name): of any number of writers, on any hosts, one makes it, and the others read the
-history anew and judge against the new champion. The claim holds the whole event. It is then carried out: the alias is
-moved, the event is kept as a tag of the registered model, and the claim is put away (deleted, which in MLflow keeps
-the name taken). A writer that dies in between leaves a claim that the next writer carries out first.
+by a unique index (workspace, name): of any number of writers, on any hosts, exactly one creates it, and the others read
+the history again and judge against the new champion. The claim contains the whole event. It is then applied: the alias
+is moved, the event is stored as a tag of the registered model, and the claim is deleted (in MLflow a deleted name
+remains taken). A writer that dies in between leaves a claim that the next writer applies first.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Event:
     kind: str
     """promoted, forced, refused or rolled back."""
     version: int
-    """The candidate, or where a rollback went."""
+    """The candidate, or the target of a rollback."""
     before: int | None
     """The champion at that time."""
     told: tuple[str, ...] = ()
@@ -42,7 +42,7 @@ class Event:
     when: str = ""
     number: int = 0
     attempt: int = 0
-    """Models that had been scored on its test sentences by then, itself included; 0 where nothing was judged."""
+    """Models scored on its test sentences so far, including itself; 0 if nothing was judged."""
 
     @property
     def moves(self) -> bool:
@@ -54,10 +54,10 @@ class Event:
         return replace(self, number=number, who=_user(), when=time.strftime("%Y-%m-%dT%H:%M:%S%z"))
 
     def text(self) -> str:
-        """JSON that fits into a tag; the last checks are left out where they do not."""
+        """JSON that fits into a tag; if it is too long, the last checks are omitted."""
         data = asdict(replace(self, reason=self.reason[:1000]))
         told = [line[:500] for line in self.told]
-        # MLflow refuses a tag that is too long, and with it the whole promotion
+        # MLflow refuses a tag that is too long, and then the whole promotion fails
         for kept in range(len(told), -1, -1):
             rest = [f"and {len(told) - kept} more"] if kept < len(told) else []
             text = json.dumps(data | {"told": told[:kept] + rest}, ensure_ascii=False)
@@ -80,7 +80,7 @@ class Head:
 
     @property
     def held(self) -> list[int]:
-        """Versions that held the alias, the present one last; what was rolled back is gone from it."""
+        """Versions that held the alias, the current one last, without those that were rolled back."""
         stack: list[int] = []
         for event in self.events:
             if event.kind == ROLLED_BACK and event.version in stack:
@@ -91,8 +91,8 @@ class Head:
 
 
 def head(registry: Registry, name: str, alias: str) -> Head:
-    """Return the head of an alias, after carrying out a claim that a writer left behind."""
-    # again after a claim was carried out: more of them may follow
+    """Return the head of an alias, after applying a claim that a writer left behind."""
+    # again after a claim was applied: more of them may follow
     while True:
         model = registry.model(name)
         found = Head(int(model.aliases[alias]) if alias in model.aliases else None, _events(model.tags, alias))
@@ -103,7 +103,7 @@ def head(registry: Registry, name: str, alias: str) -> Head:
 
 
 def refuse_torn(seen: Head, title: str) -> None:
-    """Raise RegistryError where a decision is missing from a history: attempts could not be counted."""
+    """Raise RegistryError if a decision is missing from a history: attempts could not be counted."""
     numbers = [event.number for event in seen.events]
     missing = sorted(set(range(1, max(numbers, default=0) + 1)) - set(numbers))
     if missing:
@@ -114,7 +114,7 @@ def refuse_torn(seen: Head, title: str) -> None:
 
 
 def holders(registry: Registry, name: str, alias: str) -> list[int]:
-    """Versions to fall back on, the latest holder of an alias first; reads only, so it needs no right to write."""
+    """Versions to fall back on, the latest holder of an alias first; read-only, so it needs no write access."""
     model = registry.model(name)
     present = int(model.aliases[alias]) if alias in model.aliases else None
     held = Head(present, _events(model.tags, alias)).held
@@ -131,13 +131,13 @@ def append(registry: Registry, name: str, alias: str, seen: Head, event: Event) 
             return None
         raise
     _carry_out(registry, name, alias, event, str(claim))
-    # read back: a claim is ours only if the history holds our event under its number
+    # read back: a claim is ours only if the history contains our event under its number
     kept = next(e for e in _events(registry.model(name).tags, alias) if e.number == event.number)
     return event if kept.text() == event.text() else None  # `mlflow gc` frees the names of old claims
 
 
 def _carry_out(registry: Registry, name: str, alias: str, event: Event, claim: str) -> None:
-    """Move the alias, keep the event, put the claim away; may be done twice, by two writers."""
+    """Move the alias, store the event, delete the claim; idempotent, as two writers may do it."""
     if all(e.number != event.number for e in _events(registry.model(name).tags, alias)):
         if event.moves:
             # before the tag: a writer that dies between the two leaves no event, so the next one repeats the move
@@ -146,13 +146,13 @@ def _carry_out(registry: Registry, name: str, alias: str, event: Event, claim: s
     try:
         registry.call("delete_experiment", claim)
     except MlflowError as error:
-        if error.code != "RESOURCE_DOES_NOT_EXIST":  # put away already
+        if error.code != "RESOURCE_DOES_NOT_EXIST":  # deleted already
             raise
     _follow_newest(registry, name, alias, event)
 
 
 def _follow_newest(registry: Registry, name: str, alias: str, event: Event) -> None:
-    """Undo a move that came late: if the history has grown since, its newest move counts."""
+    """Undo a late move: if the history has grown since, its newest move counts."""
     model = registry.model(name)
     later = [e for e in _events(model.tags, alias) if e.moves and e.number > event.number]
     if event.moves and later and int(model.aliases.get(alias, 0)) == event.version != later[-1].version:
@@ -160,7 +160,7 @@ def _follow_newest(registry: Registry, name: str, alias: str, event: Event) -> N
 
 
 def _put(registry: Registry, method: str, *arguments: str) -> None:
-    """Set an alias or a tag. MLflow looks, then inserts: of two writers one may fail, and on retry finds the row."""
+    """Set an alias or a tag. MLflow checks, then inserts: of two writers one may fail, and finds the row on retry."""
     try:
         registry.call(method, *arguments)
     except MlflowError:

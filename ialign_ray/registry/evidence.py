@@ -18,11 +18,11 @@ from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 from ialign_ray.registry.attempts import Attempts, sketch
 from ialign_ray.registry.gate import NEW, OLD, Check, GateDecision, Side, judge
 
-_FACTS = ("label", "chars", "bytes", "candidates")  # of the test sentence alone, so equal in every run
+_FACTS = ("label", "chars", "bytes", "candidates")  # properties of the test sentence only, so equal in every run
 
 
 MODELS = (False, False)
-"""A promotion is about two models as they are, not about their recipes: the luck of training is no part of it."""
+"""Neither side is a recipe: a promotion compares two fixed models, so training luck is not part of it."""
 
 
 @dataclass(frozen=True)
@@ -34,9 +34,9 @@ class Evidence:
     experiment: Experiment
     """Experiment whose `evaluate` made the predictions."""
     frames: Mapping[str, pd.DataFrame]
-    """Suite -> a row for each example."""
+    """Suite -> one row per example."""
     data: Mapping[str, str] = field(default_factory=dict)
-    """Suite -> hash of the texts that were scored; empty where it was registered before there was one."""
+    """Suite -> hash of the texts that were scored; empty if it was registered before hashes existed."""
 
     @property
     def rows(self) -> frozenset[str]:
@@ -45,7 +45,7 @@ class Evidence:
         return sketch([self.frames[suite] for suite in sorted(chosen)])
 
     def measured(self) -> Measured:
-        """Every metric drawn, for intervals and paired differences."""
+        """Draws of every metric, for intervals and paired differences."""
         evaluate = self.experiment.evaluate
         kinds = {s.name: s.kind for s in evaluate.suites}
         plan = ResamplingPlan(self.experiment.languages.groups(), kinds, resamples=evaluate.resamples)
@@ -54,24 +54,24 @@ class Evidence:
 
 @dataclass(frozen=True)
 class GateReferences:
-    """What a candidate is held against."""
+    """Models that a candidate is compared with."""
 
     base: Evidence
     control: Evidence | None
     """The compute-matched run on old instructions only: any training can lift an undertrained base."""
     champion: Evidence | None = None
-    """The present holder of the alias."""
+    """The current holder of the alias."""
     best: Evidence | None = None
-    """The earlier holder that kept old work best, where it is another: a tolerance against the present one alone would
-    let old work erode by a tolerance at each promotion."""
+    """The earlier holder that kept old work best, if it is a different one: a tolerance against only the current holder
+    would let old work erode by a tolerance at each promotion."""
 
 
 def decide(candidate: Evidence, others: GateReferences, attempts: Attempts | None = None) -> GateDecision:
-    """Judge a candidate against base, control, the present champion and the best one so far.
+    """Judge a candidate against base, control, the current champion and the best one so far.
 
-    New languages must be better than in base, control and champion, at the level of the attempt; old ones are held
-    against base, champion and the best champion so far. Raises RegistryError where two were evaluated differently, for
-    a replay-only control, and where the alpha of the test sentences is used up.
+    New languages must be better than in base, control and champion, at the level of the attempt; old ones are compared
+    with base, champion and the best champion so far. Raises RegistryError if two were evaluated differently, if the
+    candidate is a replay-only control, or if the alpha of the test sentences is used up.
     """
     rules, attempts = rules_of(candidate.experiment), attempts or Attempts(1)
     if candidate.experiment.replay.ratio == 1:
@@ -97,21 +97,21 @@ def decide(candidate: Evidence, others: GateReferences, attempts: Attempts | Non
 
 
 IS_CONTROL: Final = (
-    "replay.ratio is 1: a replay-only control saw no text of the new languages, and is what candidates are held "
-    "against; promote a run that did"
+    "replay.ratio is 1: a replay-only control saw no text of the new languages, and is only a reference "
+    "for candidates; promote a run that did"
 )
 NO_CONTROL: Final = (
-    "no replay-only control was registered with it, so a gain may be that of any training; train one "
+    "no replay-only control was registered with it, so a gain may come from training on anything; train one "
     "(`ialign compare`, or `ialign align` with replay.ratio 1), evaluate it with `--control` and register again"
 )
 
 
 def used_up(attempts: Attempts) -> str:
-    """Why nothing can be shown any more on these test sentences, and the cure."""
+    """Describe why nothing more can be shown on these test sentences, with the cure."""
     return (
         f"the alpha of these test sentences is used up: {attempts.declared} attempts were declared "
         f"(promotion.attempts), and {attempts.number} models were scored on them; evaluate on fresh test sentences "
-        "(another split or `where`), which start anew"
+        "(another split or `where`), which have a new alpha"
     )
 
 
@@ -125,7 +125,7 @@ def refuse_incomparable(first: Evidence, second: Evidence) -> None:
 
 
 def differences(first: Evidence, second: Evidence) -> Iterator[str]:
-    """What two evaluations differ in, in words; nothing where they can be compared."""
+    """Describe how two evaluations differ; None if they can be compared."""
     one, two = first.experiment, second.experiment
     if one.evaluate.scorer != two.evaluate.scorer:
         yield f"evaluate.scorer is {one.evaluate.scorer!r} and {two.evaluate.scorer!r}"
@@ -142,12 +142,12 @@ def differences(first: Evidence, second: Evidence) -> Iterator[str]:
             if values[0] != values[1]:
                 yield f"evaluate.suites.{name}.{choice} is {values[0]!r} and {values[1]!r}"
         if _asked(suites[name]) != _asked(others[name]):
-            yield f"suite {name!r} asks differently (prompts, labels, columns or directions)"
+            yield f"suite {name!r} has different settings (prompts, labels, columns or directions)"
         if difference := _other_rows(first, second, name):
             paths = [suite[name].origin for suite in (suites, others)]
             where = f" ({paths[0]} and {paths[1]})" if paths[0] != paths[1] else ""
             yield f"suite {name!r} holds other data{where}: {difference}"
-        # nats per token of two tokenizers are no common unit; bits per byte are
+        # nats per token of two tokenizers are not a common unit; bits per byte are
         per_token = SUITES[suites[name].kind].metric == "nats_per_token"
         if per_token and (difference := _other_facts(first.frames[name], second.frames[name], ("tokens",))):
             yield f"suite {name!r} is counted in tokens of two tokenizers: {difference}"
@@ -158,7 +158,7 @@ _CHOICE = ("where", "split", "limit", "test_limit")
 
 
 def _asked(suite: Suite) -> dict[str, object]:
-    """Settings of a suite without its source, which the rows themselves and their hash are compared for."""
+    """Settings of a suite without its source, which is compared by the rows and their hash."""
     apart = {*DataSource.model_fields, "columns", "cluster", "cluster_optional", "test_limit"}
     return suite.model_dump(mode="json", exclude=apart)
 
@@ -188,7 +188,7 @@ def _ids(frame: pd.DataFrame) -> dict[str, set[str]]:
 
 
 def _other_facts(first: pd.DataFrame, second: pd.DataFrame, among: Sequence[str]) -> str | None:
-    """First sentence of which a fact differs, or None."""
+    """First sentence with a different property, or None."""
     shared = [c for c in first.columns if c in second.columns]
     key: list[str] = [c for c in ("language", "prompt", "id") if c in shared]
     facts: list[str] = [c for c in among if c in shared]

@@ -1,6 +1,6 @@
 """The gate before an alias: better on the new languages, and not worse on the old ones than any model before.
 
-Every check reads one *paired* difference by the rules that the verdict has (`evaluation.rules`):
+Every check judges one *paired* difference by the rules of the verdict (`evaluation.rules`):
 
 ===========  =========================================================================================================
 better       gained by more than `least_gain`, at the level of the attempt (new languages, each suite of `better_on`)
@@ -8,10 +8,10 @@ not worse    not lost (new languages, on the other suites)
 kept         kept within the tolerance (old languages, each and together; old instructions)
 ===========  =========================================================================================================
 
-A promotion needs every check, so no correction for their number is due: the chance that all pass by luck is
-below that of any one (an intersection-union test, Berger 1982). Attempts at the same test sentences do need one:
-`registry.attempts` says at which level a gain must be shown. What cannot be judged, because an interval is unknown or
-too few sentences are in common, does not pass.
+A promotion needs every check to pass, so their number needs no correction: the probability that all pass by chance is
+below that of any one (an intersection-union test, Berger 1982). Repeated attempts at the same test sentences do need
+one: `registry.attempts` gives the level at which a gain must be shown. A check that cannot be judged, because an
+interval is unknown or too few sentences are in common, does not pass.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ _WORDS: Final = {GAINED: "better", LOST: "worse", NOT_SHOWN: "not shown better"}
 
 @dataclass(frozen=True)
 class Check:
-    """One paired difference, judged."""
+    """Judgement of one paired difference."""
 
     side: Side
     passed: bool
@@ -56,7 +56,7 @@ class Check:
 
 @dataclass(frozen=True)
 class GateDecision:
-    """All checks of a candidate; accepted when there are some on both sides and every one passes."""
+    """All checks of a candidate; it is accepted if both sides have checks and every check passes."""
 
     checks: tuple[Check, ...]
 
@@ -67,7 +67,7 @@ class GateDecision:
 
     @property
     def refusals(self) -> list[str]:
-        """Reasons against it: the checks that fail, and what nothing measures."""
+        """Reasons against the candidate: the checks that fail, and properties that no suite measures."""
         failed = [check.text for check in self.checks if not check.passed]
         measured = {check.side for check in self.checks}
         if NEW not in measured:
@@ -84,10 +84,10 @@ def judge(
     proof: pd.DataFrame | None = None,
     attempt: str = "",
 ) -> list[Check]:
-    """Checks of one comparison, `pairs` as `evaluation.results.compare` makes them (candidate - other).
+    """Checks of one comparison; `pairs` come from `evaluation.results.compare` (candidate - other).
 
-    `proof` is the same comparison at the level that a gain must be shown at, `attempt` says why, in words; the 95 % of
-    `pairs` when left out.
+    `proof` is the same comparison at the level at which a gain must be shown, and `attempt` describes that level;
+    without them the 95 % of `pairs` applies.
     """
     checks: list[Check] = []
     if not len(pairs):
@@ -152,7 +152,7 @@ def _old(suite: str, kind: SuiteKind, rows: pd.DataFrame, rules: Rules) -> Itera
 
 
 def _old_rows(kind: SuiteKind, rows: pd.DataFrame, old: frozenset[str]) -> list[dict[Any, Any]]:
-    """Each old language, and their mean where it says more; of instructions all sources together, and each group."""
+    """Each old language, and their mean if there are several; for instructions, all sources together and each group."""
     if kind.by_source:
         groups = rows[rows["scope"].str.startswith("group:")]
         return pd.concat([rows[rows["scope"] == "all"], groups]).to_dict("records")
@@ -163,7 +163,7 @@ def _old_rows(kind: SuiteKind, rows: pd.DataFrame, old: frozenset[str]) -> list[
 
 
 def _is_old(scope: str, old: frozenset[str]) -> bool:
-    kind, _, language = scope.partition(":")  # a translation's is its direction, such as eng-ind
+    kind, _, language = scope.partition(":")  # for a translation, its direction, such as eng-ind
     return kind == "language" and set(language.split("-")) <= old
 
 
@@ -174,7 +174,7 @@ def _place(scope: str, suite: str) -> str:
 
 def _unknown(d: Difference, rules: Rules) -> str | None:
     if d.n < rules.min_rows:
-        return f"{d.n} sentences in common decide nothing, promotion.min_rows is {rules.min_rows}; evaluate on more"
+        return f"{d.n} sentences in common are too few, promotion.min_rows is {rules.min_rows}; evaluate on more"
     return f"{d.value:+.3f} without an interval (n = {d.n}); evaluate on more sentences" if np.isnan(d.low) else None
 
 

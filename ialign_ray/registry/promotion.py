@@ -1,4 +1,4 @@
-"""Registering a run, and moving an alias: only by proof, by a forced and recorded decision, or back."""
+"""Registering a run, and moving an alias: only with evidence, by a forced and recorded decision, or back."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ialign_ray.registry.store import Registry, Version
 from ialign_ray.terminal import say
 
 CHAMPION = "champion"
-_ATTEMPTS = 100  # each is lost to a writer that went on, so this many mean that something else is wrong
+_ATTEMPTS = 100  # each retry means that another writer made progress, so this many mean that something else is wrong
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Moved:
 
     version: Version
     event: Event | None
-    """None when the version held the alias already."""
+    """None if the version held the alias already."""
 
 
 def register(
@@ -47,7 +47,7 @@ def register(
 ) -> tuple[Version, bool]:
     """Add a finished, evaluated run as a version; (version, True), or (the same content's version, False).
 
-    Raises RegistryError when the run is unfinished, spoiled, or lacks predictions.
+    Raises RegistryError if the run is unfinished, damaged, or lacks predictions.
     """
     material = gather(run, evaluated, control)
     for warning in material.warnings:
@@ -72,9 +72,9 @@ def promote_run(
     alias: str = CHAMPION,
     force: str | None = None,
 ) -> Moved:
-    """Register a finished, evaluated run in its experiment's own registry, and promote it if it passes the gate.
+    """Register a finished, evaluated run in its experiment's registry, and promote it if it passes the gate.
 
-    `say` gets the result, line by line; a refusal is raised, after the line that names the version.
+    `say` receives the result line by line; a refusal is raised after the line that names the version.
     """
     registry = Registry(experiment.tracking_uri, artifacts=experiment.tracking.artifacts, create=True)
     version, new = register(registry, run, experiment.name, experiment, control)
@@ -86,10 +86,11 @@ def promote_run(
 
 
 def promote(registry: Registry, name: str, number: int, alias: str = CHAMPION, force: str | None = None) -> Moved:
-    """Move an alias to a version that is shown better than the present holder; `force` is a reason to skip the gate.
+    """Move an alias to a version that is shown to be better than the current holder; `force` is a reason to skip the
+    gate.
 
     The version's files are read from the registry and verified, forced or not. If another writer moves the alias
-    first, the version is judged anew, against the new holder. Refusals are recorded and raised as RegistryError.
+    first, the version is judged again, against the new holder. Refusals are recorded and raised as RegistryError.
     """
     version, judged = registry.version(name, number), {}
     for _ in range(_ATTEMPTS):
@@ -129,7 +130,7 @@ def roll_back(registry: Registry, name: str, to: int | None = None, alias: str =
     """
     seen = head(registry, name, alias)
     version = registry.version(name, _earlier(seen, to, f"{name}@{alias}"))
-    # a version whose files are spoiled is not gone back to
+    # a rollback never returns to a version whose files are damaged
     with registry.downloaded(version):
         event = append(registry, name, alias, seen, Event(ROLLED_BACK, version.number, seen.champion))
     if event is None:
@@ -143,21 +144,21 @@ def roll_back(registry: Registry, name: str, to: int | None = None, alias: str =
 def _earlier(seen: Head, to: int | None, title: str) -> int:
     earlier = [number for number in seen.held if number != seen.champion]
     if not earlier:
-        raise RegistryError(f"{title} has no earlier holder to go back to; promote a version")
+        raise RegistryError(f"{title} has no earlier holder to return to; promote a version")
     if to is not None and to not in earlier:
         raise RegistryError(f"{title} was not held by version {to} (but by {_listed(earlier)}); promote it instead")
     return earlier[-1] if to is None else to
 
 
 def _judged(registry: Registry, version: Version, seen: Head, force: str | None) -> Event:
-    """The event that a version's evidence calls for; a version whose files are spoiled is never promoted."""
+    """The event that follows from a version's evidence; a version whose files are damaged is never promoted."""
     number = 0
     try:
         with registry.downloaded(version) as folder:
             if force is not None:
                 return Event(FORCED, version.number, seen.champion, reason=force)
             if (same := _same_model(registry, version, seen.champion)) is not None:
-                return Event(PROMOTED, version.number, seen.champion, (f"the model of {same.title}, evaluated anew",))
+                return Event(PROMOTED, version.number, seen.champion, (f"the model of {same.title}, evaluated again",))
             refuse_torn(seen, version.name)
             own = evidence(folder, version.title)
             attempts = attempts_at(registry, version, own[VERSION], seen)
@@ -171,7 +172,7 @@ def _judged(registry: Registry, version: Version, seen: Head, force: str | None)
 
 
 def attempts_at(registry: Registry, version: Version, own: Evidence, seen: Head) -> Attempts:
-    """How many models were scored on a version's test sentences: in the registry, under any name, and in its runs."""
+    """Number of models scored on a version's test sentences: in the registry, under any name, and in its runs."""
     known = []
     numbers = set()
     for name in registry.names():
@@ -186,7 +187,7 @@ def attempts_at(registry: Registry, version: Version, own: Evidence, seen: Head)
 
 
 def alpha_left(registry: Registry, name: str, seen: Head) -> str | None:
-    """What is left to spend on the test sentences of the version that was judged last, in words; None without one."""
+    """Sentence about the alpha left for the test sentences of the version judged last; None without such a version."""
     judged = [event.version for event in seen.events if event.attempt]
     if not judged:
         return None
@@ -199,23 +200,23 @@ def alpha_left(registry: Registry, name: str, seen: Head) -> str | None:
 
 
 def _rows(registry: Registry, version: Version) -> frozenset[str]:
-    """Sketch of a version's test sentences; of its predictions where it was registered without one."""
+    """Sketch of a version's test sentences; computed from its predictions if it was registered without one."""
     if (kept := rows_of(version)) is not None:
         return kept
     try:
         return evidence(registry.fetch(version), version.title)[VERSION].rows
-    except IalignError:  # its files are gone or spoiled: what it was scored on is not known
+    except IalignError:  # its files are missing or damaged: its test sentences are unknown
         return frozenset()
 
 
 def _same_model(registry: Registry, version: Version, champion: int | None) -> Version | None:
-    """The champion, if it is this very model: how a champion comes to be measured on other suites."""
+    """The champion, if it is this same model: so a champion can be measured on other suites."""
     holder = registry.version(version.name, champion) if champion is not None else None
     return holder if holder is not None and holder.tags.get("model") == version.tags["model"] else None
 
 
 def _references(registry: Registry, version: Version, own: Mapping[str, Evidence], seen: Head) -> GateReferences:
-    """What a version is held against; its control is the champion's where it has none of its own."""
+    """References of a version; its control is the champion's if it has no control."""
     if seen.champion is None:
         return GateReferences(own[BASE], own.get(CONTROL))
     holder = registry.version(version.name, seen.champion)
@@ -225,7 +226,8 @@ def _references(registry: Registry, version: Version, own: Mapping[str, Evidence
 
 
 def _best_before(registry: Registry, version: Version, own: Evidence, seen: Head) -> Evidence | None:
-    """The earlier champion that kept old work best, of those evaluated alike; None if it is the present one."""
+    """The earlier champion that kept old work best, among those evaluated in the same way; None if it is the current
+    one."""
     held = [registry.version(version.name, number) for number in dict.fromkeys(reversed(seen.held))]
     for best in sorted(held, key=lambda v: old_work(v, own.experiment), reverse=True):
         if best.number in (seen.champion, version.number):

@@ -1,4 +1,4 @@
-"""GateReferences (`champion`, `mine@champion`, `mine/3`, `mine`), resolved to a verified model folder."""
+"""References (`champion`, `mine@champion`, `mine/3`, `mine`), resolved to a verified model folder."""
 
 from __future__ import annotations
 
@@ -25,27 +25,28 @@ class Resolved:
     """Its model folder, as `ialign align` wrote it."""
 
     def __str__(self) -> str:
-        """Return what was chosen, in one line."""
+        """Describe the resolved version in one line."""
         held = f"@{self.alias}" if self.alias else ""
         tags = self.version.tags
         return f"{self.version.title}{held}: {tags.get('base')}, replay ratio {tags.get('dose')}, files verified"
 
 
 def names_version(reference: str) -> bool:
-    """Return True if this can only be a registry's: `champion`, a name with @, or MLflow's `models:/` address."""
+    """Return True if this can only be a registry reference: `champion`, a name with @, or MLflow's `models:/`
+    address."""
     return reference == CHAMPION or reference.startswith("models:/") or bool(_BY_ALIAS.fullmatch(reference))
 
 
 def could_name_version(reference: str) -> bool:
-    """Return True if this can be a registry's as well as a hub id: `NAME` or `NAME/NUMBER`."""
+    """Return True if this can be a registry reference as well as a hub id: `NAME` or `NAME/NUMBER`."""
     return "/" not in reference or bool(_BY_NUMBER.fullmatch(reference))
 
 
 def registry_of(reference: str, location: str, open_registry: Callable[[str], Registry] = Registry) -> Registry | None:
-    """The registry where a reference names one of its versions; None for a folder, `pocket:base` or a hub id.
+    """The registry if a reference names one of its versions; None for a folder, `pocket:base` or a hub id.
 
-    An existing folder and `pocket:base` are no versions; `champion` and what holds an @ are; what could be a hub id
-    too (`mine`, `mine/3`) is one where the registry has a model of that name.
+    An existing folder and `pocket:base` are not versions; `champion` and names with an @ are; a name that could also be
+    a hub id (`mine`, `mine/3`) is one if the registry has a model of that name.
     """
     if Path(reference).exists() or reference.startswith("pocket:"):
         return None
@@ -57,10 +58,10 @@ def registry_of(reference: str, location: str, open_registry: Callable[[str], Re
 
 
 def resolve(reference: str, registry: Registry) -> Resolved:
-    """Find a version, bring its files here whole, and verify them.
+    """Find a version, download its files, and verify them.
 
-    `NAME@ALIAS`, `NAME/NUMBER`, `NAME` (its champion), or `champion` where the registry has one model; each may
-    follow `models:/`. Raises RegistryError for no such version, or a file that does not match its hash.
+    `NAME@ALIAS`, `NAME/NUMBER`, `NAME` (its champion), or `champion` if the registry has only one model; each may
+    follow `models:/`. Raises RegistryError if there is no such version, or a file does not match its hash.
     """
     name, alias, number = parse(reference, registry)
     number = holder(registry, name, alias or CHAMPION) if number is None else number
@@ -92,7 +93,8 @@ def _name(registry: Registry, plain: str) -> str:
 
 
 def holder(registry: Registry, name: str, alias: str) -> int:
-    """Number of the version that an alias points to. Raises RegistryError, with the aliases there are, for none."""
+    """Number of the version that an alias points to. Raises RegistryError, listing the existing aliases, if there is no
+    such alias."""
     aliases = registry.aliases(name)
     if alias not in aliases:
         known = ", ".join(sorted(aliases)) or "none yet"

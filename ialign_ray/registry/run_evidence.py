@@ -1,14 +1,14 @@
-"""A version's folder: all that proves a model, gathered from its run, whole and hashed.
+"""A version's folder: all evidence of a model, gathered from its run and hashed.
 
-model/                      as `ialign align` left it: adapter or full model, tokenizer, record.json
+model/ as written by `ialign align`: adapter or full model, tokenizer, record.json
 predictions/version/        per-example predictions by suite, parquet
-predictions/base/           those of the untouched base model
-predictions/control/        those of the replay-only run, where there is one
+predictions/base/           those of the untrained base model
+predictions/control/        those of the replay-only run, if there is one
 metrics.csv                 every score with n and its 95 % interval
 experiment.yaml             the resolved experiment whose `evaluate` was used
 data.json                   suite -> hash of the texts that were scored
 README.md                   the card, with scores
-search/                     front and winner of the search that the run is a trial of, where it is one
+search/                     front and winner of the search, if the run is a trial
 manifest.json               SHA-256 of every file
 """
 
@@ -50,7 +50,7 @@ from ialign_ray.training.runs import MODEL, RECORD, run_experiment
 VERSION, CONTROL, SEARCH = "version", "control", "search"
 _EXPERIMENT, _CARD, _METRICS, _DATA = "experiment.yaml", "README.md", "metrics.csv", "data.json"
 _TEXTS = ("language", "id", "label", "source", "target")
-"""Columns of a suite's rows that hold the sentence itself, beside those of its texts."""
+"""Columns of a suite's rows that contain the sentence itself, in addition to those of its texts."""
 
 
 @dataclass(frozen=True)
@@ -64,25 +64,25 @@ class RunEvidence:
     data: Mapping[str, str]
     """Suite -> hash of the texts that were scored."""
     warnings: Sequence[str] = ()
-    """Sentences about rows that the run or its control was trained on, and that are left out."""
+    """Sentences about rows that the run or its control was trained on, and that are excluded."""
 
 
 def gather(run: Path, evaluated: Experiment | None = None, control: Path | None = None) -> RunEvidence:
-    """Collect a finished run's predictions beside those of base and control.
+    """Collect a finished run's predictions and those of base and control.
 
-    `evaluated` is the experiment that the run was evaluated with, where it is not its own. The control is the
-    run that the experiment's `compare.arms.control` trained beside it, where that is finished.
-    Raises RegistryError when the run is unfinished or spoiled, or predictions are missing or of another model.
+    `evaluated` is the experiment that the run was evaluated with, if not its own. The control is the run that the
+    experiment's `compare.arms.control` trained alongside it, if that is finished. Raises RegistryError if the run is
+    unfinished or damaged, or predictions are missing or of another model.
     """
     if (spoiled := spoiled_file(run / MODEL)) is not None:
         raise RegistryError(
-            f"{run} holds no finished model: {MODEL}/{spoiled} is missing or does not match its hash; "
+            f"{run} contains no finished model: {MODEL}/{spoiled} is missing or does not match its hash; "
             "finish it with `ialign align ... --resume`, or name another run"
         )
     experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)
     if not experiment.evaluate.suites:
         raise RegistryError(f"{run}: evaluate.suites is empty, so nothing was measured; evaluate with an experiment")
-    # the run may have been moved: base predictions are taken from beside it, not from the experiment's folder
+    # the run may have been moved: base predictions are read next to it, not in the experiment's folder
     base = replace(base_subject(experiment), folder=(_beside(run, BASE) or run.parent / BASE) / PREDICTIONS)
     subjects = {VERSION: run_subject(experiment, run), BASE: base}
     if beside := control or _control_beside(run, experiment):
@@ -115,7 +115,7 @@ def write_version(material: RunEvidence, target: Path) -> str:
 
 
 def evidence(folder: Path, name: str) -> dict[str, Evidence]:
-    """`version`, `base` and, where there is one, `control` -> what a version's folder holds of it."""
+    """`version`, `base` and, if there is one, `control` -> its contents in a version's folder."""
     experiment = load_experiment(folder / _EXPERIMENT)
     # absent in versions that were registered before the texts were hashed
     data = read_json(folder / _DATA) if (folder / _DATA).exists() else {}
@@ -137,11 +137,11 @@ def headline(folder: Path) -> list[dict[str, Any]]:
     found = _judged(scores[scores["run"] == VERSION], experiment)[columns]
     return [
         {str(k): None if v != v else v for k, v in row.items()} for row in found.to_dict("records")
-    ]  # NaN is no JSON
+    ]  # NaN is not JSON
 
 
 def old_work(version: Version, experiment: Experiment) -> float:
-    """How well a version kept old work: mean over groups of its headline scores, each in units of its tolerance.
+    """Measure of how well a version kept old work: mean over groups of its chief scores, in units of the tolerance.
 
     Only suites of `experiment` count; minus infinity without such a score.
     """
@@ -156,7 +156,7 @@ def old_work(version: Version, experiment: Experiment) -> float:
 
 
 def beside_base(folder: Path) -> dict[str, list[dict[str, Any]]]:
-    """`by_group` and `by_language`: scores of the version and the base, with intervals, side by side."""
+    """`by_group` and `by_language`: scores of the version and the base, with intervals."""
     experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
     groups, judged = _judged(scores, experiment), _by_gate(scores, experiment)
     languages = judged[judged["scope"].str.startswith("language:")]
@@ -165,7 +165,7 @@ def beside_base(folder: Path) -> dict[str, list[dict[str, Any]]]:
 
 
 def search_of(folder: Path) -> dict[str, Any] | None:
-    """Result of the search that made the version: its front, the winner and why it won; None without a search."""
+    """Result of the search that made the version: its front, the winner and the reason; None without a search."""
     if not (folder / SEARCH / PARETO_FRONT).exists():
         return None
     chosen = read_json(folder / SEARCH / WINNER) if (folder / SEARCH / WINNER).exists() else {}
@@ -204,7 +204,7 @@ def _copy_search(run: Path, target: Path) -> None:
 
 
 def _side_by_side(scores: pd.DataFrame, by: str) -> list[dict[str, Any]]:
-    """A line for each suite and value of the column `by`: `version` and `base` with value, low and high."""
+    """One row per suite and value of the column `by`: `version` and `base` with value, low and high."""
     found: dict[tuple[str, str], dict[str, Any]] = {}
     for row in scores[scores["run"].isin([VERSION, BASE])].to_dict("records"):
         kind = SUITES[row["kind"]]
@@ -233,13 +233,13 @@ def _control_beside(run: Path, experiment: Experiment) -> Path | None:
 
 
 def _beside(run: Path, name: str) -> Path | None:
-    """A folder beside the run; for a trial, beside its `trials` or beside its `search`."""
+    """A folder next to the run; for a trial, next to its `trials` or its `search`."""
     around = run.parents[:3] if run.parent.name == TRIALS else run.parents[:1]
     return next((each / name for each in around if (each / name).is_dir()), None)
 
 
 def _hashes(units: Sequence[Unit]) -> dict[str, str]:
-    """Suite -> hash of its sentences' texts and labels, whatever is asked about them."""
+    """Suite -> hash of its sentences' texts and labels, whatever the prompts."""
     rows: dict[str, set[str]] = {}
     for unit in units:
         about = [c for c in unit.rows.columns if c in _TEXTS or str(c).startswith(TEXT)]
@@ -248,7 +248,7 @@ def _hashes(units: Sequence[Unit]) -> dict[str, str]:
 
 
 def _kept(experiment: Experiment, units: Sequence[Unit], subjects: Sequence[Subject]) -> list[dict[str, pd.DataFrame]]:
-    """Each subject's predictions of every suite, as stored; none are made here."""
+    """Each subject's stored predictions of every suite."""
     work = plan_work(subjects, units, [row_keys(unit.rows) for unit in units], experiment.evaluate.shard_rows)
     for number, subject in enumerate(subjects):
         lacking = [shard for shard in work.shards if shard.subject == number]
@@ -270,21 +270,21 @@ def _scores(material: RunEvidence) -> pd.DataFrame:
 
 
 def _judged(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
-    """Rows by group (of instructions, all) of the metric and scorer that the gate reads."""
+    """Rows by group (for instructions, all) of the metric and scorer that the gate uses."""
     by_source = scores["kind"].map({name: kind.by_source for name, kind in SUITES.items()})
     shown = scores["scope"].str.startswith("group:") | ((scores["scope"] == "all") & by_source.eq(True))
     return _by_gate(scores[shown], experiment)
 
 
 def _by_gate(scores: pd.DataFrame, experiment: Experiment) -> pd.DataFrame:
-    """Rows of the metric and scorer that the gate reads, over all prompts."""
+    """Rows of the metric and scorer that the gate uses, over all prompts."""
     metric = scores["kind"].map({name: kind.metric for name, kind in SUITES.items()})
     scorer = scores["kind"].map({name: kind.scored(experiment.evaluate.scorer) for name, kind in SUITES.items()})
     return scores[(scores["prompt"] == "all") & (scores["metric"] == metric) & (scores["scorer"] == scorer)]
 
 
 def _table(scores: pd.DataFrame, experiment: Experiment) -> str:
-    """Scores of the version beside base and control, as Markdown."""
+    """Scores of the version, base and control, as Markdown."""
     roles = list(scores["run"].unique())
     intro = f"## Scores\n\nValue [95 % interval over sentences], scorer {experiment.evaluate.scorer}.\n\n"
     header = ["suite", "group", "metric", "n", *roles]

@@ -1,8 +1,8 @@
 """MLflow's Model Registry as `ialign` uses it: versions, aliases and tags, and the files behind them.
 
-A version's files are artifacts of an MLflow run of their own, below `version/`, and the version's source is
+A version's files are artifacts of a separate MLflow run, below `version/`, and the version's source is
 `runs:/ID/version`: the same calls serve a SQLite file and any server. They are plain files with our manifest, no
-`MLmodel`; its hash is in the version's tags, so what comes back is known to be what was registered.
+`MLmodel`; its hash is in the version's tags, so that downloaded files are verified to be the registered ones.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Version:
     created: float
     """Seconds since 1970."""
     tags: Mapping[str, str]
-    """Tags without the prefix `ialign.`: base, base_revision, dose, seed, content, metrics, ..."""
+    """Tags without the prefix `ialign.`: base, base_revision, `dose` (the replay ratio), seed, content, metrics, ..."""
 
     @property
     def title(self) -> str:
@@ -50,7 +50,7 @@ class Version:
 
 
 class MlflowError(RegistryError):
-    """MLflow's refusal, as a sentence; `code` is its own, such as RESOURCE_DOES_NOT_EXIST."""
+    """MLflow's refusal, as a sentence; `code` is MLflow's error code, such as RESOURCE_DOES_NOT_EXIST."""
 
     def __init__(self, message: str, code: str) -> None:
         super().__init__(message)
@@ -58,22 +58,22 @@ class MlflowError(RegistryError):
 
 
 def registry_uri(location: str) -> str:
-    """A server's or database's URI as it is; a folder of runs becomes the SQLite file in it."""
+    """Normalise a URI: that of a server or database is unchanged; a folder of runs becomes the SQLite file in it."""
     return location if "://" in location else f"sqlite:///{Path(location).absolute() / _DATABASE}"
 
 
 def has_registry(location: str) -> bool:
-    """Return True if there is something to open; a server is assumed to be there."""
+    """Return True if the registry exists; a server is assumed to exist."""
     uri = registry_uri(location)
     return not uri.startswith("sqlite:") or Path(uri.partition(":///")[2]).exists()
 
 
 UNFINISHED = 3600.0
-"""Seconds after which a registration without a version has failed."""
+"""Seconds after which a registration without a version counts as failed."""
 
 
 class Registry:
-    """One registry. Every call raises RegistryError with one sentence when MLflow refuses or is out of reach."""
+    """One registry. Every call raises RegistryError with one sentence if MLflow refuses or cannot be reached."""
 
     def __init__(self, location: str, *, artifacts: str | None = None, create: bool = False) -> None:
         self.uri = registry_uri(location)
@@ -86,9 +86,11 @@ class Registry:
             )
         if scheme == "sqlite":
             _check_file(self._file, create)
-        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # its own 7 take minutes to say "unreachable"
+        os.environ.setdefault(
+            "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2"
+        )  # MLflow's default of 7 takes minutes to report an unreachable server
         os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-        with _in_sentences(self.uri):  # which opens a database, and checks its schema
+        with _in_sentences(self.uri):  # opens a database, and checks its schema
             from mlflow import MlflowClient
 
             self._client = MlflowClient(tracking_uri=self.uri, registry_uri=self.uri)
@@ -99,7 +101,7 @@ class Registry:
             return getattr(self._client, method)(*args, **kwargs)
 
     def names(self) -> list[str]:
-        """All registered models that `ialign` made."""
+        """All registered models that `ialign` created."""
         found = _all_pages(self.call, "search_registered_models")
         return sorted(m.name for m in found if f"{TAG}kind" in m.tags)
 
@@ -138,10 +140,10 @@ class Registry:
             ) from error
 
     def add(self, name: str, folder: Path, tags: Mapping[str, str], card: str) -> Version:
-        """Upload a version's folder and register it. A failure on the way leaves no version."""
+        """Upload a version's folder and register it. A failure midway leaves no version."""
         where = self._experiment(f"registry/{name}", self._location(name))
         run = self.call("create_run", where, run_name=f"{tags.get('run', name)} {time.strftime('%Y-%m-%d %H:%M:%S')}")
-        # files before the version: what fails on the way is a run without a version
+        # files before the version: a failure midway leaves a run without a version
         self.call("log_artifacts", run.info.run_id, str(folder), _FILES)
         self.call("set_terminated", run.info.run_id, "FINISHED")
         self._ensure_model(name)
@@ -151,10 +153,10 @@ class Registry:
         return _version(made)
 
     def clean(self, name: str, older: float = UNFINISHED) -> tuple[int, int]:
-        """Remove what registrations that failed left: their runs, and their files where those are on this machine.
+        """Remove leftovers of failed registrations: their runs, and their files if those are on this machine.
 
-        A registration that is younger than `older` seconds may still be at work. Returns the number of registrations
-        and of bytes; a tracking server removes the files itself, by `mlflow gc`.
+        A registration younger than `older` seconds may still be running. Returns the number of registrations and of
+        bytes; a tracking server removes the files itself, by `mlflow gc`.
         """
         found = self.call("get_experiment_by_name", f"registry/{name}")
         if found is None:
@@ -174,7 +176,7 @@ class Registry:
 
     def fetch(self, version: Version) -> Path:
         """A verified local copy of a version's folder, kept in the user's cache."""
-        # by content: versions with equal files share a copy, and a changed file never passes for another's
+        # by content: versions with equal files share a copy, and a changed file never replaces another's
         target = cache_folder() / "registry" / (version.content or "unknown")
         if _is(target, version.content):
             return target
@@ -185,20 +187,20 @@ class Registry:
                 shutil.rmtree(target, ignore_errors=True)
             try:
                 folder.rename(target)
-            except OSError:  # another process was first
+            except OSError:  # another process was faster
                 if not _is(target, version.content):
                     raise
         return target
 
     @contextmanager
     def downloaded(self, version: Version) -> Iterator[Path]:
-        """A version's folder as the registry holds it at this moment, verified; never a cached copy."""
+        """A version's folder as it currently is in the registry, verified; never a cached copy."""
         with tempfile.TemporaryDirectory(prefix="ialign-") as scratch:
             yield self._download(version, Path(scratch))
 
     def _download(self, version: Version, scratch: Path) -> Path:
         if not version.content:
-            raise RegistryError(f"{version.title} was not registered by ialign, so nothing vouches for its files")
+            raise RegistryError(f"{version.title} was not registered by ialign, so its files cannot be verified")
         try:
             folder = Path(self.call("download_artifacts", version.run_id, _FILES, str(scratch)))
         except RegistryError as error:
@@ -224,8 +226,8 @@ class Registry:
         found = self.call("get_experiment_by_name", name)
         if self._artifacts is not None and location != found.artifact_location:
             raise RegistryError(
-                f"tracking.artifacts is {self._artifacts}, but this model's versions lie at {found.artifact_location}; "
-                "leave it out, or register under another name"
+                f"tracking.artifacts is {self._artifacts}, but this model's versions are at {found.artifact_location}; "
+                "remove it, or register under another name"
             )
         return str(found.experiment_id)
 
@@ -246,7 +248,7 @@ def content_hash(folder: Path) -> str:
 
 
 def verify(folder: Path, version: Version) -> None:
-    """Raise RegistryError, naming the file, when a version's folder is not what was registered."""
+    """Raise RegistryError, naming the file, if a version's folder differs from what was registered."""
     spoiled = spoiled_file(folder)
     if spoiled is None and content_hash(folder) != version.content:
         spoiled = MANIFEST
@@ -276,7 +278,7 @@ def _all_pages(call: Any, method: str, **kwargs: Any) -> list[Any]:
 
 
 def _check_file(path: Path, create: bool) -> None:
-    """Refuse a file that is absent or no SQLite database: MLflow would make one, or try for minutes."""
+    """Refuse a file that is missing or not a SQLite database: MLflow would create one, or retry for minutes."""
     if not path.exists():
         if not create:
             raise RegistryError(
@@ -293,7 +295,7 @@ def _check_file(path: Path, create: bool) -> None:
             f"registry {path} cannot be read ({error.strerror}); name another with --registry"
         ) from error
     if head and head != b"SQLite format 3\0":
-        raise RegistryError(f"registry {path} is no SQLite database; name another with --registry")
+        raise RegistryError(f"registry {path} is not a SQLite database; name another with --registry")
 
 
 @contextmanager
@@ -310,7 +312,7 @@ def _in_sentences(uri: str) -> Iterator[None]:
     except (SQLAlchemyError, RequestException, OSError) as error:
         raise MlflowError(_sentence(error, uri), "") from error
     except Exception as error:
-        if type(error).__module__.startswith("alembic."):  # migrations of another MLflow
+        if type(error).__module__.startswith("alembic."):  # migrations of another MLflow version
             raise MlflowError(_sentence(error, uri), "") from error
         raise
 

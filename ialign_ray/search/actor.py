@@ -1,4 +1,4 @@
-"""A trial under Ray Tune: one actor, reused from trial to trial, that keeps base model and examples in its process."""
+"""A trial under Ray Tune: one actor, reused from trial to trial, that keeps the base model and examples in memory."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ialign_ray.search.trial_context import SearchContext, search_folder
 from ialign_ray.storage import join_writers, read_json, write_json
 
 KEPT_SHELVES = 2
-"""Families whose examples an actor keeps."""
+"""Number of families whose examples an actor keeps."""
 
 
 def trial_context_here(shared: SearchContext) -> TrialContext:
@@ -32,10 +32,11 @@ def trial_context_here(shared: SearchContext) -> TrialContext:
 
 
 class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
-    """Each `step` is one budget. A run folder remembers what was reported, so nothing is trained twice."""
+    """Ray Tune trainable: each `step` is one budget. The run folder records what was reported, so nothing is trained
+    twice."""
 
     def setup(self, config: dict[str, Any], shared: SearchContext) -> None:
-        """Load the base model, once a process, and begin the first trial."""
+        """Load the base model, once per process, and start the first trial."""
         self.shared = shared
         self.writer = join_writers(search_folder(shared.experiment))
         self.trial_context = trial_context_here(shared)
@@ -43,7 +44,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
         self.reset_config(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
-        """Begin another trial in this process."""
+        """Start another trial in this process."""
         point = new_config["point"]
         self.folder = search_folder(self.shared.experiment) / TRIALS / point_name(point)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -54,7 +55,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
         return True
 
     def step(self) -> dict[str, Any]:
-        """The outcome at the next budget, as Tune's flat result."""
+        """Return the outcome at the next budget, as Tune's flat result."""
         try:
             if self.run is None:
                 self.run = self.shared.trial(self.point, self.folder, self._example_cache(), self.trial_context)
@@ -64,7 +65,7 @@ class SearchTrial(tune.Trainable):  # type: ignore[misc]  # ray has no types
         except IalignError as error:  # this setting cannot be trained; others can
             write_json(self.folder / FAILED, {"message": str(error)})
             return failed(str(error), self.shared.ends[0])
-        # the file before Tune's result: tables read the trials' own files, whatever Tune remembers
+        # the file before Tune's result: tables read the files of the trials, not the state of Tune
         write_json(self.folder / OUTCOMES, outcomes)
         found = outcomes[-1]
         self.said += 1
@@ -103,7 +104,7 @@ def outcomes_of(run: TrialRun, k: int, shared: SearchContext, references: Refere
 
 
 def failed(message: str, first: int) -> dict[str, Any]:
-    """The result of a trial that cannot be trained: no numbers but the schedulers' worst."""
+    """The result of a trial that cannot be trained: no numbers except the worst score for schedulers."""
     nothing = dict.fromkeys(("gain", "forgetting", "violation"), math.nan)
     return {
         **nothing, "score": FAILED_SCORE, "failed": message, "budget": first, "last": False,
@@ -112,7 +113,7 @@ def failed(message: str, first: int) -> dict[str, Any]:
 
 
 def train_control(shared: SearchContext, point: Point, folder: Path) -> None:
-    """Train and validate a replay-only control over the whole budget, and validate the base; kept once done."""
+    """Train and validate a replay-only control over the whole budget, and validate the base; reused once done."""
     run = shared.trial(point, folder, None, trial_context_here(shared))
     run.base_losses()
     run.report(len(run.ends) - 1)

@@ -1,4 +1,4 @@
-"""Budgets in steps or tokens, the same for every trial; and how many trials run at a time without a dead-lock."""
+"""Budgets in steps or tokens, the same for every trial; and the number of trials that run without deadlock."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ialign_ray.search.space import trial_count
 
 
 def budgets(search: SearchConfig, last: int) -> list[int]:
-    """Budgets at which trials are validated: the first, each `reduction` times the previous, and the whole."""
+    """Budgets at which trials are validated: the first, each `reduction` times the previous, and the full budget."""
     first = search.min_budget or max(1, last // search.reduction**2)
     if first > last:
         raise ConfigError(f"search.min_budget is {first}, above the whole budget of {last}; lower it")
@@ -23,12 +23,12 @@ def budgets(search: SearchConfig, last: int) -> list[int]:
 
 
 def trial_budgets(every: Sequence[int], steps: int) -> list[int]:
-    """A trial's own budgets where `train.steps` is searched: fewer where this trial has fewer steps."""
+    """Budgets of one trial if `train.steps` is searched: fewer if this trial has fewer steps."""
     return [*[b for b in every if b < steps], steps]
 
 
 def whole_budget(experiment: Experiment, search: SearchConfig) -> int:
-    """The most that a trial gets; raises ConfigError for two different statements of it."""
+    """Budget of a full trial. Raises ConfigError for two contradictory settings."""
     longest = experiment.train.steps
     if domain := search.space.get("train.steps"):
         longest = domain.largest
@@ -38,9 +38,9 @@ def whole_budget(experiment: Experiment, search: SearchConfig) -> int:
 
 
 def steps_of(tokens: int, lengths: Callable[[int], int]) -> int:
-    """Steps after which a run has seen `tokens` at least; `lengths(step)` are the tokens of a step, from 0.
+    """Steps after which a run has seen at least `tokens`; `lengths(step)` are the tokens of a step, from 0.
 
-    Exact, since what a step holds is a function of its number. Raises ConfigError for a run without tokens.
+    Exact, since the examples of a step are a function of its number. Raises ConfigError for a run without tokens.
     """
     seen = step = 0
     while seen < tokens:
@@ -57,10 +57,10 @@ class Demand:
 
     cpus: float
     gpus: float = 0.0
-    """1 at most."""
+    """GPUs, at most 1."""
 
     def fits(self, resources: Mapping[str, float]) -> float:
-        """Number of trials that these resources hold; a trial on part of a GPU never spans two."""
+        """Number of trials that fit into these resources; a trial on part of a GPU never spans two."""
         by_cpu = _whole(resources.get("CPU", 0.0) / self.cpus)
         if not self.gpus:
             return by_cpu
@@ -68,17 +68,17 @@ class Demand:
 
 
 def _whole(times: float) -> float:
-    """Rounded down, as far as 0.1 + 0.2 allows; without a limit where the autoscaler has none."""
+    """Round down, allowing for rounding errors such as 0.1 + 0.2; unlimited if the autoscaler has no limit."""
     return times if math.isinf(times) else math.floor(times + 1e-9)
 
 
 def demand(search: SearchConfig, resources: Mapping[str, float]) -> Demand:
-    """Return a trial's demand on this cluster: one GPU where there are any, unless set otherwise."""
+    """Return a trial's demand on this cluster: one GPU if there are any, unless set otherwise."""
     gpus = search.gpus_per_trial
     if gpus is None:
         gpus = 1.0 if resources.get("GPU", 0.0) >= 1 else 0.0
     if gpus > 1:
-        raise ConfigError(f"search.gpus_per_trial is {gpus:g}; a trial is one process and uses one GPU at most")
+        raise ConfigError(f"search.gpus_per_trial is {gpus:g}; a trial is one process and uses at most one GPU")
     return Demand(search.cpus_per_trial, gpus)
 
 
@@ -87,21 +87,22 @@ def concurrency(
     nodes: Sequence[Mapping[str, float]],
     startable: Sequence[tuple[float, Mapping[str, float]]] = (),
 ) -> int:
-    """Trials at a time: what the nodes hold (a trial never spans two), and no more than asked for.
+    """Number of concurrent trials: those that fit on the nodes (a trial never spans two), at most the configured
+    number.
 
-    Where an autoscaler may start nodes, as `cluster.startable` reports, what those would hold if that is more: trials
-    that wait are what it starts nodes for. A trial is one actor that reserves all it needs at once and starts nothing
-    that reserves more, so any number makes progress. Raises ClusterError where not even one fits.
+    If an autoscaler may start nodes, as `cluster.startable` reports, those count too, since waiting trials make it
+    start nodes. A trial is one actor that reserves all it needs at once and starts nothing that reserves more, so any
+    number makes progress. Raises ClusterError if not even one fits.
     """
     every = [*nodes, *(kind for number, kind in startable if number)]
     most = {k: max((n.get(k, 0.0) for n in every), default=0.0) for k in ("CPU", "GPU")}
     need = demand(search, most)
-    # nodes that were started count among their kind: never the sum of both
+    # started nodes count among their kind: never the sum of both
     there, coming = sum(need.fits(n) for n in nodes), sum(n * f for n, k in startable if n and (f := need.fits(k)))
     room = max(there, coming)
     if room < 1:
         raise ClusterError(
-            f"a trial asks for {need.cpus:g} CPUs and {need.gpus:g} GPUs, but no node has more than {most['CPU']:g} "
+            f"a trial needs {need.cpus:g} CPUs and {need.gpus:g} GPUs, but no node has more than {most['CPU']:g} "
             f"and {most['GPU']:g}; lower search.cpus_per_trial or search.gpus_per_trial"
         )
     room = trial_count(search) if math.isinf(room) else int(room)

@@ -1,4 +1,4 @@
-"""`ialign tune`: controls, then trials on Ray Tune, then the results; killed at any moment, it resumes."""
+"""`ialign tune`: controls, then trials on Ray Tune, then the results; it can be killed and resumed at any moment."""
 
 from __future__ import annotations
 
@@ -44,10 +44,10 @@ STATE, SETTINGS = "tune", "search.json"
 DECIDE = ("languages", "model", "corpora", "cleaning", "decontamination", "replay", "tasks", "train", "search")
 """Sections that must not change within a search."""
 TUNE_SETTINGS = {
-    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # the default of 10 s and more would forget the trials of that time
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our run folders hold the same and more
+    "TUNE_GLOBAL_CHECKPOINT_S": "1",  # the default of 10 s and more would lose the trials of that time
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # our run folders contain the same and more
     "TUNE_RESULT_BUFFER_LENGTH": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C stays Python's own
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C keeps Python's handler
     "RAY_AIR_NEW_OUTPUT": "0",
 }
 
@@ -55,9 +55,9 @@ TUNE_SETTINGS = {
 def search(experiment: Experiment, console: Console, *, resume: bool = False) -> Path:
     """Run or resume the search of an experiment; returns its folder, with table, front and winner.
 
-    Raises IalignError with one sentence; what trials have finished stays whatever happens.
+    Raises IalignError with one sentence; finished trials are always kept.
     """
-    # Tune runs each trial in a working directory of its own
+    # Tune runs each trial in a separate working directory
     experiment = override(experiment, {"storage.runs": str(Path(experiment.storage.runs).absolute())})
     check_space(experiment)
     settings = search_of(experiment)
@@ -77,7 +77,7 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
         shared = assemble(experiment, console, cluster=True)
         need = demand(settings, resources)
         shared = with_references(shared, need, console)
-        shared.plan.save(folder / "data" / "plan")  # suites that are named later are searched for in it
+        shared.plan.save(folder / "data" / "plan")  # suites that are added later are searched for in it
         run_trials(shared, folder, need, most, console)
         found = write_results(folder, settings)
         if found and found["feasible"]:
@@ -87,9 +87,10 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
 
 
 def by_stored_rule(experiment: Experiment, folder: Path) -> Experiment:
-    """The experiment with the rule of the search that is there: those of before `search.feasible` took the estimate.
+    """The experiment with the rule of the existing search: those from before `search.feasible` existed use the
+    estimate.
 
-    Their winner.json says so from then on.
+    Their winner.json records it from then on.
     """
     if not (folder / SETTINGS).exists() or "feasible" in read_json(folder / SETTINGS):
         return experiment
@@ -99,7 +100,7 @@ def by_stored_rule(experiment: Experiment, folder: Path) -> Experiment:
 
 
 def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
-    """Write the settings down, or refuse to mix two searches in one folder; return True if this one is finished."""
+    """Save the settings, or refuse to mix two searches in one folder; return True if this one is finished."""
     # storage, cluster and tracking may change between attempts; what trials depend on may not
     decides = experiment.model_dump(mode="json", include=set(DECIDE))
     for free in ("concurrent", "cpus_per_trial", "gpus_per_trial"):  # the cluster may have changed
@@ -124,7 +125,7 @@ def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
 
 
 def with_references(shared: SearchContext, need: Demand, console: Console) -> SearchContext:
-    """Train the controls that are not there yet, one a seed, and read what trials are compared with."""
+    """Train missing controls, one per seed, and read the losses that trials are compared with."""
     every = seeds(shared.experiment)
     missing = [seed for seed in every if not is_intact(control_folder(shared.experiment, seed) / MODEL)]
     console.print(f"Controls (replay only): {len(missing)} of {len(every)} to train", highlight=False)
@@ -133,9 +134,9 @@ def with_references(shared: SearchContext, need: Demand, console: Console) -> Se
 
 
 def train_controls(shared: SearchContext, points: Mapping[Path, Point], need: Demand) -> None:
-    """Train controls (run folder -> settings) as tasks; each continues from its own checkpoint."""
+    """Train controls (run folder -> settings) as tasks; each continues from its checkpoint."""
     remote = ray.remote(train_control).options(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=3)
-    # once for all: tasks on a host read the same copy
+    # put once: tasks on a host read the same copy
     put = ray.put(shared)
     try:
         in_background(lambda: ray.get([remote.remote(put, point, folder) for folder, point in points.items()]))
@@ -146,22 +147,22 @@ def train_controls(shared: SearchContext, points: Mapping[Path, Point], need: De
 
 
 def train_own_control(shared: SearchContext, point: Point, need: Demand, console: Console) -> None:
-    """Train the control at the winner's own rate and rank, unless the default one is it or it is there."""
+    """Train the control at the winner's rate and rank, unless it is the default one or exists already."""
     own, folder = own_control_point(shared.experiment, point), own_control_folder(shared.experiment, point)
     if own is None or is_intact(folder / MODEL):
         return
-    console.print("Control of the winner (replay only, its own settings): to train", highlight=False)
+    console.print("Control of the winner (replay only, with the winner's settings): to train", highlight=False)
     train_controls(shared, {folder: own}, need)
 
 
 def references(shared: SearchContext, seed: int) -> References:
-    """Base and control from the control's folder."""
+    """Read base and control from the control's folder."""
     folder, l1 = control_folder(shared.experiment, seed), shared.experiment.languages.l1
     return References(read_losses(folder, 0, l1), [(b, read_losses(folder, b, l1)) for b in shared.ends])
 
 
 def run_trials(shared: SearchContext, folder: Path, need: Demand, most: int, console: Console) -> None:
-    """All trials under Ray Tune, from the beginning or from the state of a search that was killed."""
+    """Run all trials under Ray Tune, from the beginning or from the state of a killed search."""
     settings = search_of(shared.experiment)
     trainable = tune.with_resources(
         tune.with_parameters(SearchTrial, shared=shared), {"cpu": need.cpus, "gpu": need.gpus}
@@ -186,10 +187,10 @@ def run_trials(shared: SearchContext, folder: Path, need: Demand, most: int, con
 
 
 def make_tuner(trainable: Any, shared: SearchContext, folder: Path, most: int) -> tune.Tuner:
-    """A new Tuner, or the one that an earlier driver left."""
+    """Return a new Tuner, or restore the one of an earlier driver."""
     settings, state = search_of(shared.experiment), folder / STATE
     if tune.Tuner.can_restore(str(state)):
-        # errored trials too: a full disk or a lost host says nothing of the settings
+        # errored trials too: a full disk or a lost host is not the fault of the settings
         return tune.Tuner.restore(str(state), trainable, resume_unfinished=True, resume_errored=True)
     return tune.Tuner(
         trainable,
@@ -211,7 +212,7 @@ def make_tuner(trainable: Any, shared: SearchContext, folder: Path, most: int) -
 
 
 class Observer:
-    """Shows each result of a trial, and records which trials the scheduler stopped, for good."""
+    """Shows each result of a trial, and records permanently which trials the scheduler stopped."""
 
     def __init__(self, trials: Path, progress: Progress, runs: NestedRuns) -> None:
         self._trials, self._progress, self._runs = trials, progress, runs
@@ -223,7 +224,8 @@ class Observer:
         self._runs.result(name, dict(config["point"]), result)
 
     def complete(self, config: Mapping[str, Any], result: dict[str, Any]) -> None:
-        """A trial ended, or was stopped before its whole budget: a resumed search must not continue it."""
+        """Record that a trial ended or was stopped before its full budget, so that a resumed search does not continue
+        it."""
         name = point_name(config["point"])
         if result and not result.get("last") and not result.get("failed"):
             write_json(self._trials / name / STOPPED, {"budget": result["budget"]})
@@ -236,7 +238,7 @@ _observer: list[Observer] = []
 
 @contextmanager
 def observed(observer: Observer) -> Iterator[None]:
-    """Have Tune's callback, which is pickled with the search's state, reach this process' observer."""
+    """Connect Tune's callback, which is pickled with the search's state, to this process' observer."""
     _observer.append(observer)
     try:
         yield
@@ -250,12 +252,12 @@ class Callback(tune.Callback):  # type: ignore[misc]  # ray has no types
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
     ) -> None:
-        """Pass it on."""
+        """Pass it to the observer."""
         for observer in _observer:
             observer.result(trial.config, result)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Pass it on."""
+        """Pass it to the observer."""
         for observer in _observer:
             observer.complete(trial.config, trial.last_result or {})
 
@@ -267,7 +269,7 @@ def scheduler(search: SearchConfig, ends: Sequence[int]) -> Any:
     common: dict[str, Any] = {"metric": "score", "mode": "max", "reduction_factor": search.reduction}
     if search.scheduler == "asha":
         return schedulers.AsyncHyperBandScheduler(
-            # not stop_last_trials: a trial at its whole budget ends itself, with a finished model
+            # not stop_last_trials: a trial at its full budget ends on its own, with a finished model
             time_attr="budget",
             grace_period=ends[0],
             max_t=ends[-1],

@@ -1,4 +1,4 @@
-"""`ialign tune --dry-run`: how many trials, how many tokens, and about how long, before anything is spent."""
+"""`ialign tune --dry-run`: the number of trials and tokens, and an estimate of the time."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ from ialign_ray.search.trial_context import SearchContext, assemble, own_control
 from ialign_ray.training.trainer import cores
 
 MEASURED = [1, 3, 4]
-"""Steps that are timed: the first pays for what is done once, the last writes a model folder and is not needed."""
+"""Number of steps to time: the first includes one-off costs, the last writes a model folder and is not needed."""
 TOO_LARGE = 1_000_000_000
-"""Parameters above which no step is timed on the machine that only asks."""
+"""Number of parameters above which no step is timed, since this machine may not run the search."""
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Times of one trial, measured here, in seconds."""
+    """Times of one trial, measured on this machine, in seconds."""
 
     token: float
     """Seconds to train on one token."""
     validation: float
     """Seconds of one validation."""
     start: float
-    """Seconds to make the model."""
+    """Seconds to create the model."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +43,19 @@ class SearchEstimate:
     """A search's cost."""
 
     reach: list[int]
-    """Trials that are expected to reach each budget; the first one all."""
+    """Trials that are expected to reach each budget; all of them reach the first."""
     tokens: float
-    """Expected, with early stopping, controls (a seed's, and the winner's own) included."""
+    """Expected tokens, with early stopping and including controls (of each seed, and of the winner)."""
     most_tokens: float
     """Tokens if no trial were stopped."""
     seconds: float
-    """NaN where nothing could be measured."""
+    """NaN if nothing could be measured."""
 
 
 def reaching(search: SearchConfig, ends: Sequence[int]) -> list[int]:
     """Trials expected at each budget: with early stopping one in `reduction` continues from each.
 
-    ASHA promotes a few more, since it decides before all have come.
+    ASHA promotes a few more, since it decides before all have reported.
     """
     n = trial_count(search)
     if search.scheduler == "none":
@@ -66,7 +66,7 @@ def reaching(search: SearchConfig, ends: Sequence[int]) -> list[int]:
 def estimate(
     search: SearchConfig, ends: Sequence[int], per_unit: float, controls: int, speed: Speed | None, at_a_time: int
 ) -> SearchEstimate:
-    """The cost of a search whose budgets hold `per_unit` tokens a unit."""
+    """The cost of a search with `per_unit` tokens per unit of budget."""
     reach = reaching(search, ends)
     parts = [b - a for a, b in zip([0, *ends], ends, strict=False)]
     trained = sum(n * part for n, part in zip(reach, parts, strict=True)) + controls * ends[-1]
@@ -80,7 +80,7 @@ def estimate(
 
 
 def measure(shared: SearchContext) -> Speed:
-    """Time a few steps and one validation of the experiment's own settings, in a folder that is thrown away."""
+    """Time a few steps and one validation of the experiment's default settings, in a temporary folder."""
     trial_context = shared.trial_context(torch.device("cuda" if torch.cuda.is_available() else "cpu"))
     threads = torch.get_num_threads()
     torch.set_num_threads(max(1, math.floor(search_of(shared.experiment).cpus_per_trial)))
@@ -98,13 +98,13 @@ def measure(shared: SearchContext) -> Speed:
     finally:
         torch.set_num_threads(threads)
     seconds, tokens = (second[k] - first[k] for k in ("train_seconds", "tokens"))
-    # what the first report took beside steps and validation is the making of the model
+    # the rest of the first report's time, besides steps and validation, created the model
     start = max(0.0, first["seconds"] - first["train_seconds"] - first["validation_seconds"])
     return Speed(seconds / tokens, second["validation_seconds"], start)
 
 
 def tokens_a_step(shared: SearchContext, steps: int = 20) -> float:
-    """Mean tokens of a step with the experiment's own replay ratio."""
+    """Mean tokens of a step with the experiment's replay ratio."""
     example_cache = shared.example_cache(shared.experiment)
     stream = example_cache.steps(example_cache.trial_plan(shared.experiment), shared.experiment.train.batch_size, 0)
     return sum(len(e) for step in islice(stream, steps) for e in step) / steps
@@ -120,7 +120,7 @@ def print_estimate(experiment: Experiment, console: Console) -> SearchEstimate:
     speed = None if large else measure(shared)
     at_a_time = concurrency(search, [{"CPU": float(cores()), "GPU": float(torch.cuda.device_count())}])
     per_unit = 1.0 if search.unit == "tokens" else tokens_a_step(shared)
-    # one more: the winner's own, unless nothing is searched that a control depends on
+    # one more: the winner's, unless no searched field affects the control
     values = [(field, v) for field, domain in search.space.items() for v in domain.values or domain.bounds or ()]
     own = any(own_control_point(experiment, {field: v}) for field, v in values)
     found = estimate(search, ends, per_unit, len(seeds(experiment)) + own, speed, at_a_time)
@@ -147,7 +147,7 @@ def show(
     console.print(table)
     known = math.isfinite(found.seconds)
     duration = (
-        f"about {words(found.seconds)}, beside Ray's start, as measured on a few steps here"
+        f"about {words(found.seconds)}, plus the start of Ray, as measured on a few steps here"
         if known
         else "unknown before a trial"
     )
@@ -159,7 +159,7 @@ def show(
 
 
 def words(seconds: float) -> str:
-    """A duration to read."""
+    """Format a duration."""
     if seconds < 120:
         return f"{seconds:.0f} seconds"
     return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

@@ -1,6 +1,6 @@
-"""Worth of a trial: gain on new languages over the control of equal compute, and what it forgot.
+"""Objective of a trial: gain on new languages over the control of equal compute, and forgetting.
 
-Both are differences of held-out losses over the same sentences, so their intervals are paired. A trial is feasible when
+Both are differences of held-out losses over the same sentences, so their intervals are paired. A trial is feasible if
 its old-instruction loss is shown to have risen by no more than the tolerance: the whole interval is within it.
 """
 
@@ -22,7 +22,7 @@ Array = npt.NDArray[np.float64]
 SHOWN, ESTIMATE = "shown", "estimate"
 """Values of `search.feasible`."""
 PENALTY = 1.0
-"""Nats per token of gain that a scheduler takes off for each nat beyond the tolerance. Of 20 replayed searches ASHA
+"""Penalty in nats per token of gain, for schedulers, for each nat beyond the tolerance. Of 20 replayed searches ASHA
 kept the grid's best setting in 17 at 1, in 8 at 5 and in 4 at 0 (docs/results/search-grid): a higher one stops settings
 that forget at first and recover as the learning rate falls."""
 FAILED_SCORE = -1e9
@@ -41,7 +41,7 @@ class Losses:
 
     @classmethod
     def of(cls, rows: Iterable[Loss], l1: Iterable[str]) -> Losses:
-        """Losses from each example's; directions whose target is old say nothing of the new language's text."""
+        """Losses from each example's; directions whose target is old do not measure the new language's text."""
         known = set(l1)
         new: dict[str, tuple[float, float]] = {}
         old: dict[str, tuple[float, float]] = {}
@@ -55,7 +55,7 @@ class Losses:
         return cls(_sorted(new), _sorted(old))
 
     def towards(self, other: Losses, share: float) -> Losses:
-        """A point on the straight line to another model's losses: between two validations."""
+        """Interpolate linearly to another model's losses, for a point between two validations."""
         return Losses(self.new + share * (other.new - self.new), self.old + share * (other.old - self.old))
 
 
@@ -77,7 +77,7 @@ class References:
     """Pairs (budget, losses) of the replay-only run, budgets rising."""
 
     def control_at(self, budget: float) -> Losses:
-        """The control after this much compute: between two of its validations on the line between them."""
+        """The control after this much compute, interpolated linearly between two of its validations."""
         known = [(0, self.base), *self.control]
         # base at budget 0, then the control's validations
         for (a, first), (b, second) in pairwise(known):
@@ -102,24 +102,24 @@ class Worth:
     def violation(self) -> float:
         """Nats per token beyond the tolerance, of the bound that `search.feasible` names; 0 or less is feasible.
 
-        Infinite where one instruction has no interval: nothing is shown then.
+        Infinite if there is only one instruction and so no interval: nothing is shown then.
         """
         bound = self.forgetting.high if self.rule == SHOWN else self.forgetting.value
         return math.inf if math.isnan(bound) and math.isfinite(self.forgetting.value) else bound - self.tolerance
 
     @property
     def feasible(self) -> bool:
-        """True if it forgot little enough."""
+        """True if forgetting is within the tolerance."""
         return self.violation <= 0
 
     @property
     def score(self) -> float:
-        """One number for schedulers: the gain less the penalty for what is beyond the tolerance."""
+        """One number for schedulers: the gain minus the penalty for forgetting beyond the tolerance."""
         return max(FAILED_SCORE / 2, self.gain.value - PENALTY * max(0.0, self.violation))
 
 
 def worth(losses: Losses, references: References, budget: float, search: SearchConfig) -> Worth:
-    """Compare a trial with the control of equal compute, and with base or control for what it forgot."""
+    """Compare a trial with the control of equal compute, and with base or control for forgetting."""
     control = references.control_at(budget)
     old = references.base if search.against == "base" else control
     forgetting = difference(losses.old, old.old)
@@ -127,7 +127,7 @@ def worth(losses: Losses, references: References, budget: float, search: SearchC
 
 
 def flat(result: Worth) -> dict[str, Any]:
-    """Flatten a result into the metrics that Ray Tune, MLflow and the tables take."""
+    """Flatten a result into metrics for Ray Tune, MLflow and the tables."""
     found: dict[str, Any] = {"score": result.score, "violation": result.violation}
     found["feasible"] = result.feasible
     for name, value in (("gain", result.gain), ("forgetting", result.forgetting)):
@@ -136,7 +136,8 @@ def flat(result: Worth) -> dict[str, Any]:
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[int]:
-    """Indices of the rows that none beats in both gain and forgetting, by falling gain; rows without numbers never."""
+    """Indices of the Pareto front: rows that no other beats in both gain and forgetting, by falling gain, without
+    NaN."""
     order = sorted(
         (k for k, r in enumerate(rows) if math.isfinite(r["gain"]) and math.isfinite(r["forgetting"])),
         key=lambda k: (-rows[k]["gain"], rows[k]["forgetting"]),
@@ -151,7 +152,7 @@ def pareto(rows: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def best(rows: Sequence[Mapping[str, Any]]) -> int | None:
-    """The winner among finished trials: feasible ones first, by gain; else the one that violates least."""
+    """The winner among finished trials: the feasible one with the largest gain, otherwise the smallest violation."""
     known = [k for k, r in enumerate(rows) if math.isfinite(r["gain"]) and not math.isnan(r["violation"])]
     if not known:
         return None

@@ -1,4 +1,4 @@
-"""Watching a search: a table of the front with what is left, and MLflow runs nested under the search's own."""
+"""Progress of a search: a table of the front and the remaining time, and MLflow runs nested under the search's run."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Progress:
         self.ended.add(name)
 
     def eta(self) -> float:
-        """Seconds left, when the trials to come cost what those that ended did."""
+        """Seconds left, assuming that remaining trials take as long as those that ended."""
         done = len(self.ended)
         return (time.monotonic() - self._began) / done * (self.trials - done) if done else math.nan
 
@@ -77,7 +77,7 @@ class Progress:
 
 
 def cells(row: dict[str, Any]) -> list[str]:
-    """A trial's line under COLUMNS."""
+    """A trial's row under COLUMNS."""
     return [
         settings(row["point"]),
         interval(row, "gain"),
@@ -87,7 +87,7 @@ def cells(row: dict[str, Any]) -> list[str]:
 
 
 def settings(point: dict[str, Any]) -> str:
-    """A point in short."""
+    """Format a point briefly."""
     return ", ".join(
         f"{k.rpartition('.')[2]} {v:g}" if isinstance(v, float) else f"{k.rpartition('.')[2]} {v}"
         for k, v in point.items()
@@ -100,13 +100,13 @@ def interval(row: dict[str, Any], name: str) -> str:
 
 
 def worded(row: dict[str, Any]) -> str:
-    """One trial in words."""
+    """Describe one trial."""
     return f"{settings(row['point'])}: gain {interval(row, 'gain')}, forgetting {interval(row, 'forgetting')}"
 
 
 @contextmanager
 def shown(progress: Progress) -> Iterator[None]:
-    """Show the table while the body runs; on a terminal it stays in place, in a log it ends as one line."""
+    """Show the table while the body runs; a terminal redraws it in place, a log gets one line at the end."""
     console = progress.console
     if not console.is_terminal:
         yield
@@ -117,7 +117,8 @@ def shown(progress: Progress) -> Iterator[None]:
 
 
 class NestedRuns:
-    """MLflow runs: one for the search, a nested one a trial, logged at each budget; a failure ends no search."""
+    """MLflow runs: one for the search and a nested one per trial, logged at each budget; failures do not end the
+    search."""
 
     def __init__(self, experiment: Experiment, folder: Path, console: Console) -> None:
         self._console, self._client = console, None
@@ -142,14 +143,14 @@ class NestedRuns:
     def _kept(self) -> Iterator[None]:
         try:
             yield
-        except Exception as error:  # MLflow's and its database's have no common base
+        except Exception as error:  # exceptions of MLflow and its database have no common base
             self._client = None
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             text = f"warning: tracking stopped ({cause}); the search continues"
             self._console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     def result(self, name: str, point: dict[str, Any], result: dict[str, Any]) -> None:
-        """Log one outcome under the trial's own run; once, also when a resumed trial reports it again."""
+        """Log one outcome under the trial's run; only once, even if a resumed trial reports it again."""
         key = (name, int(result["budget"]))
         if self._client is None or key in self._logged:
             return

@@ -1,4 +1,5 @@
-"""Results of a search: every trial at every budget, the front, the winner and why; read from the trials' own files."""
+"""Results of a search, read from the trials' files: every trial at every budget, the front, the winner and the
+reason."""
 
 from __future__ import annotations
 
@@ -21,7 +22,7 @@ POINT, OUTCOMES, STOPPED, FAILED = "point.json", "outcomes.json", "stopped.json"
 
 
 def trials_table(folder: Path) -> pd.DataFrame:
-    """One row a trial and budget: `trial`, `point` (JSON), the point's fields, and the outcome's columns."""
+    """One row per trial and budget: `trial`, `point` (JSON), the point's fields, and the outcome's columns."""
     rows: list[dict[str, Any]] = []
     for path in sorted((folder / TRIALS).glob(f"*/{POINT}")):
         point = read_json(path)
@@ -45,7 +46,7 @@ def ends(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def finished(table: pd.DataFrame) -> list[dict[str, Any]]:
-    """The last row of each trial that spent its whole budget: these alone can win."""
+    """The last row of each trial that spent its full budget: only these can win."""
     # a trial that was stopped early has had less compute than those it would be compared with
     return [row for row in ends(table) if row.get("last") is True]
 
@@ -57,7 +58,7 @@ def front(table: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def winner(table: pd.DataFrame, search: SearchConfig) -> dict[str, Any] | None:
-    """The chosen trial and why, or None when no trial spent its whole budget."""
+    """The chosen trial and the reason, or None if no trial spent its full budget."""
     rows = finished(table)
     k = best(rows)
     if k is None:
@@ -70,7 +71,7 @@ def winner(table: pd.DataFrame, search: SearchConfig) -> dict[str, Any] | None:
         "point": json.loads(row["point"]),
         "why": sentence(row, rows, search),
         "feasible": bool(row["feasible"]),
-        # feasible by its estimate is not shown by its interval
+        # feasible by its estimate, but not shown by its interval
         "retention_shown": bool(row["forgetting_high"] <= search.tolerance),
         "rule": search.feasible,
         "tolerance": search.tolerance,
@@ -82,7 +83,7 @@ def winner(table: pd.DataFrame, search: SearchConfig) -> dict[str, Any] | None:
 
 
 def sentence(row: dict[str, Any], rows: Sequence[dict[str, Any]], search: SearchConfig) -> str:
-    """Why this one, with intervals; what was chosen among many looks better than it is."""
+    """Explain the choice, with intervals; a trial chosen among many seems better than it is."""
     gain = f"{row['gain']:.3f} [{row['gain_low']:.3f}, {row['gain_high']:.3f}] nats per token (n={row['gain_n']:.0f})"
     rise = f"{row['forgetting']:+.3f} [{row['forgetting_low']:+.3f}, {row['forgetting_high']:+.3f}]"
     able = sum(bool(r["feasible"]) for r in rows)
@@ -91,13 +92,13 @@ def sentence(row: dict[str, Any], rows: Sequence[dict[str, Any]], search: Search
     kept = f"{rise} against the {search.against} ({limit})"
     if not row["feasible"]:
         return (
-            f"no trial of {len(rows)} kept the old instructions within the tolerance; this one came nearest: loss on "
+            f"no trial of {len(rows)} kept the old instructions within the tolerance; this one was nearest: loss on "
             f"them {kept}, gain over the control {gain}"
         )
     return (
         f"the largest gain over the control of equal compute, {gain}, among the {able} of {len(rows)} finished trials "
-        f"that kept the old instructions: loss on them {kept}. On the rows that chose it the gain is flattered; the "
-        "test rows judge"
+        f"that kept the old instructions: loss on them {kept}. The gain is biased upwards on the rows that "
+        "chose it; the test rows decide"
     )
 
 
@@ -107,7 +108,7 @@ def _plain(value: Any) -> Any:
 
 
 def write_results(folder: Path, search: SearchConfig) -> dict[str, Any] | None:
-    """Write `trials.parquet`, `front.json` and `winner.json`; returns the winner."""
+    """Write `trials.parquet`, `front.json` and `winner.json`; return the winner."""
     table = trials_table(folder)
     write_bytes(folder / TABLE, table.to_parquet(index=False))
     columns = ("trial", "gain", "gain_low", "gain_high", "forgetting", "forgetting_low", "forgetting_high", "feasible")

@@ -1,7 +1,7 @@
 """Choice of the next trial: from a list (grid, random), or by Optuna with the retention constraint.
 
-Ray's own OptunaSearch knows no constraints and takes a trial that was stopped early for a finished one; here Optuna is
-driven by its `ask` and `tell`. All searchers count a point once: one that was tried gets its known result.
+Ray's own OptunaSearch knows no constraints and treats a trial that was stopped early as finished; here Optuna is driven
+by its `ask` and `tell`. All searchers count a point once: a repeated point gets its known result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ialign_ray.search.budget import concurrency
 from ialign_ray.search.space import Point, grid_points, point_name, random_points, size, trial_count, whole
 
 ASKED = 100
-"""Times that a searcher is asked for a point not tried yet, before one is taken at random."""
+"""Times that a searcher is asked for an untried point, before one is chosen at random."""
 
 
 class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
@@ -42,7 +42,7 @@ class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         """Trial id -> point name."""
 
     def suggest(self, trial_id: str) -> Any:
-        """The settings of a new trial, FINISHED when all of the space was tried."""
+        """Settings of a new trial, or FINISHED if the whole space was tried."""
         if len(self.points) >= trial_count(self.search):
             return Searcher.FINISHED
         if len(self.running) >= self.most:
@@ -61,7 +61,7 @@ class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
 
     @abstractmethod
     def choose(self, trial_id: str) -> Point | None:
-        """A point not tried yet, None when none was found."""
+        """A point not tried yet, or None if none was found."""
 
     def _untried(self) -> Point | None:
         if size(self.search.space) is not None:
@@ -70,7 +70,7 @@ class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         return next((p for p in found if not self.tried(p)), None)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Remember what a trial ended with."""
+        """Record the final result of a trial."""
         self.running.discard(trial_id)
         if result and trial_id in self.names:
             self.outcomes[self.names[trial_id]] = dict(result)
@@ -85,7 +85,7 @@ class PointSearcher(Searcher):  # type: ignore[misc]  # ray has no types
         self.most, self.running = concurrency(self.search, nodes(), startable()), set()
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """Note that the trial runs, which a resumed search does not know."""
+        """Record that a trial runs, which a resumed search does not know."""
         self.running.add(trial_id)
 
 
@@ -100,7 +100,7 @@ class ListSearcher(PointSearcher):
         return random_points(search.space, search.trials, search.seed)
 
     def choose(self, trial_id: str) -> Point | None:
-        """The next of the list."""
+        """Return the next point of the list."""
         return next((p for p in self._list if not self.tried(p)), None)
 
 
@@ -125,7 +125,7 @@ class OptunaSearcher(PointSearcher):
         self.told: set[tuple[str, int]] = set()
 
     def choose(self, trial_id: str) -> Point | None:
-        """Ask Optuna; a known point gets its result at once, so that Optuna learns and moves on."""
+        """Ask Optuna; a known point gets its result at once, so that Optuna learns from it and proposes another."""
         for _ in range(ASKED):
             trial = self.study.ask(distributions(self.search.space))
             point = values(self.search.space, trial.params)
@@ -136,7 +136,7 @@ class OptunaSearcher(PointSearcher):
         return None
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
-        """A result at a budget; once each, also if a resumed trial reports it again."""
+        """Record a result at a budget; only once, even if a resumed trial reports it again."""
         super().on_trial_result(trial_id, result)
         trial, key = self.asked.get(trial_id), (trial_id, int(result["budget"]))
         # Optuna takes no intermediate values of several objectives
@@ -162,7 +162,7 @@ class OptunaSearcher(PointSearcher):
         front = self.search.objective == "front"
         if result["last"]:
             self.study.tell(trial, [result["gain"], result["forgetting"]] if front else result["gain"])
-        else:  # what a part of the budget gave is not comparable; Optuna takes intermediate values of one objective
+        else:  # results at part of the budget are not comparable; Optuna takes intermediate values of one objective
             if not front and not trial.storage.get_trial(trial._trial_id).intermediate_values:
                 trial.report(result["gain"], int(result["budget"]))
             self.study.tell(trial, state=TrialState.PRUNED)
@@ -174,7 +174,7 @@ def searcher(search: SearchConfig, most: int = 1) -> PointSearcher:
 
 
 def ordered(domain: Domain) -> list[Any] | None:
-    """Its values from small to large where they are numbers, else as given; None for a continuous one."""
+    """Values of a field: numbers in ascending order, others as given; None for a continuous field."""
     if domain.values is None:
         return None
     return sorted(domain.values) if _numbers(domain.values) else list(domain.values)
@@ -185,7 +185,7 @@ def _numbers(values: Sequence[Any]) -> bool:
 
 
 def ranges(space: Mapping[str, Domain]) -> dict[str, tuple[float, float, bool, bool]]:
-    """Field -> (low, high, logarithmic, whole); counted values are numbered in their order."""
+    """Field -> (low, high, logarithmic, integer); finitely many values are numbered in their order."""
     found = {}
     for field, domain in space.items():
         known = ordered(domain)
@@ -212,7 +212,7 @@ def distributions(space: Mapping[str, Domain]) -> dict[str, Any]:
 
 
 def values(space: Mapping[str, Domain], drawn: Mapping[str, Any]) -> Point:
-    """The point of what Optuna drew."""
+    """Convert Optuna's parameters to a point."""
     point = {}
     for field, domain in space.items():
         known, value = ordered(domain), drawn[field]

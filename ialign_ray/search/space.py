@@ -1,4 +1,4 @@
-"""The declared space: checked against fields and model before any cluster starts, and drawn from."""
+"""The declared space: validation against fields and model before any cluster starts, and sampling."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ Point = dict[str, Any]
 
 
 def search_of(experiment: Experiment) -> SearchConfig:
-    """The section `search`; raises ConfigError where the experiment has none."""
+    """Return the section `search`. Raises ConfigError if the experiment has no such section."""
     if experiment.search is None:
         raise ConfigError("the experiment has no `search`; add `search: {space: {replay.ratio: {choice: [0, 0.5]}}}`")
     return experiment.search
 
 
 def variant(experiment: Experiment, point: Mapping[str, Any]) -> Experiment:
-    """The experiment with a trial's settings."""
+    """Return the experiment with a trial's settings."""
     return override(experiment, point)
 
 
 def point_name(point: Mapping[str, Any]) -> str:
-    """A trial's folder: the same settings have the same, so that none is trained twice."""
+    """Name of a trial's folder: equal settings share one, so that no setting is trained twice."""
     return "trial-" + json_hash(dict(point))[:12]
 
 
 def check_space(experiment: Experiment) -> None:
-    """Refuse, in one sentence, fields that may not be searched and values that make no valid experiment."""
+    """Refuse, in one sentence, fields that may not be searched and values that make the experiment invalid."""
     search = search_of(experiment)
     for field, domain in search.space.items():
         _check_field(experiment, field, domain)
@@ -49,7 +49,7 @@ def check_space(experiment: Experiment) -> None:
                 raise ConfigError(f"search.space.{field}: {error}") from error
     if not experiment.replay.sources:
         raise ConfigError(
-            "search measures what is forgotten on held-out old instructions; name an instruction file in replay.sources"
+            "search measures forgetting on held-out old instructions; name an instruction file in replay.sources"
         )
     check_lora(experiment, search)
 
@@ -66,7 +66,8 @@ def _check_field(experiment: Experiment, field: str, domain: Domain) -> None:
 
 
 def check_lora(experiment: Experiment, search: SearchConfig) -> None:
-    """Refuse a rank above a target layer's smaller side, and targets that the model lacks: no weight is read."""
+    """Refuse a rank above a target layer's smaller dimension, and targets that the model lacks, without reading
+    weights."""
     space = search.space
     if not any(field.startswith("model.lora") for field in space):
         return
@@ -96,7 +97,7 @@ def _types(field: str) -> list[type]:
 
 
 def whole(field: str) -> bool:
-    """Return True if a field takes whole numbers only."""
+    """Return True if a field takes only integers."""
     types = _types(field)
     return int in types and float not in types
 
@@ -106,18 +107,18 @@ def _typed(field: str, value: Any) -> Any:
 
 
 def grid_points(space: Mapping[str, Domain]) -> list[Point]:
-    """Every combination, the last field changing fastest."""
+    """Every combination; the last field varies fastest."""
     return [
         dict(zip(space, values, strict=True)) for values in itertools.product(*(d.values or [] for d in space.values()))
     ]
 
 
 def random_points(space: Mapping[str, Domain], trials: int, seed: int) -> list[Point]:
-    """Distinct points: `grid` fields crossed, the others drawn for each; fewer where the space has no more."""
+    """Distinct points: `grid` fields crossed, the others drawn for each; fewer if the space has fewer."""
     crossed = grid_points({k: d for k, d in space.items() if d.grid is not None})
     drawn = {k: d for k, d in space.items() if d.grid is None}
     points: dict[str, Point] = {}
-    # a finite space may have fewer distinct points than trials: give up after 100 draws a trial
+    # a finite space may have fewer distinct points than trials: give up after 100 draws per trial
     stream = _draws(space, crossed, drawn, np.random.default_rng(seed))
     for point in itertools.islice(stream, 100 * trials):
         if len(points) == trials:
@@ -136,7 +137,7 @@ def _draws(
 
 
 def draw(field: str, domain: Domain, rng: np.random.Generator) -> Any:
-    """One value."""
+    """Draw one value."""
     if domain.values is not None:
         return domain.values[int(rng.integers(len(domain.values)))]
     low, high = domain.bounds or (0.0, 1.0)

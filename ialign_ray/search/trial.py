@@ -1,7 +1,7 @@
-"""One trial without Ray: trained from budget to budget by the ordinary loop, validated at each, never repeated.
+"""One trial, independent of Ray: trained from budget to budget by the ordinary loop, validated at each, never repeated.
 
-A trial is an ordinary run folder. Its result at a budget is written there, so a trial that is started again,
-after a kill or in a resumed search, reports the same without training, and resumes from its own checkpoint.
+A trial is an ordinary run folder. Its result at a budget is written there, so a restarted trial, after a kill or in a
+resumed search, reports the same without training, and resumes from its checkpoint.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ REPORTS, HELD_OUT = "reports.json", "held-out"
 
 @dataclass(frozen=True)
 class TrialContext:
-    """Model, data and device that the trials of one process share."""
+    """Model, data and device shared by the trials of one process."""
 
     base: nn.Module
-    """Frozen; each trial puts its own adapter on it, or copies it."""
+    """Frozen; each trial adds an adapter to it, or copies it."""
     held_out: list[Encoded]
     record: dict[str, Any]
     """Counts of the data, for a run's record."""
@@ -70,8 +70,8 @@ class TrialRun:
         self._size = experiment.train.batch_size
         steps = [self._steps(b) for b in budgets] if unit == "tokens" else budgets
         self.ends = dict(zip(budgets, steps, strict=True))
-        """Budget -> the step that it ends with."""
-        # the rate falls over the whole budget; validation and stopping are the search's own
+        """Budget -> the step at its end."""
+        # the rate decays over the full budget; validation and stopping are done by the search
         plain: dict[str, Any] = {"steps": steps[-1], "validation": None, "stop": [], "keep": "last"}
         self.settings = experiment.train.model_copy(update=plain)
         self.experiment = experiment.model_copy(update={"train": self.settings})
@@ -93,20 +93,20 @@ class TrialRun:
         return list(known["reports"])
 
     def report(self, k: int) -> dict[str, Any]:
-        """Return the report of the k-th budget: read, or trained and validated now.
+        """Return the report of the k-th budget, read from disk or trained and validated now.
 
-        Raises IalignError when training cannot go on.
+        Raises IalignError if training cannot continue.
         """
         while len(self.reports) <= k:
             self._advance(list(self.ends)[len(self.reports)])
         return self.reports[k]
 
     def losses(self, budget: int) -> Losses:
-        """Held-out losses at a budget that was reported."""
+        """Held-out losses at a reported budget."""
         return read_losses(self.folder, budget, self.experiment.languages.l1)
 
     def base_losses(self) -> None:
-        """Write down the untouched base's losses as those of budget 0."""
+        """Save the losses of the untrained base as those of budget 0."""
         if not held_out_file(self.folder, 0).exists():
             self._validate(self._context.base, 0)
 
@@ -126,7 +126,7 @@ class TrialRun:
             "seconds": time.perf_counter() - began, "validation_seconds": time.perf_counter() - trained, "last": last,
         }  # fmt: skip
         found = [*self.reports, known]
-        # last: a kill before this repeats the validation and nothing that was reported
+        # last: a kill before this repeats the validation, but nothing that was reported
         write_json(self.folder / REPORTS, {"fingerprint": self.fingerprint, "reports": found})
         self.reports.append(known)
 
@@ -138,7 +138,7 @@ class TrialRun:
 
     @property
     def model(self) -> nn.Module:
-        """The trial's model, made on first use."""
+        """The trial's model, created on first use."""
         if self._model is None:
             full = self.experiment.model.tuning == "full"
             self._model = fresh(self._context.base, writable=full)
@@ -148,7 +148,7 @@ class TrialRun:
         return self._model
 
     def _train(self, end: int) -> None:
-        """Train to this step, from the newest checkpoint; the loop leaves one there."""
+        """Train to this step, from the newest checkpoint; the loop writes one there."""
         at = [0]
 
         def stream(start: int) -> Any:
@@ -173,12 +173,12 @@ class TrialRun:
         )
         newest = loop.checkpoints.newest()
         if newest == loop.checkpoints.of(end) and end < self.settings.steps:
-            # a kill came between this budget's checkpoint and its report
+            # killed between this budget's checkpoint and its report
             loop.checkpoints.restore(self.model, make_optimizer(self.model, self.settings), newest)
             return
         try:
             run_loop(self.model, loop)
-        # the end of this budget; anything else stops for a reason of its own
+        # the end of this budget; any other stop has a different reason
         except StoppedError:
             if at[0] != end:
                 raise
@@ -207,7 +207,7 @@ class TrialRun:
 
 
 def read_losses(folder: Path, budget: int, l1: Iterable[str]) -> Losses:
-    """Held-out losses that a trial wrote at a budget; 0 is the base's, in a control's folder."""
+    """Held-out losses that a trial wrote at a budget; in a control's folder, 0 is the base."""
     table = pq.ParquetFile(held_out_file(folder, budget)).read().to_pydict()
     return Losses.of(zip(*(table[c] for c in ("source", "row_id", "tokens", "nats")), strict=True), l1)
 

@@ -1,7 +1,7 @@
-"""Encoded examples that all trials share: replay ratio and pool size decide which are drawn, never what they say.
+"""Encoded examples shared by all trials: replay ratio and pool size only decide which examples are drawn.
 
 The k-th pair drawn with a seed is the same for every ratio, and an instruction is the same in every pool, so a search
-encodes once what its trials would each encode again.
+encodes once what each trial would otherwise encode again.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from ialign_ray.tokens.encode import Encoder
 Key = tuple[bool, int, int]
 """Replay or pair, epoch (0 for replay, whose text does not depend on it), row."""
 FILLED, MOST = 20_000, 200_000
-"""Examples encoded before the first trial, and kept by one process, at most: about 20 and 200 MB."""
+"""Most examples encoded before the first trial, and kept by one process: about 20 and 200 MB."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class ExampleCache:
     made: dict[Key, Encoded] = field(default_factory=dict)
 
     def fill(self, examples: int) -> None:
-        """Encode beforehand what trials of this many examples can draw: their pairs, and as many instructions."""
+        """Encode in advance the examples that trials of this length can draw: their pairs, and as many instructions."""
         examples = min(examples, FILLED)
-        # pairs alone and replay alone: whatever ratio a trial has, its examples are among these
+        # only pairs and only replay: whatever ratio a trial has, its examples are among these
         for ratio in (0.0, 1.0):
             if (ratio and self.plan.replay.num_rows) or (not ratio and self.plan.pairs.num_rows):
                 source = replace(self.plan, ratio=ratio)
@@ -56,20 +56,20 @@ class ExampleCache:
         key = (place.replay, 0 if place.replay else place.epoch, place.row)
         example = self.made.get(key)
         if example is None:
-            # of the whole plan, where this row has the same number and sentences are indexed once
+            # from the whole plan, where this row has the same number and sentences are indexed once
             example = encode_drawn(self.encoder, self.plan.at(Draw(place.replay, place.row, key[1])))
             if len(self.made) < MOST:
                 self.made[key] = example
         return replace(example, epoch=place.epoch) if example.epoch != place.epoch else example
 
     def trial_plan(self, experiment: Experiment) -> Plan:
-        """The plan of a trial: a pool of 100 is the beginning of the pool of 1,000."""
+        """The plan of a trial: a pool of 100 is the start of the pool of 1,000."""
         ratio = experiment.replay.ratio
         pool = self.plan.replay.slice(0, experiment.replay.pool_size) if ratio > 0 else self.plan.replay.slice(0, 0)
         return replace(self.plan, ratio=ratio, replay=pool)
 
     def steps(self, plan: Plan, batch_size: int, start: int) -> Iterator[list[Encoded]]:
-        """A trial's steps from `start` on."""
+        """A trial's steps from `start` onwards."""
         step = start
         while True:
             yield [self.take(plan, i) for i in range(step * batch_size, (step + 1) * batch_size)]
@@ -89,10 +89,10 @@ def open_example_cache(plan: Plan, encoder: Encoder, experiment: Experiment) -> 
 
 @dataclass(frozen=True)
 class SharedModel:
-    """A model in two parts: its modules and buffers, and its weights as arrays that travel without a copy."""
+    """A model in two parts: its modules and buffers, and its weights as arrays that are shared without a copy."""
 
     skeleton: nn.Module
-    """Every parameter empty; tied ones are one object, as in the model."""
+    """Modules with empty parameters; tied ones are one object, as in the model."""
     arrays: dict[str, npt.NDArray[Any]]
     """Parameter name -> its bytes."""
     forms: dict[str, tuple[torch.dtype, tuple[int, ...]]]
@@ -100,7 +100,7 @@ class SharedModel:
 
 
 def share(model: nn.Module) -> SharedModel:
-    """Take a model on the CPU apart."""
+    """Split a model on the CPU into these parts."""
     parameters = dict(model.named_parameters())
     # as deepcopy's memo: modules and buffers are copied, weights are not
     empty: dict[int, Any] = {id(p): nn.Parameter(p.new_empty(0), requires_grad=False) for p in parameters.values()}
@@ -116,14 +116,14 @@ def base_model(shared: SharedModel, device: torch.device) -> nn.Module:
     for name, parameter in model.named_parameters():
         kind, shape = shared.forms[name]
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch warns of memory that is read-only, as it is meant to be
+            warnings.simplefilter("ignore")  # torch warns about read-only memory, which is intended here
             parameter.data = torch.from_numpy(shared.arrays[name]).view(kind).view(shape)
     return model.to(device).eval()
 
 
 def fresh(base: nn.Module, *, writable: bool) -> nn.Module:
-    """A model for one trial: new modules over the base's own weights, or, to train them all, over a copy."""
+    """A model for one trial: new modules over the base's weights, or over a copy for full training."""
     if writable:
         return copy.deepcopy(base).requires_grad_(True)
-    # the memo hands out the base's own weights, so only modules are made
+    # the memo returns the base's weights, so only modules are copied
     return copy.deepcopy(base, {id(p): p for p in base.parameters()})

@@ -1,4 +1,4 @@
-"""Data that all trials of a search share, put together once by the driver: weights, data, held-out rows."""
+"""Data shared by all trials of a search, prepared once by the driver: weights, data, held-out rows."""
 
 from __future__ import annotations
 
@@ -37,9 +37,10 @@ from ialign_ray.training.validation import INSTRUCTIONS
 
 SEARCH = "search"
 _OF_PAIRS = ("replay.ratio", "replay.pool_size")
-"""Fields that a control has as the experiment has them: all of its examples are replay."""
+"""Fields that a control takes from the experiment, not the trial, since all of its examples are replay."""
 PREFILLED = 8
-"""Families of seed and mix whose examples are encoded before the first trial; others are encoded by their trials."""
+"""Number of families (seed and mix) whose examples are encoded before the first trial; others are encoded by their
+trials."""
 
 
 def search_folder(experiment: Experiment) -> Path:
@@ -53,7 +54,7 @@ def control_folder(experiment: Experiment, seed: int) -> Path:
 
 
 def seeds(experiment: Experiment) -> list[int]:
-    """Every seed that trials may have; each has its own control."""
+    """Every seed that trials may have; each has a control."""
     domain = search_of(experiment).space.get("train.seed")
     return sorted({int(s) for s in (domain.values or [])}) if domain else [experiment.train.seed]
 
@@ -64,7 +65,7 @@ def control_of_trial(experiment: Experiment, point: Point) -> Path:
 
 
 def own_control_point(experiment: Experiment, point: Point) -> Point | None:
-    """The replay-only control of a trial's own settings (rate, rank, steps, seed); None where the default one is it."""
+    """The replay-only control with a trial's settings (rate, rank, steps, seed); None if it is the default one."""
     kept = {k: v for k, v in point.items() if k not in _OF_PAIRS and not k.startswith("tasks.mix")}
     own = kept | control_point(int(point.get("train.seed", experiment.train.seed)))
     default = control_point(own["train.seed"])
@@ -72,7 +73,7 @@ def own_control_point(experiment: Experiment, point: Point) -> Point | None:
 
 
 def own_control_folder(experiment: Experiment, point: Point) -> Path:
-    """The run folder of that control; the default control's where they are the same."""
+    """The run folder of that control; the default control's if they are the same."""
     own = own_control_point(experiment, point)
     if own is None:
         return control_of_trial(experiment, point)
@@ -80,13 +81,13 @@ def own_control_folder(experiment: Experiment, point: Point) -> Path:
 
 
 def control_point(seed: int) -> Point:
-    """The replay-only control: the experiment's own settings but for the replay ratio."""
+    """The replay-only control: the experiment's settings except for the replay ratio."""
     return {"replay.ratio": 1.0, "train.seed": seed}
 
 
 @dataclass(frozen=True)
 class SearchContext:
-    """Read by every trial from Ray's object store."""
+    """Shared context, which every trial reads from Ray's object store."""
 
     experiment: Experiment
     ends: list[int]
@@ -96,7 +97,7 @@ class SearchContext:
     """Plan with all pairs and the whole replay pool."""
     encoder: Encoder
     made: dict[str, dict[Key, Encoded]]
-    """Family -> examples encoded beforehand."""
+    """Family -> examples encoded in advance."""
     held_out: list[Encoded]
     record: dict[str, Any]
     rows: list[int]
@@ -106,7 +107,7 @@ class SearchContext:
     """Seed -> base and control; empty while the controls are being trained."""
 
     def trial_context(self, device: torch.device) -> TrialContext:
-        """Set up once what all trials of one process share."""
+        """Set up once the objects that all trials of one process share."""
         return TrialContext(base_model(self.model, device), self.held_out, self.record, self.data, self.rows, device)
 
     def example_cache(self, experiment: Experiment) -> ExampleCache:
@@ -128,7 +129,7 @@ class SearchContext:
 
 
 def assemble(experiment: Experiment, console: Console | None = None, *, cluster: bool = False) -> SearchContext:
-    """Clean, clear of leaks, hold out and encode once for all trials, and load the base's weights.
+    """Clean, decontaminate, hold out and encode once for all trials, and load the base's weights.
 
     Raises IalignError with one sentence.
     """
@@ -156,12 +157,12 @@ def data_hash(prepared: Prepared) -> str:
 
 
 def prepare_all(experiment: Experiment, console: Console | None, *, cluster: bool) -> Prepared:
-    """The pools that every trial's own are parts of, and the rows held out for choosing: never a test suite's."""
+    """The pools that contain those of every trial, and the rows held out for selection, never from a test suite."""
     watched = experiment.train.validation or ValidationConfig()
     whole = override(
         experiment,
         {
-            # any ratio above 0: else no replay pool is read, and no old instructions are held out
+            # any ratio above 0: otherwise no replay pool is read, and no old instructions are held out
             "replay.ratio": experiment.replay.ratio or 0.5,
             "replay.pool_size": None,
             "train.validation": watched.model_dump(mode="json"),
@@ -172,14 +173,14 @@ def prepare_all(experiment: Experiment, console: Console | None, *, cluster: boo
     if kinds != {"pairs", INSTRUCTIONS}:
         missing = "pairs" if "pairs" not in kinds else "old instructions"
         raise ConfigError(
-            f"search chooses by held-out pairs and old instructions, and no {missing} can be held out (a tenth at "
-            "most); give more data, or a corpus' `holdout`"
+            f"search selects by held-out pairs and old instructions, and no {missing} can be held out (a tenth at "
+            "most); add data, or a corpus' `holdout`"
         )
     return prepared
 
 
 def prefill(experiment: Experiment, prepared: Prepared, steps: int) -> dict[str, dict[Key, Encoded]]:
-    """Examples of the families that are known now."""
+    """Examples of the families known so far."""
     space = search_of(experiment).space
     mixes = space["tasks.mix"].values if "tasks.mix" in space else [experiment.tasks.mix]
     if mixes is None or any(field.startswith("tasks.mix.") for field in space):

@@ -1,4 +1,4 @@
-"""Work of threads that is waited for so long and no longer: what loads models may read files without end."""
+"""Work in threads with a limited wait: loading a model may read files endlessly."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ Made = TypeVar("Made")
 async def in_thread(
     work: Callable[[], Made], left: list[Future[Any]], drop: Callable[[Made], None] | None = None
 ) -> Made:
-    """Run work in a thread of its own: the event loop has few threads, and some that hang would leave none.
+    """Run work in a separate thread: the event loop has few threads, and a few that hang would block all.
 
-    Work that nobody waits for any more is put into `left`, and its result given to `drop`.
+    Abandoned work is put into `left`, and its result passed to `drop`.
     """
     future: Future[Made] = Future()
 

@@ -1,7 +1,7 @@
 """A process that renders chat templates: run as a file, it imports nothing of this package, and serves one parent.
 
-A template of a model is code of whoever made the model. Jinja's sandbox keeps it from the system, but not from looping
-or from making texts without end; this process has limits for both, and can be killed.
+A model's template is code of the model's author. Jinja's sandbox isolates it from the system, but does not stop endless
+loops or texts; this process has limits for both, and can be killed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def main(fd: int) -> None:
             asked = json.loads(parent.recv_bytes())
         except EOFError:
             return
-        # if the parent is gone by then, nobody else ends a template that loops
+        # if the parent is gone by then, nothing else ends a template that loops
         spent = resource.getrusage(resource.RUSAGE_SELF)
         seconds = int(spent.ru_utime + spent.ru_stime + asked["seconds"]) + 2
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
@@ -40,7 +40,8 @@ def main(fd: int) -> None:
         except (MemoryError, RecursionError, OverflowError) as error:
             answer = {"error": type(error).__name__}
         except TemplateError as error:
-            # its own class is what `raise_exception` of a template raises: a conversation that it does not accept
+            # exactly this class is raised by `raise_exception` of a template, for a conversation that it does not
+            # accept
             answer = {"error": "Refused" if type(error) is TemplateError else type(error).__name__}
         except Exception as error:  # whatever a template's expressions raise
             answer = {"error": type(error).__name__}
@@ -52,7 +53,7 @@ def _limit_memory() -> None:
     try:
         with open("/proc/self/statm", encoding="ascii") as file:  # noqa: PTH123 - pathlib is one more import
             pages = int(file.read().split()[0])
-    except OSError:  # no Linux: time and length are limited all the same
+    except OSError:  # not on Linux: time and length are limited anyway
         return
     most = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (most, most))

@@ -1,4 +1,4 @@
-"""Chat templates of models, rendered in a process of their own with limits of time, memory and length."""
+"""Chat templates of models, rendered in a separate process with limits of time, memory and length."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _AROUND_TEXT, _AROUND_TURN = 65_536, 1024
 """Characters that a template may write around a conversation, and around each turn."""
 _SCRIPT = Path(__file__).with_name("chat_process.py")
 _PASSED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "TMPDIR")
-"""Environment that the process gets: no keys and no tokens."""
+"""Environment of the process, without keys and tokens."""
 
 
 class RefusedTurnsError(ModelError):
@@ -34,8 +34,8 @@ class RefusedTurnsError(ModelError):
 class ChatTemplate:
     """One template, and the process that renders it. Models with equal templates share both.
 
-    `render` blocks, and one thread at a time runs it: `threads` has that one, so that a template that takes its time
-    delays no other model.
+    `render` blocks, and one thread at a time runs it: the one in `threads`, so that a slow template delays no other
+    model.
     """
 
     def __init__(self, template: str, variables: Mapping[str, Any]) -> None:
@@ -95,7 +95,7 @@ class ChatTemplate:
     def _start(self) -> Connection:
         ours, theirs = socket.socketpair()
         environment = {name: os.environ[name] for name in _PASSED if name in os.environ}
-        # -P: the folder of the script holds modules with names of other packages
+        # -P: the folder of the script contains modules with names of other packages
         command = [sys.executable, "-P", str(_SCRIPT), str(theirs.fileno())]
         with theirs:
             process = subprocess.Popen(

@@ -29,7 +29,7 @@ from ialign_ray.serving.shared_ledger import SharedLedger, check_followed, close
 APPLICATION = "ialign"
 _SPARE = 32
 """Requests accepted beyond the engine's queue: room for health, metrics, and for the replica's own 429 answers."""
-_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the API writes an access log of its own
+_QUIET = LoggingConfig(log_level="WARNING", enable_access_log=False)  # the API writes a separate access log
 
 
 @serve.ingress()
@@ -41,7 +41,7 @@ class Replica:
     ) -> None:
         """Load the models of `serve.models`. Serve reports a failure and retries.
 
-        `ledger`: handle of the `SharedLedger` that counts for all replicas; without it this one counts alone.
+        `ledger`: handle of the `SharedLedger` that counts for all replicas; without it this one counts on its own.
         """
         from ialign_ray.serving.api import KeyLedger, LocalCounter, SharedCounter, check_exposure, keys_of
         from ialign_ray.serving.engine import open_engine
@@ -52,7 +52,7 @@ class Replica:
         self._settings = ServeConfig.model_validate(settings)
         self._keys = keys_of(self._settings)
         host, _ = await asyncio.to_thread(listening)
-        # again, with the proxy's own host: an application file sets it in http_options, not in `serve.host`
+        # again, with the proxy's actual host: an application file sets it in http_options, not in `serve.host`
         check_exposure(self._settings.model_copy(update={"host": host}), self._keys)
         if self._keys is not None:
             own = KeyLedger(self._keys, part=1 / self._settings.replicas[1] if ledger else 1.0)
@@ -131,7 +131,7 @@ def options(settings: ServeConfig) -> dict[str, Any]:
         "max_ongoing_requests": settings.limits.queue + settings.limits.bodies + _SPARE,
         "max_queued_requests": settings.limits.queue,
         "backpressure_config": {"status_code": 429, "retry_after_s": 1.0},
-        "graceful_shutdown_timeout_s": settings.drain_s + 5.0,  # the library closes within what is left
+        "graceful_shutdown_timeout_s": settings.drain_s + 5.0,  # the library closes within the remaining time
         "graceful_shutdown_wait_loop_s": 0.5,
         "health_check_period_s": 5.0,
         "max_constructor_retry_count": 3,  # a model that does not load is reported soon
@@ -157,7 +157,7 @@ def running(
             _check_alone()
         http = {"host": settings.host, "port": settings.port}
         others = _serving()
-        # where replicas may be on several hosts, each of these answers, whichever proxy dies
+        # if replicas may be on several hosts, each of these answers, whichever proxy dies
         location = "EveryNode" if settings.replicas[1] > 1 else "HeadOnly"
         serve.start(proxy_location=location, http_options=http, logging_config=_QUIET)
         try:
@@ -169,7 +169,7 @@ def running(
             yield url
         finally:
             serve.delete(APPLICATION)  # waits for the drain
-            # On a cluster of our own too: Serve's client in this process would take the next cluster for this one.
+            # Even if we started the cluster: Serve's client in this process would take the next cluster for this one.
             if not others:
                 serve.shutdown()
 

@@ -49,7 +49,7 @@ def curl_lines(url: str, infos: Sequence[ModelInfo], keyed: bool) -> list[str]:
 def try_requests(url: str, infos: Sequence[ModelInfo]) -> Iterator[str]:
     """Send one request of each kind, with `$IALIGN_KEY` if it is set, and yield one line for each answer.
 
-    Raises ClusterError with the server's own message if one fails.
+    Raises ClusterError with the server's message if one fails.
     """
     for what, path, body in requests_of(infos):
         sent = None if body is None else json.dumps(body).encode()

@@ -1,8 +1,8 @@
 """API keys: names, allowed models and rate limits.
 
-A key is 256 random bits, so that nobody can guess one from its hash, however fast the hash: SHA-256 is enough, as for
-the tokens of code forges. scrypt and its like slow the guessing of weak passwords, which these are not, and would cost
-every request 50 ms of a core.
+A key is 256 random bits, so that it cannot be guessed from its hash, however fast the hash: SHA-256 is enough, as for
+the tokens of code forges. scrypt and similar functions slow the guessing of weak passwords, which these are not, and
+would cost every request 50 ms of a core.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ class KeyRing:
         try:
             text = Path(path).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"key file {path} cannot be read; make one with `ialign serve keys`") from error
+            raise ConfigError(f"key file {path} cannot be read; create one with `ialign serve keys`") from error
         _check_mode(Path(path))
         return cls(_parsed(text, f"key file {path}").keys)
 
@@ -103,22 +103,22 @@ def keys_of(settings: ServeConfig) -> KeyRing | None:
 
 
 class KeyFollower:
-    """Reads a key file again and again, so that a key that was removed or added is so within seconds."""
+    """Reads a key file periodically, so that added and removed keys take effect within seconds."""
 
     def __init__(self, path: str, use: Callable[[KeyRing], None]) -> None:
-        """`use` is given the keys whenever they have changed."""
+        """`use` is called with the keys whenever they have changed."""
         self._path, self._use = path, use
         self._text: str | None = None
         self._problem: str | None = None
 
     def check(self) -> None:
-        """Read the file. One that cannot be read, or is malformed, changes nothing, and is logged once."""
+        """Read the file. If it cannot be read or is malformed, nothing changes, and that is logged once."""
         try:
             text = Path(self._path).read_text(encoding="utf-8")
             if text == self._text:
                 problem = None
             else:
-                # a file whose last key was removed has none, which `read` refuses at the start
+                # a file whose last key was removed is empty, which `read` refuses at the start
                 ring = KeyRing([]) if _holds_none(text) else KeyRing.read(self._path)
                 self._use(ring)
                 self._text, problem = text, None
@@ -127,7 +127,7 @@ class KeyFollower:
         except ConfigError as error:
             problem = str(error)
         if problem is not None and problem != self._problem:
-            log.warning("%s; the keys that were read before stay in force", problem)
+            log.warning("%s; the previous keys remain valid", problem)
         self._problem = problem
 
     async def follow(self, seconds: float) -> None:
@@ -145,13 +145,13 @@ def _holds_none(text: str) -> bool:
 
 
 def _check_mode(path: Path) -> None:
-    """Refuse a file into which others may write keys of their own; it holds only hashes, so they may read it."""
+    """Refuse a file into which others may write keys; it contains only hashes, so they may read it."""
     if path.stat().st_mode & stat.S_IWOTH:
         raise ConfigError(f"key file {path} may be changed by every user of this machine; run chmod o-w {path}")
 
 
 def digest_of(secret: str) -> bytes:
-    """Return the hash by which a key is known."""
+    """Return the hash by which a key is identified."""
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
 
 
@@ -178,7 +178,7 @@ def check_exposure(settings: ServeConfig, keys: KeyRing | None) -> None:
     """Raise ConfigError if other hosts could use the server without a key."""
     if keys is None and not _loopback(settings.host):
         raise ConfigError(
-            f"serve.host is {settings.host}, which others can reach, and there are no API keys; make some with "
+            f"serve.host is {settings.host}, which others can reach, and there are no API keys; create some with "
             f"`ialign serve keys` and name the file in serve.keys, or set {ENVIRONMENT}, or use 127.0.0.1"
         )
 

@@ -1,6 +1,6 @@
-"""What each API key may still do this minute: one ledger for all replicas, and a copy in each for when it is lost.
+"""Ledger of the remaining limits of each API key: one for all replicas, and a copy in each in case it is lost.
 
-The `limits` library counts hits in windows, in memory or in a Redis; it reserves nothing, and a store of its own would
+The `limits` library counts hits in windows, in memory or in a Redis; it has no reservations, and a separate store would
 be one more server. A deployment of Ray Serve keeps this ledger (`serving/deployment.py`); it is plain Python.
 """
 
@@ -20,7 +20,7 @@ log = logging.getLogger("ialign_ray.serving")
 _PATIENCE_S: Final = 1.0
 """Seconds until the shared ledger counts as lost."""
 _AWAY_S: Final = 2.0
-"""Seconds until a lost ledger is asked again."""
+"""Seconds until a lost ledger is tried again."""
 
 
 @dataclass
@@ -45,7 +45,7 @@ class Bucket:
         return max(0.0, (min(needed, self.per_minute) - self.level) * 60 / self.per_minute)
 
     def spend(self, amount: float) -> None:
-        """Take `amount`, even below zero; a negative one is given back."""
+        """Take `amount`, even below zero; a negative amount is returned."""
         self._refill()
         self.level = min(self.per_minute, self.level - amount)
 
@@ -60,7 +60,7 @@ class Admission:
     """Answer to a request for admission."""
 
     ledger: str
-    """Id of the ledger that answers; another one has not counted what this one has."""
+    """Id of the ledger that answers; others have different counts."""
     key: KeyEntry | None = None
     """Entry of the key; None if it is not known."""
     wait: float = 0.0
@@ -73,10 +73,10 @@ Kind = Literal["requests", "tokens"]
 
 
 class KeyLedger:
-    """Keys and what they have spent. No method waits, so that checking and spending are one step."""
+    """Keys and their usage. No method waits, so that checking and spending are atomic."""
 
     def __init__(self, keys: KeyRing, *, part: float = 1.0, clock: Callable[[], float] = time.monotonic) -> None:
-        """`part`: of each limit; less than 1 where several ledgers count for themselves."""
+        """`part`: share of each limit; less than 1 if several ledgers count separately."""
         self.keys, self.id = keys, uuid.uuid4().hex
         self._part, self._clock = part, clock
         self._buckets: dict[tuple[str, Kind], Bucket] = {}
@@ -95,7 +95,7 @@ class KeyLedger:
         return Admission(self.id, key)
 
     def reserve(self, key: KeyEntry, tokens: int) -> Admission:
-        """Spend the most tokens that a request may cost, unless its key has fewer left."""
+        """Reserve the most tokens that a request may cost, unless its key has fewer left."""
         if refused := self._refused(key, "tokens", tokens):
             return refused
         if bucket := self._bucket(key, "tokens"):
@@ -103,13 +103,13 @@ class KeyLedger:
         return Admission(self.id, key)
 
     def settle(self, key: KeyEntry, ledger: str, reserved: int, used: int) -> None:
-        """Give back what was reserved and not used; nothing if another ledger had reserved it."""
+        """Return reserved but unused tokens; do nothing if another ledger reserved them."""
         bucket = self._bucket(key, "tokens")
         if bucket and ledger == self.id:
             bucket.spend(used - reserved)
 
     def begin_empty(self, ledger: str) -> None:
-        """Take everything from all keys, once: for a ledger in the place of one that was lost with its counts."""
+        """Empty the limits of all keys, once: for a ledger that replaces one that was lost with its counts."""
         if ledger == self.id and not self._empty:
             self._empty = True
             for bucket in self._buckets.values():
@@ -128,14 +128,14 @@ class KeyLedger:
         known, per_minute = self._buckets.get((key.name, kind)), limit * self._part
         if known is None or known.per_minute != per_minute:
             made = Bucket(per_minute, self._clock)
-            if known is not None or self._empty:  # a changed limit gives nothing back, nor does a lost ledger
+            if known is not None or self._empty:  # a changed limit returns nothing, nor does a lost ledger
                 made.spend(per_minute - max(0.0, known.level if known else 0.0))
             self._buckets[key.name, kind] = known = made
         return known
 
 
 class LimitCounter(Protocol):
-    """A `KeyLedger`, here or elsewhere."""
+    """Interface of a `KeyLedger`, in this process or another."""
 
     async def enter(self, digest: bytes) -> Admission:
         """See `KeyLedger.enter`."""
@@ -171,13 +171,14 @@ class LostCounterError(Exception):
 
 
 class SharedCounter:
-    """The ledger of another process, which all replicas ask; while it is lost, this process' own or none.
+    """The ledger of another process, which all replicas use; while it is lost, the local one, if any.
 
-    The own one has this replica's part of each limit, so that all replicas together keep to it.
+    The local one has this replica's part of each limit, so that all replicas together stay within it.
     """
 
     def __init__(self, handle: Any, own: KeyLedger | None) -> None:
-        """`handle`: its methods' `remote` gives an awaitable, as handles of Ray Serve do. `own` None refuses."""
+        """`handle`: `remote` of its methods returns an awaitable, as for handles of Ray Serve. `own` None refuses
+        requests."""
         self._handle, self._own = handle, own
         self._known: str | None = None
         self._away_until = 0.0
@@ -193,7 +194,7 @@ class SharedCounter:
         return admission
 
     async def settle(self, key: KeyEntry, ledger: str, reserved: int, used: int) -> None:
-        """See `KeyLedger.settle`; what cannot be given back now is not given back."""
+        """See `KeyLedger.settle`; tokens that cannot be returned now are not returned later."""
         if self._own is not None and ledger == self._own.id:
             self._own.settle(key, ledger, reserved, used)
         else:
@@ -212,7 +213,7 @@ class SharedCounter:
         """Empty a ledger that took the place of one that this replica knew."""
         known, self._known = self._known, answer.ledger
         if known not in (None, answer.ledger):
-            log.warning("the shared ledger of API keys was lost, and a new one begins with empty limits")
+            log.warning("the shared ledger of API keys was lost, and a new one starts with empty limits")
             await self._remote("begin_empty", answer.ledger)
         return answer
 
@@ -220,7 +221,7 @@ class SharedCounter:
         try:
             async with asyncio.timeout(_PATIENCE_S):
                 return await getattr(self._handle, method).remote(*arguments)
-        except Exception as error:  # whatever Ray raises for an actor that is gone
+        except Exception as error:  # anything that Ray raises for a dead actor
             if time.monotonic() >= self._away_until:
                 how = "refuse requests" if self._own is None else "count alone"
                 log.warning(

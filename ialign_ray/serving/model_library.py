@@ -1,4 +1,4 @@
-"""The models of one deployment: names that requests use, and the versions behind them, which move while it serves."""
+"""The models of one deployment: names that requests use, and the versions behind them, which change while it serves."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ _TRY_AGAIN_S = 60.0
 class ModelLibrary:
     """The models of `serve.models`, their bases, and every version of the registered models.
 
-    A name is exactly one version at any moment. When an alias moves, the new version is loaded beside the old one, then
-    the name is switched; running requests keep the old version to their end. A version that does not load changes
+    A name is exactly one version at any moment. When an alias moves, the new version is loaded alongside the old one,
+    then the name is switched; running requests keep the old version to their end. A version that does not load changes
     nothing. Names from requests are only looked up, never used as a path.
     """
 
@@ -145,7 +145,7 @@ class ModelLibrary:
             await self._switch(named, aliases.get(named.alias or ""))
 
     async def _switch(self, named: Named, number: int | None) -> None:
-        """Serve the version that an alias points to, or record why not and keep the present one."""
+        """Serve the version that an alias points to, or record the reason why not and keep the current one."""
         present = named.source.version
         if number is None or (present is not None and number == present.number):
             gone = None if number is not None else f"alias {named.alias!r} is gone from the registry"
@@ -179,7 +179,7 @@ class ModelLibrary:
             await self.refresh()
             try:
                 await self._pool.trim()
-            except Exception as error:  # an engine that does not close is no reason to stop following
+            except Exception as error:  # an engine that does not close must not end the following
                 log.error("unused models could not be unloaded: %s", _sentence(error))
 
     async def _refresh_versions(self) -> None:
@@ -214,7 +214,7 @@ class ModelLibrary:
         return self._versions[title]
 
     def _fresh(self, source: ModelSource) -> ModelSource:
-        """Fetch the files of a version again if they are damaged or gone."""
+        """Fetch the files of a version again if they are damaged or missing."""
         if source.version is None:
             return source
         folder = fetched(self._registry, source.version)

@@ -58,14 +58,14 @@ class Opened:
 class EnginePool:
     """One engine for each base or full model, and the adapters in it. All methods belong to one event loop.
 
-    A model that a request holds is never unloaded. An engine holds up to `max_adapters`; while an alias
-    moves, one more, beside the old version.
+    A model that a request holds is never unloaded. An engine holds up to `max_adapters`; while an alias moves, one
+    more, alongside the old version.
     """
 
     def __init__(
         self, settings: ServeConfig, open_engine: OpenEngine, fresh: Callable[[ModelSource], ModelSource]
     ) -> None:
-        """`fresh` restores the files of a model if they are damaged or gone, as far as it can."""
+        """`fresh` restores the files of a model if they are damaged or missing, as far as possible."""
         self._settings = settings
         self._fresh = fresh
         self._open_engine = open_engine
@@ -136,15 +136,15 @@ class EnginePool:
                 await self._load_alone(source, beside)
         except TimeoutError as error:
             raise ModelError(
-                f"{source.id} did not load within {seconds:g} s (serve.load_s); look at its files, or allow more time"
+                f"{source.id} did not load within {seconds:g} s (serve.load_s); check its files, or allow more time"
             ) from error
         log.info("loaded %s", source.id)
 
     async def _load_alone(self, source: ModelSource, beside: bool) -> None:
         left = self._left[source.key]
         left[:] = [thread for thread in left if not thread.done()]
-        if left:  # a second attempt would hang beside the first, and a third beside both
-            raise ModelError(f"{source.id} did not load in time, and the attempt has not ended; look at its files")
+        if left:  # a second attempt would hang like the first, and so would a third
+            raise ModelError(f"{source.id} did not load in time, and the attempt has not ended; check its files")
         source = await in_thread(partial(self._fresh, source), left)
         opened = self._engines.get(source.weights) or await self._open(source, left)
         adapter = source.id if source.kind == "adapter" else None
@@ -155,7 +155,7 @@ class EnginePool:
         self._loaded[source.key] = Loaded(source, served, source.weights, used=next(self._clock))
 
     async def _load_adapter(self, engine: Engine, adapter: str, folder: Path) -> None:
-        """Load an adapter into its engine; one that is there too late is unloaded again."""
+        """Load an adapter into its engine; one that arrives too late is unloaded again."""
         loading = asyncio.create_task(engine.load(adapter, folder))
         try:
             await asyncio.shield(loading)
@@ -170,7 +170,7 @@ class EnginePool:
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
-        self._cleaning.add(task)  # a task that nobody refers to may vanish
+        self._cleaning.add(task)  # a task without a reference may be garbage-collected
         task.add_done_callback(self._cleaning.discard)
 
     async def _open(self, source: ModelSource, left: list[Future[Any]]) -> Opened:

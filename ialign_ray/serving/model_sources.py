@@ -93,7 +93,7 @@ def from_version(registry: Registry, name: str, number: int) -> ModelSource:
 
 
 def fetched(registry: Registry, version: Version) -> Path:
-    """Return a verified local copy of a version's folder. Raises ModelError if it is damaged or the disk takes none."""
+    """Return a verified local copy of a version's folder. Raises ModelError if it is damaged or the disk is full."""
     try:
         return registry.fetch(version)
     except RegistryError as error:
@@ -197,7 +197,7 @@ def with_own_names(found: Sequence[Named], references: Sequence[str]) -> list[Na
         if any(named.name == other.name for other in apart[:k]) or named.name == BASE:
             raise ConfigError(
                 f"serve.models: {references[k]!r} would be named {named.name!r}, which is another model's name; "
-                "leave one out, or export it to a folder with another name"
+                "remove one, or export it to a folder with another name"
             )
     return apart
 
@@ -246,7 +246,7 @@ def _is_adapter(folder: Path | None) -> bool:
 
 
 def _shares_base(folder: Path) -> bool:
-    """Return True if an adapter is plain LoRA, which shares a base's engine; others get an engine of their own."""
+    """Return True if an adapter is plain LoRA, which shares a base's engine; others get a separate engine."""
     config = read_json(folder / _ADAPTER)
     more = (*UNLIKE_LORA, "trainable_token_indices", "modules_to_save")
     return config.get("peft_type") == "LORA" and not any(config.get(name) for name in more)

@@ -27,7 +27,7 @@ class UnknownModelError(IalignError):
 
 
 class EngineError(IalignError):
-    """The engine failed or stopped while it computed; nothing is wrong with the request, which may be sent again."""
+    """The engine failed or stopped during the computation; the request is fine and may be sent again."""
 
 
 class NotANumberError(IalignError):
@@ -50,7 +50,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
     top_log_probs: int | None = None
-    """Number of alternatives returned for each token; None leaves log-probabilities out."""
+    """Number of alternatives returned for each token; None omits log-probabilities."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class LabelSums:
 
 
 class Engine(Protocol):
-    """One base model in memory and adapters beside it. All requests of all adapters share it and its batches.
+    """One base model in memory and its adapters. All requests of all adapters share it and its batches.
 
     Every call names the adapter by the key it was loaded under; None is the base itself. A call raises `BusyError` if
     the queue is full, `ModelError` if a prompt and its answer do not fit, `UnknownModelError` if the adapter is not
@@ -144,7 +144,7 @@ class Served:
     experiment: Any = None
     """`ialign_ray.config.Experiment` that trained it; None for a base without one."""
     threads: Executor | None = None
-    """Thread in which its chat template is rendered; None if it has none."""
+    """Thread in which its chat template is rendered; None without a template."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""The keys and their counts for all replicas, as a deployment of one process, and what replicas do as it does.
+"""The keys and their counts for all replicas, as a deployment of one process, and functions shared with replicas.
 
-It imports neither torch nor MLflow, which the process would hold in memory for nothing.
+It imports neither torch nor MLflow, which would waste the memory of the process.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from ialign_ray.serving.ledger import KeyLedger, LocalCounter
 
 
 class SharedLedger(LocalCounter):
-    """The keys and their counts, for all replicas: what one replica counts or revokes holds for the others at once."""
+    """The keys and their counts for all replicas: usage counted by one replica applies to the others at once."""
 
     async def __init__(self, settings: dict[str, Any]) -> None:  # type: ignore[misc]  # Serve awaits it
         """Read the keys, and follow their file."""
@@ -26,7 +26,7 @@ class SharedLedger(LocalCounter):
         open_log()
         parsed = ServeConfig.model_validate(settings)
         keys = keys_of(parsed)
-        assert keys is not None  # deployed only where there are keys
+        assert keys is not None  # deployed only if there are keys
         super().__init__(KeyLedger(keys))
         self._following_keys = follow_keys(parsed, self._ledger)
 
@@ -40,7 +40,7 @@ class SharedLedger(LocalCounter):
 
 
 def follow_keys(settings: ServeConfig, ledger: KeyLedger) -> asyncio.Task[None] | None:
-    """Give a ledger the keys of the file whenever they change; None if there is no file."""
+    """Update a ledger with the keys of the file whenever they change; None if there is no file."""
     if settings.keys is None:
         return None
 
@@ -60,9 +60,9 @@ def check_followed(task: asyncio.Task[None] | None) -> None:
 def close_internal_port() -> None:
     """Bind the port by which Serve's replicas call each other to a socket that only this user can open.
 
-    Ray (2.60) opens it in every replica, on all interfaces and without a token, and unpickles what anybody sends:
-    whoever reaches the port runs code. Nothing of ours uses it, since the proxy calls replicas through Ray. Call this
-    in the replica's constructor, after which Serve opens the port.
+    Ray (2.60) opens it in every replica, on all interfaces and without a token, and unpickles anything it receives:
+    anyone who reaches the port can run code. We do not use it, since the proxy calls replicas through Ray. Call this in
+    the replica's constructor, after which Serve opens the port.
     """
     from ray.serve._private import replica
 

@@ -1,8 +1,8 @@
-"""`serve.engine: vllm`: Ray Serve's own OpenAI application over vLLM, for GPUs.
+"""`serve.engine: vllm`: Ray Serve's OpenAI application over vLLM, for GPUs.
 
 Not tested: neither a GPU nor vLLM was available. Ray 2.60 loads LoRA adapters for vLLM only from s3://, gs:// or
-azure://, so each model is merged here and served separately. The routes are Ray's own: no translation, classification,
-keys or limits, and the registry is not followed.
+azure://, so each model is merged here and served separately. The routes are Ray's: no translation, classification, keys
+or limits, and the registry is not followed.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ialign_ray.serving.model_sources import Named, bases, locate_all
 def vllm_application(settings: ServeConfig, registry: str) -> Any:
     """Build one vLLM engine for each model and base. Raises ModelError without vLLM, ConfigError if there are keys."""
     if keys_of(settings) is not None:
-        raise ConfigError("there are API keys, but serve.engine vllm asks for no key; put a gateway in front of it")
+        raise ConfigError("there are API keys, but serve.engine vllm does not check them; put a gateway in front of it")
     try:
         import vllm  # type: ignore[import-not-found]  # noqa: F401 - ray.serve.llm is importable without it
         from ray.serve.llm import LLMConfig, build_openai_app

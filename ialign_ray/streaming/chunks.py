@@ -25,11 +25,11 @@ from ialign_ray.corpus.shards import ShardFile, ShardJob
 from ialign_ray.errors import IalignError
 
 SMALL = 100 << 20
-"""Bytes of text that are not worth starting a cluster for: it takes 10 to 20 seconds."""
+"""Bytes of text below which a cluster, which takes 10 to 20 seconds to start, is not worth it."""
 
 
 class ChunkSource(Datasource):  # type: ignore[misc]  # ray has no types
-    """One read task per item: the tables that `read` makes of it."""
+    """Ray Data source with one read task per item, which yields the tables of `read`."""
 
     def __init__(self, items: Sequence[Any], read: Callable[[Any], Iterable[pa.Table]]) -> None:
         super().__init__()
@@ -40,19 +40,19 @@ class ChunkSource(Datasource):  # type: ignore[misc]  # ray has no types
         return "Chunks"
 
     def estimate_inmemory_data_size(self) -> int | None:
-        """Unknown before reading."""
+        """Return None: the size is unknown before reading."""
         return None
 
     def get_read_tasks(self, parallelism: int, *_: Any, **__: Any) -> list[ReadTask]:
-        """One task an item, whatever parallelism is asked for: an item is what one task can resume."""
+        """Return one task per item, whatever the requested parallelism: an item is the unit of resuming."""
         nothing = BlockMetadata(num_rows=None, size_bytes=None, exec_stats=None, input_files=None)
         return [ReadTask(partial(self._read, item), nothing) for item in self._items]
 
 
 def read_corpus(corpus: CorpusConfig, base: str = ".") -> Dataset:
-    """A corpus as a Ray Dataset of rows in the form of `ialign_ray.corpus.schema`; large files are split over tasks.
+    """A corpus as a Ray Dataset of rows in the schema of `ialign_ray.corpus.schema`; large files are split over tasks.
 
-    Raises DataError for what planning can see; what a task finds is raised by Ray when the rows are used.
+    Raises DataError for faults found in planning; those found by a task are raised by Ray when the rows are used.
     """
     chunks = corpus_chunks(corpus, base)
     return read_datasource(ChunkSource(chunks, partial(_rows, corpus)), override_num_blocks=max(1, len(chunks)))
@@ -63,9 +63,9 @@ def _rows(corpus: CorpusConfig, chunk: Chunk) -> Iterator[pa.Table]:
 
 
 class ClusterRunner:
-    """Runs the jobs of a build as Ray Data tasks; small ones stay in this process, and start no cluster.
+    """Runs the jobs of a build as Ray Data tasks; small builds stay in this process and start no cluster.
 
-    A context: the cluster that it starts ends with it.
+    A context manager: the cluster that it starts ends with it.
     """
 
     def __init__(self, scaling: ScalingConfig) -> None:
@@ -80,7 +80,7 @@ class ClusterRunner:
         self._open.close()
 
     def __call__(self, items: Sequence[Any], work: Callable[[Any], dict[str, Any]]) -> Iterator[dict[str, Any]]:
-        """Results in the items' order, as they come. Raises what the work raised of `IalignError`."""
+        """Yield results in the order of the items, as they arrive. Raises any `IalignError` of the work."""
         if len(items) < 2 or sum(map(weight, items)) < SMALL:
             yield from map(work, items)
             return
@@ -96,12 +96,12 @@ class ClusterRunner:
 
 
 def weight(item: ShardJob | Assembly) -> int:
-    """Bytes of text that an item works on, about."""
+    """Approximate bytes of text that an item works on."""
     if isinstance(item, Assembly):
         return 3 * item.rows.stat().st_size  # compressed
     if isinstance(item.origin, ShardFile):
         return 200 * item.origin.rows
-    # a stamp begins with the file's size where its file system gives one
+    # a stamp begins with the file's size if its file system has one
     sizes = [int(mark[0]) for mark in item.origin.stamp if str(mark[0]).isdigit()]
     return sum(sizes) or CHUNK
 

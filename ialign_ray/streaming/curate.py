@@ -1,4 +1,4 @@
-"""Build the corpus of an experiment, on a cluster where it is large."""
+"""Building the corpus of an experiment, on a cluster if it is large."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from ialign_ray.corpus.suite_texts import ANSWERS, aside, file_texts
 from ialign_ray.tasks.replay import instructions
 
 WORTH_TELLING = 4
-"""Parts of a stage from which a log gets a line about it; fewer are done in seconds."""
+"""Fewest parts of a stage for a line in the log; fewer are done in seconds."""
 
 
 def curate(
     experiment: Experiment, console: Console | None = None, *, cluster: bool = False
 ) -> tuple[Built, EvaluationIndex]:
-    """Build the experiment's corpus, or find it built; with it the index of what may not be trained on.
+    """Build the experiment's corpus, or find it built; return it with the index of texts to keep out of training.
 
     `cluster` allows large corpora to be built by Ray; without it all work stays in this process.
     Raises DataError with one sentence.
@@ -39,7 +39,7 @@ def curate(
 def evaluation_index(experiment: Experiment) -> EvaluationIndex:
     """Every sentence, in every language, of every suite and protected set, and of its files' undeclared languages.
 
-    Held-out instructions are looked for by equality alone: they share their wording with those that are replayed.
+    Held-out instructions are searched for by equality only: they share their wording with replayed ones.
     """
     settings, base = experiment.decontamination, experiment.storage.data
     sentences: list[str] = []
@@ -74,7 +74,7 @@ def _runner(experiment: Experiment, cluster: bool) -> Iterator[Runner]:
 
 @contextmanager
 def _progress(console: Console) -> Iterator[Watch]:
-    """A bar a stage on a terminal; in a log one line for each stage of more than a few jobs."""
+    """Progress of a build: a bar per stage on a terminal, and in a log a line per stage of more than a few jobs."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     with Progress(*columns, TimeRemainingColumn(), console=console, disable=not console.is_terminal) as bar:
         tasks = {}

@@ -1,12 +1,12 @@
-"""Ray Data renders and encodes; each worker reads its share of every step, from any step on.
+"""Resumable streams of examples: Ray Data renders and encodes, each worker reads its share of every step.
 
 A step's examples are numbers step * batch .. (step + 1) * batch of the plan, and worker r of w reads the
-r-th contiguous part of them. So a step holds the same examples for any number of workers, a run resumes at
-any step with any other number, and within an epoch nothing is skipped or repeated.
+r-th contiguous part of them. So a step has the same examples for any number of workers, a run resumes at any step with
+any other number, and within an epoch nothing is skipped or repeated.
 
-With a cache (`tokens.cache`) the tasks fill blocks of examples that are missing, each worker its part of them, and
-all read the blocks; a worker that finds them all starts no task. Nothing depends on the cache: what is not there in
-time is encoded on the spot.
+With a cache (`tokens.cache`) the tasks fill missing blocks of examples, each worker its part of them, and all read the
+blocks; a worker that finds them all starts no task. Nothing depends on the cache: an example that is not there in time
+is encoded in place.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class ExampleSource:
     """A plan and its tokenizer in a folder that every node can read, and the size of a step."""
 
     folder: str
-    """Holds `plan/`, `tokenizer/`, `encoder.json`, and `cache.json` where encoded examples are kept."""
+    """Folder with `plan/`, `tokenizer/`, `encoder.json`, and `cache.json` if encoded examples are cached."""
     batch_size: int
     steps: int
 
@@ -58,12 +58,12 @@ def open_plan(folder: str) -> tuple[Plan, Encoder]:
 
 
 def encode_example(plan: Plan, encoder: Encoder, i: int) -> Encoded:
-    """Example i as token ids. Raises DataError when even its shortest form does not fit."""
+    """Example i as token ids. Raises DataError if even its shortest form does not fit."""
     return encode_drawn(encoder, plan.draw(i))
 
 
 def encode_drawn(encoder: Encoder, drawn: Drawn) -> Encoded:
-    """A drawn example as token ids. Raises DataError when even its shortest form does not fit."""
+    """A drawn example as token ids. Raises DataError if even its shortest form does not fit."""
     ids = encoder.encode(drawn.example.prompt, drawn.example.target, drawn.example.spans)
     if ids is None:
         raise DataError(
@@ -79,7 +79,7 @@ def share(rank: int, world: int, batch_size: int) -> range:
 
 
 def numbers(row: npt.NDArray[np.int64], start: int, places: range, batch_size: int) -> npt.NDArray[np.int64]:
-    """Example numbers of a worker's rows 0, 1, 2, ... when it begins at step `start`."""
+    """Example numbers of a worker's rows 0, 1, 2, ... if it begins at step `start`."""
     step, place = np.divmod(row, len(places))
     return (start + step) * batch_size + places.start + place
 
@@ -99,10 +99,10 @@ def ray_stream(source: ExampleSource, start: int, rank: int, world: int) -> Iter
         return
     import ray
 
-    quiet_ray_data(in_order=True)  # rows come as tasks end otherwise, and a batch would mix steps
+    quiet_ray_data(in_order=True)  # otherwise rows arrive as tasks end, and a batch would mix steps
     places = share(rank, world, source.batch_size)
     rows = (source.steps - start) * len(places)
-    # a task encodes some 256 examples: long enough to pay for its start, short enough to begin at once
+    # a task encodes about 256 examples: long enough to amortise its start, short enough for a quick first result
     blocks = max(1, min(rows // 256, 2_000))
     encode = partial(_encode_rows, source=source, start=start, places=places)
     # rows are numbered step by step (`numbers`), so a batch of `places` rows is this worker's part of one step
@@ -112,7 +112,7 @@ def ray_stream(source: ExampleSource, start: int, rank: int, world: int) -> Iter
 
 
 def open_cache(folder: str) -> EncodedCache | None:
-    """The cache of a data folder, None where examples are not kept."""
+    """The cache of a data folder, None if examples are not cached."""
     path = Path(folder) / CACHE
     if not path.exists():
         return None
@@ -121,7 +121,7 @@ def open_cache(folder: str) -> EncodedCache | None:
 
 
 def save_cache(data: Path, folder: Path, mixture: Mixture) -> None:
-    """Note in a data folder that its encoded examples are kept in `folder`."""
+    """Record in a data folder that its encoded examples are cached in `folder`."""
     pairs, replay = cache_keys(data, mixture.seed)
     plain = {"folder": str(folder), "pairs": pairs, "replay": replay, "mixture": vars(mixture)}
     write_json(data / CACHE, plain)
@@ -133,9 +133,9 @@ def cached_stream(
     """The same stream from blocks of encoded examples; those that are missing are filled by Ray Data tasks."""
     blocks, places = Blocks(cache), share(rank, world, source.batch_size)
     needed = cache.needed(start * source.batch_size, source.steps * source.batch_size)
-    # asked of the disk once a run: at each example it would be a call to a shared file system
+    # checked on disk once per run: doing so for each example would call a shared file system
     missing = [b for b in needed if not cache.path(b).exists()]
-    # by turns: all workers need the earliest blocks first, so they fill those together
+    # round robin: all workers need the earliest blocks first, so they fill those together
     own = set(needed[rank::world])
     waiting = Filling(source, cache, [b for b in missing if b in own], [b for b in missing if b not in own])
     for step in range(start, source.steps):
@@ -158,10 +158,10 @@ class Filling:
         self._done = fill(source, cache, own) if own else iter(())
 
     def for_block(self, block: Block) -> None:
-        """Wait until a block is there, or there is nothing more to wait for."""
+        """Wait until a block exists, or there is nothing more to wait for."""
         while block in self._own:
             done = next(self._done, None)
-            # no result left: what was not filled is encoded by who needs it, and not waited for again
+            # no result left: missing examples are encoded where they are needed, without waiting again
             self._own = self._own - {done} if done else set()
         if block in self._others:
             # the other worker may have failed, or its disk may be full: patience is limited, and the example encoded
@@ -169,24 +169,24 @@ class Filling:
             deadline = time.monotonic() + PATIENCE
             while not self._cache.path(block).exists() and time.monotonic() < deadline:
                 time.sleep(0.01)
-            # waited for once, whatever came of it: a lost worker costs one wait a block, not one an example
+            # wait once, whatever the outcome: a lost worker costs one wait per block, not one per example
             self._others.remove(block)
 
 
 def fill(source: ExampleSource, cache: EncodedCache, blocks: list[Block]) -> Iterator[Block]:
-    """Encode blocks by Ray Data tasks, in order; gives each when its task has ended."""
+    """Encode blocks by Ray Data tasks, in order; yield each when its task has ended."""
     import ray
 
     quiet_ray_data(in_order=True)
     tasks = ray.data.range(len(blocks), override_num_blocks=min(len(blocks), 2_000))
-    # a copy: the cache's own holds the whole order of the pool by now
+    # a copy: the cache's plan contains the whole order of the pool by now
     work = partial(_fill_blocks, source=source, cache=replace(cache), blocks=blocks)
     for row in tasks.map_batches(work, batch_size=None).iter_rows():
         yield blocks[row["id"]]
 
 
 def fill_block(source: ExampleSource, cache: EncodedCache, block: Block) -> None:
-    """Encode and keep one block. It stays absent if the disk takes no more, or if one of its examples does not fit:
+    """Encode and store one block. It stays absent if the disk is full, or if one of its examples does not fit:
     the error is raised where that example is needed."""
     plan, encoder = open_plan(source.folder)
     with suppress(OSError, DataError):

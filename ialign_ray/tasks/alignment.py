@@ -1,4 +1,4 @@
-"""Alignment tasks: how one example is drawn of a pair of translations (InstructAlign, arXiv 2305.13627).
+"""Alignment tasks: how one example is drawn from a pair of translations (InstructAlign, arXiv 2305.13627).
 
 An installed package adds a task by an entry point of the group `ialign.tasks` that names an `AlignmentTask`;
 experiments then give it a weight in `tasks.mix`.
@@ -29,7 +29,7 @@ class TaskDraw:
 
 @dataclass(frozen=True)
 class DrawContext:
-    """Material for a draw beside the pair."""
+    """Material for a draw in addition to the pair."""
 
     negatives: Negatives
     """Mismatched sentences of the corpus."""
@@ -41,17 +41,18 @@ class DrawContext:
 
 @dataclass(frozen=True)
 class AlignmentTask:
-    """The declaration of a task: `TASKS` holds it by the name that `tasks.mix` and template sets use."""
+    """The declaration of a task, in `TASKS` under the name that `tasks.mix` and template sets use."""
 
     text_slots: tuple[str, ...]
-    """Slots that each template must have exactly once: they hold sentences, which may be shortened."""
+    """Slots that each template must have exactly once: they contain sentences, which may be shortened."""
     name_slots: tuple[str, ...]
-    """Slots that a template may have: they hold names of languages."""
+    """Slots that a template may have: they contain names of languages."""
     draw: Callable[[Pair, random.Random, DrawContext], TaskDraw | None]
-    """Draw an example with values for all slots, with no other source of chance than the generator, so that runs can be
-    repeated. None for a pair that the task cannot use: it becomes an example of `FALLBACK`."""
+    """Draw an example with values for all slots, with no source of randomness other than the generator, so that runs
+    can be repeated. None for a pair that the task cannot use: it becomes an example of `FALLBACK`."""
     version: int = 1
-    """Raised whenever the same pair and random numbers give another example: part of the key of encoded examples."""
+    """Raised whenever the same pair and random numbers give a different example: part of the key of encoded
+    examples."""
     templates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Language of the wording -> template id -> template, for template sets of that language that lack the task."""
 
@@ -82,7 +83,7 @@ def translate(pair: Pair, rng: random.Random, context: DrawContext) -> TaskDraw:
 def judge(pair: Pair, rng: random.Random, context: DrawContext) -> TaskDraw | None:
     """XSS: source with its translation or a mismatched sentence, half and half -> yes or no.
 
-    None where a mismatched sentence is due and the corpus lacks one, and where the surface gives the answer away.
+    None if a mismatched sentence is needed and the corpus lacks one, or if the surface gives the answer away.
     """
     match = rng.random() < 0.5
     second = pair.target if match else context.negatives.draw(pair, rng)

@@ -1,4 +1,4 @@
-"""The row of example number i: replay at an exact ratio, every pool restarted without end.
+"""The row of example number i: replay at an exact ratio, every pool restarts endlessly.
 
 The mixture is a pure function of (seed, i). Its whole state is one number, so a run resumes from any
 step with any number of workers, and no example is lost or repeated within an epoch.
@@ -74,7 +74,7 @@ def _exact(ratio: float) -> Fraction:
 
 
 def _replayed(ratio: float, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
-    """floor(n * ratio) of each n, in Python's integers: a ratio of 17 digits overflows 64 bits before n = 1,000."""
+    """floor(n * ratio) of each n, in Python integers: a ratio of 17 digits overflows 64 bits before n = 1,000."""
     exact = _exact(ratio)
     return np.array([n * exact.numerator // exact.denominator for n in numbers.tolist()], np.int64)
 

@@ -31,26 +31,26 @@ class Pair:
 
 @dataclass
 class Negatives:
-    """Sentences that are not translations of each other but alike on the surface.
+    """Sentences that are not translations of each other but similar on the surface.
 
     A negative is a true sentence of the corpus, as it is written. Of those that share words with the source, and some
-    random ones, the one is chosen whose likeness to the source in trigrams, names, numbers, length and punctuation is
-    nearest to that of the true translation. What still differs is taken away by `Matching`: only pairs are used whose
-    likeness other translations and other mismatches have as often. Memory is linear in the corpus, time constant per
-    example (about 1 ms).
+    random ones, the one is chosen whose similarity to the source in trigrams, names, numbers, length and punctuation is
+    nearest to that of the true translation. Remaining differences are removed by `Matching`: only pairs are used whose
+    similarity is equally frequent among other translations and other mismatches. Memory is linear in the corpus, time
+    constant per example (about 1 ms).
     """
 
     sentences: Mapping[str, Mapping[str, str]]
     """Language -> sentence id -> text."""
     matching: Matching | None = None
-    """Which pairs are used; all without one."""
+    """Choice of pairs; without one, all are used."""
 
     RANDOM = 24
     """Random sentences compared per negative."""
     RELATED = 72
     """Sentences compared because they share a word with the source."""
     _FREQUENT = 200
-    """A word of more sentences relates none of them."""
+    """Most sentences of a word that relates them; more frequent words are ignored."""
 
     def __post_init__(self) -> None:
         self._ids = {language: sorted(by_id) for language, by_id in self.sentences.items()}
@@ -84,7 +84,7 @@ class Negatives:
         return found is None or rng.random() < found.share(pair.direction, pair.source, second, match)
 
     def learn_matching(self, pairs: Iterable[Pair]) -> Matching | None:
-        """Learn from a sample of each direction which pairs to use; None where all have too few with a mismatch."""
+        """Learn from a sample of each direction which pairs to use; None if all have too few with a mismatch."""
         by_direction: dict[str, list[Pair]] = {}
         for pair in pairs:
             by_direction.setdefault(pair.direction, []).append(pair)
@@ -111,7 +111,7 @@ class Negatives:
         return found[: self.RELATED]
 
     def _translates(self, i: str, text: str, pair: Pair) -> bool:
-        """Return True if sentence i is the pair's own, or says the same on either side (a doublet in the corpus)."""
+        """Return True if sentence i is in the pair, or equals either side (a duplicate in the corpus)."""
         if i == pair.row_id.rpartition(":")[0] or text_key(text) == text_key(pair.target):
             return True
         source = self.sentences.get(pair.source_language, {}).get(i)

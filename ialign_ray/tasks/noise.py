@@ -16,7 +16,7 @@ _SPACELESS = (
     r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\p{Tai_Tham}\p{Tai_Le}"
     r"\p{New_Tai_Lue}\p{Tai_Viet}\p{Javanese}\p{Balinese}\p{Sundanese}\p{Cham}\u30FC]"
 )
-# Unicode's clusters leave some vowels of Burmese apart, and letters that a virama puts below another
+# Unicode's clusters separate some vowels of Burmese, and letters that a virama puts below another
 _TOKEN = regex.compile(
     rf"(?={_SPACELESS})\X(?:\p{{M}}|(?<=[\u1039\u17D2\u1A60\uA9C0\u1B44])\p{{L}})*|(?:(?!{_SPACELESS})\X)+"
 )
@@ -47,7 +47,7 @@ class Token(NamedTuple):
 
     text: str
     before: str
-    """What separates it from the token before it: a space or nothing."""
+    """Separator from the previous token: a space or nothing."""
 
 
 def tokens_of(text: str) -> list[Token]:
@@ -55,7 +55,7 @@ def tokens_of(text: str) -> list[Token]:
     found: list[Token] = []
     for word in text.split():
         for k, part in enumerate(_TOKEN.findall(word)):
-            # the first token has nothing before it, but may be moved behind another
+            # the first token has no separator, but may be moved behind another
             spaced = k == 0 and (bool(found) or not regex.match(_SPACELESS, part))
             found.append(Token(part, " " if spaced else ""))
     return found
@@ -79,20 +79,20 @@ def apply(tokens: list[Token], kinds: tuple[str, ...], rng: random.Random, noise
 
 
 def noisy(text: str, rng: random.Random, noise: Noise | None = None) -> str | None:
-    """Return a noised copy that is neither empty, nor blanks alone, nor equal to the text.
+    """Return a noised copy that is neither empty, nor only blanks, nor equal to the text.
 
-    Where the drawn noise does not show, as in most texts of three words, the tokens are permuted: to draw again until
-    something shows would blank more of short texts than the probabilities say (.136 of three words in place of .083).
-    None for a text that cannot be noised so: a single token, or one token repeated.
+    If the drawn noise has no effect, as in most texts of three words, the tokens are permuted: drawing again until it
+    has one would blank more of short texts than the probabilities say (.136 of three words instead of .083). None for a
+    text that cannot be noised so: a single token, or one token repeated.
     """
     tokens = tokens_of(text)
     whole = text_of(tokens)
-    # one token repeated stays itself under every permutation, and blanks alone teach nothing
+    # one repeated token is unchanged by every permutation, and a text of only blanks teaches nothing
     if len({token.text for token in tokens}) < 2:
         return None
     changed = apply(tokens, choose(rng), rng, noise or Noise())
     if any(token.text != BLANK for token in changed) and (found := text_of(changed)) != whole:
         return found
     shuffled = (rng.sample(tokens, len(tokens)) for _ in range(_SHUFFLES))
-    # two different tokens at the ends, exchanged or rotated, show at the latest
+    # swapping or rotating two different tokens at the ends always has an effect
     return next((found for each in (*shuffled, tokens[1:] + tokens[:1]) if (found := text_of(each)) != whole), None)

@@ -1,4 +1,4 @@
-"""The plan of a run, a folder that decides all its examples: example i is a pure function of it.
+"""The plan of a run, a folder that determines all its examples: example i is a pure function of it.
 
 The folder travels with the run (workers on any node, a resumed driver and a later reader see the same
 pools, templates and tokenizer), so nothing is read twice from the user's files.
@@ -36,7 +36,7 @@ class Drawn:
     """`replay`, or task and new language: the key of the loss curves."""
     example: Example
     asked: str
-    """The task that was drawn; the example is of another where the pair could not be used for it."""
+    """The task that was drawn; the example has another if the pair could not be used for it."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ class Plan:
     names: dict[str, dict[str, str]]
     """Template language -> language code -> its name in that language."""
     old: frozenset[str]
-    """L1 codes; the other side of a pair is the language that its curves are named after."""
+    """L1 codes; curves are named after the other language of a pair."""
     pairs: pa.Table
     replay: pa.Table
     matching: Matching | None = None
-    """Pairs that XSS uses; all of them in a mix without it, and in plans of before it was learned."""
+    """Pairs that XSS uses; all of them in a mix without XSS, and in older plans."""
 
     @cached_property
     def mixture(self) -> Mixture:
@@ -71,7 +71,7 @@ class Plan:
         return Negatives(sentences, self.matching)
 
     def matched(self, cache: Path) -> Plan:
-        """The plan with the pairs that XSS uses, if the mix has it; they are learned once and kept in `cache`."""
+        """The plan with the pairs that XSS uses, if the mix has it; they are learned once and stored in `cache`."""
         if XSS not in self.mix or self.ratio == 1:
             return self
         pairs = self.pairs.to_pylist()
@@ -83,7 +83,7 @@ class Plan:
         return replace(self, matching=plain and Matching.of(plain))
 
     def draw(self, i: int) -> Drawn:
-        """Example i of the run, a function of (seed, epoch, row id) alone."""
+        """Example i of the run, a function of only (seed, epoch, row id)."""
         return self.at(self.mixture.draw(i))
 
     def at(self, place: Draw) -> Drawn:
@@ -112,7 +112,7 @@ class Plan:
 
     @classmethod
     def replay_only(cls, pool: pa.Table, seed: int) -> Plan:
-        """A plan that draws instructions alone."""
+        """A plan that draws only instructions."""
         return cls(seed, 1.0, {}, [], {}, frozenset(), PAIR_SCHEMA.empty_table(), pool)
 
     def save(self, folder: Path) -> None:

@@ -46,8 +46,8 @@ def render(
 ) -> Example:
     """One example of a task, or of `FALLBACK` for a pair that the task cannot use.
 
-    The order in which random numbers are drawn is part of the result: wording, what the task draws, template.
-    Raises ConfigError for an unknown task, or one that leaves a slot of its template without value.
+    The order in which random numbers are drawn is part of the result: wording, the task's draws, template.
+    Raises ConfigError for an unknown task, or one that leaves a slot of its template without a value.
     """
     wording = rng.choice(templates)
     context = DrawContext(negatives, wording.answers, noise or Noise())

@@ -1,4 +1,4 @@
-"""The replay pool: old instructions, cleared of evaluation sentences, of a chosen diversity."""
+"""The replay pool: old instructions without evaluation sentences, of a chosen diversity."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ REPLAY_SCHEMA = pa.schema([(n, pa.string()) for n in ("row_id", "source", "input
 
 
 TENTH = 10
-"""One instruction in so many may be kept for validation."""
+"""At most one in this many instructions is held out for validation."""
 
 Row = tuple[str, str, str, str]
 """Row id, source name, inputs, targets."""
@@ -35,9 +35,9 @@ class ReplayCounts:
     empty: int = 0
     """Rows without inputs or targets."""
     leaked: int = 0
-    """Rows that hold a sentence of an evaluation set or are held-out instructions themselves."""
+    """Rows that contain a sentence of an evaluation set or are held-out instructions."""
     overlapping: int = 0
-    """Leaked rows that were found by n-gram overlap alone."""
+    """Leaked rows that were found only by n-gram overlap."""
     too_long: int = 0
     """Rows over `train.max_prompt_tokens` or `train.max_target_tokens`; an instruction is never cut."""
     eligible: int = 0
@@ -45,7 +45,7 @@ class ReplayCounts:
     pool: int = 0
     """Distinct rows in the pool."""
     validation: int = 0
-    """Rows kept from the pool by `train.validation`, with those of the same request."""
+    """Rows held out from the pool by `train.validation`, including those of the same request."""
 
 
 def instructions(source: DataSource, base: str) -> list[Row]:
@@ -72,8 +72,8 @@ def load_replay(
 ) -> tuple[pa.Table, ReplayCounts]:
     """The pool as a table of REPLAY_SCHEMA; a pool of 100 is a subset of the pool of 1,000.
 
-    `fits(inputs, targets)` says whether an instruction can be encoded whole.
-    Raises DataError when the ratio is above 0 and no instruction is left.
+    `fits(inputs, targets)` returns True if an instruction can be encoded in full. Raises DataError if the ratio is
+    above 0 and no instruction is left.
     """
     pool, _, counts = split_replay(experiment, index, fits, 0)
     return pool, counts
@@ -82,9 +82,9 @@ def load_replay(
 def split_replay(
     experiment: Experiment, index: EvaluationIndex, fits: Callable[[str, str], bool], held_out: int
 ) -> tuple[pa.Table, pa.Table, ReplayCounts]:
-    """The pool, up to `held_out` instructions kept from it (a tenth at most), and counts; see `load_replay`.
+    """The pool, up to `held_out` instructions held out from it (a tenth at most), and counts; see `load_replay`.
 
-    They are chosen by their request alone, and every row of the same request stays out of the pool; so they are the
+    They are chosen only by their request, and every row of the same request stays out of the pool; so they are the
     same for any replay ratio and diversity, and for a ratio of 0, which has no pool.
     """
     counts, eligible = ReplayCounts(), []
@@ -106,7 +106,7 @@ def split_replay(
 
 
 def _apart(rows: list[Row], most: int) -> tuple[list[Row], list[Row]]:
-    """Rows but for those of the chosen requests, and the first row of each of these."""
+    """Rows except those of the chosen requests, and the first row of each of these."""
     first: dict[bytes, Row] = {}
     for row in rows:
         first.setdefault(text_key(row[2]), row)
@@ -131,7 +131,7 @@ def _eligible(
 
 
 def replay_leaks(experiment: Experiment, index: EvaluationIndex) -> ReplayCounts:
-    """Rows of the replay sources, and how many hold evaluation sentences; lengths are not checked."""
+    """Rows of the replay sources, and the number with evaluation sentences; lengths are not checked."""
     counts = ReplayCounts()
     for source in experiment.replay.sources:
         counts.eligible += len(
@@ -141,7 +141,7 @@ def replay_leaks(experiment: Experiment, index: EvaluationIndex) -> ReplayCounts
 
 
 def leaking(rows: list[Row], index: EvaluationIndex) -> tuple[Mask, Mask]:
-    """Masks of instructions that hold an evaluation sentence: as a line or quotation, and by overlap."""
+    """Masks of instructions that contain an evaluation sentence: as a line or quotation, and by overlap."""
     texts = [text for row in rows for text in row[2:]]
     owners = np.repeat(np.arange(len(rows)), 2)
     parts = [(owner, line) for owner, text in zip(owners, texts, strict=True) for line in lines_of(text)]

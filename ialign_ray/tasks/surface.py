@@ -1,7 +1,7 @@
-"""What two sentences share on the surface, and which pairs of them are used so that it does not give a label away.
+"""Surface similarity of two sentences, and the choice of pairs so that it does not give a label away.
 
 Translations share names, numbers, loanwords and length; other sentences of a corpus share less of them. A classifier
-that sees only this told the labels of a cross-lingual similarity task apart with an AUC of .95 on FLORES-200. So pairs
+that sees only this separated the labels of a cross-lingual similarity task with an AUC of .95 on FLORES-200. So pairs
 are kept by matching on a propensity score (Rosenbaum and Rubin, 1983): of each score as many translations as
 mismatches.
 """
@@ -27,19 +27,19 @@ _MARK = re.compile(r"[^\w\s]")
 _WORD = re.compile(r"[^\W\d_]\w*")
 _BITS = 8192
 MATCHING_VERSION = 1
-"""Raised whenever the same pairs give another matching: part of the key that it is kept by."""
+"""Raised whenever the same pairs give a different matching: part of its cache key."""
 BINS = 12
 """Intervals of the score within which translations and mismatches are matched."""
 FEWEST = 40
-"""Pairs of one direction from which on it is matched; fewer would be matched by chance."""
+"""Fewest pairs of a direction that is matched; fewer would be matched by chance."""
 SAMPLE = 1_000
-"""Pairs of one direction, at most, that the score is learned from."""
+"""Most pairs of one direction that the score is learned from."""
 TREES = 150
 
 
 @dataclass(frozen=True)
 class SurfaceFeatures:
-    """What is compared of one sentence."""
+    """Compared properties of one sentence."""
 
     length: int
     """Characters."""
@@ -58,7 +58,7 @@ class SurfaceFeatures:
 
 @lru_cache(maxsize=32_768)
 def surface(text: str) -> SurfaceFeatures:
-    """The surface of a sentence."""
+    """Return the surface of a sentence."""
     folded = f" {text.casefold()} "
     bits = 0
     for k in range(len(folded) - 2):
@@ -76,12 +76,12 @@ def surface(text: str) -> SurfaceFeatures:
 
 
 def copied(text: str) -> frozenset[str]:
-    """Numbers and capitalised words: what a translation often copies."""
+    """Numbers and capitalised words, which a translation often copies."""
     return frozenset((*_NUMBER.findall(text), *(w for w in _WORD.findall(text) if w[0].isupper())))
 
 
 def likeness(first: SurfaceFeatures, second: SurfaceFeatures) -> tuple[float, ...]:
-    """Return what two sentences share.
+    """Return the features of similarity of two sentences.
 
     Trigrams (Dice), names in common and in one of them, numbers in one of them, relative length (log), marks in one
     of them, another last mark. Then what only the score reads: trigrams, numbers, words and characters in common, both
@@ -108,9 +108,9 @@ def likeness(first: SurfaceFeatures, second: SurfaceFeatures) -> tuple[float, ..
 
 
 CHOSEN_BY = 7
-"""Features that a mismatch is chosen by."""
+"""Number of features by which a mismatch is chosen."""
 SCALE = np.array([0.03, 0.5, 1.0, 0.5, 0.08, 1.0, 0.5])
-"""Differences of `likeness` that count alike when a mismatch is chosen, by trial on FLORES-200 and the pocket."""
+"""Differences of `likeness` with equal weight when a mismatch is chosen, tuned on FLORES-200 and the pocket data."""
 
 
 def _difference(first: tuple[str, ...], second: tuple[str, ...]) -> int:
@@ -141,25 +141,25 @@ class Tree:
 
 @dataclass(frozen=True)
 class Direction:
-    """Pairs of one direction: what of them is used."""
+    """Pairs of one direction, and the shares of them that are used."""
 
     mean: float
-    """Mean trigram likeness of its translations, from which pairs differ."""
+    """Mean trigram similarity of its translations, to which pairs are relative."""
     translations: tuple[float, ...]
     """Share of the translations that is used, by bin of the score."""
     mismatches: tuple[float, ...]
     """Share of the mismatches that is used, by bin."""
     auc: float
-    """How well the score tells all pairs apart."""
+    """AUC of the score over all pairs."""
     auc_used: float
-    """How well it tells apart those that are used."""
+    """AUC of the score over the pairs that are used."""
     used: float
     """Share of all pairs that is used."""
 
 
 @dataclass(frozen=True)
 class Matching:
-    """Which pairs are used, learned from a sample of the corpus."""
+    """Choice of pairs, learned from a sample of the corpus."""
 
     trees: tuple[Tree, ...]
     """Boosted trees, whose sum is the score: the log odds of a translation, up to a constant."""
@@ -168,7 +168,7 @@ class Matching:
     directions: dict[str, Direction]
 
     def share(self, direction: str, first: str, second: str, match: bool) -> float:
-        """Probability that a pair is used; 1 for a direction that was not there."""
+        """Probability that a pair is used; 1 for an unknown direction."""
         own = self.directions.get(direction)
         if own is None:
             return 1.0
@@ -183,7 +183,7 @@ class Matching:
 
     @classmethod
     def of(cls, plain: Mapping[str, Any]) -> Matching:
-        """Read what `plain` gave."""
+        """Read the output of `plain`."""
 
         def lists(fields: Mapping[str, Any]) -> dict[str, Any]:
             return {k: tuple(v) if isinstance(v, list) else v for k, v in fields.items()}
@@ -198,7 +198,7 @@ class Matching:
 def learn(samples: Mapping[str, tuple[Floats, Floats]]) -> Matching:
     """Learn which pairs to use from each direction's likeness [n, 15] of translations and of their mismatches.
 
-    The score is learned from every other pair and the shares from the others, on which it is not too sure of itself.
+    The score is learned from every other pair, and the shares from the rest, on which it is not overfitted.
     """
     from sklearn.ensemble import GradientBoostingClassifier
 

@@ -1,4 +1,4 @@
-"""Template sets as data files, checked when read, filled in one pass."""
+"""Template sets as data files, validated when read, filled in one pass."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from ialign_ray.languages import display_name
 from ialign_ray.tasks.alignment import FALLBACK, TASKS
 
 MOST_CHARACTERS = 10_000_000
-"""Longest text that `fill` makes."""
+"""Longest text that `fill` returns."""
 
 
 class Template(BaseModel):
@@ -76,7 +76,7 @@ class TemplateSet(BaseModel):
             for template in templates:
                 where = f"template {template.id!r} ({task})"
                 if template.id in seen:
-                    raise ValueError(f"{where}: the id is used twice; give each template its own")
+                    raise ValueError(f"{where}: the id is used twice; rename one")
                 seen.add(template.id)
                 slots_of(template.input)  # refuses too many of them
                 slots = BRACES.findall(template.input)
@@ -92,7 +92,7 @@ class TemplateSet(BaseModel):
 
 
 def load_templates(name: str) -> TemplateSet:
-    """Read the set `eng` or `ind` of the package, or a YAML file of the same shape by path.
+    """Read the bundled set `eng` or `ind`, or a YAML file of the same shape by path.
 
     Raises ConfigError with file, template and slot.
     """
@@ -129,7 +129,7 @@ def experiment_templates(experiment: Experiment) -> list[TemplateSet]:
 
 
 def _mixes(experiment: Experiment) -> list[str | dict[str, float]]:
-    """The experiment's mix, and those that its search may choose: trials share the template sets of one plan."""
+    """The experiment's mix, and those that its search may choose, since trials share the template sets of one plan."""
     mixes = [experiment.tasks.mix]
     for name, domain in (experiment.search.space if experiment.search else {}).items():
         if name == "tasks.mix":
@@ -149,7 +149,7 @@ def _completed(own: TemplateSet, tasks: list[str], name: str) -> TemplateSet:
             cure = f"template file {name} has no templates for it; add the key {task} to the file"
             if task == FALLBACK:
                 raise ConfigError(f"tasks.mix needs {task!r} for pairs that another task cannot use, but {cure}")
-            raise ConfigError(f"tasks.mix has {task!r}, but {cure}, or leave the task out of the mix")
+            raise ConfigError(f"tasks.mix has {task!r}, but {cure}, or remove the task from the mix")
         plain[task] = [{"id": i, "input": text} for i, text in TASKS[task].templates[own.language].items()]
     return template_set(plain, f"template file {name} with the default templates of its tasks")
 
@@ -170,9 +170,9 @@ def _sentence(error: Any) -> str:
 def fill(
     text: str, sentences: Mapping[str, str], names: Mapping[str, str] = MappingProxyType({})
 ) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """Fill all slots in one pass; returns the text and the character ranges of the sentences in it.
+    """Fill all slots in one pass; return the text and the character ranges of the sentences in it.
 
-    One pass means that a sentence which itself contains `{source}` stays as it is.
+    One pass means that a sentence that contains `{source}` is not changed.
 
     Raises:
         DataError: an unknown slot, or more than `MOST_CHARACTERS`, which are counted before the text is made.

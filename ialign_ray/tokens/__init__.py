@@ -1,1 +1,1 @@
-"""Prompts and targets made into token ids, a loss mask and batches of similar length."""
+"""Token ids of prompts and targets, loss masks and batches of similar length."""

@@ -6,12 +6,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 WINDOW = 512
-"""Examples whose division into passes is optimal together; it takes n^2 / 2 comparisons, 30 ms for 512."""
+"""Number of examples that are divided optimally together; this takes n^2 / 2 comparisons, 30 ms for 512."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """One training example as token ids, and where it came from."""
+    """One training example as token ids, and its source."""
 
     row_id: str
     epoch: int
@@ -28,16 +28,16 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Batching:
-    """Layout of one run's passes. It decides the order of additions, so it stays the same over a resume."""
+    """Layout of one run's passes. It determines the order of summation, so it stays the same after a resume."""
 
     packed: bool = False
-    """Several examples in a row, apart from each other by attention and positions; else one a row, padded."""
+    """True for several examples per row, separated by attention and positions; False for one padded example per row."""
     pass_tokens: int = 64
     """Fixed cost of a pass, in tokens: 10 ms or 64 tokens for a model of a million parameters on one CPU."""
     width: int = 256
-    """Tokens of a packed row at least; attention's cost grows with it where its kernel computes all of the square."""
+    """Fewest tokens of a packed row; attention's cost grows with it if the kernel computes the full square."""
     varlen: bool = False
-    """One packed row a pass, whose kernel takes the examples' lengths and computes no more than those."""
+    """True for one packed row per pass, for a kernel that takes the examples' lengths and computes only those."""
 
 
 BUCKETED = Batching()
@@ -46,10 +46,10 @@ BUCKETED = Batching()
 def micro_batches(
     examples: Sequence[Encoded], tokens: int, *, apart: bool = False, pass_tokens: int = Batching.pass_tokens
 ) -> Iterator[list[Encoded]]:
-    """Divide examples, sorted by length, into passes of rows x longest <= tokens; an overlong one is a pass alone.
+    """Divide examples, sorted by length, into passes of rows x longest <= tokens; an overlong one is a separate pass.
 
-    Of all such divisions it is the one of the least padded tokens, each pass counting `pass_tokens` besides (dynamic
-    programming, by windows of 512 examples). It depends on the examples alone, not on their order.
+    Of all such divisions it is the one with the fewest padded tokens, with `pass_tokens` added for each pass (dynamic
+    programming, by windows of 512 examples). It depends only on the examples, not on their order.
 
     With prompt and target `apart`, as an encoder-decoder pads them, a pass is rows x (longest prompt + longest target),
     and sorted means by the longer side: 0.70 of the tokens were useful, 0.68 by the sum (simulated mix of tasks).
@@ -58,7 +58,7 @@ def micro_batches(
     def sides(e: Encoded) -> tuple[int, int]:
         return (len(e.prompt), len(e.target)) if apart else (len(e), 0)
 
-    # ids break ties: examples of one length are divided alike in whatever order they come
+    # ids break ties: examples of one length are divided in the same way, whatever their order
     ordered = sorted(examples, key=lambda e: (-max(sides(e)), e.row_id, e.epoch))
     for start in range(0, len(ordered), WINDOW):
         window = ordered[start : start + WINDOW]
@@ -67,7 +67,7 @@ def micro_batches(
 
 
 def _cheapest(sizes: Sequence[tuple[int, int]], tokens: int, pass_tokens: int) -> list[tuple[int, int]]:
-    """The division into ranges that costs least; each is (first, one past the last)."""
+    """The cheapest division into ranges; each is (first, one past the last)."""
     # cost[n]: least cost of the first n examples; begins[n]: where the last pass of that division begins
     cost, begins = [0], [0]
     for end in range(1, len(sizes) + 1):
@@ -77,7 +77,7 @@ def _cheapest(sizes: Sequence[tuple[int, int]], tokens: int, pass_tokens: int) -
         for k in range(end - 1, -1, -1):
             first, second = max(first, sizes[k][0]), max(second, sizes[k][1])
             padded = (first + second) * (end - k)
-            # a longer range only costs more; an example that is too long on its own is a pass nevertheless
+            # a longer range only costs more; an example that is too long on its own is still a pass
             if padded > tokens and end - k > 1:
                 break
             # equal cost: the longer range, so fewer passes
@@ -85,7 +85,7 @@ def _cheapest(sizes: Sequence[tuple[int, int]], tokens: int, pass_tokens: int) -
                 best, begin = cost[k] + padded + pass_tokens, k
         cost.append(best)
         begins.append(begin)
-    # `begins` is read from the end, each pass giving the end of the previous one
+    # `begins` is read from the end; each pass gives the end of the previous one
     ranges, end = [], len(sizes)
     while end:
         ranges.append((begins[end], end))
@@ -97,7 +97,7 @@ def packed_rows(examples: Sequence[Encoded], width: int, tokens: int) -> Iterato
     """Passes of rows of several examples, none longer than `width` or the longest example; rows x width <= tokens.
 
     The longest first, each into the first row that has room (first fit decreasing, at most 11/9 of the fewest rows).
-    An example longer than `tokens` is a pass alone.
+    An example longer than `tokens` is a separate pass.
     """
     ordered = sorted(examples, key=lambda e: (-len(e), e.row_id, e.epoch))
     rows: list[list[Encoded]] = []

@@ -1,12 +1,13 @@
 """Encoded examples on disk, for later epochs, resumes and other trials.
 
-An example's tokens follow from (seed, epoch, row) and from the pools, words and tokenizer; the order in which a pool is
-used from the seed and the epoch. Neither depends on the replay ratio, the rank or the learning rate. So
-blocks of 256 examples, in the order of the pool, are files named after all that decides them, and whoever needs the
-same block finds it. Old instructions are the same in every epoch: one set of blocks, in the order of the first one.
+An example's tokens depend on (seed, epoch, row) and on the pools, wording and tokenizer; the order in which a pool is
+used depends on the seed and the epoch. Neither depends on the replay ratio, the rank or the learning rate. So blocks of
+256 examples, in the order of the pool, are files named by a hash of everything that they depend on, and any run that
+needs the same block finds it. Old instructions are the same in every epoch: one set of blocks, in the order of the
+first one.
 
-A file is an Arrow IPC stream and a SHA-256 digest of it, written aside and renamed: whole or absent, and a spoiled one
-counts as absent. Two who write the same block at once write the same bytes.
+A file is an Arrow IPC stream and its SHA-256 digest, written atomically; a damaged one counts as absent. Concurrent
+writers of the same block write the same bytes.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ from ialign_ray.tasks.mixture import Draw, Mixture
 from ialign_ray.tokens.batch import Encoded
 
 BLOCK = 256
-"""Examples of a file: some 100 kB, encoded in a few tenths of a second."""
+"""Examples per file: about 100 kB, encoded in a few tenths of a second."""
 OPEN = 512
-"""Files that one reader keeps mapped."""
+"""Number of files that one reader keeps mapped."""
 Places = npt.NDArray[np.int64]
 VERSION = 1
-"""Version of noise, rendering and encoding; tasks have their own. Raised whenever the same pools, words and tokenizer
-give other tokens, so that blocks written before are not taken for these."""
+"""Version of noise, rendering and encoding; tasks have their own. Raised whenever the same pools, wording and tokenizer
+give different tokens, so that older blocks are not reused."""
 _DIGEST = 32
 ENCODED = pa.schema(
     [("row_id", pa.string()), ("epoch", pa.int64())]
@@ -47,7 +48,7 @@ ENCODED = pa.schema(
 
 @dataclass(frozen=True, order=True)
 class Block:
-    """A run of examples of one pool, in the order of an epoch."""
+    """Consecutive examples of one pool, in the order of an epoch."""
 
     replay: bool
     epoch: int
@@ -106,7 +107,7 @@ class EncodedCache:
         return np.argsort(mixture.order(self.mixture, True, 0))
 
     def write(self, block: Block, examples: Sequence[Encoded]) -> None:
-        """Keep a block. Raises OSError when the disk takes no more; then the block stays absent."""
+        """Store a block. Raises OSError if the disk is full; then the block stays absent."""
         sink = pa.BufferOutputStream()
         with pa.ipc.new_stream(sink, ENCODED) as writer:
             writer.write_table(pa.Table.from_pylist([vars(e) for e in examples], schema=ENCODED))
@@ -122,7 +123,7 @@ class Blocks:
         self._open: OrderedDict[Block, pa.RecordBatch] = OrderedDict()
 
     def get(self, block: Block) -> pa.RecordBatch | None:
-        """A block mapped into memory; None if it is absent, or spoiled, when it is removed."""
+        """A block mapped into memory; None if it is absent or damaged. A damaged block is removed."""
         if block not in self._open:
             found = read_block(self._cache.path(block))
             if found is None:
@@ -137,7 +138,7 @@ class Blocks:
 
 
 def read_block(path: Path) -> pa.RecordBatch | None:
-    """The examples of a file; None where there is no whole one."""
+    """The examples of a file; None if it is missing or damaged."""
     try:
         with pa.memory_map(str(path)) as file:
             data = file.read_buffer()
@@ -150,20 +151,21 @@ def read_block(path: Path) -> pa.RecordBatch | None:
 
 
 def example_at(block: pa.RecordBatch, place: int, epoch: int) -> Encoded:
-    """One example of a block, as its epoch sees it."""
+    """One example of a block, as in its epoch."""
     example = Encoded(**{name: block[name][place].as_py() for name in ENCODED.names})
     return replace(example, epoch=epoch)
 
 
 def cache_keys(data: Path, seed: int) -> tuple[str, str]:
-    """Keys of the blocks of pairs and of replay for a saved data folder: hashes of all that decides their tokens."""
+    """Keys of the blocks of pairs and of replay for a saved data folder: hashes of everything that their tokens depend
+    on."""
     tokenizer = {p.name: file_hash(p) for p in sorted((data / "tokenizer").iterdir())}
-    # another version of these may read the same files into other tokens
+    # another version of these may turn the same files into different tokens
     libraries = [version(name) for name in ("pyarrow", "tokenizers", "transformers")]
     common = [seed, tokenizer, file_hash(data / "encoder.json"), VERSION, libraries]
     # the ratio decides which examples are drawn, not their tokens: trials of a search share blocks
     plan = {k: v for k, v in read_json(data / "plan" / "plan.json").items() if k != "ratio"}
-    # the fallback counts although no mix names it: any pair may be rendered by it
+    # the fallback is included although no mix names it: any pair may be rendered by it
     tasks = {name: TASKS.find(name, "tasks.mix").version for name in {*plan["mix"], FALLBACK}}
     pools = (data / "plan" / f"{name}.parquet" for name in ("pairs", "replay"))
     pairs, replay = (file_hash(p) for p in pools)

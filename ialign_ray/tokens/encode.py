@@ -13,13 +13,13 @@ Spans = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True)
 class Encoder:
-    """The form in which one tokenizer asks and answers; the same in training, scoring and generation.
+    """Format of prompts and answers for a tokenizer; the same in training, scoring and generation.
 
     With a chat template the prompt is one user turn and the generation prompt, otherwise the prompt and
     a separator. The target is its own token sequence and ends with EOS.
 
-    An encoder-decoder gets the two apart, without a separator: the prompt with the tokenizer's own special
-    tokens (T5: EOS at its end), and the target with those that come before a text (BART: `<s>`; T5: none).
+    An encoder-decoder gets the two separately, without a separator: the prompt with the tokenizer's special tokens (T5:
+    EOS at its end), and the target with those that precede a text (BART: `<s>`; T5: none).
     """
 
     tokenizer: Any
@@ -27,16 +27,17 @@ class Encoder:
     chat: bool
     """True if the tokenizer's chat template is used."""
     separator: str = "\n"
-    """Between prompt and target when there is no chat template."""
+    """Text between prompt and target if there is no chat template."""
     max_prompt: int = 256
-    """Prompt tokens at most."""
+    """Most prompt tokens."""
     max_target: int = 128
-    """Target tokens at most, EOS included."""
+    """Most target tokens, including EOS."""
     seq2seq: bool = False
     """True if the model is an encoder-decoder."""
     lead: str = ""
     """Text before an answer, tokenised with it: the space of a separator that a byte-level tokenizer joins to the word
-    after it (GPT-2 and BLOOM have a token ` positive`; a lone space and `positive` is a sequence they never saw)."""
+    after it (GPT-2 and BLOOM have a token ` positive`; a separate space and `positive` is a sequence that they never
+    saw)."""
     render: Callable[[Sequence[Mapping[str, str]]], str] | None = field(default=None, compare=False, repr=False)
     """Renders turns by the chat template up to the answer; None calls the tokenizer, in this process."""
 
@@ -51,7 +52,7 @@ class Encoder:
         *,
         seq2seq: bool = False,
     ) -> Encoder:
-        """An encoder that uses the chat template if the tokenizer has one and `chat` is "auto"."""
+        """Return an encoder that uses the chat template if the tokenizer has one and `chat` is "auto"."""
         if tokenizer.eos_token_id is None:
             raise ModelError(
                 f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token; "
@@ -64,7 +65,7 @@ class Encoder:
         return cls(tokenizer, uses_chat, before, max_prompt, max_target, seq2seq, lead)
 
     def prompt(self, text: str) -> list[int]:
-        """Ids of a request, up to where the answer begins."""
+        """Ids of a request, up to the start of the answer."""
         if not self.chat:
             return list(self.tokenizer(text + self.separator)["input_ids"])
         return self.conversation([{"role": "user", "content": text}])
@@ -75,7 +76,7 @@ class Encoder:
             rendered = self.render(turns)
         else:
             rendered = self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-        # the template has written the special tokens already
+        # the template has added the special tokens already
         return list(self.tokenizer(rendered, add_special_tokens=False)["input_ids"])
 
     def target(self, text: str) -> list[int]:
@@ -83,7 +84,7 @@ class Encoder:
         return [*self.label(text), int(self.tokenizer.eos_token_id)]
 
     def label(self, text: str) -> list[int]:
-        """Ids of an answer without EOS: what label scoring compares."""
+        """Ids of an answer without EOS, as label scoring compares them."""
         if not self.seq2seq:
             return list(self.tokenizer(self.lead + text, add_special_tokens=False)["input_ids"])
         # as a target: some tokenizers put a language or start token before it
@@ -91,7 +92,7 @@ class Encoder:
         return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
 
     def encode(self, prompt: str, target: str, spans: Spans = ()) -> tuple[list[int], list[int]] | None:
-        """Ids of prompt and target, or None when they cannot fit.
+        """Ids of prompt and target, or None if they cannot fit.
 
         The texts at `spans` of the prompt are shortened by whole words, the longest first, until the
         prompt fits; at least one word of each remains.
@@ -101,7 +102,7 @@ class Encoder:
             return None
         prompt_ids = self.prompt(prompt)
         while len(prompt_ids) > self.max_prompt:
-            # in proportion first, then again: tokens a word are known only after tokenising
+            # in proportion first, then again: tokens per word are known only after tokenising
             share = self.max_prompt / len(prompt_ids)
             shorter = shorten(prompt, spans, share)
             if shorter is None:
@@ -111,11 +112,11 @@ class Encoder:
         return prompt_ids, target_ids
 
     def fits(self, prompt: str, target: str) -> bool:
-        """Return True if an instruction that may not be shortened can be encoded whole."""
+        """Return True if an instruction, which must not be shortened, can be encoded in full."""
         return self.encode(prompt, target) is not None
 
     def targets_fit(self, texts: list[str]) -> list[bool]:
-        """For each text, True if it can be a target; a list at once is tokenised on all cores."""
+        """For each text, True if it can be a target; a whole list is tokenised on all cores."""
         ids = self.tokenizer([self.lead + t for t in texts], add_special_tokens=False)["input_ids"] if texts else []
         # EOS, and what an encoder-decoder's tokenizer puts before a text
         beside = len(self.target("")) if self.seq2seq else 1
@@ -155,6 +156,6 @@ def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None
 
 
 def _pieces(text: str) -> tuple[list[str], str]:
-    """Pieces of a text, and what joins them: words, or characters where one word is longer than any is."""
+    """Pieces of a text, and their separator: words, or characters if a word is implausibly long."""
     words = text.split()
     return (list(text), "") if len(words) == 1 and len(text) > 40 else (words, " ")

@@ -1,1 +1,1 @@
-"""The training loop (plain torch), its checkpoints, and Ray Train around it."""
+"""The training loop (plain torch), its checkpoints, and the Ray Train workers that run it."""

@@ -1,8 +1,9 @@
-"""Choice of bucketed or packed passes, and the fixed cost of a pass: measured once for a model on a machine, then kept.
+"""Choice of bucketed or packed passes, and the fixed cost of a pass: measured once for a model on a machine, then
+stored.
 
-Either way gives the same gradient but for rounding, and rounding is enough to end with other bits. So a choice is made
-once and kept: in the run, which uses it after a resume, and in the user's cache, so that every run of one model on
-one kind of machine adds up in the same order. The run's record names it.
+Both give the same gradient except for rounding, but rounding is enough to change the final bits. So the choice is made
+once and stored: in the run, which uses it after a resume, and in the user's cache, so that every run of one model on
+one kind of machine sums in the same order. The run's record names it.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from ialign_ray.training.loss import target_nats
 
 BATCHING = "batching.json"
 MARGIN = 0.95
-"""Share of the bucketed time that packing must stay under: a difference that noise could make decides nothing."""
+"""Share of the bucketed time that packing must stay below, so that noise does not decide."""
 ROUNDS = 3
 
 
@@ -44,9 +45,9 @@ def choose_batching(
     pad: int,
     device: torch.device,
 ) -> Batching:
-    """Return this run's layout of passes: the one chosen before, or measured by a few passes over `sample`.
+    """Return this run's layout of passes: the stored choice, or one measured by a few passes over `sample`.
 
-    Every worker calls this and does the same passes; the first one's choice holds for all. It is kept in the run's
+    Every worker calls this and does the same passes; the first one's choice applies to all. It is stored in the run's
     folder, and in `batching/` of the cache for other runs of the same model and machine.
     """
     shared = cache_folder() / "batching" / f"{_key(model, settings, device)}.json"
@@ -60,7 +61,7 @@ def choose_batching(
     if _first():
         for path in (run / BATCHING, shared):
             if not path.exists():
-                with suppress(OSError):  # a full disk ends no run; a resume would measure again
+                with suppress(OSError):  # a full disk does not end the run; a resume would measure again
                     write_json(path, known[0])
     return Batching(**known[0])
 
@@ -68,17 +69,17 @@ def choose_batching(
 def measure(
     model: nn.Module, settings: TrainConfig, sample: Sequence[Encoded], pad: int, device: torch.device
 ) -> Batching:
-    """The faster way for these examples; the model's weights, gradients and mode are as before afterwards."""
+    """The faster layout for these examples; restores the model's weights, gradients and mode."""
     mode, start, tokens = model.training, decoder_start(model), settings.micro_batch_tokens
     model.train()
     enough = _within(sample, tokens)
 
     def seconds(passes: Sequence[Pass]) -> float:
-        # the fastest of some rounds: other work on the machine only ever adds time
+        # the fastest of several rounds: other work on the machine only adds time
         return min(_timed(model, passes, device) for _ in range(ROUNDS))
 
     small, large = _block(1, 16, pad), _block(8, 64, pad)
-    # of one pass each; two sizes give the fixed part and the part a token
+    # of one pass each; two sizes give the fixed part and the part per token
     one, many = (seconds(lay_out(b, Batching(), 2**30, pad, start)) for b in (small, large))
     bucketed = Batching(pass_tokens=pass_tokens(one, many))
     chosen = bucketed
@@ -92,7 +93,8 @@ def measure(
 
 
 def pass_tokens(small: float, large: float) -> int:
-    """The fixed part of a pass in tokens, from the seconds of 16 and of 512 tokens; to a power of two, 8 to 4096."""
+    """The fixed cost of a pass in tokens, from the seconds for 16 and 512 tokens; rounded to a power of two, 8 to
+    4096."""
     each = max(large - small, 1e-9) / (512 - 16)
     fixed = max(small - 16 * each, 0.0) / each
     return 1 << min(12, max(3, round(fixed).bit_length()))

@@ -38,9 +38,9 @@ tuning (InstructAlign, arXiv 2305.13627), with replay of old instructions at a r
 
 Trained for {record["ending"]["step"]} steps of {experiment.train.batch_size} examples
 ({record["drawn"]["tokens"]:,} tokens), seed {experiment.train.seed}; the weights are those of step
-{record["ending"]["kept"]}. The settings are in `experiment.yaml`, what was read and dropped in
-`record.json`. Scores with intervals and baselines come from `ialign evaluate`; nothing about quality follows from this
-card alone.
+{record["ending"]["kept"]}. The settings are in `experiment.yaml`, counts of rows read and dropped in
+`record.json`. Scores with intervals and baselines come from `ialign evaluate`; this card alone says nothing about
+quality.
 
 | source | examples drawn | share of the examples | share of the loss |
 |---|---|---|---|
@@ -49,14 +49,14 @@ card alone.
 
 
 def _loading(experiment: Experiment, loader: str) -> str:
-    """Code that loads the folder with transformers and peft alone."""
+    """Code that loads the folder with only transformers and peft."""
     model = experiment.model
     lines = ['tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")']
     if model.tuning == "full":
         return "\n".join([*lines, f'model = {loader}.from_pretrained("THIS FOLDER")'])
     lines.append(f'base = {loader}.from_pretrained("{model.id}")')
     if model.quantization is not None:
-        lines.append(f"# Trained over the base in {model.quantization}; full weights answer a little otherwise.")
+        lines.append(f"# Trained over the base in {model.quantization}; full weights answer slightly differently.")
     if model.vocabulary is not None:
         lines += [
             "# The tokenizer has new pieces, whose rows are in the adapter; a padded matrix must not shrink.",

@@ -1,11 +1,11 @@
-"""Checkpoints that are whole or absent: weights, optimiser and the position in the stream.
+"""Atomic checkpoints: weights, optimiser and the position in the stream.
 
 The learning rate is a function of the step, dropout's randomness of (seed, step, rank) and the data of
-(seed, example number), so the step number is the whole of their state.
+(seed, example number), so the step number is their whole state.
 
-Of a model that is whole on each worker the first one writes `trainable.safetensors` and `optimizer.pt`; of a sharded
-one every worker writes its part (`*.distcp`, torch's distributed checkpoints). Either is read by any number of workers,
-sharded or not.
+For a model replicated on each worker, the first one writes `trainable.safetensors` and `optimizer.pt`; for a sharded
+one, every worker writes its part (`*.distcp`, torch's distributed checkpoints). Either is read by any number of
+workers, sharded or not.
 """
 
 from __future__ import annotations
@@ -45,17 +45,17 @@ class Checkpoints:
     """The checkpoints of one run."""
 
     folder: Path
-    """Holds `step-00000100/` and so on."""
+    """Folder with `step-00000100/` and so on."""
     fingerprint: str
     """Hash of everything that decides the run; a checkpoint of another one is refused."""
     keep: int = 2
-    """Newest ones kept."""
+    """Number of newest checkpoints to keep."""
 
     def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, spare: Collection[int] = ()) -> Path:
-        """Write the state after `step` steps; a crash in the middle leaves the earlier checkpoints as they were.
+        """Write the state after `step` steps; a crash midway leaves the earlier checkpoints unchanged.
 
-        Every worker calls this. Raises CheckpointError, without a cure, when the disk takes no more; what was written
-        of it is gone then.
+        Every worker calls this. Raises CheckpointError, without a cure, if the disk is full; the partial checkpoint is
+        then removed.
         """
         target = self.of(step)
         meta = {"step": step, "fingerprint": self.fingerprint}
@@ -69,15 +69,15 @@ class Checkpoints:
         return target
 
     def of(self, step: int) -> Path:
-        """Folder of a step's checkpoint, whether it exists or not."""
+        """Folder of a step's checkpoint, which need not exist."""
         return self.folder / f"step-{step:08d}"
 
     def sweep(self, newest: Path | None, spare: Collection[int] = ()) -> None:
-        """Remove checkpoints beyond those kept and those of the steps to spare, and what killed attempts left half
-        written or half removed."""
+        """Remove checkpoints beyond those to keep, except the given steps, and partial ones that killed attempts
+        left."""
         for scratch in self.folder.glob(_SCRATCH):
             shutil.rmtree(scratch, ignore_errors=True)
-        # one newer than the newest intact one is torn, and must not count among those kept
+        # one newer than the newest intact one is torn, and must not count among those to keep
         for old in [p for p in self.found() if newest and p <= newest][self.keep :]:
             if old not in map(self.of, spare):
                 shutil.rmtree(old, ignore_errors=True)
@@ -89,17 +89,17 @@ class Checkpoints:
         return sorted((p for p in self.folder.iterdir() if _NAME.match(p.name)), reverse=True)
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose files match their hashes; torn ones are passed over."""
+        """The newest checkpoint whose files match their hashes; torn ones are skipped."""
         return next((p for p in self.found() if is_intact(p)), None)
 
     def restore(self, model: nn.Module, optimizer: torch.optim.Optimizer, chosen: Path | None) -> int:
-        """Load a checkpoint that `newest` chose into model and optimiser; the steps done, 0 for None.
+        """Load a checkpoint returned by `newest` into model and optimiser; return the steps done, 0 for None.
 
-        Raises CheckpointError when it was made by a run with other settings or data.
+        Raises CheckpointError if it was made by a run with other settings or data.
         """
         if chosen is None:
             return 0
-        # weights of other data or settings would load without an error, and the run would be neither
+        # weights of other data or settings would load without an error, and mix two runs
         meta = read_json(chosen / MANIFEST)["meta"]
         if meta["fingerprint"] != self.fingerprint:
             raise CheckpointError(
@@ -114,7 +114,7 @@ class Checkpoints:
 
 
 def first_worker() -> bool:
-    """Return True if this worker writes what is written once."""
+    """Return True if this worker writes files that are written only once."""
     return not dist.is_initialized() or dist.get_rank() == 0
 
 
@@ -128,7 +128,7 @@ def first_says(make: Callable[[], T]) -> T:
 
 
 def read_weights(folder: Path, model: nn.Module) -> None:
-    """Load a checkpoint's weights, whole or in parts, into a model that is whole or in parts."""
+    """Load a checkpoint's weights, sharded or not, into a model that is sharded or not."""
     parameters = trained(model)
     if not (folder / _WEIGHTS).exists():
         _read({_key("weights", n): p.detach() for n, p in parameters.items()}, folder)
@@ -155,7 +155,7 @@ def _read_whole(folder: Path, optimizer: torch.optim.Optimizer) -> None:
 
 
 def _write_parts(target: Path, meta: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-    """Every worker's part into one folder, which the first one makes, and puts in place once all have written."""
+    """Write every worker's part into one folder, which the first one creates, and renames once all have written."""
     state = {_key("weights", n): p.detach() for n, p in trained(model).items()}
     for name, parameter in trained(model).items():
         state |= {_key(kind, name): value for kind, value in optimizer.state[parameter].items()}
@@ -163,7 +163,7 @@ def _write_parts(target: Path, meta: dict[str, Any], model: nn.Module, optimizer
         folder = _folder_of_first(lambda: stack.enter_context(whole_folder(target, meta)))
         try:
             state_dict_saver.save(state, storage_writer=_CheckpointWriter(folder, target))
-        except CheckpointException as error:  # on all workers, of whichever
+        except CheckpointException as error:  # on all workers, whichever failed
             raise next(iter(error.failures.values()))[0] from None
 
 
@@ -183,9 +183,9 @@ def _read_parts(folder: Path, model: nn.Module, optimizer: torch.optim.Optimizer
 
 
 def _read(state: dict[str, Tensor], folder: Path) -> None:
-    """Fill tensors, cut or whole, from the parts of however many workers."""
+    """Fill tensors, sharded or not, from the parts of any number of workers."""
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # one process reads them all, as it should
+        warnings.filterwarnings("ignore", "torch.distributed is disabled")  # expected here: one process reads them all
         state_dict_loader.load(state, checkpoint_id=folder, no_dist=not dist.is_initialized())
 
 
@@ -194,7 +194,7 @@ def _key(kind: str, name: str) -> str:
 
 
 def _room(stored: Any, parameter: Tensor) -> Tensor:
-    """An empty tensor for a part of the optimiser's state: cut like its parameter, or a number a parameter."""
+    """An empty tensor for a part of the optimiser's state: sharded like its parameter, or one number per parameter."""
     if stored.size == parameter.shape:
         return torch.empty_like(parameter, dtype=stored.properties.dtype)
     return torch.empty(stored.size, dtype=stored.properties.dtype)
@@ -206,7 +206,7 @@ def _optimized(optimizer: torch.optim.Optimizer) -> Iterator[nn.Parameter]:
 
 
 class _CheckpointWriter(FileSystemWriter):
-    """Adds the disk's own reason to an error before other workers get it: an error that is sent loses its cause."""
+    """Adds the disk's reason to an error before it is sent to other workers: a sent error loses its cause."""
 
     def __init__(self, folder: Path, target: Path) -> None:
         super().__init__(folder)
@@ -219,7 +219,7 @@ class _CheckpointWriter(FileSystemWriter):
 
 
 def _folder_of_first(make: Callable[[], Path]) -> Path:
-    """The folder that the first worker makes, on all of them; if it fails, its OSError on all of them."""
+    """The folder that the first worker creates, on all workers; if that fails, raises its OSError on all of them."""
 
     def attempt() -> Path | OSError:
         try:

@@ -25,15 +25,15 @@ class Pass:
     examples: Sequence[Encoded]
     """Examples in the order of `labels`."""
     inputs: dict[str, Any]
-    """The model's own."""
+    """Keyword arguments of the model."""
     positions: Tensor
     """Flat positions [N] whose next token is a target."""
     labels: Tensor
-    """Those tokens [N]."""
+    """Target tokens [N]."""
 
     @property
     def padded(self) -> int:
-        """Tokens computed, padding included."""
+        """Number of tokens computed, including padding."""
         return sum(ids.numel() for name, ids in self.inputs.items() if name.endswith("input_ids"))
 
     def to(self, device: torch.device) -> Pass:
@@ -83,7 +83,7 @@ def collate(
 
 
 def collate_packed(rows: Sequence[Sequence[Encoded]], pad: int, *, varlen: bool = False) -> Pass:
-    """Several examples a row [R, W]: position ids restart, from which a model makes its block-diagonal mask.
+    """Several examples per row [R, W]: position ids restart, from which a model makes its block-diagonal mask.
 
     With `varlen` there is one row, and the kernel gets the offset of each example.
     """
@@ -93,7 +93,7 @@ def collate_packed(rows: Sequence[Sequence[Encoded]], pad: int, *, varlen: bool 
     restarting = []
     for row in rows:
         lengths = [len(e) for e in row]
-        lengths.append(width - sum(lengths))  # padding is one more example, which nobody reads
+        lengths.append(width - sum(lengths))  # padding is one more example, which is ignored
         restarting.append([k for n in lengths for k in range(n)])
     inputs: dict[str, Any] = {"input_ids": ids, "position_ids": torch.tensor(restarting)}
     if varlen:
@@ -116,14 +116,14 @@ def _positions(batch: Sequence[Encoded], width: int, first: Sequence[int]) -> Te
 T = TypeVar("T")
 R = TypeVar("R")
 DEPTH = 2
-"""Steps made ready ahead: one is waiting while the next is made."""
+"""Number of steps prepared in advance: one is waiting while the next is prepared."""
 
 
 def ahead(items: Iterator[T], make: Callable[[T], R], depth: int = DEPTH) -> Generator[tuple[T, R]]:
-    """Each item with what `make` makes of it, in order, up to `depth` of them ahead of the reader.
+    """Yield each item with the result of `make`, in order, up to `depth` of them ahead of the reader.
 
-    One thread reads and makes, so nothing depends on its timing. What it raises comes out where its item would have.
-    The thread ends when the iterator is exhausted, closed or no longer referred to.
+    One thread reads and prepares, so nothing depends on its timing. Its exceptions are raised in place of the item. The
+    thread ends when the iterator is exhausted, closed or no longer referenced.
     """
 
     def following() -> tuple[T, R] | None:

@@ -1,4 +1,4 @@
-"""A run as its driver shows it: progress bar, TensorBoard and MLflow, fed by the run's records."""
+"""Display of a run by its driver: progress bar, TensorBoard and MLflow, fed by the run's records."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from ialign_ray.config import Experiment
 from ialign_ray.training.run_log import RECORDS, VALIDATIONS, RunLogFile, records, shown_warnings
 
 PLAIN_SECONDS = 15.0
-"""Between lines where the output is not a terminal (job logs)."""
+"""Seconds between lines if the output is not a terminal (job logs)."""
 
 
 def curves(record: dict[str, Any]) -> dict[str, float]:
-    """One step's record as flat metrics: totals, then loss per task, per language and of replay."""
+    """One step's record as flat metrics: totals, then loss per task, per language and for replay."""
     plain = {f"train/{k}": float(record[k]) for k in ("loss", "grad_norm", "learning_rate")}
     plain["train/tokens_per_second"] = record["tokens"] / max(record["seconds"], 1e-9)
     plain["train/useful_share"] = record["tokens"] / max(record["padded"], 1)
-    if "mfu" in record:  # not in the records of runs that began before there was one
+    if "mfu" in record:  # absent from the records of runs that are older than this field
         plain |= {"train/mfu": record["mfu"], "train/memory_gib": record["memory"] / 2**30}
     plain["train/data_wait_share"] = record["data_wait"] / max(record["seconds"], 1e-9)
     sums: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
@@ -56,7 +56,7 @@ def validation_curves(record: dict[str, Any]) -> dict[str, float]:
 
 
 def validation_line(record: dict[str, Any], base: dict[str, Any]) -> str:
-    """One validation as a line of a job's log, in nats per token, beside the base.
+    """One validation as a line of a job's log, in nats per token, with the base's.
 
     `base` is the run's first validation; it does not count if its step is above 0, as in a run validated only late.
     """
@@ -71,7 +71,7 @@ def validation_line(record: dict[str, Any], base: dict[str, Any]) -> str:
 
 
 class Sinks:
-    """TensorBoard and MLflow of one run; each step is logged once, also over a resume."""
+    """TensorBoard and MLflow of one run; each step is logged once, even after a resume."""
 
     def __init__(self, experiment: Experiment, run: Path, params: dict[str, Any]) -> None:
         self._board = self._client = None
@@ -94,7 +94,7 @@ class Sinks:
             client.log_param(self._id, key, value)
 
     def log(self, batch: list[dict[str, Any]], curves: Callable[[dict[str, Any]], dict[str, float]] = curves) -> None:
-        """Log the records of some steps, or with `validation_curves` of some validations."""
+        """Log the records of some steps, or, with `validation_curves`, of some validations."""
         if self._board:
             for record in batch:
                 for key, value in curves(record).items():
@@ -104,11 +104,11 @@ class Sinks:
 
             now = int(time.time() * 1000)
             metrics = [Metric(k, v, now, r["step"]) for r in batch for k, v in curves(r).items()]
-            for first in range(0, len(metrics), 1000):  # the server's limit a call
+            for first in range(0, len(metrics), 1000):  # the server's limit per call
                 self._client.log_batch(self._id, metrics=metrics[first : first + 1000])
 
     def close(self, finished: bool) -> None:
-        """Flush, and mark the MLflow run."""
+        """Flush, and set the status of the MLflow run."""
         if self._board:
             self._board.close()
         if self._client:
@@ -182,12 +182,12 @@ class _Watcher:
         self._track(partial(self.sinks.close, finished))
 
     def _track(self, work: Callable[[], None]) -> None:
-        """Write curves, which copy `metrics.jsonl`; where they cannot be written, the run continues without them."""
+        """Write curves, which copy `metrics.jsonl`; if they cannot be written, the run continues without them."""
         if not self._tracking:
             return
         try:
             work()
-        except Exception as error:  # TensorBoard's, MLflow's and their database's have no common base
+        except Exception as error:  # exceptions of TensorBoard, MLflow and their database have no common base
             self._tracking = False
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             text = f"warning: tracking stopped ({cause}); {self._run / RECORDS} continues"

@@ -1,10 +1,10 @@
-"""Model FLOPs utilisation: the arithmetic that the useful tokens need, over what the device could do in that time.
+"""Model FLOPs utilisation: the FLOPs that the useful tokens need, over those that the device could do in that time.
 
-A matrix of n weights costs 2n FLOPs a token forward, 2n for the gradient of its input and 2n for its own, which a
-frozen matrix does not need: 6n trained (Kaplan et al. 2020, arXiv 2001.08361, section 2.1), 4n frozen under an
-adapter. Attention costs 12 x heads x head size a token and token attended to, forward and backward (PaLM, Chowdhery et
-al. 2022, arXiv 2204.02311, appendix B). Each example attends to itself alone, without a discount for causality, as
-there; the output head runs on target tokens alone. Padding counts nothing, nor does what is computed twice: so
+A matrix of n weights costs 2n FLOPs per token forward, 2n for the gradient of its input and 2n for that of its weights,
+which a frozen matrix does not need: 6n trained (Kaplan et al. 2020, arXiv 2001.08361, section 2.1), 4n frozen under an
+adapter. Attention costs 12 x heads x head size per pair of a token and a token attended to, forward and backward (PaLM,
+Chowdhery et al. 2022, arXiv 2204.02311, appendix B). Each example attends only to itself, without a discount for
+causality, as there; the output head runs only on target tokens. Padding and recomputation do not count: so
 `torch.utils.flop_counter` is not used, which counts both, and would need a run for every new shape.
 """
 
@@ -28,7 +28,7 @@ TRAINED, FROZEN, ATTENTION = 6, 4, 12
 _CROSS = re.compile(
     r"(EncDecAttention|encoder_attn|cross_?attn|crossattention|cross_attention)\.(k|v)(\w*)(\.|$)", re.I
 )
-"""Keys and values of cross-attention: in the decoder, but computed of the encoder's tokens."""
+"""Keys and values of cross-attention: in the decoder, but computed from the encoder's tokens."""
 
 PEAKS = {
     # an H100 PCIe or NVL must be found before the plain H100
@@ -43,13 +43,14 @@ class Cost:
     """FLOPs of one forward and backward pass, by the numbers of tokens on each side."""
 
     prompt: float
-    """A prompt token (of an encoder-decoder: in the encoder, with the cross-attention's keys and values)."""
+    """FLOPs of a prompt token (of an encoder-decoder: in the encoder, with the cross-attention's keys and values)."""
     target: float
-    """A target token, with the output head."""
+    """FLOPs of a target token, with the output head."""
     own: tuple[float, float]
-    """Attention: a pair of tokens within the first side, and within the second. A causal model has one side."""
+    """FLOPs of attention between a pair of tokens within the first side, and within the second. A causal model has one
+    side."""
     cross: float = 0.0
-    """Attention: a target token to a prompt token."""
+    """FLOPs of attention of a target token to a prompt token."""
     apart: bool = False
 
     def of(self, example: Encoded) -> float:
@@ -62,9 +63,9 @@ class Cost:
 
 
 def training_cost(model: nn.Module) -> Cost:
-    """Cost of an example, from the shapes of a model's layers and which of them are trained.
+    """Cost of an example, from the shapes of a model's layers and the set of trained ones.
 
-    Layers count whose weight is a matrix of their own: not experts of which a token sees few, nor the scans of
+    Only layers with a weight matrix of one layer count: not experts, of which a token uses few, nor the scans of
     state-space models. Attention windows are ignored.
     """
     head = {id(m) for m in output_head(model).modules()}
@@ -85,12 +86,12 @@ def training_cost(model: nn.Module) -> Cost:
 
 
 def _matrices(model: nn.Module) -> Iterator[tuple[str, nn.Module, float]]:
-    """Every linear layer and its FLOPs a token; LoRA's matrices are such layers too."""
+    """Every linear layer and its FLOPs per token; LoRA's matrices are such layers too."""
     for name, module in model.named_modules():
         weight = getattr(module, "weight", None)
         if not isinstance(weight, torch.Tensor):
             continue
-        if isinstance(module, nn.Linear):  # quantised ones too, whose weight has another shape
+        if isinstance(module, nn.Linear):  # quantised ones too, whose weight has a different shape
             yield name, module, module.in_features * module.out_features * _factor(weight)
         elif type(module).__name__ == "Conv1D":
             yield name, module, weight.numel() * _factor(weight)
@@ -101,7 +102,7 @@ def _factor(weight: torch.Tensor) -> int:
 
 
 def _attention(model: nn.Module, *, decoder: bool) -> float:
-    """FLOPs of one pair of tokens in all layers of a side; 0 where the config names no heads."""
+    """FLOPs of one pair of tokens in all layers of a side; 0 if the config names no heads."""
     config: Any = base_model(model).config.get_text_config(**{"decoder" if decoder else "encoder": True})
     layers = getattr(config, "num_decoder_layers", None) if decoder else None
     heads = getattr(config, "num_attention_heads", None)
@@ -113,7 +114,7 @@ def _attention(model: nn.Module, *, decoder: bool) -> float:
 
 @dataclass(frozen=True)
 class Peak:
-    """Peak arithmetic of one device."""
+    """Peak FLOP/s of one device."""
 
     flops: float
     """FLOP/s."""
@@ -124,9 +125,10 @@ class Peak:
 
 @lru_cache
 def peak_of(device: torch.device, *, bf16: bool) -> Peak:
-    """A known GPU's bf16 peak from its data sheet; else the best of some matrix products, a tenth of a second."""
+    """A known GPU's bf16 peak from its data sheet; otherwise the best of several matrix products, in a tenth of a
+    second."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    # by whole words, or an L40 would pass for an L4 and an RTX A1000 for an A10
+    # by whole words, otherwise an L40 would match L4 and an RTX A1000 would match A10
     known = next((peak for part, peak in PEAKS.items() if re.search(rf"\b{part}\b", name)), None)
     if bf16 and known:
         return Peak(known, "data sheet", name)
@@ -147,7 +149,7 @@ def _measured(device: torch.device, dtype: torch.dtype, seconds: float = 0.1) ->
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: by tensors on a GPU, by the process (resident) elsewhere; 0 where it is unknown."""
+    """Peak memory in bytes: of tensors on a GPU, of the process (resident) elsewhere; 0 if unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     try:

@@ -1,4 +1,4 @@
-"""A disk that takes no more, as one sentence; without torch, since a report of finished runs reads the run log."""
+"""Errors of a full disk, as one sentence; without torch, since a report of finished runs reads the run log."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from safetensors import SafetensorError
 
 from ialign_ray.errors import CheckpointError
 
-CURE = "free space or lift the quota there, then continue with --resume; what was saved before is intact"
+CURE = "free space or raise the quota there, then continue with --resume; earlier checkpoints are intact"
 
 
 @contextmanager
 def writing(target: Path, cure: str = "") -> Iterator[None]:
-    """Turn a disk's refusal to take `target` into a CheckpointError that names it, the cause and the cure."""
+    """Turn an error in writing `target` into a CheckpointError that names it, the cause and the cure."""
     try:
         yield
     except (OSError, RuntimeError, SafetensorError) as error:
@@ -27,7 +27,7 @@ def writing(target: Path, cure: str = "") -> Iterator[None]:
 
 
 def _refusal(error: BaseException | None) -> str | None:
-    """The disk's own reason, or None; safetensors and torch wrap it in errors of their own."""
+    """The reason of the operating system, or None; safetensors and torch wrap it in their exceptions."""
     while error is not None:
         if isinstance(error, OSError):
             return error.strerror or str(error)

@@ -30,12 +30,12 @@ from ialign_ray.training.stop_requests import StopRequest
 from ialign_ray.training.validation import Validator
 
 Stream = Callable[[int], Iterator[list[Encoded]]]
-"""Function from a first step to an endless stream of this worker's share of each step's examples."""
+"""Function that maps a first step to an endless stream of this worker's share of each step's examples."""
 
 
 @dataclass(frozen=True)
 class Loop:
-    """Everything a run needs beside its model."""
+    """Everything that a run needs in addition to its model."""
 
     settings: TrainConfig
     stream: Stream
@@ -44,9 +44,9 @@ class Loop:
     pad: int
     device: torch.device
     autocast: bool = False
-    """Compute in bf16 over the weights' own precision."""
+    """Compute in bf16, with weights in their original precision."""
     batching: Batching = BUCKETED
-    """Layout of a step's examples in passes; it may not change within a run."""
+    """Layout of a step's examples in passes; it must not change within a run."""
     objective: Objective = OBJECTIVES[LANGUAGE_MODELING]
     """The loss to minimise."""
     held_out: Sequence[Encoded] = ()
@@ -54,9 +54,9 @@ class Loop:
     on_step: Callable[[int], None] = lambda step: None
     """Called after every step with the number of steps done."""
     validator: Validator | None = None
-    """Validates checkpoints elsewhere, if `train.validation` is asynchronous."""
+    """Validates checkpoints in another process, if `train.validation` is asynchronous."""
     stop_request: Callable[[], StopRequest] = lambda: StopRequest.GO_ON
-    """Asked before every step what this worker wishes to happen after it."""
+    """Called before every step; returns this worker's stop request for the end of the step."""
 
     def collate(self, examples: list[Encoded], layout: PassLayout) -> list[Pass]:
         """A step's passes, in memory that the device reads fastest."""
@@ -65,11 +65,11 @@ class Loop:
 
 
 def run_loop(model: nn.Module, loop: Loop) -> int:
-    """Train from the newest checkpoint to the last step, or to where a rule of `train.stop` holds; returns the step it
-    started from.
+    """Train from the newest checkpoint to the last step, or until a rule of `train.stop` applies; return the first
+    step.
 
-    Raises StoppedError after the step at which a worker asked to stop, with a checkpoint made, and CheckpointError
-    when the disk does not take the last one.
+    Raises StoppedError after the step at which a worker asked to stop, once a checkpoint is written, and
+    CheckpointError if the last one cannot be written.
     """
     settings, device = loop.settings, loop.device
     optimizer = make_optimizer(model, settings)
@@ -79,12 +79,14 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
     cost, peak = training_cost(model), peak_of(device, bf16=loop.autocast)
     model.train()
     layout = PassLayout.of(model, settings.micro_batch_tokens, loop.pad, loop.batching)
-    # closed whatever ends the loop: a thread makes the next batches
+    # closed however the loop ends: a thread prepares the next batches
     with closing(ahead(loop.stream(start), partial(loop.collate, layout=layout))) as stream:
         done = start
-        reason = validate_due(loop, progress, model, start)  # the base, or what a killed attempt did not come to
+        reason = validate_due(
+            loop, progress, model, start
+        )  # the base, or validations that a killed attempt did not reach
         while done < settings.steps and reason is None:
-            # starts before the step and is read after it, so that the exchange costs no waiting
+            # starts before the step and is read after it, so that the exchange adds no waiting
             strongest = _Strongest(loop.stop_request(), progress.arrived(), device)
             began = time.perf_counter()
             examples, passes = next(stream)
@@ -116,7 +118,7 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
             if arrived:
                 progress.collect()
             reason = validate_due(loop, progress, model, done)
-            # a step that became the best needs its checkpoint now: its weights are gone after the next update
+            # a step that became the best needs its checkpoint now: the next update changes its weights
             last, elsewhere = done == settings.steps or reason is not None, progress.elsewhere(done)
             due = done % settings.checkpoint_every == 0 or done in progress.best()[:1]
             if last or stop_request or elsewhere or due:
@@ -132,31 +134,31 @@ def run_loop(model: nn.Module, loop: Loop) -> int:
 
 
 def validate_due(loop: Loop, progress: RunProgress, model: nn.Module, step: int) -> str | None:
-    """Validate where that is due; why the run ends early after this step, or None."""
+    """Validate if due; return the reason why the run ends early after this step, or None."""
     with torch.autocast(loop.device.type, torch.bfloat16, enabled=loop.autocast):
         return progress.validate_due(model, step, loop.pad, loop.device)
 
 
 def restore(loop: Loop, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Go back to the newest intact checkpoint, the first worker's choice; returns its step."""
+    """Return to the newest intact checkpoint, chosen by the first worker; return its step."""
     checkpoints = loop.checkpoints
     chosen = first_says(checkpoints.newest)
     start = checkpoints.restore(model, optimizer, chosen)
-    # the records are cut to the checkpoint first, since progress is read from them
+    # records are cut to the checkpoint first, since progress is read from them
     loop.run_log.open(start)
     progress.resume(start)
     if first_worker():
         checkpoints.sweep(chosen, progress.spare(start))
         for torn in [p for p in checkpoints.found() if chosen is None or p > chosen]:
             cause = "a file is missing or differs from its hash"
-            loop.run_log.warn(f"{torn} is torn ({cause}); going on from step {start}")
+            loop.run_log.warn(f"{torn} is torn ({cause}); resuming from step {start}")
     return start
 
 
 def finish(
     loop: Loop, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, **ending: object
 ) -> None:
-    """Leave the model as it is to be kept, of the last step or of the best, and write down how the run ended."""
+    """Leave the model with the weights to keep, of the last or the best step, and record how the run ended."""
     progress.settle()
     chosen = progress.choose(step)
     kept = loop.checkpoints.restore(model, optimizer, chosen) if chosen else step
@@ -166,13 +168,12 @@ def finish(
 def save(
     loop: Loop, progress: RunProgress, model: nn.Module, optimizer: torch.optim.Optimizer, step: int, *, must: bool
 ) -> bool:
-    """Every worker writes its part of the ledger, then the first one, or all of them, the checkpoint; return True
-    if it exists.
+    """Save the ledger (every worker its part), then the checkpoint (the first one, or all); return True if it exists.
 
-    Where the disk is full, the run continues with a warning, or ends with CheckpointError if it `must` be saved.
+    If the disk is full, the run continues with a warning, or ends with CheckpointError if it `must` be saved.
     """
     failure = _failure(lambda: loop.run_log.flush(step))
-    if failure is None:  # a checkpoint ahead of its ledger would prove nothing
+    if failure is None:  # a checkpoint ahead of its ledger would be without evidence
         spare = progress.spare(step)
         failure = _failure(lambda: loop.checkpoints.save(step, model, optimizer, spare))
     if failure is None:
@@ -186,7 +187,7 @@ def save(
 
 
 def _failure(work: Callable[[], object]) -> str | None:
-    """Do a part of saving; the first worker's or any other's CheckpointError as text, the same on all of them."""
+    """Run one part of saving; return the CheckpointError of any worker as text, the same on all of them."""
     own: str | None = None
     try:
         work()
@@ -200,9 +201,9 @@ def _failure(work: Callable[[], object]) -> str | None:
 
 
 class _Strongest:
-    """The strongest stop request of all workers, and whether a validation has arrived at one of them.
+    """The strongest stop request of all workers, and True if a validation has arrived at one of them.
 
-    Reduced while they compute: waited for, it would take 1.3 ms between two busy CPUs.
+    Reduced during computation: synchronously it would take 1.3 ms between two busy CPUs.
     """
 
     def __init__(self, stop_request: StopRequest, arrived: bool, device: torch.device) -> None:
@@ -232,7 +233,7 @@ def make_optimizer(model: nn.Module, settings: TrainConfig) -> torch.optim.AdamW
 
 
 def learning_rate(step: int, settings: TrainConfig) -> float:
-    """The rate of the step with this number (from 0): linear warm-up, then the schedule down to 0."""
+    """The learning rate of a step (from 0): linear warm-up, then decay to 0."""
     warmup = math.ceil(settings.warmup * settings.steps)
     if step < warmup:
         # from 1 / warmup, not 0: the first step trains too

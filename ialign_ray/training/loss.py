@@ -1,10 +1,10 @@
-"""The loss on target positions, computed in parts, so that no tensor of tokens x vocabulary is ever whole.
+"""The loss on target positions, computed in parts, so that no full tensor of tokens x vocabulary exists.
 
-A head of 250,000 entries makes 1 MB of logits a target token in fp32, and backward as much again. Here head and
-cross-entropy run together over a few positions at a time, and each part's gradients are taken at once (as in Liger,
-arXiv 2410.10989), so nothing is computed twice and one part's logits are all there is. torch's
-`linear_cross_entropy` (2.13) does the same for a plain matrix with a summed loss; here the head is called as the module
-it is, with its adapter, bias or quantised weights, and the loss of every token comes out for the curves.
+A head of 250,000 entries makes 1 MB of logits per target token in fp32, and as much again in the backward pass. Here
+head and cross-entropy run together over a few positions at a time, and each part's gradients are computed at once (as
+in Liger, arXiv 2410.10989), so nothing is computed twice and only one part's logits are in memory. torch's
+`linear_cross_entropy` (2.13) does the same for a plain matrix with a summed loss; here the head is called as a module,
+with its adapter, bias or quantised weights, and the loss of every token is returned for the curves.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch.nn import functional
 from ialign_ray.modeling.head import base_model, output_head, target_logits
 
 PART = 2**23
-"""Logits computed at a time: 32 MiB in fp32, 33 positions of a vocabulary of 250,000."""
+"""Number of logits computed at a time: 32 MiB in fp32, 33 positions of a vocabulary of 250,000."""
 
 Finish = Callable[[Tensor], Tensor]
 """Function that an architecture applies to its head's output to get logits."""
 
-# weak keys: a model is tried once, and not kept alive for it
+# weak keys: a model is probed once, and not kept alive by the cache
 _finishes: WeakKeyDictionary[nn.Module, Finish | None] = WeakKeyDictionary()
 
 
@@ -39,10 +39,10 @@ def target_nats(
         model: a transformers model, or one wrapped by peft or by data parallelism.
         index: LongTensor [N] of positions in the flattened [B * T] batch (decoder side for encoder-decoders).
         labels: LongTensor [N], the token that should follow each position.
-        weights: factor [N] of each position in the sum; 1 when left out.
-        inputs: the model's own.
+        weights: factor [N] of each position in the sum. Default: 1.
+        inputs: keyword arguments of the model.
 
-    An architecture whose way from head to logits is not known gets its logits at once, on target positions only.
+    If the function from head to logits is unknown, the logits are computed at once, only on target positions.
     """
     finish = logits_finish(model)
     if finish is None:
@@ -53,7 +53,7 @@ def target_nats(
 
     def stand_in(hidden: Tensor) -> Tensor:
         flat = hidden.reshape(-1, hidden.shape[-1])[index.to(hidden.device)]
-        # one position shows how wide the vocabulary is and, by its graph, which parameters the head trains
+        # one position gives the size of the vocabulary and, by its graph, the parameters that the head trains
         one = own(flat[:1].detach())
         rows = max(1, PART // one.shape[-1])
         fixed = (labels.to(flat.device), None if weights is None else weights.to(flat.device))
@@ -63,7 +63,7 @@ def target_nats(
     with _forward_of(head, stand_in) as own:
         logits = model(**{"use_cache": False} | inputs).logits
     total, nats = made[0]
-    # the model's output keeps its place in the graph, where wrappers hang their backward hooks
+    # the model's output stays in the graph, where wrappers attach their backward hooks
     return total + 0 * logits.sum().to(total.device), nats
 
 
@@ -76,7 +76,7 @@ def _wide(logits: Tensor) -> Tensor:
 
 
 class _InParts(torch.autograd.Function):
-    """Cross-entropy of head(hidden) with the gradients of hidden states and head, a part of the rows at a time."""
+    """Cross-entropy of head(hidden) with the gradients of hidden states and head, for a part of the rows at a time."""
 
     @staticmethod
     def forward(
@@ -96,8 +96,8 @@ class _InParts(torch.autograd.Function):
         for start in range(0, len(labels), rows):
             part = slice(start, start + rows)
             with torch.set_grad_enabled(wanted):
-                # cut from the graph: this part's gradients are taken now, so its logits are freed before the next
-                # part's come
+                # detached: this part's gradients are computed now, so its logits are freed before the next
+                # part
                 own = hidden[part].detach().requires_grad_(to_hidden is not None)
                 logits = _wide(finish(head(own)))
                 loss = functional.cross_entropy(logits, labels[part], reduction="none")
@@ -130,7 +130,7 @@ _in_parts: Callable[..., tuple[Tensor, Tensor]] = _InParts.apply
 
 
 def _trained(made: Tensor) -> list[Tensor]:
-    """The leaves that a tensor's gradient goes to: a head may hold parameters that are registered elsewhere."""
+    """The leaves that receive a tensor's gradient: a head may use parameters that are registered elsewhere."""
     found: dict[int, Tensor] = {}
     seen: set[Any] = set()
     ahead: list[Any] = [made.grad_fn]
@@ -146,10 +146,10 @@ def _trained(made: Tensor) -> list[Tensor]:
 
 
 def logits_finish(model: nn.Module) -> Finish | None:
-    """Return the function after the head in the model's forward (identity, scale, soft cap); None where it is unknown.
+    """Return the function after the head in the model's forward (identity, scale, soft cap); None if it is unknown.
 
-    Candidates come from the config and are then tried: the model is run once with hidden states of our choice, whose
-    logits reach 100, so that a cap shows, and the candidate must give the very logits that the model gives.
+    Candidates come from the config and are tested: the model is run once with hidden states of our choice, whose logits
+    reach 100, so that a cap has an effect, and the candidate must reproduce the model's logits exactly.
     """
     if model not in _finishes:
         _finishes[model] = _tried(model)
@@ -170,7 +170,7 @@ def _tried(model: nn.Module) -> Finish | None:
     if getattr(config, "is_encoder_decoder", False):
         inputs["decoder_input_ids"] = token
     device = token.device
-    # the probe draws random numbers; training's own must be the same with and without it
+    # the probe draws random numbers; those of training must be the same with and without it
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.no_grad():
         with _forward_of(head, stand_in) as own:
             logits = model(**inputs).logits
@@ -194,9 +194,9 @@ def _candidates(config: Any) -> Iterator[Finish]:
 
 @contextmanager
 def _forward_of(head: nn.Module, stand_in: Finish) -> Iterator[Finish]:
-    """Let `stand_in` answer in place of the head's forward; gives the head's own."""
+    """Replace the head's forward by `stand_in`; yield the original."""
     own = head.forward
-    # a wrapper may have put a forward of its own on the instance; else the class's must be found again afterwards
+    # a wrapper may have set a forward on the instance; otherwise the class's must be found again afterwards
     lent = "forward" in vars(head)
     head.forward = stand_in
     try:

@@ -1,7 +1,7 @@
-"""Training objectives: how a step's examples become forward passes, what is minimised, and what is counted.
+"""Training objectives: the layout of a step's examples in forward passes, the loss, and the logged counts.
 
-The loop, its checkpoints, ledger, spike detection, resume and sharding serve every objective alike. Third parties
-register theirs by the entry point `ialign.objectives`; `train.objective` names one.
+The loop, its checkpoints, ledger, spike detection, resume and sharding are the same for every objective. Third parties
+register objectives by the entry point `ialign.objectives`; `train.objective` names one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class PassLayout:
     """Limits and shape of a forward pass."""
 
     tokens: int
-    """Padded tokens of one pass at most."""
+    """Most padded tokens of one pass."""
     pad: int
     """Id of the padding token."""
     start: int | None = None
@@ -40,10 +40,10 @@ class PassLayout:
 
 
 class Objective(ABC):
-    """One training objective; without state, so that every worker and every resumed run computes the same."""
+    """One training objective; stateless, so that every worker and every resumed run computes the same."""
 
     def configured(self, settings: TrainConfig) -> Objective:
-        """The objective with the settings of a run."""
+        """Return the objective with the settings of a run."""
         return self
 
     def weight(self, example: Encoded) -> float:
@@ -56,7 +56,7 @@ class Objective(ABC):
 
     @abstractmethod
     def size(self, examples: Sequence[Encoded]) -> float:
-        """The share of one worker in what a step's loss is the mean over, e.g. its target tokens, weighted."""
+        """One worker's share of the units that a step's loss averages over, e.g. its weighted target tokens."""
 
     @abstractmethod
     def loss(self, model: nn.Module, part: Pass) -> tuple[Tensor, Tensor]:
@@ -69,7 +69,7 @@ class Objective(ABC):
     def shares(self, examples: Mapping[str, int], tokens: Mapping[str, int]) -> dict[str, float]:
         """Return each source's share of the loss' weights, given its numbers of examples and of learned tokens.
 
-        By examples, unless the objective knows better.
+        By examples, unless the objective overrides this.
         """
         return _shares(examples)
 
@@ -82,7 +82,7 @@ class Objective(ABC):
 class LanguageModeling(Objective):
     """Next-token cross-entropy in nats: the mean over target tokens, or over examples of the mean over their tokens.
 
-    Over tokens an example with a long answer weighs more, so that a task with short answers all but vanishes: XSS at
+    Over tokens, an example with a long answer weighs more, so that a task with short answers almost vanishes: XSS at
     12.5 % of the examples of a FLORES mix has 1.2 % of the loss (docs/evaluation.md).
     """
 
@@ -90,10 +90,10 @@ class LanguageModeling(Objective):
     factors: Mapping[str, float] = field(default_factory=dict)
     """Source, or task -> factor."""
     whole: bool = False
-    """True to learn the prompt's tokens too, but for the first."""
+    """True to learn the prompt's tokens too, except the first."""
 
     def configured(self, settings: TrainConfig) -> LanguageModeling:
-        """Weighting, factors, and what is learned."""
+        """Weighting, factors, and the learned text."""
         whole = settings.loss_on == "prompt_and_target"
         return LanguageModeling(settings.weighting, dict(settings.source_weights), whole)
 
@@ -106,7 +106,7 @@ class LanguageModeling(Objective):
         return len(example) - 1 if self.whole else len(example.target)
 
     def collate(self, examples: Sequence[Encoded], layout: PassLayout) -> list[Pass]:
-        """Lay out the examples; where the prompt is learned too, all but its first token are targets."""
+        """Lay out the examples; if the prompt is learned too, all but its first token are targets."""
         if self.whole:
             examples = [replace(e, prompt=e.prompt[:1], target=[*e.prompt[1:], *e.target]) for e in examples]
         return super().collate(examples, layout)
@@ -147,5 +147,5 @@ OBJECTIVES: Extensible[Objective] = Extensible(
 
 
 def objective_of(settings: TrainConfig) -> Objective:
-    """The objective of a run, with its settings. Raises ConfigError for an unknown one."""
+    """Return the objective of a run, with its settings. Raises ConfigError for an unknown one."""
     return OBJECTIVES.find(settings.objective, "train.objective").configured(settings)

@@ -1,4 +1,4 @@
-"""Preparation of a run's data folder from an experiment: pools cleared of leaks, templates, tokenizer, counts."""
+"""Preparation of a run's data folder from an experiment: decontaminated pools, templates, tokenizer, counts."""
 
 from __future__ import annotations
 
@@ -34,14 +34,14 @@ from ialign_ray.training.stopping import PREFIX
 from ialign_ray.training.validation import encode_held_out, metrics_of, save_held_out
 
 SAMPLED = 2_000
-"""First examples of a run that its mix is counted over."""
+"""Number of first examples of a run over which its mix is counted."""
 _EARLIER = {"weighting": TOKENS, "source_weights": {}, "loss_on": "target"}
-"""What runs of before these fields did: they keep their fingerprint."""
+"""Behaviour of runs that are older than these fields, which so keep their fingerprint."""
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """A plan with its encoder, and what was counted on the way."""
+    """A plan with its encoder, and counts of its data."""
 
     plan: Plan
     encoder: Encoder
@@ -65,7 +65,7 @@ class Prepared:
     def fallbacks(self) -> dict[str, list[int]]:
         """Task and new language -> [examples that became another task, examples drawn], of the run's first ones.
 
-        A pair cannot be used for a task if its sentence has one word, or nothing to mistake it for.
+        A pair cannot be used for a task if its sentence has one word, or no similar sentence to confuse it with.
         """
         drawn, fallen = Counter[str](), Counter[str]()
         for one in self.first:
@@ -76,15 +76,15 @@ class Prepared:
         return {key: [fallen[key], drawn[key]] for key in sorted(drawn) if fallen[key]}
 
     def fingerprint(self, experiment: Experiment) -> str:
-        """Hash of everything that decides the weights: settings, pools, templates."""
+        """Hash of everything that the weights depend on: settings, pools, templates."""
         settings = experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"})
         train = experiment.train
-        # what follows a spike is decided again when a run resumes; the run log holds what was done
+        # the reaction to a spike may change when a run resumes; the run log records what was done
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]
         # these change rounding at most
         free += ["gradient_checkpointing", "compile", "batching"]
         if not train.stop and train.keep == "last":
-            free += ["validation", "stop", "keep", "best_metric"]  # what is held out shows in the pools
+            free += ["validation", "stop", "keep", "best_metric"]  # held-out rows show in the pools
         (settings["train"]["validation"] or {}).pop("asynchronous", None)  # the same losses, only later
         for name in free:
             settings["train"].pop(name)
@@ -100,8 +100,8 @@ class Prepared:
 def save_data(
     folder: Path, plan: Plan, encoder: Encoder, held_out: Sequence[Encoded] = (), encoded: Path | None = None
 ) -> None:
-    """Write what the workers read: plan, tokenizer and its settings, held-out examples, and the folder of `encoded`
-    examples, if they are kept."""
+    """Write the files that workers read: plan, tokenizer and its settings, held-out examples, and the folder of
+    `encoded` examples, if they are cached."""
     with whole_folder(folder) as scratch:
         save_held_out(scratch, held_out)
         plan.save(scratch / "plan")
@@ -115,7 +115,7 @@ def save_data(
 
 
 def prepare(experiment: Experiment, console: Console | None = None, *, cluster: bool = False) -> Prepared:
-    """Read, clean and check everything a run needs; no weights, and no cluster unless it is allowed.
+    """Read, clean and check everything that a run needs, without weights, and without a cluster unless allowed.
 
     Raises DataError, ConfigError or ModelError with one sentence.
     """
@@ -144,7 +144,7 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
 
 
 def check_metrics(experiment: Experiment, held_out: Sequence[Encoded]) -> None:
-    """Refuse a rule about a loss that this run will not have, and a validation of nothing."""
+    """Refuse a rule about a loss that this run does not measure, and a validation without data."""
     train, known = experiment.train, metrics_of(held_out)
     if train.validation and not known:
         raise ConfigError(
@@ -167,7 +167,7 @@ def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
     if model.vocabulary and seq2seq:
         raise ModelError(
             f"model.vocabulary: {model.id!r} is an encoder-decoder, whose two sides share their embeddings, and only "
-            "causal models are extended; set vocabulary: null"
+            "causal models can be extended; set vocabulary: null"
         )
     if train.loss_on != "target" and seq2seq:
         raise ConfigError(
@@ -182,7 +182,7 @@ def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
 
 
 def new_texts(pairs: pa.Table, new: list[str]) -> Iterator[str]:
-    """The texts of the new languages, each once a side: what a vocabulary is learned from."""
+    """The texts of the new languages, once per side, from which a vocabulary is learned."""
     for side in ("source", "target"):
         chosen = pairs.filter(pc.is_in(pairs[f"{side}_language"], pa.array(new, pa.string())))
         yield from chosen[side].unique().to_pylist()

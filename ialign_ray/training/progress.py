@@ -1,6 +1,6 @@
-"""The progress of one run: its validations and step losses so far, and what follows from them.
+"""The progress of one run: its validations and step losses so far, and the decisions that follow from them.
 
-Every worker holds the same progress. A resumed one reads it from the run's records, so it decides as if undisturbed.
+Every worker has the same progress. A resumed one reads it from the run's records, so it decides as if uninterrupted.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from ialign_ray.training.validation import Found, Validator, validate
 
 @dataclass
 class RunProgress:
-    """Validates when it is due, or has a checkpoint validated elsewhere, and remembers."""
+    """Validates when due, or has a checkpoint validated in another process, and keeps the results."""
 
     settings: TrainConfig
     held_out: Sequence[Encoded]
@@ -34,16 +34,16 @@ class RunProgress:
     detector: SpikeDetector
     checkpoints: Checkpoints
     validator: Validator | None = None
-    """Validates elsewhere; None if the workers validate between two steps. Only the first worker's is used."""
+    """Validates in another process; None if the workers validate between two steps. Only the first worker's is used."""
     history: list[Validated] = field(default_factory=list)
-    """Validations in the order of steps: each waits for those before it."""
+    """Validations in the order of steps: each waits for earlier ones."""
     pending: list[int] = field(default_factory=list)
-    """Steps to be validated elsewhere from their checkpoints; the first of them is under way."""
+    """Steps to be validated from their checkpoints in another process; the first of them is running."""
 
     def resume(self, start: int) -> None:
         """Resume from the records: the first worker reads them and sends them to the others.
 
-        A step whose result a lost attempt did not receive is validated again, as far as there are checkpoints.
+        A step whose result a lost attempt did not receive is validated again, if its checkpoint exists.
         """
         self.history, steps = first_says(lambda: self.run_log.past(WINDOW))
         self.detector.remember(steps)
@@ -58,8 +58,8 @@ class RunProgress:
         return [s for s in due if is_intact(self.checkpoints.of(s))]
 
     def validate_due(self, model: nn.Module, step: int, pad: int, device: torch.device) -> str | None:
-        """Validate after this step if that is due, not done yet and not to be done elsewhere; why the run ends here,
-        or None."""
+        """Validate after this step if due, not done and not delegated; return the reason why the run ends here, or
+        None."""
         if self._due(step):
             self.settle()
             if not self.elsewhere(step):
@@ -85,7 +85,7 @@ class RunProgress:
         return self.validator is not None and 0 < step < self.settings.steps and self._due(step)
 
     def ask(self, step: int) -> None:
-        """Have the checkpoint of a step validated elsewhere."""
+        """Have the checkpoint of a step validated in another process."""
         self.pending.append(step)
         if len(self.pending) == 1:
             self._begin()
@@ -99,7 +99,7 @@ class RunProgress:
         return bool(self.validator and self.pending and first_worker() and self.validator.ready())
 
     def collect(self) -> None:
-        """Take in the result of what is under way, waiting for it if need be. Every worker calls this.
+        """Add the result of the running validation, waiting for it if necessary. Every worker calls this.
 
         A failure is reported; from then on the workers validate.
         """
@@ -111,7 +111,7 @@ class RunProgress:
                 self._begin()
             return
         lost = ", ".join(map(str, [step, *self.pending]))
-        self.run_log.warn(f"{failure}; validation of step {lost} is left out, and the workers validate from now on")
+        self.run_log.warn(f"{failure}; validation of step {lost} is skipped, and the workers validate from now on")
         self.validator, self.pending = None, []
 
     def _result(self) -> tuple[Found | None, str]:
@@ -122,30 +122,34 @@ class RunProgress:
             return None, str(error)
 
     def settle(self) -> None:
-        """Wait for all that is still to be validated elsewhere."""
+        """Wait for all pending validations in another process."""
         while self.pending:
             self.collect()
 
     def best(self) -> list[int]:
-        """Steps by merit, the best first; none when the last step is kept."""
+        """Steps, the best first; empty if the last step is kept."""
         if self.settings.keep == "last":
             return []
         return [v.step for v in best_steps(self.settings.stop, self.settings.best_metric, self.history)]
 
     def spare(self, now: int) -> list[int]:
-        """Steps whose checkpoints must stay beside the newest: the best that has one, or is `now` given one, and those
-        still to be validated."""
+        """Steps whose checkpoints must be kept in addition to the newest: the best that has one, or gets one `now`, and
+        those still to be validated."""
         best = next(([s] for s in self.best() if s == now or self.checkpoints.of(s).exists()), [])
         return best + self.pending
 
     def choose(self, last: int) -> Path | None:
-        """The checkpoint that the finished model is of, the first worker's choice; None for the last step as it is."""
+        """The checkpoint of the finished model, chosen by the first worker; None for the current last step."""
         return first_says(lambda: self._intact(last)) if self.settings.keep == "best" else None
 
     def _intact(self, last: int) -> Path | None:
         best = self.best()
         step = next((s for s in best if s == last or is_intact(self.checkpoints.of(s))), None)
         if step is None or step != best[0]:
-            why = f"the checkpoint of the best step {best[0]} is torn or gone" if best else "train.stop allows no step"
-            self.run_log.warn(f"{why}; the model is of step {last if step is None else step}")
+            why = (
+                f"the checkpoint of the best step {best[0]} is torn or missing"
+                if best
+                else "train.stop rules out every step"
+            )
+            self.run_log.warn(f"{why}; the model is that of step {last if step is None else step}")
         return None if step in (None, last) else self.checkpoints.of(step)

@@ -1,4 +1,4 @@
-"""How the workers of a run meet: on the network that Ray knows the hosts by, and on no other."""
+"""Rendezvous of a run's workers: only on the network by which Ray knows the hosts."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _stores: list[TCPStore] = []
 
 
 class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
-    """Torch's backend with a store of our own, and a handler of SIGTERM in each worker.
+    """Torch's backend with a separate store, and a SIGTERM handler in each worker.
 
-    Ray's `on_start` has torch open the store, which listens on all interfaces and takes values from anybody.
+    Ray's `on_start` has torch open the store, which listens on all interfaces and accepts values from anyone.
     """
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
@@ -28,7 +28,7 @@ class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         import ray
 
         if len(worker_group) == 1:
-            return  # nobody to meet, so no port of torch's is opened
+            return  # no other worker, so torch opens no port
         gpus = worker_group.get_resources_per_worker().get("GPU", 0)
         meeting = {
             "store": worker_group.execute_single(0, open_store),
@@ -39,7 +39,7 @@ class Backend(TorchConfig().backend_cls):  # type: ignore[misc]
         ray.get([worker_group.execute_single_async(i, meet, world_rank=i, **meeting) for i in range(len(worker_group))])
 
     def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
-        """Handle SIGTERM in the main thread: the training function runs in another, where Python takes no handlers."""
+        """Handle SIGTERM in the main thread: the training function runs in another, where Python allows no handlers."""
         super().on_training_start(worker_group, backend_config)
         worker_group.execute(listen)
 
@@ -49,17 +49,17 @@ class Config(TorchConfig):  # type: ignore[misc]
 
     @property
     def backend_cls(self) -> type:
-        """Its backend."""
+        """Backend of this configuration."""
         return Backend
 
 
 def open_store() -> tuple[str, int]:
-    """Open the store that a group of workers meets at, on this host's address in the cluster; returns (host, port)."""
+    """Open the rendezvous store of a worker group on this host's address in the cluster; return (host, port)."""
     from ray.util import get_node_ip_address
 
     host = get_node_ip_address()
     family, loopback = (socket.AF_INET6, "::1") if ":" in host else (socket.AF_INET, "127.0.0.1")
-    bound = host if interface_of(host) else ""  # behind a NAT the address is none of this host's own
+    bound = host if interface_of(host) else ""  # behind a NAT the address is not one of this host
     server = socket.create_server((bound, 0), family=family)
     port = int(server.getsockname()[1])
     options: dict[str, Any] = {"is_master": True, "master_listen_fd": server.detach(), "wait_for_workers": False}
@@ -74,13 +74,13 @@ def meet(store: tuple[str, int], backend: str, world_rank: int, world: int, seco
 
     name = interface_of(get_node_ip_address())
     if name:
-        # by default gloo binds what the host's name resolves to: on Debian 127.0.1.1, where other hosts find nobody
+        # by default gloo binds what the host's name resolves to: on Debian 127.0.1.1, which other hosts cannot reach
         os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
         os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={name}")
     # 1: end the process when a collective fails, so that Ray Train replaces the group
     os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", "1")
     context = ray.train.get_context()
-    # what libraries read of a process started by torchrun
+    # environment that libraries expect from torchrun
     os.environ |= {
         "RANK": str(world_rank),
         "WORLD_SIZE": str(world),

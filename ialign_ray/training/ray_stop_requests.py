@@ -1,8 +1,8 @@
 """Stop requests from Ray Train and SIGTERM, seen by one training worker.
 
 - The driver was asked to stop: it leaves the file `stop` in the run's folder, and the run ends with a checkpoint.
-- This worker got SIGTERM: all save, then it goes; Ray Train puts another in its place, which resumes from there.
-- Ray says that a worker's node will be preempted: all save and continue until the node is gone.
+- This worker got SIGTERM: all save, then it exits; Ray Train starts a replacement, which resumes from there.
+- Ray announces that a worker's node will be preempted: all save and continue until the node is gone.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ _sigterm = Event()
 
 
 class WorkerLeftError(Exception):
-    """A worker ends because it was sent SIGTERM; to Ray Train one failure, after which it replaces the worker."""
+    """A worker ends because it was sent SIGTERM; Ray Train counts a failure and replaces the worker."""
 
 
 class RayStopRequests:
     """Stop requests of one worker: `stop_request` before each step, `after_step` after it."""
 
     def __init__(self, run: Path, rank: int) -> None:
-        # one worker asks the file system; the loop's reduction passes it on to the others
+        # one worker checks the file system; the loop's reduction passes the result to the others
         self._stop = run / STOP if rank == 0 else None
         self._looked = 0.0
         self._leaving = False
         self._notice: Any = None
 
     def stop_request(self) -> StopRequest:
-        """Return this worker's request for the end of the step that begins now; costs microseconds."""
+        """Return this worker's request for the end of the coming step; takes microseconds."""
         if self._asked_to_stop():
             return StopRequest.STOP
         self._leaving = _sigterm.is_set()
         notice = preemption_notice()
-        # a notice stays until the node is gone, but calls for one checkpoint
+        # a notice stays until the node is gone, but needs only one checkpoint
         new = notice is not None and notice != self._notice
         self._notice = notice
         return StopRequest.SAVE if self._leaving or new else StopRequest.GO_ON
 
     def after_step(self, step: int) -> None:
-        """Leave, if that is why all workers have just saved."""
+        """Exit, if that is why all workers have just saved."""
         if self._leaving:
             raise WorkerLeftError(f"SIGTERM after step {step}")
 
@@ -60,7 +60,7 @@ class RayStopRequests:
 def preemption_notice() -> Any:
     """Return the last notice of Ray Train's watcher about a node to be drained, or None.
 
-    `ray.train.get_preemption_info` says the same, but waits for all workers: 3.5 ms a step (ray 2.60).
+    `ray.train.get_preemption_info` returns the same, but waits for all workers: 3.5 ms per step (ray 2.60).
     """
     from ray.train.v2._internal.execution.context import get_train_context
 
@@ -68,6 +68,6 @@ def preemption_notice() -> Any:
 
 
 def listen() -> None:
-    """Note the first SIGTERM; the second is Ray's again and ends the process."""
+    """Record the first SIGTERM; the second is handled by Ray and ends the process."""
     _sigterm.clear()
     install(_sigterm.set)

@@ -1,12 +1,12 @@
-"""Run log: one record a step for curves, and the ledger of every example consumed.
+"""Run log: one record per step for curves, and the ledger of every example consumed.
 
-Records go to `metrics.jsonl` and `validation.jsonl`, written by the first worker and read by whoever watches (the
-driver's progress bar, MLflow, TensorBoard), so that no tracking library is imported in the workers. Warnings for the
-user go to `warnings.txt`.
+Records go to `metrics.jsonl` and `validation.jsonl`, written by the first worker and read by the driver (progress bar,
+MLflow, TensorBoard), so that no tracking library is imported in the workers. Warnings for the user go to
+`warnings.txt`.
 
-A full disk ends no run here. Records wait in memory for room. The ledger proves that every example was consumed
-exactly once, so it may never lack a part: a part that cannot be written waits in memory too, no checkpoint is made
-ahead of it, nor of the records, and a run that cannot write it at its end stops.
+A full disk does not end a run here: records wait in memory for space. The ledger proves that every example was consumed
+exactly once, so it must never lack a part: a part that cannot be written also waits in memory, no checkpoint is made
+before it and the records are written, and a run that cannot write it at its end stops.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # both import torch
 ENDING = "ending.json"
 LEDGER = "ledger"
 _RESERVED = b"\n" * 4096
-"""Room for warnings, taken at the start: the one of a full disk must find a place."""
+"""Bytes reserved for warnings at the start, so that the warning of a full disk can be written."""
 _SCHEMA = pa.schema(
     [("step", pa.int64()), ("epoch", pa.int64())]
     + [(n, pa.string()) for n in ("row_id", "source", "task", "template")]
@@ -53,7 +53,7 @@ class RunLog:
         self._from = 0
 
     def open(self, start: int) -> None:
-        """Begin after `start` steps; records after `start` (from a failed attempt) are dropped."""
+        """Start after `start` steps; records after `start` (from a failed attempt) are dropped."""
         self._from = start
         if self._rank == 0:
             for part in (self.run / LEDGER).glob("*-*"):
@@ -72,7 +72,7 @@ class RunLog:
         logging.getLogger("ialign_ray").warning(text)
         with suppress(OSError), (self.run / WARNINGS).open("r+b") as file:
             told = file.read().rstrip(b"\n")
-            # over the reserved line feeds, which the disk has given already
+            # over the reserved line feeds, whose space is already allocated
             file.seek(len(told))
             file.write((b"\n" if told else b"") + text.replace("\n", " ").encode() + b"\n")
 
@@ -87,9 +87,9 @@ class RunLog:
         waited: float,
         peak: float,
     ) -> None:
-        """Note one step: its examples in the ledger, and (first worker) its record in `metrics.jsonl`.
+        """Record one step: its examples in the ledger, and (first worker) its metrics in `metrics.jsonl`.
 
-        `peak` is what all workers' devices could do, in FLOP/s.
+        `peak` is the peak of all workers' devices together, in FLOP/s.
         """
         self._rows += [(step, e.epoch, e.row_id, e.source, e.task, e.template, len(e)) for e in examples]
         if self._rank:
@@ -110,7 +110,7 @@ class RunLog:
         self._append(self._records, record)
 
     def validated(self, step: int, losses: Mapping[str, LossEstimate], seconds: float) -> None:
-        """Note (first worker) what a validation found: metric -> nats per token, interval, sentences."""
+        """Record (first worker) the results of a validation: metric -> nats per token, interval, sentences."""
         if self._rank == 0:
             found = {metric: [e.value, e.low, e.high, e.n] for metric, e in losses.items()}
             self._append(self._validations, {"step": step, "seconds": seconds, "losses": found})
@@ -120,7 +120,7 @@ class RunLog:
             self.warn(f"{file.path} could not be written ({cause}); its records wait in memory")
 
     def past(self, steps: int) -> tuple[list[Validated], list[dict[str, Any]]]:
-        """Return what was recorded before: every validation, and the last `steps` records."""
+        """Return earlier records: every validation, and the last `steps` steps."""
         return validations(self.run), records(self.run)[-steps:]
 
     def end(self, **ending: Any) -> None:
@@ -136,7 +136,7 @@ class RunLog:
 
         The records must be written too: a resumed run decides from them.
         """
-        # the range stands in the name, so that `open` finds parts past a checkpoint without reading them
+        # the range is in the name, so that `open` finds parts past a checkpoint without reading them
         path = self.run / LEDGER / f"{self._from:08d}-{step:08d}" / f"{self._rank}-of-{self._world}.parquet"
         columns: list[Any] = list(zip(*self._rows, strict=True)) if self._rows else [[] for _ in _SCHEMA]
         part = BytesIO()
@@ -156,14 +156,14 @@ def ledger(run: Path) -> pa.Table:
 
 
 class RunLogFile:
-    """One file of records, written by one process. While the disk is full, lines wait in memory for room."""
+    """One file of records, written by one process. While the disk is full, lines wait in memory for space."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._waiting = b""
 
     def append(self, record: dict[str, Any]) -> str | None:
-        """Add a line; the cause when it begins to wait in memory. Half a line is taken back."""
+        """Add a line; return the cause if it has to wait in memory. A partial line is removed."""
         told = bool(self._waiting)
         self._waiting += json.dumps(record).encode() + b"\n"
         try:
@@ -173,26 +173,26 @@ class RunLogFile:
         return None
 
     def settle(self) -> None:
-        """Write what waits, or raise OSError."""
+        """Write waiting lines, or raise OSError."""
         if not self._waiting:
             return
-        # unbuffered: write returns what the disk took, so half a record is noticed here
+        # unbuffered: write returns the bytes written, so a partial record is detected here
         with self.path.open("ab", buffering=0) as file:
             size = file.tell()
             if file.write(self._waiting) == len(self._waiting):
                 self._waiting = b""
             else:
                 file.truncate(size)
-                raise OSError("no room for a whole record")
+                raise OSError("no space for a whole record")
 
     def forget_after(self, step: int) -> None:
-        """Cut the lines beyond `step` off, and a torn last one; needs no room on the disk."""
+        """Cut off the lines beyond `step`, and a torn last one; needs no space on the disk."""
         if not self.path.exists():
             return
         with self.path.open("r+b") as file:
             end = 0
             for line in iter(file.readline, b""):
-                # steps rise, so all lines after the first one too many go
+                # steps rise, so all lines after the first one beyond `step` are cut
                 if not line.endswith(b"\n") or _step_of(line) > step:
                     break
                 end += len(line)

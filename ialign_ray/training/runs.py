@@ -1,4 +1,4 @@
-"""A run's folder: where it is, what it holds, and how it is written."""
+"""A run's folder: its location and contents, and how it is written."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def run_folder(experiment: Experiment, name: str) -> Path:
 
 
 def finished_run(folder: Path | str) -> Path:
-    """The run folder of a run or of its model folder. Raises ModelError where the run is not finished."""
+    """The run folder of a run or of its model folder. Raises ModelError if the run is not finished."""
     folder = Path(folder).absolute()
     run = folder.parent if folder.name == MODEL else folder
     if not is_intact(run / MODEL):
@@ -40,7 +40,7 @@ def finished_run(folder: Path | str) -> Path:
 
 
 def untrained_model(experiment: Experiment, run: Path) -> tuple[Any, Any]:
-    """Return (model, tokenizer) of a run before its first step: new pieces have their rows, and the adapter is on."""
+    """Return (model, tokenizer) of a run before its first step, with rows for new pieces and the adapter."""
     from ialign_ray.modeling.load import add_adapter, load_base, load_tokenizer
     from ialign_ray.modeling.vocabulary import extend_embeddings
 
@@ -56,13 +56,13 @@ def untrained_model(experiment: Experiment, run: Path) -> tuple[Any, Any]:
 def save_run(
     experiment: Experiment, run: Path, model: Any, tokenizer: Any, weights: dict[str, Any] | None = None
 ) -> None:
-    """Write adapter (or full model), tokenizer, settings, record and card as one whole folder.
+    """Write adapter (or full model), tokenizer, settings, record and card atomically as one folder.
 
-    `weights` are those of a sharded model, put together. Raises CheckpointError when the disk takes no more.
+    `weights` are the gathered ones of a sharded model. Raises CheckpointError if the disk is full.
     """
 
     ended = {"ending": read_json(run / ENDING), "drawn": drawn_summary(run, experiment.train), "finished": _now()}
-    if (run / BATCHING).exists():  # equal weights need an equal order of sums
+    if (run / BATCHING).exists():  # equal weights need an equal order of summation
         ended["batching"] = read_json(run / BATCHING)
     record = read_json(run / RECORD) | ended
     with writing(run / MODEL, CURE), whole_folder(run / MODEL) as scratch:
@@ -116,7 +116,7 @@ def model_folder(path: Path) -> Path:
             if not is_intact(folder):
                 raise ModelError(f"{folder} does not match its hashes in {MANIFEST}; train or copy it again")
             return folder
-    raise ModelError(f"{path} holds no finished model; name a run folder of `ialign align`")
+    raise ModelError(f"{path} contains no finished model; name a run folder of `ialign align`")
 
 
 def run_experiment(folder: Path) -> Experiment:

@@ -1,6 +1,6 @@
-"""Detector of spikes: losses that are not finite or far above the recent ones; the batch is named and kept.
+"""Detector of spikes: losses that are not finite or far above the recent ones; the batch is named and saved.
 
-What is far above follows from the run log, so a resumed run decides as the undisturbed one.
+The threshold follows from the run log, so a resumed run decides like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from ialign_ray.tokens.batch import Encoded
 FLAGGED = "flagged"
 """Folder of the run for batches with a spike or without a finite loss."""
 WINDOW, ENOUGH = 50, 20
-"""Steps that a spike is judged by, and the fewest needed."""
+"""Number of recent steps by which a spike is judged, and the fewest needed."""
 FLOOR = 0.01
 """Floor for the deviation, as a share of the median, so that a nearly constant loss does not trigger on noise."""
 SHOWN = 3
@@ -51,18 +51,18 @@ def spike_limit(seen: Sequence[float], deviations: float) -> float:
 
 @dataclass
 class SpikeDetector:
-    """Judges each step between its gradient and its update, alike on every worker."""
+    """Judges each step between its gradient and its update, identically on every worker."""
 
     settings: TrainConfig = field(default_factory=TrainConfig)
     run: Path | None = None
-    """Run folder for flagged batches; None keeps none."""
+    """Run folder for flagged batches; None saves no batches."""
     warn: Callable[[str], None] = lambda text: None
     _seen: dict[str, deque[float]] = field(
         default_factory=lambda: {name: deque(maxlen=WINDOW) for name in ("loss", "grad_norm")}
     )
 
     def remember(self, records: Iterable[Mapping[str, Any]]) -> None:
-        """Add steps that are done already, in their order."""
+        """Add steps that are done already, in order."""
         for record in records:
             for name, seen in self._seen.items():
                 seen.append(float(record[name]))
@@ -72,14 +72,14 @@ class SpikeDetector:
     ) -> bool:
         """Return True if the step may update the weights; `own` are this worker's examples with their summed nats.
 
-        Raises ModelError, on every worker, where the loss or the gradient is no number, and at a spike if
+        Raises ModelError, on every worker, if the loss or the gradient is NaN or infinite, and at a spike if
         `train.on_spike` is stop.
         """
         # also true of NaN
         if not (loss < math.inf and norm < math.inf):
             raise ModelError(f"{self._unusable(step, loss, norm, _of_all(own))}; lower train.learning_rate or use fp32")
         sentence = self._spike(loss, norm)
-        # a spike is remembered too: a loss that stays high is the usual one after some steps
+        # spikes are included: a loss that stays high becomes the usual one after some steps
         self.remember([{"loss": loss, "grad_norm": norm}])
         if not _any_worker(bool(sentence), device):
             return True
@@ -110,7 +110,7 @@ class SpikeDetector:
         return f"step {step}: the loss is {loss} and the gradient norm {norm}; {which}{self._kept(step, rows)}"
 
     def _batch(self, step: int, rows: Rows) -> str:
-        """The examples with the highest loss a token, and where all of them are kept."""
+        """The examples with the highest loss per token, and the file with all of them."""
         worst = sorted(rows, key=lambda row: -row[-1] / row[-2])[:SHOWN]
         named = ", ".join(f"{row[0]} ({row[2]}, {row[-1] / row[-2]:.3g} nats per token)" for row in worst)
         return f"highest of {len(rows)} examples: {named}{self._kept(step, rows)}"
@@ -151,7 +151,8 @@ def _of_all(own: Sequence[tuple[Encoded, float]]) -> Rows:
 
 
 def _any_worker(own: bool, device: torch.device) -> bool:
-    """Return True if any worker says so: norms may differ in the last bit between unlike devices, decisions may not."""
+    """Return True if it is True on any worker: norms may differ in the last bit between different devices, decisions
+    may not."""
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return own
     shared = torch.tensor(int(own), device=device)

@@ -33,7 +33,7 @@ class StepStats:
     sources: dict[str, tuple[float, int]] = field(default_factory=dict)
     """Source -> (summed loss, target tokens)."""
     memory: int = 0
-    """Most bytes that a worker held so far, see `flops.peak_memory`."""
+    """Peak memory of any worker in bytes, see `flops.peak_memory`."""
     skipped: bool = False
     """True if the spike detector refused the update."""
 
@@ -57,10 +57,10 @@ def train_step(
 
     Dropout's randomness is set from (seed, step, rank), so a resumed run repeats it without stored state.
     Workers may have different numbers of passes, see `sharding.rounds`. `passes` are the examples laid out already.
-    `detector` may refuse the update; it raises ModelError where the loss is no number. `cost` is an example's FLOPs.
+    `detector` may refuse the update; it raises ModelError if the loss is NaN or infinite. `cost` is an example's FLOPs.
     """
     rank = dist.get_rank() if dist.is_initialized() else 0
-    # apart for every step below 1,000,003 and rank below 4,099
+    # distinct for every step below 1,000,003 and rank below 4,099
     torch.manual_seed((seed * 1_000_003 + step) * 4_099 + rank)
     total = sum_over_workers(torch.tensor(objective.size(examples), device=device))
     sums: dict[str, float] = defaultdict(float)
@@ -70,11 +70,11 @@ def train_step(
     padded = 0
     if passes is None:
         passes = objective.collate(examples, layout)
-    # workers that have run out of passes keep meeting the others in sharded forward passes
+    # workers without passes left still take part in sharded forward passes
     filler = Pass([FILLER], *collate([FILLER], layout.pad, CPU, layout.start))
     for part in (p.to(device) for p in rounds(model, passes, filler)):
         summed, each = objective.loss(model, part)
-        # by the size of all workers' shares: the gradient does not depend on how a step is divided into passes
+        # divided by the size of all workers' shares: the gradient does not depend on the division into passes
         (summed / total).backward()  # type: ignore[no-untyped-call]
         padded += part.padded
         for example, own in zip(part.examples, each.tolist(), strict=True):

@@ -1,4 +1,4 @@
-"""Stop requests: SIGTERM, and a run's answer to one between two steps."""
+"""Stop requests: SIGTERM, and a run's reaction to one between two steps."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ class StopRequest(IntEnum):
 
     GO_ON = 0
     SAVE = 1
-    """Make a checkpoint now and continue: this worker or its host will be gone soon."""
+    """Make a checkpoint now and continue: this worker or its host will soon be gone."""
     STOP = 2
     """Make a checkpoint and end the run."""
 
 
 @contextmanager
 def on_sigterm(call: Callable[[], object]) -> Iterator[None]:
-    """Call at the first SIGTERM instead of ending; a second one does what it did before.
+    """Do this call at the first SIGTERM instead of ending; a second one has its previous effect.
 
-    Python delivers signals to the main thread alone; in any other this changes nothing.
+    Python delivers signals only to the main thread; in any other this changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -40,7 +40,7 @@ def on_sigterm(call: Callable[[], object]) -> Iterator[None]:
 
 
 def install(call: Callable[[], object]) -> signal.Handlers | int | Callable[[int, FrameType | None], object]:
-    """Have the first SIGTERM call this, for good; returns the handler of before. Main thread only."""
+    """Have the first SIGTERM call this, permanently; return the previous handler. Main thread only."""
 
     def note(_: int, __: FrameType | None) -> None:
         signal.signal(signal.SIGTERM, before)

@@ -1,6 +1,6 @@
 """Early stopping and choice of the best step: pure functions of the validations so far.
 
-A resumed run reads the validations from the run's folder, so it decides as the undisturbed one does.
+A resumed run reads the validations from the run's folder, so it decides like an uninterrupted one.
 """
 
 from __future__ import annotations
@@ -16,27 +16,27 @@ PREFIX = "validation/"
 
 @dataclass(frozen=True)
 class Validated:
-    """The losses of one step on what was held out."""
+    """The losses of one step on the held-out examples."""
 
     step: int
-    """0 is the base."""
+    """Number of the step; 0 is the base."""
     losses: Mapping[str, float]
     """Metric, without `validation/`, -> nats per target token."""
 
     def loss(self, metric: str) -> float:
-        """The loss that a setting names."""
+        """Return the loss that a setting names."""
         return self.losses[metric.removeprefix(PREFIX)]
 
 
 def reason_to_stop(rules: Sequence[StopRule], history: Sequence[Validated]) -> str | None:
-    """One sentence about the first rule that holds after the last of `history` (in the order of steps), or None."""
+    """One sentence about the first rule that applies after the last of `history` (in the order of steps), or None."""
     return next((said for rule in rules if (said := _holds(rule, history))), None)
 
 
 def best_steps(rules: Sequence[StopRule], metric: str, history: Sequence[Validated]) -> list[Validated]:
-    """Trained steps by loss, the lowest (of equal ones the earliest) first; one that a `max_rise` forbids is not among
-    them."""
-    # step 0 is the base, which no checkpoint holds
+    """Trained steps by loss, the lowest (of equal ones the earliest) first, without steps that a `max_rise` rules
+    out."""
+    # step 0 is the base, which has no checkpoint
     known = [v for v in history if v.step and isfinite(v.loss(metric))]
     allowed = [v for v in known if not any(_risen(rule, v, history) for rule in rules)]
     return sorted(allowed, key=lambda v: (v.loss(metric), v.step))
@@ -52,7 +52,7 @@ def _holds(rule: StopRule, history: Sequence[Validated]) -> str | None:
 
 def _risen(rule: StopRule, now: Validated, history: Sequence[Validated]) -> str | None:
     base = history[0]
-    # a run that was first validated late has no base to rise above
+    # a run that was first validated late has no base loss to compare with
     if rule.max_rise is None or base.step:
         return None
     rise = now.loss(rule.metric) - base.loss(rule.metric)

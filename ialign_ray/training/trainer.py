@@ -1,4 +1,4 @@
-"""One aligned run: prepare, train under Ray Train, and leave a model folder that other tools load."""
+"""One aligned run: prepare, train under Ray Train, and write a model folder that other tools can load."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ from ialign_ray.training.stop_requests import STOP, on_sigterm
 def train(experiment: Experiment, name: str, *, resume: bool = False, console: Console | None = None) -> Path:
     """Train one run and return its folder; `resume` continues from the newest intact checkpoint.
 
-    Raises IalignError with one sentence, ConfigError where another process trains this run; checkpoints already
-    written stay whatever happens.
+    Raises IalignError with one sentence, ConfigError if another process trains this run; checkpoints already written
+    are always kept.
     """
     run = run_folder(experiment, name)
     with alone(run, "`ialign align`"):
@@ -61,7 +61,7 @@ def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: 
         encoded = Path(experiment.storage.runs).absolute() / "encoded" if experiment.storage.cache_encoded else None
         save_data(run / "data", prepared.plan, prepared.encoder, prepared.held_out, encoded)
         write_json(run / RECORD, start_record(experiment, name, prepared, fingerprint))
-    # workers end at once where they find either
+    # workers end at once if they find either
     for past in (FAILURE, STOP):
         (run / past).unlink(missing_ok=True)
     began = time.time()
@@ -82,19 +82,19 @@ def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: 
 
 
 def ending_sentences(ending: dict[str, Any]) -> list[str]:
-    """Sentences about a run that did not simply end at its last step."""
+    """Sentences about anything unusual at the end of a run."""
     said = []
     if ending["reason"]:
         said.append(f"ended early after step {ending['step']} of {ending['steps']}: {ending['reason']}")
     if ending["kept"] != ending["step"]:
-        said.append(f"the model is of step {ending['kept']}, the best one")
+        said.append(f"the model is that of step {ending['kept']}, the best one")
     if ending["skipped_steps"]:
         said.append(f"{ending['skipped_steps']} updates were skipped as spikes, see metrics.jsonl")
     return said
 
 
 def refuse_other(run: Path, fingerprint: str) -> None:
-    """Raise CheckpointError when a finished run was made with other settings or data: its scores would mislead."""
+    """Raise CheckpointError if a finished run was made with other settings or data: its scores would mislead."""
     if read_json(run / MODEL / RECORD)["fingerprint"] != fingerprint:
         raise CheckpointError(
             f"{run} was finished with other settings or data; remove it, or give the experiment another name"
@@ -104,7 +104,7 @@ def refuse_other(run: Path, fingerprint: str) -> None:
 def resources_beside(
     experiment: Experiment, resources: dict[str, float], use_gpu: bool, console: Console
 ) -> dict[str, float] | None:
-    """Resources of a validation beside the workers; None where they validate themselves, with a warning if unasked."""
+    """Resources of an asynchronous validation; None if the workers validate, with a warning if they must."""
     if experiment.train.validation is None or not experiment.train.validation.asynchronous:
         return None
     try:
@@ -118,7 +118,7 @@ def resources_beside(
 def fit(
     experiment: Experiment, run: Path, checkpoints: Checkpoints, use_gpu: bool, beside: dict[str, float] | None
 ) -> None:
-    """Run the training workers to the end, replacing lost ones; validations get the resources `beside` them, if any."""
+    """Run the training workers to the end, replacing lost ones; validations get the resources in `beside`, if any."""
     import ray.train
     from ray.train.torch import TorchTrainer
 
@@ -135,7 +135,7 @@ def fit(
         torch_config=Config(),
         scaling_config=ray.train.ScalingConfig(**scaling_arguments(experiment.scaling, use_gpu)),
         run_config=ray.train.RunConfig(
-            # never an earlier name: our checkpoints say where a run resumes, not Ray Train's state
+            # always a new name: our checkpoints decide where a run resumes, not Ray Train's state
             name=f"attempt-{time.time_ns()}",
             storage_path=str(run / "ray"),
             failure_config=ray.train.FailureConfig(max_failures=experiment.scaling.max_failures),
@@ -146,7 +146,7 @@ def fit(
     except ray.train.TrainingFailedError as error:
         if (run / FAILURE).exists():
             return
-        if own := user_error(error):  # a full disk took no failure.json
+        if own := user_error(error):  # failure.json could not be written to a full disk
             raise own from error
         newest = checkpoints.newest()
         kept = f"; {newest} is intact, continue with --resume" if newest else ""
@@ -155,7 +155,7 @@ def fit(
 
 
 def user_error(error: Exception) -> IalignError | None:
-    """The user's error that ended a worker group, which Ray carries along; None where it was something else."""
+    """The user's error that ended a worker group, extracted from Ray's exception; None for any other cause."""
     for failure in getattr(error, "worker_failures", {}).values():
         cause = getattr(failure, "_base_exc", failure)  # Ray 2.60 wraps it together with its traceback
         if isinstance(cause, IalignError):
@@ -164,7 +164,7 @@ def user_error(error: Exception) -> IalignError | None:
 
 
 def raise_failure(run: Path, checkpoints: Checkpoints) -> None:
-    """Raise what ended the workers before the run's end, if anything did."""
+    """Raise the error that ended the workers before the run's end, if any."""
     if (run / FAILURE).exists():
         raise errors.load(read_json(run / FAILURE))
     if (run / STOP).exists() and not is_intact(run / MODEL):  # the disk was full, so the reason was not written
@@ -172,16 +172,16 @@ def raise_failure(run: Path, checkpoints: Checkpoints) -> None:
 
 
 def in_background(work: Callable[[], Any]) -> None:
-    """Run to the end in a thread, so that Ctrl-C stays Python's own.
+    """Run to the end in a thread, so that Ctrl-C keeps Python's handler.
 
-    In the main thread Ray Train would put its own handler in place of it, for good, and end with code 1.
+    In the main thread Ray Train would replace it permanently by its own handler, and end with code 1.
     """
     outcome: Future[Any] = Future()
 
     def run() -> None:
         try:
             outcome.set_result(work())
-        except BaseException as error:  # carried over to the thread that waits
+        except BaseException as error:  # passed to the waiting thread
             outcome.set_exception(error)
 
     threading.Thread(target=run, daemon=True).start()
@@ -189,10 +189,10 @@ def in_background(work: Callable[[], Any]) -> None:
 
 
 def worker(config: dict[str, Any]) -> None:
-    """Run one training worker; the first one leaves the finished model folder.
+    """Run one training worker; the first one writes the finished model folder.
 
-    An error of the user's is written down once and ends every later attempt at its start, so that it is
-    not retried as if a host had died.
+    A user's error is recorded once and ends every later attempt at its start, so that it is not retried as if a host
+    had died.
     """
     run = Path(config["run"])
     if (run / FAILURE).exists():
@@ -204,7 +204,7 @@ def worker(config: dict[str, Any]) -> None:
     except IalignError as error:
         with suppress(OSError):
             write_json(run / FAILURE, errors.dump(error))
-        if not isinstance(error, StoppedError):  # which all workers agreed on: nothing to retry
+        if not isinstance(error, StoppedError):  # all workers agreed on it: nothing to retry
             raise
     finally:
         if writer:
@@ -231,7 +231,9 @@ def train_run(experiment: Experiment, run: Path, fingerprint: str, beside: dict[
     rank, world = context.get_world_rank(), context.get_world_size()
     device = get_device()
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # where NCCL sends objects from; Ray shows a worker its host's other GPUs too
+        torch.cuda.set_device(
+            device
+        )  # NCCL sends objects from this device; Ray shows a worker its host's other GPUs too
     if device.type == "cpu":
         torch.set_num_threads(
             max(1, (torch.get_num_threads() if world == 1 else cores()) // context.get_local_world_size())

@@ -1,7 +1,7 @@
-"""The loss on what was held out: encoded once before the run, computed by all workers with the loop's own model.
+"""The loss on held-out examples: encoded once before the run, computed by all workers with the model of the loop.
 
-A validation changes nothing of the training: no dropout is drawn, no gradient kept, and a run with it ends with the
-same weights as one without.
+A validation does not affect training: it draws no dropout and keeps no gradient, and a run with it ends with the same
+weights as one without.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ class LossEstimate:
     low: float
     high: float
     n: int
-    """Sentences, whatever the number of their directions; instructions."""
+    """Number of sentences, whatever the number of their directions, or of instructions."""
 
 
 def encode_held_out(plan: Plan, encoder: Encoder, pairs: pa.Table, instructions: pa.Table) -> list[Encoded]:
     """Pairs as machine translation (source `pairs/eng-jav`), instructions as they are; the same for every seed.
 
-    What does not fit the limits of `train` is left out.
+    Examples that exceed the limits of `train` are skipped.
     """
-    asking = replace(plan, seed=0, pairs=pairs)  # of these few pairs alone are sentences indexed
+    asking = replace(plan, seed=0, pairs=pairs)  # sentences are indexed only for these few pairs
     found: list[Encoded] = []
     for row in pairs.to_pylist():
         example = asking.align(Pair(**row), 0, "mt").example
@@ -67,12 +67,12 @@ def encode_held_out(plan: Plan, encoder: Encoder, pairs: pa.Table, instructions:
 
 
 def save_held_out(folder: Path, examples: Iterable[Encoded]) -> None:
-    """Write them beside the plan."""
+    """Write held-out examples next to the plan."""
     pq.write_table(pa.Table.from_pylist([vars(e) for e in examples], schema=ENCODED), folder / HELD_OUT)
 
 
 def load_held_out(folder: Path) -> list[Encoded]:
-    """Read what `save_held_out` wrote; an empty list if nothing is held out."""
+    """Read the output of `save_held_out`; an empty list if nothing is held out."""
     path = folder / HELD_OUT
     return [Encoded(**row) for row in pq.ParquetFile(path).read().to_pylist()] if path.exists() else []
 
@@ -102,7 +102,7 @@ def losses(
 ) -> list[Loss]:
     """The loss of every example, sorted by source and row id.
 
-    All workers run equally many forward passes, because those of a sharded model wait for each other.
+    All workers run the same number of forward passes, because those of a sharded model wait for each other.
     """
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     start = decoder_start(model)
@@ -111,7 +111,7 @@ def losses(
     with read_only(model):
         for first in range(0, len(batches), world):
             mine = first + rank
-            # a worker without a batch of its own repeats the last one, and forgets the result
+            # a worker without a batch left repeats the last one, and discards the result
             batch = batches[min(mine, len(batches) - 1)]
             nats = _nats(model, batch, pad, device, start)
             own += zip(batch, nats, strict=True) if mine < len(batches) else []
@@ -139,7 +139,7 @@ def summary(rows: Iterable[Loss]) -> dict[str, LossEstimate]:
     """Each metric's estimate from (source, row id, target tokens, nats) of every example."""
     by_metric: dict[str, dict[str, tuple[float, int]]] = defaultdict(dict)
     for source, row_id, tokens, nats in rows:
-        # all directions of a sentence are one unit, so that they are not counted as independent
+        # all directions of a sentence are one unit, since they are not independent
         unit = row_id.rpartition(":")[0] if source.startswith(PAIRS) else row_id
         for metric in _metrics(source):
             before = by_metric[metric].get(unit, (0.0, 0))
@@ -174,13 +174,13 @@ class Found:
 
 
 class Validator(Protocol):
-    """Validates checkpoints, one at a time; the first worker alone asks it."""
+    """Validates checkpoints, one at a time; used only by the first worker."""
 
     def start(self, step: int, checkpoint: Path) -> None:
-        """Begin; the checkpoint stays until `result` was asked for."""
+        """Start; the checkpoint is kept until `result` is called."""
 
     def ready(self) -> bool:
-        """Return True if `result` would not wait; costs well under a millisecond, it is asked at every step."""
+        """Return True if `result` would not wait; takes well under a millisecond, as it is called at every step."""
 
     def result(self) -> Found:
-        """Return the losses, or raise an IalignError with the reason why there are none."""
+        """Return the losses, or raise an IalignError with the reason why they are missing."""

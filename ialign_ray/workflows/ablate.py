@@ -1,4 +1,4 @@
-"""`ialign ablate`: lists of settings, each trained with its control over seeds, in the papers' one table."""
+"""`ialign ablate`: lists of settings, each trained with its control over seeds, in one table as in papers."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ from ialign_ray.training.runs import MODEL, RECORD, run_folder
 from ialign_ray.workflows.compare import trained
 
 _SAMPLE = 200
-"""Examples that tokens a step are estimated from."""
+"""Number of examples from which the tokens per step are estimated."""
 _PROBE = 6
-"""Steps that the time of one is measured over; the first two warm up."""
+"""Number of steps over which the time per step is measured; the first two are warm-up."""
 
 
 def ablate(experiment: Experiment, console: Console) -> Path:
-    """Train and score every setting; returns the table's file. Finished runs and predictions are kept."""
+    """Train and score every setting; return the table's file. Finished runs and predictions are reused."""
     ensure_model(experiment, console)
     settings = plan_ablation(experiment)
     with cluster(experiment.scaling):
-        for seed in experiment.ablate.seeds:  # a whole table of one seed comes before the next seed begins
+        for seed in experiment.ablate.seeds:  # a complete table of one seed is made before the next seed starts
             for setting in settings:
                 trained(setting.seeded(seed), setting.run(seed), console, on_cluster=True)
     subjects = [base_subject(experiment)]
@@ -70,20 +70,20 @@ class RunCost:
     tokens: int
     """Target and prompt tokens, estimated from a sample."""
     finished: int
-    """Seeds that are done."""
+    """Seeds that are finished."""
 
 
 def print_estimate(experiment: Experiment, console: Console) -> None:
-    """Print every run with its steps, tokens and an estimate of the time; trains nothing but a few steps to time one.
+    """Print every run with its steps, tokens and estimated time; train only a few steps to time one.
 
-    The time is that of the runs that are finished, or else of a few steps on one thread of this machine, without
-    Ray: an upper bound where workers share a step.
+    The time is that of finished runs, or otherwise of a few steps on one thread of this machine, without Ray: an upper
+    bound if workers share a step.
     """
     ensure_model(experiment, console)
     settings, seeds = plan_ablation(experiment), experiment.ablate.seeds
     costs = [_cost(setting) for setting in settings]
     seconds, how = _seconds_per_token(settings, costs)
-    table = Table("setting", "measured against", "steps", "tokens a run", "runs left", "time left")
+    table = Table("setting", "measured against", "steps", "tokens per run", "runs left", "time left")
     for cost in costs:
         left = len(seeds) - cost.finished
         name, against = cost.setting.name.replace("[", r"\["), (cost.setting.control or "").replace("[", r"\[")
@@ -129,7 +129,7 @@ def _seconds_per_token(settings: Sequence[Setting], costs: Sequence[RunCost]) ->
 
 
 def _probe(experiment: Experiment) -> float:
-    """Seconds a step, in this process."""
+    """Seconds per step, in this process."""
     short = override(experiment, {"train.steps": _PROBE, "train.checkpoint_every": _PROBE})
     prepared = prepare(short)
     model = load_base(short.model)
@@ -149,7 +149,7 @@ def _time(seconds: float) -> str:
 
 REFERENCE, CONTROL = "reference", "control"
 _OF_ALIGNMENT = ("tasks.", "corpora.", "replay.ratio")
-"""Fields without effect where every example is replay: controls that differ in these alone are one run."""
+"""Fields without effect if every example is replay: controls that differ only in these are one run."""
 
 
 @dataclass(frozen=True)
@@ -157,13 +157,13 @@ class Setting:
     """One row of the table."""
 
     name: str
-    """Its changes in words; `reference` for the file's own values, `control` where all is replay."""
+    """Its changes as text; `reference` for the values of the file, `control` if everything is replay."""
     changes: dict[str, Any]
     """Dotted fields -> values."""
     experiment: Experiment
     """The file with the changes."""
     control: str | None
-    """The setting of equal compute without parallel text that it is measured against; None for a control itself."""
+    """The setting of equal compute without parallel text that it is compared with; None for a control."""
 
     def run(self, seed: int) -> str:
         """Folder name of its run with a seed."""
@@ -177,7 +177,7 @@ class Setting:
 
 
 def plan_ablation(experiment: Experiment) -> list[Setting]:
-    """Every setting of `ablate`, controls first; settings that come to the same are one.
+    """Every setting of `ablate`, controls first; equivalent settings are merged.
 
     Raises ConfigError for no axes, and for a value that its field does not take, before anything is trained.
     """
@@ -190,7 +190,7 @@ def plan_ablation(experiment: Experiment) -> list[Setting]:
         controls.setdefault(_content(control.experiment), control)
         name = controls[_content(control.experiment)].name
         made = Setting(_name(changes), changes, override(experiment, changes), name)
-        # a setting that is replay alone is a control already
+        # a replay-only setting is a control already
         if _content(made.experiment) not in controls and made.experiment.replay.ratio < 1:
             settings.setdefault(_content(made.experiment), made)
     return [*controls.values(), *settings.values()]
@@ -206,7 +206,7 @@ def _combinations(experiment: Experiment) -> Iterator[dict[str, Any]]:
 
 
 def _control(experiment: Experiment, changes: Mapping[str, Any]) -> Setting:
-    # where every example is replay these fields change nothing, so settings that differ in them share a control
+    # these fields do not affect controls, so settings that differ in them share one
     kept = {field: value for field, value in changes.items() if not field.startswith(_OF_ALIGNMENT)}
     made = {**kept, "replay.ratio": 1.0}
     name = f"{CONTROL} ({_name(kept)})" if _content(override(experiment, kept)) != _content(experiment) else CONTROL
@@ -224,5 +224,5 @@ def _value(value: Any) -> str:
 
 
 def _content(experiment: Experiment) -> str:
-    """Equal for experiments that train the same weights, but for the seed."""
+    """Key that is equal for experiments that train the same weights, except for the seed."""
     return json_hash(experiment.model_dump(mode="json", include={"model", "corpora", "replay", "tasks", "train"}))

@@ -1,4 +1,4 @@
-"""Building of an experiment's corpus, with a progress bar: called by every command that needs parallel text."""
+"""Building an experiment's corpus with a progress bar, for every command that needs parallel text."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from ialign_ray.streaming.curate import curate
 
 
 def build(experiment: Experiment, console: Console) -> Built:
-    """Build the experiment's corpus, by Ray where it is large, and show what each step kept and dropped."""
+    """Build the experiment's corpus, on Ray if it is large, and print the number of texts that each step kept and
+    dropped."""
     from ialign_ray.inspection.report import learned, step_table
     from ialign_ray.inspection.terminal import show_counts
     from ialign_ray.tasks.replay import replay_leaks
@@ -21,8 +22,8 @@ def build(experiment: Experiment, console: Console) -> Built:
     if experiment.replay.sources:
         counts = replay_leaks(experiment, index)
         text = (
-            f"replay: {counts.read:,} instructions read, {counts.empty:,} empty, {counts.leaked:,} hold evaluation "
-            f"sentences ({counts.overlapping:,} of them by overlap alone), {counts.eligible:,} left"
+            f"replay: {counts.read:,} instructions read, {counts.empty:,} empty, {counts.leaked:,} contain evaluation "
+            f"sentences ({counts.overlapping:,} of them only by overlap), {counts.eligible:,} left"
         )
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     return built

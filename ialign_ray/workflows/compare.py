@@ -1,4 +1,4 @@
-"""`ialign compare`: base, control and arms over seeds, trained, scored and judged side by side."""
+"""`ialign compare`: base, control and arms over seeds, trained, scored and compared."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from ialign_ray.training.trainer import train
 from ialign_ray.workflows.evaluate import judge
 
 SHOWN = 5
-"""Rows that a message names."""
+"""Number of rows that a message names."""
 
 
 def compare(experiment: Experiment, console: Console | None = None) -> list[Statement]:
     """Train every arm with every seed, score all of them and the base, print and write table and verdict.
 
-    Finished runs and predictions are kept, so an interrupted comparison resumes where it stopped; so are runs that
-    were finished before a suite was added, whose rows are then searched for in their data.
+    Finished runs and predictions are reused, so an interrupted comparison resumes where it stopped. Runs that were
+    finished before a suite was added are reused too; its rows are then searched for in their data.
     """
     console = console or Console()
     ensure_model(experiment, console)
@@ -46,10 +46,10 @@ def compare(experiment: Experiment, console: Console | None = None) -> list[Stat
 
 
 def trained(experiment: Experiment, name: str, console: Console, *, on_cluster: bool = False) -> Path:
-    """The run, trained now or before; a finished one also where only `evaluate` has changed since.
+    """Train the run, or return it if it is finished, even if `evaluate` has changed since.
 
-    `on_cluster` allows large corpora to be built by Ray. Raises CheckpointError where a finished run was made with
-    other settings or data, with the rows that differ.
+    `on_cluster` allows large corpora to be built by Ray. Raises CheckpointError, naming the rows that differ, if a
+    finished run was made with other settings or data.
     """
     run = run_folder(experiment, name)
     if not is_intact(run / MODEL) or not (run / "data" / "plan" / "plan.json").exists():
@@ -60,7 +60,7 @@ def trained(experiment: Experiment, name: str, console: Console, *, on_cluster: 
         say(console, f"{name} is finished already")
         return run
     gone, new = changed_rows(Plan.load(run / "data" / "plan"), now.plan)
-    rows = f"{len(gone)} rows of its data would be left out now, and {len(new)} others be there{_named([*gone, *new])}"
+    rows = f"{len(gone)} rows of its data would be excluded now, and {len(new)} others added{_named([*gone, *new])}"
     before = experiment.model_copy(update={"evaluate": run_experiment(run / MODEL).evaluate})
     if prepare(before, cluster=on_cluster).fingerprint(before) == finished:
         say(console, f"{name} is finished already, before evaluate.suites changed: {rows}")

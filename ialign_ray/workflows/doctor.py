@@ -1,4 +1,4 @@
-"""`ialign doctor`: what this machine runs, and who can reach it."""
+"""`ialign doctor`: versions and resources of this machine, and open ports of Ray."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SHOWN = ("ialign_ray", "ray", "torch", "transformers", "peft", "datasets", "pyda
 
 
 def doctor(console: Console) -> list[str]:
-    """Print versions, resources and every port that Ray has open; return the warnings, which are printed too."""
+    """Print versions, resources and every open port of Ray; print and return warnings."""
     import psutil
     import torch
 

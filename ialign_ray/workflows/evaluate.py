@@ -1,4 +1,4 @@
-"""`ialign evaluate`: finished runs beside base and control, scored and judged."""
+"""`ialign evaluate`: finished runs, base and control, scored and compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluate(
     suites: Sequence[str] = (),
     console: Console | None = None,
 ) -> list[Statement]:
-    """Score finished runs beside base, baselines and, where given, the replay-only `control`; return the verdict.
+    """Score finished runs, base, baselines and, if given, the replay-only `control`; return the verdict.
 
     `runs` are run or model folders; `suites` chooses some by name, or adds tasks as `lm_eval:TASK`. Predictions,
     tables and the report are written to `evaluation` in the first run. Raises IalignError.
@@ -46,9 +46,9 @@ def evaluate(
 
 
 def named(runs: Sequence[Path], control: Path | None) -> dict[str, Path]:
-    """Name in tables -> run: its folder's name, after its experiment's where that is taken, as all call one `align`.
+    """Name in tables -> run: its folder's name, prefixed by its experiment's if that is taken (many are named `align`).
 
-    Raises ConfigError where two runs would still share a name.
+    Raises ConfigError if two runs would still share a name.
     """
     found = {"control": control} if control else {}
     for run in dict.fromkeys(runs):
@@ -62,10 +62,10 @@ def named(runs: Sequence[Path], control: Path | None) -> dict[str, Path]:
 def judge(
     experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
 ) -> list[Statement]:
-    """Score models (name -> one a seed) on all suites and tasks; print and write tables and verdict.
+    """Score models (name -> one per seed) on all suites and tasks; print and write tables and verdict.
 
-    Rows that a run was trained on are left out of every score, with a warning. Raises ConfigError where another
-    process writes into the same folder, DataError where a suite has no other row.
+    Rows that a run was trained on are excluded from every score, with a warning. Raises ConfigError if another process
+    writes into the same folder, DataError if a suite has no other row.
     """
     with alone(folder, "`ialign compare` or `ialign evaluate`"):
         return _judge(experiment, subjects, folder, console)
@@ -82,7 +82,7 @@ def _judge(
     found = iter(predict_models(experiment, every, console) if suites else [])
     failed: IalignError | None = None
     if tasks:
-        try:  # before the report, which shows them too, and is made even if a task's data is not there
+        try:  # before the report, which shows them too, and is made even if a task's data is missing
             report_tasks(run_tasks(experiment, every, console), folder, console)
         except IalignError as error:
             failed = error

@@ -1,4 +1,4 @@
-"""`ialign export`: an adapter or merged model in a folder of its own."""
+"""`ialign export`: an adapter or merged model in a separate folder."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ialign_ray.training.runs import model_folder, run_experiment, untrained_mod
 
 
 def export_model(run: Path, to: Path | None, merged: bool, checkpoint: str | None = None) -> Path:
-    """Copy the adapter, or write the merged model, to a folder of its own; of a checkpoint where one is named."""
+    """Copy the adapter, or write the merged model, to a separate folder; from a checkpoint if one is named."""
     name = "merged" if merged else "exported"
     target = (to or run / (f"{checkpoint}-{name}" if checkpoint else name)).absolute()
     if target.exists():
@@ -36,11 +36,11 @@ def export_model(run: Path, to: Path | None, merged: bool, checkpoint: str | Non
 
 
 def _export_checkpoint(run: Path, checkpoint: str, target: Path, merged: bool) -> Path:
-    """The same of a run that is not finished, or of an earlier step; one process reads what any number wrote."""
+    """Export from a checkpoint, of an unfinished run or an earlier step; one process reads the shards of any number."""
     source = run / "checkpoints" / checkpoint
     if not is_intact(source):
         kept = ", ".join(sorted(p.name for p in source.parent.glob("step-*") if is_intact(p))) or "none"
-        raise ModelError(f"{source} is no intact checkpoint; those of this run are: {kept}")
+        raise ModelError(f"{source} is not an intact checkpoint; those of this run are: {kept}")
     experiment = run_experiment(run)
     model, tokenizer = untrained_model(_unquantized(experiment) if merged else experiment, run)
     read_weights(source, model)
@@ -52,6 +52,6 @@ def _export_checkpoint(run: Path, checkpoint: str, target: Path, merged: bool) -
 
 
 def _unquantized(experiment: Experiment) -> Experiment:
-    """The experiment with full weights, which alone can be merged with an adapter."""
+    """The experiment with unquantised weights, since only those can be merged with an adapter."""
     model = experiment.model.model_copy(update={"quantization": None})
     return experiment.model_copy(update={"model": model})

@@ -1,4 +1,4 @@
-"""`ialign predict`: the answer of one model to one request."""
+"""`ialign predict`: the answer of one model to one prompt."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ialign_ray.workflows.promote import DEFAULT_REGISTRY
 
 
 def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: int, temperature: float) -> str:
-    """A model's answer to one request."""
+    """Return a model's answer to one prompt."""
     loaded, tokenizer, settings = open_model(adapter, model)
     encoder = Encoder.of(tokenizer, settings.chat, settings.separator, seq2seq=is_encoder_decoder(loaded))
     prompt = encoder.prompt(text)
@@ -43,7 +43,7 @@ def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, Model
 
 
 def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:
-    """Return (adapter folder, None) if `--model` names a version of the registry, else (None, model)."""
+    """Return (adapter folder, None) if `--model` names a version of the registry, otherwise (None, model)."""
     registry = registry_of(model, location or DEFAULT_REGISTRY)
     if registry is None:
         return None, model

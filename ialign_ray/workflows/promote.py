@@ -17,7 +17,7 @@ DEFAULT_REGISTRY = "runs"
 
 @dataclass(frozen=True)
 class Registered:
-    """A run in the registry."""
+    """A registered run."""
 
     version: Version
     new: bool
@@ -36,9 +36,9 @@ def register(
 ) -> Registered:
     """Add a finished, evaluated run to the registry: model, settings, predictions and scores, hashed.
 
-    `name` defaults to the experiment's, `registry` to the run's own. `experiment` is the one that the run was
-    evaluated with, where it is not its own; `control` the replay-only run, where it is not the experiment's.
-    Raises RegistryError where the run is unfinished, spoiled or not evaluated.
+    `name` defaults to the experiment's, `registry` to the run's. `experiment` is the one that the run was evaluated
+    with, if not its own; `control` the replay-only run, if not the experiment's. Raises RegistryError if the run is
+    unfinished, damaged or not evaluated.
     """
     folder = Path(run).absolute()
     if not folder.is_dir():
@@ -64,7 +64,7 @@ def promote(
     `force` is a reason to skip the gate, which is recorded. Raises RegistryError with the gate's reasons.
     """
     if force is not None and not force.strip():
-        raise RegistryError("--force is empty; give the reason, which the history keeps")
+        raise RegistryError("--force is empty; give the reason, which is recorded in the history")
     if str(candidate).isdecimal():
         return promotion.promote(Registry(registry or DEFAULT_REGISTRY), name, int(str(candidate)), alias, force)
     added = register(str(candidate), name, registry=registry)

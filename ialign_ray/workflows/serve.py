@@ -24,10 +24,10 @@ def serve(
     show_log: bool = True,
     replace: bool = False,
 ) -> Iterator[tuple[str, list[Named]]]:
-    """Serve `settings.models` while the body runs; yields the URL and the models.
+    """Serve `settings.models` while the body runs; yield the URL and the models.
 
-    Names are resolved before anything is started, and a pocket base is trained on first use. `replace` takes down
-    what an earlier attempt left. Raises IalignError.
+    Names are resolved before anything is started, and a pocket base is trained on first use. `replace` shuts down what
+    an earlier attempt left running. Raises IalignError.
     """
     found = locate_all(settings.models, registry)
     for named in found:

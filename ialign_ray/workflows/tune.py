@@ -1,4 +1,4 @@
-"""After the search: the winner judged on the test rows, once, beside base and control, and the page."""
+"""After the search: the winner is evaluated once on the test rows, with base and control, and the page is written."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ TEST_ACCESSES, PAGE, DEFAULT = "test-looks.json", "search.html", "default-contro
 
 
 def tune(experiment: Experiment, *, resume: bool = False, console: Console | None = None) -> Path:
-    """Search, choose, judge on the test suites; returns the winner's run folder.
+    """Search, choose, evaluate on the test suites; return the winner's run folder.
 
-    Raises IalignError with one sentence; ModelError when no trial spent its whole budget or none is shown feasible,
-    ConfigError where another process searches in the same folder.
+    Raises IalignError with one sentence; ModelError if no trial spent its full budget or is shown to be feasible,
+    ConfigError if another process searches in the same folder.
     """
     console = console or Console()
     ensure_model(experiment, console)
@@ -69,14 +69,14 @@ def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
 
 
 def winner_control(experiment: Experiment, run: Path) -> Path:
-    """The control of a winner's own rate and rank; the default one in a search of before it was trained."""
+    """The control with a winner's rate and rank; the default one in older searches, which did not train it."""
     point = read_json(run / POINT)
     own = own_control_folder(experiment, point)
     return own if is_intact(own / MODEL) else control_of_trial(experiment, point)
 
 
 def judge_winner(experiment: Experiment, run: Path, console: Console) -> None:
-    """Score the winner once: against the control of its own settings, and beside it against the default one."""
+    """Score the winner once: against the control with its settings, and also against the default one."""
     own, default = winner_control(experiment, run), control_of_trial(experiment, read_json(run / POINT))
     evaluate(experiment, [run], own, console=console)
     if own != default:

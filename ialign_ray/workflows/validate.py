@@ -1,4 +1,4 @@
-"""`ialign validate`: everything is checked, counted and shown, with no cluster and no weights."""
+"""`ialign validate`: check, count and show everything, without a cluster or model weights."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def validate(experiment: Experiment, console: Console) -> None:
     console.print(data_table(prepared))
     console.print(mix_table(experiment, prepared))
     if XSS in prepared.plan.mix and not prepared.plan.matching and prepared.plan.ratio < 1:
-        say(console, f"XSS: under {FEWEST} pairs a direction, so its surface was not matched and may give labels away")
+        say(console, f"XSS: under {FEWEST} pairs per direction, so its surface was not matched and may reveal labels")
     if prepared.plan.matching:
         console.print(matching_table(prepared.plan.matching))
     if experiment.train.validation:
@@ -80,7 +80,8 @@ def fallback_warnings(prepared: Prepared) -> list[str]:
 
 
 def matching_table(matching: Matching) -> Table:
-    """Table of how well the surface of two sentences tells translations from mismatches, before and after matching."""
+    """Table of how well the surface of two sentences separates translations from mismatches, before and after
+    matching."""
     table = Table("XSS", "AUC of the surface, all pairs", "used pairs", "pairs used")
     for direction, own in matching.directions.items():
         table.add_row(direction, f"{own.auc:.2f}", f"{own.auc_used:.2f}", f"{own.used:.0%}")
@@ -88,7 +89,7 @@ def matching_table(matching: Matching) -> Table:
 
 
 def data_table(prepared: Prepared) -> Table:
-    """Table of what was read and dropped, per corpus and for replay."""
+    """Table of rows read and dropped, per corpus and for replay."""
     table = Table("data", "read", "incomplete", "cleaned", "leaked", "held out", "kept", "pairs", "too long")
     for name, c in prepared.parallel.counts.items():
         pairs = c.pairs - c.too_long - c.validation
@@ -110,7 +111,7 @@ def data_table(prepared: Prepared) -> Table:
 
 
 def held_out_line(prepared: Prepared, every: int) -> str:
-    """Sentence about what validation measures, and how often."""
+    """Sentence about the examples and interval of validation."""
     counts = prepared.counts()["validation"]
     named = ", ".join(f"{source} {n}" for source, n in counts.items())
     return f"validation: {sum(counts.values())} held-out examples every {every} steps ({named})"
@@ -136,7 +137,7 @@ def examples(plan: Plan) -> dict[str, Example]:
     shown = {}
     if plan.ratio < 1:
         tasks = [task for task, weight in plan.mix.items() if weight > 0]
-        # spread over the pool, so that several languages are seen
+        # spread over the pool, so that several languages are shown
         places = [k * plan.pairs.num_rows // len(tasks) for k in range(len(tasks))]
         for task, row in zip(tasks, plan.pairs.take(places).to_pylist(), strict=True):
             shown[task] = plan.align(Pair(**row), 0, task).example

@@ -137,7 +137,7 @@ def test_a_stopped_job_goes_on_where_it_was_even_from_an_empty_disk(head, server
     shutil.rmtree(run)  # another machine, with an empty disk
     code, out, err = ialign("submit", work, *mirrored, *address)
     assert code == 0, out + err
-    assert f"taken from {server}/runs/tiny/align, step-{done:08d}" in out
+    assert f"restored from {server}/runs/tiny/align, step-{done:08d}" in out
     assert "\r" not in out
     assert "tiny-align-2: succeeded, exit code 0" in out
     assert is_intact(run / "model")

@@ -255,4 +255,4 @@ def test_a_file_system_without_locks_is_warned_of_and_used(tmp_path, monkeypatch
     monkeypatch.setattr(fcntl, "flock", none)
     with alone(tmp_path / "run", "`ialign align`"), alone(tmp_path / "run", "`ialign align`"):
         pass
-    assert f"{tmp_path / 'run'} cannot be locked ({os.strerror(code)}); see to it" in caplog.text
+    assert f"{tmp_path / 'run'} cannot be locked ({os.strerror(code)}); make sure" in caplog.text

@@ -1,4 +1,4 @@
-"""Cleaning steps of parallel text by their settings; `step` declares what a step is."""
+"""Cleaning steps of parallel text by their settings; `step` declares their interface."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ STEPS: dict[type[Section], type[Any]] = {
     cleaning.DuplicatesStep: Duplicates,
     cleaning.NearDuplicatesStep: NearDuplicates,
 }
-"""Settings -> RowStep or CorpusStep. `STEPS[type(settings)].version` makes no step, which may load a model."""
+"""Settings -> RowStep or CorpusStep. Reading `STEPS[type(settings)].version` does not create the step, which may load a
+model."""
 
 
 def make_step(settings: cleaning.Step) -> RowStep | CorpusStep:
-    """The step that these settings describe. Raises ConfigError where they name something unknown."""
+    """Create the step that these settings describe. Raises ConfigError if they name something unknown."""
     step: RowStep | CorpusStep = STEPS[type(settings)](settings)
     return step

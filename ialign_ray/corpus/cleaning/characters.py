@@ -29,7 +29,7 @@ from ialign_ray.corpus.cleaning.writing import BREAKING, JOINING, scripts_of
 
 _SPACE = 0x20
 _ZWJ = 0x200D
-# White_Space of Unicode, and the four separators among the ASCII controls, which Python's `split` parts at too
+# White_Space of Unicode, and the four separators among the ASCII controls, at which Python's `split` splits too
 _WHITE = r"[\t-\r\x1C-\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
 _CONTROLS = r"\x00-\x08\x0E-\x1B\x7F-\x{84}\x{86}-\x{9F}"
 _FORMATS = (
@@ -69,12 +69,12 @@ class Normalise:
 
 
 class Characters:
-    """Step `characters`: removes what shows nothing and means nothing; drops texts with U+FFFD.
+    """Step `characters`: remove invisible characters without meaning; drop texts with U+FFFD.
 
-    Removed: C0 and C1 controls but white space, soft hyphens, byte order marks, marks of writing direction, word
+    Removed are C0 and C1 controls except white space, soft hyphens, byte order marks, marks of writing direction, word
     joiners, interlinear and tag characters, noncharacters. U+200C and U+200D stay in scripts whose letters they shape,
-    U+200B in those whose words it parts, U+180E in Mongolian, and U+200D between two emoji. U+FFFD says that a decoder
-    met bytes it could not read: the text there is lost.
+    U+200B in those whose words it separates, U+180E in Mongolian, and U+200D between two emoji. U+FFFD means that a
+    decoder met bytes it could not read: the text there is lost.
     """
 
     version = 1
@@ -110,7 +110,7 @@ def _rewrite(table: pa.Table, scope: Scope, of: Callable[[str], Rewrite]) -> Out
 @lru_cache(maxsize=4)
 def _unstable(form: Form) -> Table:
     """Characters that the form may change, alone or with their neighbours."""
-    # marks and Hangul letters join with what is before them, even where neither changes alone
+    # marks and Hangul letters compose with preceding characters, even if neither changes alone
     unstable = matching(r"[\p{M}\x{1100}-\x{11FF}]").copy()
     changes = pc.not_equal(normal_characters(form), every_character()[:NORMALISED_END])
     unstable[:NORMALISED_END] |= changes.to_numpy(zero_copy_only=False)
@@ -129,7 +129,7 @@ def _spaced(texts: Texts) -> Texts | None:
         return None
     points = np.where(other, np.uint32(_SPACE), texts.points)
     tidy = Texts(points, texts.offsets, texts.present).keep(~spare)
-    # of a run at a text's head one space is left
+    # one space is left of a run at the start of a text
     heads = tidy.offsets[:-1][tidy.filled()]
     kept = np.ones(len(tidy.points), bool)
     kept[heads] = tidy.points[heads] != _SPACE
@@ -157,7 +157,7 @@ def _cleaned(array: pa.Array, textless: Table) -> tuple[pa.Array, int]:
     if not touched.any():
         return array, 0
     bare = texts.keep(~removed)
-    # what was removed may have hidden white space from `normalise`, in these texts and no other
+    # removed characters may have hidden white space from `normalise`, only in these texts
     clean = encode(_spaced(bare) or bare)
     return pc.if_else(pa.array(touched), clean, array), int(touched.sum())
 

@@ -1,7 +1,7 @@
 """Columns of text as flat arrays of code points, so that every character of a corpus is looked up in one numpy call.
 
-A lookup in a table over all of Unicode costs about 1 ns a character; the regular expression that says the same costs
-20-100 times as much when it matches often. Columns are worked through in blocks that fit the processor's cache.
+A lookup in a table over all of Unicode costs about 1 ns per character; the equivalent regular expression costs 20-100
+times as much if it matches often. Columns are worked through in blocks that fit the processor's cache.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ Form = Literal["NFC", "NFKC", "NFD", "NFKD"]
 
 UNICODE = 0x110000
 NORMALISED_END = 0x30000
-"""Normalisation changes no character from here on."""
-_BETWEEN = "\uffff"  # no text should hold it, and it joins with nothing
+"""First code point from which normalisation changes no character."""
+_BETWEEN = "\uffff"  # no text should contain it, and it composes with nothing
 _BLOCK_ROWS = 1 << 15
 _BLOCK_BYTES = 1 << 22
 
 
 @dataclass(frozen=True)
 class Texts:
-    """n texts: their characters one after another, and where each begins."""
+    """The characters of n texts one after another, and the start of each text."""
 
     points: Points
     """Code points of all texts."""
     offsets: Offsets
     """n + 1 positions in `points`."""
     present: Mask
-    """False where the text is null (it has no characters then)."""
+    """False if the text is null (and has no characters)."""
 
     def keep(self, kept: Mask) -> Texts:
         """The texts without the characters where `kept` is False."""
@@ -52,7 +52,7 @@ class Texts:
         return Texts(self.points[kept], np.concatenate([[0], np.cumsum(lengths)]), self.present)
 
     def any(self, flags: Mask) -> Mask:
-        """Mask of the texts with a flagged character. Cheap where few are."""
+        """Mask of the texts with a flagged character. Cheap if few are flagged."""
         found: Mask = np.zeros(len(self.present), bool)
         found[self.rows(np.flatnonzero(flags))] = True
         return found
@@ -67,10 +67,10 @@ class Texts:
 
 
 def blocks(column: pa.ChunkedArray | pa.Array) -> Iterator[pa.Array]:
-    """A column of text in pieces of at most 32,768 rows and about 4 MiB; however it was cut, rows keep their order."""
+    """A column of text in pieces of at most 32,768 rows and about 4 MiB; rows keep their order."""
     for chunk in column.chunks if isinstance(column, pa.ChunkedArray) else [column]:
         chunk = chunk if chunk.type == pa.string() else chunk.cast(pa.string())
-        # by the chunk's mean bytes a row; rows of very different length make blocks of different size
+        # by the chunk's mean bytes per row; rows of very different length make blocks of different size
         step = max(1, min(_BLOCK_ROWS, len(chunk) * _BLOCK_BYTES // max(chunk.nbytes, 1)))
         for start in range(0, len(chunk), step):
             yield chunk.slice(start, step)
@@ -112,14 +112,14 @@ def row_sums(values: npt.NDArray[Any], offsets: Offsets) -> npt.NDArray[Any]:
 
 
 def look_up(table: npt.NDArray[_Entry], points: Points) -> npt.NDArray[_Entry]:
-    """The table's entry of each character."""
-    # "clip" spares numpy a check of every index, which halves the time
+    """The entry of each character in a table."""
+    # "clip" saves numpy a check of every index, which halves the time
     return table.take(points, mode="clip")
 
 
 @lru_cache(maxsize=1)
 def every_character() -> pa.Array:
-    """All code points as strings; a surrogate, which no text can hold, is a space."""
+    """All code points as strings; a surrogate, which no text can contain, is a space."""
     points = np.arange(UNICODE, dtype=np.uint32)
     points[0xD800:0xE000] = 0x20
     return encode(Texts(points, np.arange(UNICODE + 1), np.ones(UNICODE, bool)))
@@ -128,12 +128,12 @@ def every_character() -> pa.Array:
 def normalised(array: pa.Array, form: Form) -> pa.Array:
     """Texts (none null) in a Unicode normalisation form.
 
-    All as one string: a call for each costs several times as much. pyarrow's `utf8_normalize` would be the natural
-    choice, but does not compose: in 25.0.1 its NFC is NFD.
+    All are normalised as one string: one call per text costs several times as much. pyarrow's `utf8_normalize` would be
+    the natural choice, but does not compose: in 25.0.1 its NFC is NFD.
     """
     texts = array.to_pylist()
     joined = _BETWEEN.join(texts)
-    # a text holds the mark itself: then one call a text
+    # a text contains the separator itself: one call per text
     if joined.count(_BETWEEN) != max(len(texts) - 1, 0):
         return pa.array([unicodedata.normalize(form, text) for text in texts], pa.string())
     if unicodedata.is_normalized(form, joined):

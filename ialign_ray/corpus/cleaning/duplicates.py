@@ -1,4 +1,4 @@
-"""Step `duplicates`: rows that say what an earlier row says, in every language."""
+"""Step `duplicates`: drop rows that repeat an earlier row in every language."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _LANES = ("high", "low")
 
 
 class Duplicates:
-    """Keeps the first of the rows with the same texts in normal form (`words`); 16 bytes a row are held.
+    """Keeps the first of the rows with the same texts in normal form (`words`); uses 16 bytes of memory per row.
 
-    The order of the languages does not matter, and one that a row lacks does not either. Rows without any letter or
-    digit have no form to compare and are left to step `empty`.
+    The order of the languages does not matter, nor does a missing language. Rows without any letter or digit have no
+    form to compare and are left to step `empty`.
     """
 
     version = 1
@@ -35,7 +35,7 @@ class Duplicates:
         return pa.table(dict(zip(_LANES, (pa.array(lane, pa.uint64()) for lane in rows))))
 
     def decide(self, measures: Measures) -> StepDecision:
-        """Drop all rows of a hash but the first. learned: `groups` of repeated rows, and rows `dropped`."""
+        """Drop all rows of a hash except the first. learned: `groups` of repeated rows, and rows `dropped`."""
         high, low = (measures.column(lane) for lane in _LANES)
         order = np.lexsort((low, high))  # stable: rows of one hash stay in order
         high, low = high[order], low[order]

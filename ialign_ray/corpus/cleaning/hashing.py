@@ -1,8 +1,8 @@
-"""Hashes of stretches of a number sequence, all at once, the same in every process and version.
+"""Vectorised hashes of stretches of a number sequence, the same in every process and version.
 
-A stretch x_0 .. x_m has the hash sum of x_i r^i modulo 2^64 for an odd r: one multiplication an element and one
-`reduceat`, whatever the stretches' lengths. The elements are themselves hashes, so two different stretches meet with a
-chance of about 2^-64 (this is no defence against somebody who builds collisions on purpose).
+A stretch x_0 .. x_m has the hash sum of x_i r^i modulo 2^64 for an odd r: one multiplication per element and one
+`reduceat`, whatever the stretches' lengths. The elements are themselves hashes, so two different stretches collide with
+a probability of about 2^-64 (the hash does not resist deliberate collisions).
 """
 
 from __future__ import annotations

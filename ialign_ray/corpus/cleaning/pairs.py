@@ -1,4 +1,4 @@
-"""Steps on the two sides of a pair: numbers and links that one side has and the other has not."""
+"""Steps on the two sides of a pair: numbers and links that one side has and the other lacks."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ _MAYBE_LINK = ("://", "www.", "@")
 
 
 class Numbers:
-    """Step `numbers`: sides that hold too few of their pivot's numbers, or too many others, are dropped.
+    """Step `numbers`: drop sides that contain too few of their pivot's numbers, or too many others.
 
-    A number is a run of digits of any script, thousands separators aside (`1,000`, `1.000` and `1000` are one); the
-    rest of a decimal is a number of its own. The same digits in the same order pass whatever parts them. Where one
-    side has numbers and the other none, as when it spells them out, the similarity is 0 and the side is dropped.
+    A number is a run of digits of any script, ignoring thousands separators (`1,000`, `1.000` and `1000` are one); the
+    fraction of a decimal is a separate number. The same digits in the same order pass whatever separates them. If only
+    one side has numbers, as when the other spells them out, the similarity is 0 and the side is dropped.
     """
 
     version = 1
@@ -49,9 +49,9 @@ class Numbers:
 
 
 class Links:
-    """Step `links`: sides whose URLs and e-mail addresses are not their pivot's are dropped.
+    """Step `links`: drop sides whose URLs and e-mail addresses differ from their pivot's.
 
-    The scheme, `www.`, case, a slash at the end and punctuation behind it do not matter.
+    The scheme, `www.`, case, a slash at the end and punctuation after it do not matter.
     """
 
     version = 1
@@ -121,7 +121,7 @@ def _numbers_with_spaces(text: str) -> Counter[int]:
 
 
 def _values(text: str) -> Iterable[int]:
-    # longer runs are codes; what they end in tells them apart, and Python refuses to read thousands of digits
+    # longer runs are codes, distinguished by their endings, and Python refuses to parse thousands of digits
     return (int(digits[-18:]) for digits in _DIGITS.findall(text))
 
 

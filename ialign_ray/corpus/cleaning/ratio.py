@@ -1,4 +1,4 @@
-"""Step `ratio`: sides of unusual length beside their pivot."""
+"""Step `ratio`: drop sides of unusual length relative to their pivot."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _NORMAL = 1.4826  # MAD -> standard deviation of a normal distribution
 _LEAST_DEVIATION = 0.1
 """Floor of the robust deviation, in log units: at the default settings a side may always be 1.6 times its usual length.
 
-Generated pairs can have none, and any difference would be endless deviations then. Close languages have 0.05-0.08
-(Indonesian to Banjarese, NusaX), with longer tails than a normal distribution: without the floor, 18 of 1,000 Banjarese
-sentences go, good ones among them; with it 9, each with a side that is cut short. Others have 0.1-0.2 (FLORES-200).
+Generated pairs can have a deviation of 0, and any difference would then be infinitely many deviations. Close languages
+have 0.05-0.08 (Indonesian to Banjarese, NusaX), with longer tails than a normal distribution: without the floor, 18 of
+1,000 Banjarese sentences are dropped, good ones among them; with it 9, each with a truncated side. Others have 0.1-0.2
+(FLORES-200).
 """
 
 
 class Ratio:
     """Learns the median and spread of log((other + 1) / (pivot + 1)) in characters, for every corpus and pair.
 
-    Median and MAD, so that the very pairs to be found cannot move what is usual (up to half of them). Each corpus
-    apart: learned together, the literal translations of 9,449 tweets (NusaTranslation) cost FLORES-200 98 sound
-    sentences of 2,009 in Minangkabau.
+    Median and MAD, so that the outliers cannot shift what is usual (up to half of the pairs). Each corpus is learned
+    separately: together, the literal translations of 9,449 tweets (NusaTranslation) cost FLORES-200 98 good sentences
+    of 2,009 in Minangkabau.
     """
 
     version = 1
@@ -36,18 +37,18 @@ class Ratio:
         self.settings = settings
 
     def measure(self, table: pa.Table, scope: Scope) -> pa.Table:
-        """A column `corpus:pivot|other` for every pair: log ratio (float32), NaN where a side is missing."""
+        """A column `corpus:pivot|other` for every pair: log ratio (float32), NaN if a side is missing."""
         logs = {code: _log_length(table[code]) for code in scope.languages}
         name = f"{scope.corpus}:" if scope.corpus else ""
         columns = {f"{name}{pivot}|{other}": logs[other] - logs[pivot] for pivot, other in scope.pairs()}
         return pa.table({name: pa.array(values, pa.float32()) for name, values in columns.items()})
 
     def decide(self, measures: Measures) -> StepDecision:
-        """Drop the other side where its ratio is too far from the pair's median.
+        """Drop the other side if its ratio is too far from the pair's median.
 
         learned: corpus and pair (`flores eng-jav`) -> `n`, `used`, and where it was `median`, `low` and `high` (ratios
-        of characters) and `deviation` (of the log ratio). Too few pairs to learn from are no reason to warn: small
-        corpora are usual.
+        of characters) and `deviation` (of the log ratio). Too few pairs to learn from do not cause a warning: small
+        corpora are common.
         """
         decision = StepDecision({})
         dropped: dict[str, Mask] = {}

@@ -1,4 +1,4 @@
-"""Step `script`: texts in another script than their language's."""
+"""Step `script`: drop texts in a script other than their language's."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ialign_ray.corpus.cleaning.step import Mask, Outcome, Scope
 from ialign_ray.corpus.cleaning.writing import expand, scripts_of, unicode_name
 from ialign_ray.errors import ConfigError
 
-# letters that several scripts share (`ʻ`, `ー`) speak for none and against none
+# letters that several scripts share (`ʻ`, `ー`) count neither for nor against a script
 _LETTERS = r"\p{L}"
 _SHARED = r"[\p{Common}\p{Inherited}]"
 _OUTSIDE = 1 << 31
 
 
 class Script:
-    """Texts are dropped when less than `minimum` of their letters are in a script of their language.
+    """Drops texts with less than the share `minimum` of their letters in a script of their language.
 
-    Texts without letters pass, and so does a language of which nobody knows the script.
+    Texts without letters pass, and so do languages of unknown script.
     """
 
     version = 1

@@ -1,4 +1,4 @@
-"""Steps on a text's outward shape: empty, a copy of its pivot, too long."""
+"""Steps on the form of a text: empty, a copy of its pivot, too long."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ialign_ray.corpus.cleaning.writing import has_spaces
 
 
 class Empty:
-    """Step `empty`: texts without a letter or digit are dropped."""
+    """Step `empty`: drop texts without a letter or digit."""
 
     version = 1
 
@@ -27,9 +27,9 @@ class Empty:
 
 
 class Identical:
-    """Step `identical`: sides with the normal form of their pivot (`words`) are dropped, if it holds a letter.
+    """Step `identical`: drop sides with the same normal form as their pivot (`words`), if it contains a letter.
 
-    Numbers, codes and emoji may well be the same in two languages, and are left.
+    Numbers, codes and emoji may well be the same in two languages, and are kept.
     """
 
     version = 1
@@ -50,7 +50,7 @@ class Identical:
 
 
 class Length:
-    """Step `length`: texts of too many characters or words, or with too long a word, are dropped."""
+    """Step `length`: drop texts of too many characters or words, or with too long a word."""
 
     version = 1
 
@@ -67,7 +67,7 @@ class Length:
         def judge(array: pa.Array) -> Mask:
             sizes = pc.utf8_length(array).fill_null(0).to_numpy(zero_copy_only=False)
             long: Mask = sizes > self.settings.max_characters
-            # n words take 2n - 1 characters at least, so most texts need not be split to be counted
+            # n words take at least 2n - 1 characters, so most texts need not be split to be counted
             doubtful = ~long & ((sizes > 2 * self.settings.max_words) | (sizes > (longest or np.inf)))
             if doubtful.any():
                 long[doubtful] = _too_wordy(decode(array.filter(pa.array(doubtful))), self.settings.max_words, longest)
@@ -77,7 +77,7 @@ class Length:
 
 
 def _without(column: pa.ChunkedArray, pattern: str) -> Mask:
-    """Cells that hold no such character; a null is no such cell."""
+    """Mask of cells without any of the characters; False for null."""
     return np.asarray(pc.invert(pc.match_substring_regex(column, pattern)).fill_null(False).to_numpy(), dtype=bool)
 
 

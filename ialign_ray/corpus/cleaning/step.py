@@ -1,9 +1,9 @@
 """Kinds of cleaning steps: one sees a table at a time, the other learns from all of them first.
 
 Steps work on columns (arrow and numpy), never row by row in Python where avoidable: they must handle ten million
-pairs. A cell is one language of one row; a step drops cells, and a row that is left with fewer than two languages
-goes as a whole. The two sides of a pair are a pivot and one other language; what is wrong with a pair costs the other
-language its cell.
+pairs. A cell is one language of one row; a step drops cells, and a row left with fewer than two languages is dropped as
+a whole. The two sides of a pair are a pivot and one other language; if a pair is bad, the cell of the other language is
+dropped.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ Mask = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class Scope:
-    """A table's corpus, as far as a step may know it."""
+    """The part of a corpus' settings that a step may use."""
 
     languages: Sequence[str]
     """Language columns."""
@@ -51,14 +51,14 @@ class RowStep(Protocol):
     """A step that judges each row on its own."""
 
     version: int
-    """Raised whenever the same rows and settings give another outcome: it is part of the key of what was built."""
+    """Raised whenever the same rows and settings give a different outcome: it is part of the key of what was built."""
 
     def __call__(self, table: pa.Table, scope: Scope) -> Outcome:
-        """Judge a table of the form of `ialign_ray.corpus.schema`."""
+        """Judge a table with the schema of `ialign_ray.corpus.schema`."""
 
 
 class Measures(Protocol):
-    """Numbers that a `Measurement` took of all rows of all corpora, in a fixed order."""
+    """Measures of all rows of all corpora, taken by a `Measurement`, in a fixed order."""
 
     @property
     def rows(self) -> int:
@@ -66,7 +66,7 @@ class Measures(Protocol):
 
     @property
     def columns(self) -> Sequence[str]:
-        """Names of the numbers; a corpus that lacks one has NaN, or 0 for integers, there."""
+        """Names of the measures; a corpus that lacks one has NaN, or 0 for integers."""
 
     def column(self, name: str) -> npt.NDArray[Any]:
         """One measure of all rows."""
@@ -84,17 +84,17 @@ class StepDecision:
     learned: dict[str, Any] = field(default_factory=dict)
     """Learned thresholds and counts, as JSON, for the report."""
     warnings: list[str] = field(default_factory=list)
-    """Warnings for the user, a sentence each."""
+    """Warnings for the user, one sentence each."""
 
 
 class Measurement(Protocol):
-    """Numbers of each row, taken from one table at a time for a later decision about all rows."""
+    """Measures of each row, taken from one table at a time for a later decision about all rows."""
 
     version: int
-    """Raised whenever the same rows and settings give other numbers: it is part of the key of what was built."""
+    """Raised whenever the same rows and settings give different measures: it is part of the key of what was built."""
 
     def measure(self, table: pa.Table, scope: Scope) -> pa.Table:
-        """Numbers of the table's rows, one row each, few bytes a row."""
+        """Measures of the table's rows: one row each, of a few bytes."""
 
 
 class CorpusStep(Measurement, Protocol):

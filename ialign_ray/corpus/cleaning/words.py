@@ -1,10 +1,10 @@
 """Hashes of texts and of their words in the normal form in which two texts count as the same.
 
-The normal form: NFKC, lower case, letters, marks and digits only. Whatever is between them parts words; format
-characters and variation selectors are not there at all. Characters of scripts that are written without spaces are
-words of their own, with their marks.
+The normal form: NFKC, lower case, letters, marks and digits only. Anything between them separates words; format
+characters and variation selectors are removed. Each character of a script written without spaces is a separate word,
+with its marks.
 
-Case is folded one character for one: `ẞ` and `ß` are alike and differ from `ss`; `İ`, `I` and `i` are alike and differ
+Case is folded character by character: `ẞ` and `ß` are equal and differ from `ss`; `İ`, `I` and `i` are equal and differ
 from `ı`; final sigma is a sigma. `ialign_ray.corpus.identity.text_key` folds `ß` to `ss`, and keeps punctuation.
 """
 
@@ -36,7 +36,7 @@ from ialign_ray.corpus.cleaning.codepoints import (
 )
 from ialign_ray.corpus.cleaning.hashing import Hashes
 
-_APART = 0  # code point that stands for whatever parts words
+_APART = 0  # code point for anything that separates words
 _WORD = r"[\p{L}\p{M}\p{N}]"
 _IGNORED = r"[\p{Cf}\x{034F}\x{180B}-\x{180F}\x{FE00}-\x{FE0F}\x{E0100}-\x{E01EF}]"
 _SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\x{3099}\x{309A}\x{30FC}]"
@@ -46,7 +46,7 @@ _CASED_END = 0x20000  # no character beyond has case
 def normalised_words(column: pa.ChunkedArray | pa.Array) -> tuple[Hashes, Offsets]:
     """Hashes of the words of each text in normal form, and the n + 1 offsets at which the texts' words begin.
 
-    A word's hash depends on the word alone. A null has no words.
+    The hash of a word depends only on the word. A null has no words.
     """
     parts = [_words(folded(block)) for block in blocks(column)]
     hashes = np.concatenate([np.zeros(0, np.uint64), *(part for part, _ in parts)])
@@ -55,7 +55,7 @@ def normalised_words(column: pa.ChunkedArray | pa.Array) -> tuple[Hashes, Offset
 
 
 def ngram_hashes(hashes: Hashes, offsets: Offsets, n: int) -> tuple[Hashes, Offsets]:
-    """Hashes of every n consecutive words within a text; texts of fewer than n words have none."""
+    """Hashes of every n consecutive words within a text; texts of fewer than n words have no hash."""
     counts = np.maximum(np.diff(offsets) - (n - 1), 0)
     begins = np.concatenate([[0], np.cumsum(counts)])
     first = np.arange(begins[-1]) + np.repeat(offsets[:-1] - begins[:-1], counts)
@@ -76,7 +76,7 @@ def text_hashes(column: pa.ChunkedArray | pa.Array, lanes: int = 1) -> npt.NDArr
 
 
 def folded(array: pa.Array) -> Texts:
-    """Texts in normal form, with code point 0 for every character that is of no word."""
+    """Texts in normal form, with code point 0 for every character that is not part of a word."""
     folding, texts = _folding(), decode(array)
     context = texts.any(look_up(folding.context, texts.points))
     if context.any():
@@ -91,9 +91,9 @@ def folded(array: pa.Array) -> Texts:
 @dataclass(frozen=True)
 class _Folding:
     form: Points
-    """Normal form of a character, 0 if it parts words."""
+    """Normal form of a character, 0 if it separates words."""
     context: Table
-    """Characters whose normal form is several, or may join with their neighbours."""
+    """Characters whose normal form is several characters, or may compose with their neighbours."""
     ignored: Table
 
 
@@ -118,14 +118,14 @@ def _cases() -> Points:
     for point in range(_CASED_END):
         character = chr(point)
         small = character.casefold()
-        # the table has one place a character: `ß` would fold to two, and `İ` is two in lower case
+        # the table has one entry per character: `ß` would fold to two, and `İ` is two in lower case
         cases[point] = ord(small if len(small) == 1 else character.lower()[0])
     return cases
 
 
 @lru_cache(maxsize=4)
 def _elements(lane: int) -> Hashes:
-    """A hash of every character of the normal form, 0 for what parts words."""
+    """A hash of every character of the normal form, 0 for separators of words."""
     # lanes differ above all code points, so no two share an element
     elements = hashing.mix(np.arange(UNICODE, dtype=np.uint64) + np.uint64(lane << 32))
     elements[_APART] = 0
@@ -151,7 +151,7 @@ def _word_starts(texts: Texts) -> Table:
 
 
 def _previous(flags: Table, heads: Offsets) -> Table:
-    """The flag of the character before, False at the heads of texts."""
+    """The flag of the previous character, False at the start of a text."""
     before = np.zeros_like(flags)
     before[1:] = flags[:-1]
     before[heads] = False

@@ -1,4 +1,4 @@
-"""Scripts that a language is written in, and what those scripts need."""
+"""Scripts that a language is written in, and their properties."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ BREAKING = frozenset(["Khmr", "Thai", "Laoo", "Mymr", "Tibt", "Java", "Bali", "L
 
 
 def unicode_name(script: str) -> str | None:
-    """Name of a script in regular expressions: `Latn` -> `Latin`; None if they do not know it."""
+    """Name of a script in regular expressions: `Latn` -> `Latin`; None if it is unknown there."""
     return _UNICODE.get(script)
 
 
@@ -65,25 +65,25 @@ def expand(script: str) -> list[str]:
 
 @lru_cache(maxsize=4096)
 def scripts_of(code: str) -> tuple[str, ...]:
-    """ISO 15924 codes of the scripts that a language is written in; none where nobody knows (`und`, private codes).
+    """ISO 15924 codes of the scripts that a language is written in; empty if unknown (`und`, private codes).
 
-    A script in the code (`ace_Arab`) is the answer; otherwise CLDR's likely one is.
+    A script in the code (`ace_Arab`) takes precedence over CLDR's likely script.
     """
     try:
         language = langcodes.Language.get(code)
-    except ValueError:  # a name of the user's own, from languages.names
+    except ValueError:  # a code that the user defined in languages.names
         return ()
     if language.script:
         return tuple(expand(str(language.script)))
     if code.lower() in _TWO_ALPHABETS or language.language in _TWO_ALPHABETS:
         return ("Latn", "Cyrl")
     likely = language.maximize()
-    # langcodes takes what CLDR does not list for American English
+    # langcodes treats what CLDR does not list as American English
     known = language.language in LIKELY_SUBTAGS or (likely.territory, likely.script) != ("US", "Latn")
     return tuple(expand(str(likely.script))) if known and likely.script else ()
 
 
 def has_spaces(code: str) -> bool:
-    """Return True if the language puts spaces between words. Korean does, for all its Chinese characters."""
+    """Return True if the language puts spaces between words. Korean does, despite its Chinese characters."""
     scripts = scripts_of(code)
     return "Hang" in scripts or not _SPACELESS.intersection(scripts)

@@ -1,4 +1,4 @@
-"""The formats of sources, and which one reads a path.
+"""The formats of sources, and the choice of a path's format.
 
 An installed package adds a format by an entry point of the group `ialign.formats` that names a `Format`.
 """
@@ -36,7 +36,7 @@ FORMATS: Extensible[Format] = Extensible(
 
 
 def format_of(source: DataSource) -> Format:
-    """The format that a source names. Raises ConfigError for an unknown name."""
+    """Return the format that a source names. Raises ConfigError for an unknown name."""
     return FORMATS.find(source.format, f"`format` of {source.origin}")
 
 
@@ -56,7 +56,7 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
 
 
 def format_name(path: str, request: ReadRequest) -> str:
-    """The format that the source names, or that the path's name or folder shows."""
+    """Return the format that the source names, or that the path's name or folder implies."""
     if request.source.format != "auto":
         format_of(request.source)
     if path.startswith("hub:"):
@@ -88,7 +88,7 @@ def format_name(path: str, request: ReadRequest) -> str:
 def _by_suffix(path: str) -> str | None:
     if not (ending := suffix(path)):
         return None
-    for formats in (FORMATS.builtin, FORMATS):  # plug-ins are imported only where no built-in format fits
+    for formats in (FORMATS.builtin, FORMATS):  # plug-ins are imported only if no built-in format fits
         if found := [name for name, known in formats.items() if ending in known.suffixes]:
             if len(found) > 1:
                 raise DataError(f"{path}: {ending} is the suffix of {' and '.join(found)}; set `format` to one of them")

@@ -1,4 +1,4 @@
-"""One text file a language: aligned line by line (Moses, FLORES) or article by article (UDHR)."""
+"""One text file per language: aligned line by line (Moses, FLORES) or article by article (UDHR)."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from ialign_ray.errors import DataError
 
 SLOT = "{language}"
 _FINEST = 4096
-"""Every so many lines a chunk can begin."""
+"""Number of lines between places where a chunk can begin."""
 
 
 def file_sets(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
     """The files of each aligned set, in the order of `languages`.
 
-    `path` has {language} in it, or is a folder with a file `<language>.<anything>` each, or the beginning of
-    files `<path>.<language>`. Raises DataError for a language without file, or with several in a folder.
+    `path` contains {language}, or is a folder with one file `<language>.<anything>` each, or the prefix of files
+    `<path>.<language>`. Raises DataError for a language without a file, or with several in a folder.
     """
     if not languages:
         raise DataError(f"{path}: aligned text files need their languages; name them in `columns`")
@@ -47,7 +47,7 @@ def file_sets(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def are_there(path: str, languages: Sequence[str]) -> bool:
-    """Return True if the path is the beginning of aligned files, or a folder of them."""
+    """Return True if the path is the prefix of aligned files, or a folder of them."""
     if not languages:
         return False
     if is_folder(path):
@@ -77,7 +77,7 @@ def _slotted(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
 
 
 def _wild(path: str, code: str, name: str) -> tuple[str, ...]:
-    """The parts of a file's name that the wild cards of a pattern match."""
+    """The parts of a file's name that the wildcards of a pattern match."""
     kinds = {"**": "(.*)", "*": "([^/]*)", "?": "([^/])"}
     pieces = re.split(r"(\*\*|\*|\?|\[[^]]*\])", path.replace(SLOT, code))
     pattern = "".join(kinds.get(p) or (f"({p})" if p.startswith("[") else re.escape(p)) for p in pieces)
@@ -86,7 +86,7 @@ def _wild(path: str, code: str, name: str) -> tuple[str, ...]:
 
 
 def plan_lines(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
-    """Chunks over the same lines of all files. Raises DataError when their numbers of lines differ."""
+    """Chunks over the same lines of all files. Raises DataError if their numbers of lines differ."""
     marks = tuple(stamp(f) for f in files)
     cuts = [((0,) * len(files), 1)]
     if not request.whole and all(splittable(f, request.source) for f in files):
@@ -118,7 +118,7 @@ def _offsets(path: str, request: ReadRequest, step: int) -> tuple[Longs, int]:
     found, count, at, last = [np.zeros(0, np.int64)], 0, 0, b"\n"
     for block in stored(path):
         if not at:
-            unmarked(path, block)  # refuses UTF-16 before it is cut into nonsense
+            unmarked(path, block)  # refuses UTF-16 before it is cut in the middle of characters
         feeds = np.flatnonzero(np.frombuffer(block, np.uint8) == 10)
         # the feeds whose number, counted over the whole file, is a multiple of `step`
         found.append(feeds[(step - 1 - count) % step :: step] + at + 1)
@@ -127,7 +127,7 @@ def _offsets(path: str, request: ReadRequest, step: int) -> tuple[Longs, int]:
     torn = last != b"\n"
     ends = np.concatenate(found)
     if not torn and count and count % step == 0:
-        ends = ends[:-1]  # nothing begins there
+        ends = ends[:-1]  # no line begins there
     return ends, count + torn
 
 
@@ -135,17 +135,17 @@ def _same_length(files: Sequence[str], counts: Sequence[int], what: str) -> None
     if len(set(counts)) > 1:
         first, *others = (f"{f} {n:,}" for f, n in zip(files[1:], counts[1:], strict=True))
         counted = ", ".join([f"{files[0]} has {counts[0]:,} {what}", first, *others])
-        raise DataError(f"{counted}; aligned files must have as many, so fetch them again or mend the alignment")
+        raise DataError(f"{counted}; aligned files must have as many, so fetch them again or fix the alignment")
 
 
 def read_lines(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
-    """Tables with a column a file; a line that is bad in one file is dropped from all."""
+    """Tables with one column per file; a line that is bad in one file is dropped from all."""
     dropped: set[int] = set()
     streams = [_lines(chunk, k, rejects, dropped) for k in range(len(chunk.files))]
     held: list[pa.Array] = [pa.array([], pa.string())] * len(streams)
     line = chunk.line
     while True:
-        # a stream at its end leaves its place empty, which ends the loop; another's rest betrays unequal files
+        # an exhausted stream leaves its slot empty, which ends the loop; leftovers of another reveal unequal files
         held = [h if len(h) else next(s, h) for h, s in zip(held, streams, strict=True)]
         count = min([ROWS, *(len(h) for h in held)])
         if not count:
@@ -162,7 +162,7 @@ def read_lines(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
 
 
 def _lines(chunk: Chunk, k: int, rejects: Rejects, dropped: set[int]) -> Iterator[pa.Array]:
-    """The lines of one file as arrays, bad ones as null and listed in `dropped`."""
+    """The lines of one file as arrays; bad ones are null and listed in `dropped`."""
     bad: list[int] = []
 
     def reject(line: int, reason: str) -> None:
@@ -189,7 +189,7 @@ def _gapless(array: pa.Array, lines: Longs, due: int) -> pa.Array:
 
 
 def _array(records: TextRecords, chunk: Chunk, reject: Reject) -> pa.Array:
-    """One string a record, without its line end; null where it is bad."""
+    """One string per record, without its line end; null if it is bad."""
     if not len(records):
         return pa.array([], pa.string())
     if b"\0" in records.data or not is_utf8(records.data):
@@ -208,7 +208,7 @@ def _text(records: TextRecords, k: int, chunk: Chunk, reject: Reject) -> str | N
 
 
 def plan_articles(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
-    """One chunk, since no scan of lines finds where article k begins."""
+    """One chunk, since a scan of lines cannot find where article k begins."""
     many = len(files)
     marks = tuple(stamp(f) for f in files)
     start, end, line = WHOLE
@@ -216,7 +216,7 @@ def plan_articles(request: ReadRequest, files: tuple[str, ...], file: int) -> li
 
 
 def read_articles(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
-    """Tables with a row an article, its lines joined by line feeds; `__line` is where the first file has it."""
+    """Tables with one row per article, its lines joined by line feeds; `__line` is its line in the first file."""
     streams = [_articles(part, rejects) for part in parts(chunk, 1)]
     counts, rows = [0] * len(streams), list[tuple[tuple[int, str | None], ...]]()
     for row in zip_longest(*streams):
@@ -237,7 +237,7 @@ def _article_table(rows: list[tuple[tuple[int, str | None], ...]], chunk: Chunk)
 
 
 def _articles(part: Chunk, rejects: Rejects) -> Iterator[tuple[int, str | None]]:
-    """(first line, text) of each article; the text is None when a line of it is bad."""
+    """(first line, text) of each article; the text is None if one of its lines is bad."""
     reject = partial(rejects, part.files[0])
     first, held, size, sound = 0, list[str](), 0, True
     for records in chunk_records(part, reject):

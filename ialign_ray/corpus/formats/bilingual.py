@@ -1,6 +1,6 @@
 """Translators' files of two languages: XLIFF 1.2 and 2.0, and gettext PO. Raw columns: `source`, `target`, `id`.
 
-Written on the XML stream of TMX, and on polib (MIT, no dependencies); translate-toolkit reads both, but is GPL.
+Uses the XML stream of TMX, and polib (MIT, no dependencies); translate-toolkit reads both, but is GPL.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]
 
 
 def read_xliff(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
-    """Tables with a row a `trans-unit` (1.2) or `segment` (2.0)."""
+    """Tables with one row per `trans-unit` (1.2) or `segment` (2.0)."""
     yield from tables(Segments(partial(rejects, chunk.files[0])), chunk, rejects)
 
 
 class Segments:
-    """Makes rows of the units of an XLIFF file; proposals in `alt-trans` and `mtc:matches` are left out."""
+    """Makes rows of the units of an XLIFF file; proposals in `alt-trans` and `mtc:matches` are skipped."""
 
     def __init__(self, reject: Reject) -> None:
         self.rows: dict[str, list[str | None]] = {name: [] for name in COLUMNS}
@@ -50,7 +50,7 @@ class Segments:
         self._line = self._aside = 0
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
-        """A unit, a side, or a tag in it."""
+        """Open a unit, a side, or a tag in it."""
         name = name.rpartition(":")[2]
         if self.text.pieces is not None:
             self.text.start(name)
@@ -64,7 +64,7 @@ class Segments:
             self.text.open()
 
     def end(self, name: str) -> None:
-        """The end of one of them; that of a segment, or of a unit without segments, makes a row."""
+        """Close one of them; the end of a segment, or of a unit without segments, makes a row."""
         name = name.rpartition(":")[2]
         if self.text.depth:
             self.text.end()
@@ -83,7 +83,7 @@ class Segments:
 
 
 def read_po(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
-    """A table of the entries that are translated and not fuzzy; a plural has its last form. `id` is the context."""
+    """A table of the entries that are translated and not fuzzy; of a plural, the last form. `id` is the context."""
     path = chunk.files[0]
     data = b"".join(_limited(path, texts(path, chunk.source)))
     for number, line in enumerate(data.split(b"\n"), start=1):
@@ -92,9 +92,9 @@ def read_po(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     try:
         # a comment at the end: polib would open a file whose name the text is
         entries = list(polib.pofile(data.decode() + "\n# end\n"))
-    except Exception as error:  # polib lets IndexError and the like out of malformed files
+    except Exception as error:  # polib raises IndexError and others for malformed files
         reason = first_line(error).replace("Syntax error in po file (", "syntax error (").replace("None ", "")
-        raise DataError(f"{path} is malformed: {reason}; mend it with msgfmt --check") from error
+        raise DataError(f"{path} is malformed: {reason}; fix it with msgfmt --check") from error
     rows = [e for e in entries if e.translated() and not e.obsolete]
     yield pa.table(
         {

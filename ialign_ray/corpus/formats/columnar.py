@@ -16,7 +16,7 @@ from ialign_ray.corpus.formats.files import first_line, raw, stamp
 from ialign_ray.errors import DataError
 
 _TABLE = 16 << 20
-"""Bytes of a table, about."""
+"""Approximate bytes of a table."""
 _SLICE = 200_000
 """Rows of a chunk of a hub data set or saved folder."""
 
@@ -37,7 +37,7 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
     mark = stamp(path)
     with raw(path) as file:
         try:
-            # what one file of a remote store gives at a time is worth buffering
+            # small reads of a remote file are worth buffering
             yield pq.ParquetFile(file, pre_buffer="://" in path)
         except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, OSError) as error:
             state = "empty" if str(mark[0]) == "0" else "malformed"
@@ -45,7 +45,7 @@ def _parquet(path: str) -> Iterator[pq.ParquetFile]:
 
 
 def plan_parquet(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
-    """Chunks of whole row groups, small ones together."""
+    """Chunks of whole row groups, small ones combined."""
     (path,) = files
     with _parquet(path) as opened:
         _check(path, opened.schema_arrow.names, request.columns)
@@ -98,13 +98,13 @@ def read_saved(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
 
 
 def _age(path: str) -> int:
-    """Time of a local folder's last change, so that a data set saved again is read again; else 0."""
+    """Time of a local folder's last change, so that a data set saved again is read again; otherwise 0."""
     return Path(path).stat().st_mtime_ns if Path(path).is_dir() else 0
 
 
 @lru_cache(maxsize=4)
 def _saved(path: str, split: str, age: int) -> Any:
-    """The memory-mapped data set, once a process: opening one takes seconds."""
+    """The memory-mapped data set, cached per process: opening one takes seconds."""
     import datasets
 
     try:
@@ -114,7 +114,7 @@ def _saved(path: str, split: str, age: int) -> Any:
             config = parts[2] if len(parts) > 2 else None
             return datasets.load_dataset("/".join(parts[:2]), config, split=split, revision=revision or None)
         loaded = datasets.load_from_disk(path)
-    except Exception as error:  # the library raises a dozen kinds, all of them the user's to mend
+    except Exception as error:  # the library raises a dozen kinds, all of them for the user to fix
         what = f"hub data set {path[4:]!r} (split {split!r})" if path.startswith("hub:") else path
         raise DataError(f"{what} cannot be loaded: {first_line(error)}") from error
     if isinstance(loaded, datasets.DatasetDict):

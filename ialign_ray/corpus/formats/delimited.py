@@ -29,7 +29,7 @@ from ialign_ray.errors import DataError
 
 _HEAD = 64 << 10
 _QUOTED = {mark: re.compile(rb'(?<![^%b\n\r])"[^"]*(?:""[^"]*)*(?:"|\Z)' % mark) for mark in (b",", b"\t")}
-"""A quoted field: as in pyarrow, a quote opens only at a field's start and anywhere else is a character."""
+"""A quoted field: as in pyarrow, a quote opens one only at a field's start and is a character anywhere else."""
 
 
 def plan(mark: bytes, request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
@@ -60,7 +60,7 @@ def read(mark: bytes, chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
 
 
 def header(path: str, source: DataSource, mark: bytes) -> list[str]:
-    """Column names in a file's first row. Raises DataError when the file is empty, or a name occurs twice."""
+    """Column names in a file's first row. Raises DataError if the file is empty, or a name occurs twice."""
 
     def refuse(line: int, reason: str) -> None:
         raise DataError(f"{path}, line {line} {reason}")
@@ -76,13 +76,13 @@ def header(path: str, source: DataSource, mark: bytes) -> list[str]:
 
 def _names(text: str, path: str, mark: bytes) -> list[str]:
     if "\r" in text.rstrip("\r"):
-        raise DataError(f"{path} ends its lines with CR alone; save it with LF or CR LF line ends")
+        raise DataError(f"{path} ends its lines with CR only; save it with LF or CR LF line ends")
     # the default refuses fields of more than 131,072 characters
     csv.field_size_limit(1 << 30)
     try:
         names = next(csv.reader([text], delimiter=mark.decode()), [])
     except csv.Error as error:
-        raise DataError(f"{path} has a malformed header: {error}; mend it") from error
+        raise DataError(f"{path} has a malformed header: {error}; fix it") from error
     if twice := [n for k, n in enumerate(names) if n in names[:k]]:
         raise DataError(f"{path} has two columns {twice[0]!r}; rename one")
     return names
@@ -125,7 +125,7 @@ def _filled(records: TextRecords) -> TextRecords:
 def _table(records: TextRecords, path: str, names: list[str], mark: bytes, reject: Reject) -> pa.Table:
     table = _parsed(records, names, mark)
     if table is None:
-        # only now: to count fields costs a scan that sound files need not pay
+        # only now: counting fields costs a scan that valid files do not need
         records = _even(records, len(names), mark, reject)
         table = _parsed(records, names, mark)
     if table is None:
@@ -161,7 +161,7 @@ def _parsed(records: TextRecords, names: list[str], mark: bytes) -> pa.Table | N
 
 
 def _even(records: TextRecords, width: int, mark: bytes, reject: Reject) -> TextRecords:
-    """Records with the header's number of fields, and no line end but their own."""
+    """Records with the header's number of fields, and no line end except their last."""
     view = np.frombuffer(records.data, np.uint8)
     fields = 1 + _count(np.flatnonzero(view == mark[0]), records, mark)
     returns = np.flatnonzero(view == 13)
@@ -173,7 +173,7 @@ def _even(records: TextRecords, width: int, mark: bytes, reject: Reject) -> Text
         else:
             reject(
                 line,
-                f"is malformed: Expected {width} columns, got {fields[k]}; quote fields that hold {mark.decode()!r}",
+                f"is malformed: Expected {width} columns, got {fields[k]}; quote fields that contain {mark.decode()!r}",
             )
     return records.keep((fields == width) & (alone == 0))
 

@@ -1,4 +1,4 @@
-"""Paths, globs and compressed or remote files as streams of bytes, or one sentence about what is wrong."""
+"""Paths, globs and compressed or remote files as streams of bytes; faults are reported in one sentence."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 
 
 def resolve(path: str, base: str) -> str:
-    """Absolute path or URL of a data path; `pocket:` sets are made on first use."""
+    """Absolute path or URL of a data path; `pocket:` sets are generated on first use."""
     if path.startswith(POCKET):
         return str(pocket_file(path))
     if "://" in path:
@@ -43,7 +43,7 @@ def suffix(path: str) -> str:
 
 @contextmanager
 def asking(path: str) -> Iterator[None]:
-    """Put what goes wrong with a file into one sentence."""
+    """Turn errors of a file into a DataError of one sentence."""
     try:
         yield
     except IalignError:
@@ -56,14 +56,14 @@ def asking(path: str) -> Iterator[None]:
         if "://" in path:  # each remote file system has its own tree of exceptions
             raise DataError(_unreachable(path, error)) from error
         if isinstance(error, OSError):
-            raise DataError(f"{path} cannot be read: {first_line(error)}; mend the file or its permissions") from error
+            raise DataError(f"{path} cannot be read: {first_line(error)}; fix the file or its permissions") from error
         if isinstance(error, ValueError) and "null byte" in str(error):
-            raise DataError(f"{path!r} holds a NUL byte; mend the name") from error
+            raise DataError(f"{path!r} contains a NUL byte; fix the name") from error
         raise
 
 
 def is_folder_error(path: str) -> DataError:
-    """The sentence for a folder where a file should be."""
+    """The message for a folder where a file should be."""
     return DataError(f"{path} is a folder; name a file in it, or a pattern such as {path.rstrip('/')}/*.parquet")
 
 
@@ -74,9 +74,9 @@ def first_line(error: BaseException) -> str:
 
 def _unreachable(path: str, error: Exception) -> str:
     scheme = path.partition("://")[0]
-    cure = "set credentials or mend the address"
+    cure = "set credentials or fix the address"
     if extra := _EXTRAS.get(scheme):
-        cure = f"set credentials, mend the address, or install ialign_ray[{extra}]"
+        cure = f"set credentials, fix the address, or install ialign_ray[{extra}]"
     return f"{path} cannot be opened: {first_line(error)}; {cure}"
 
 
@@ -118,12 +118,12 @@ def matches(path: str) -> list[str]:
         return [path]
     found = listing(path)
     if not found:
-        raise DataError(f"{path} matches no file; mend the pattern, or set storage.data to the folder it is in")
+        raise DataError(f"{path} matches no file; fix the pattern, or set storage.data to the folder it is in")
     return found
 
 
 def stamp(path: str) -> Stamp:
-    """Marks of a file that differ once it has changed."""
+    """Marks of a file that change with its contents."""
     with asking(path):
         if "://" not in path:
             known = Path(path).stat()
@@ -152,7 +152,7 @@ def raw(path: str) -> Iterator[BinaryIO]:
 
 
 def stored(path: str, start: int = 0, end: int = -1, block: int | None = None) -> Iterator[bytes]:
-    """Blocks of a file's bytes from `start` to `end`, decompressed where its name says so."""
+    """Blocks of a file's bytes from `start` to `end`, decompressed if its name implies compression."""
     block = block or BLOCK
     how = compression(path)
     with raw(path) as file:
@@ -174,7 +174,7 @@ def _stream(file: BinaryIO, how: str) -> Any:
 
 def _decompressed(path: str, file: BinaryIO, how: str, block: int) -> Iterator[bytes]:
     try:
-        # pyarrow notices a torn stream in all of these, and reads files of many members
+        # pyarrow detects a torn stream in all of these, and reads files of many members
         stream = _stream(file, how)
         while data := stream.read(block):
             yield data
@@ -182,4 +182,4 @@ def _decompressed(path: str, file: BinaryIO, how: str, block: int) -> Iterator[b
         said = first_line(error)
         if isinstance(error, EOFError) or "Truncated" in said:
             raise DataError(f"{path} ends in the middle of its {how} stream; fetch it again") from error
-        raise DataError(f"{path} is no whole {how} file ({said}); fetch it again, or mend its suffix") from error
+        raise DataError(f"{path} is not a whole {how} file ({said}); fetch it again, or fix its suffix") from error

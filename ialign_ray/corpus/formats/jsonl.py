@@ -1,4 +1,4 @@
-"""JSON lines: one object a line, columns of any type."""
+"""JSON Lines: one object per line, columns of any type."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAIL = 1 << 10  # a column's name may be split between two blocks
 
 
 def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
-    """Chunks of a file, cut at line feeds; a column that occurs nowhere is refused."""
+    """Chunks of a file, cut at line feeds; a column that never occurs is refused."""
     (path,) = files
     mark = stamp(path)
     if request.whole or not splittable(path, request.source):
@@ -56,7 +56,7 @@ def read(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
             table = _table(lines[k : k + ROWS], rows[k : k + ROWS], path, partial(rejects, path))
             seen |= dict.fromkeys(table.column_names)
             yield table
-    if (chunk.start[0], chunk.end[0]) == (0, -1):  # what no other chunk can have
+    if (chunk.start[0], chunk.end[0]) == (0, -1):  # absent from every other chunk too
         if len(seen) < 2:
             raise DataError(f"{path} is empty; fill it")
         for column in chunk.names:
@@ -72,13 +72,13 @@ def _objects(records: TextRecords, chunk: Chunk, reject: Reject) -> tuple[list[i
         except (orjson.JSONDecodeError, RecursionError) as error:
             if line.strip():
                 reason = str(error).partition(": line 1 column")[0]
-                reject(int(records.lines[k]), why_bad(line, chunk.source) or f"is not JSON: {reason}; mend the line")
+                reject(int(records.lines[k]), why_bad(line, chunk.source) or f"is not JSON: {reason}; fix the line")
             continue
         if isinstance(row, dict):
             lines.append(int(records.lines[k]))
             rows.append(row)
         else:
-            reject(int(records.lines[k]), f"is {type(row).__name__}, not an object; write one object a line")
+            reject(int(records.lines[k]), f"is {type(row).__name__}, not an object; write one object per line")
     return lines, rows
 
 

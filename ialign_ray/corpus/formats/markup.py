@@ -1,8 +1,8 @@
 """XML as a stream of events in constant memory, safe against entities, with exact lines.
 
-The standard library's expat, with the handlers that defusedxml would set: declarations of entities and references
-to external ones are refused, and no DTD is ever fetched. Not lxml, which keeps a tree and, for a document type,
-its entities; not defusedxml, whose SAX reader refuses the `<!DOCTYPE tmx SYSTEM "tmx14.dtd">` of every other TMX.
+Uses the standard library's expat, with the handlers that defusedxml would set: declarations of entities and references
+to external ones are refused, and no DTD is ever fetched. Not lxml, which keeps a tree and, for a document type, its
+entities; not defusedxml, whose SAX reader refuses the `<!DOCTYPE tmx SYSTEM "tmx14.dtd">` of every other TMX.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from ialign_ray.errors import DataError
 
 _FEED = 1 << 20
 _LONGEST_TAG = 16 << 20
-"""expat reads a tag again from its start with each block, so that the cost of an endless one is quadratic."""
+"""Longest tag in bytes: expat reads a tag again from its start with each block, so an endless one costs quadratic
+time."""
 
 
 class Events(Protocol):
@@ -30,21 +31,21 @@ class Events(Protocol):
     lines: list[int]
     text: Gathered
     line: Callable[[], int]
-    """The parser's line; a call, since events are many and few need it."""
+    """Return the parser's line; a call, since there are many events and few need it."""
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
-        """An element begins."""
+        """Handle the start of an element."""
 
     def end(self, name: str) -> None:
-        """An element ends."""
+        """Handle the end of an element."""
 
 
 def tables(
     events: Events, chunk: Chunk, rejects: Rejects, before: bytes = b"", after: bytes = b""
 ) -> Iterator[pa.Table]:
-    """Tables of a chunk between two made-up parts. A torn or malformed file is one bad row: what is before it stays."""
+    """Tables of a chunk between two synthetic parts. A torn or malformed file is one bad row: earlier rows are kept."""
     path = chunk.files[0]
-    # the made-up part before a chunk has no line feed, so lines count from the chunk's first
+    # the synthetic part before a chunk has no line feed, so lines count from the chunk's first
     shift = chunk.line - 1
     parser = _parser(events, path, shift, chunk)
     try:
@@ -54,14 +55,16 @@ def tables(
             parser.Parse(block, False)
             fed += len(block)
             if fed - parser.CurrentByteIndex > _LONGEST_TAG:
-                raise DataError(f"{path}, line {parser.CurrentLineNumber + shift} begins a tag of over 16 MB; mend it")
+                raise DataError(
+                    f"{path}, line {parser.CurrentLineNumber + shift} begins a tag of over 16 MB; shorten it"
+                )
             yield from _taken(events)
         parser.Parse(after, True)
     except expat.ExpatError as error:
         yield from _taken(events)
         reason = expat.ErrorString(error.code)
-        rejects(path, error.lineno + shift, f"is malformed XML ({reason}); fetch or mend the file")
-    except (ValueError, LookupError) as error:  # how pyexpat says that it lacks a declared encoding
+        rejects(path, error.lineno + shift, f"is malformed XML ({reason}); fetch it again or fix it")
+    except (ValueError, LookupError) as error:  # raised by pyexpat for a declared encoding that it lacks
         raise DataError(f"{path} declares an encoding that cannot be read ({error}); set `encoding`") from error
     yield from _taken(events)
 
@@ -74,9 +77,9 @@ def _blocks(chunk: Chunk) -> Iterator[bytes]:
 
 
 def _parser(events: Events, path: str, shift: int, chunk: Chunk) -> expat.XMLParserType:
-    # an encoding that the user names goes before the one that the file declares
+    # an encoding that the user names overrides the one that the file declares
     parser = expat.ParserCreate(None if codec(chunk.source) == "utf-8" else "utf-8")
-    # else expat hands over a text in parts, broken at line ends and references
+    # otherwise expat passes a text in parts, broken at line ends and references
     parser.buffer_text = True
 
     def refuse(what: str, cure: str) -> DataError:
@@ -111,7 +114,7 @@ def _taken(events: Events) -> Iterator[pa.Table]:
 
 
 class Gathered:
-    """The text between two tags, without the parts that are no language."""
+    """The text between two tags, without formatting code."""
 
     def __init__(self, codes: frozenset[str]) -> None:
         self.codes = codes
@@ -119,26 +122,26 @@ class Gathered:
         self.size = self.depth = 0
 
     def open(self) -> None:
-        """Text begins."""
+        """Start a text."""
         self.pieces, self.size, self.depth = [], 0, 0
 
     def start(self, name: str) -> None:
-        """A tag inside the text; once in code, all that is in it is code."""
+        """Open a tag inside the text; everything inside a tag of code is code."""
         if self.pieces is not None and (self.depth or name in self.codes):
             self.depth += 1
 
     def end(self) -> None:
-        """Its end."""
+        """Close a tag."""
         if self.depth:
             self.depth -= 1
 
     def data(self, text: str) -> None:
-        """Characters, kept when they are text."""
+        """Add characters, if they are text."""
         if self.pieces is not None and not self.depth and self.size <= LONGEST:
             self.pieces.append(text)
             self.size += len(text)
 
     def close(self) -> str | None:
-        """The text; None when it is too long."""
+        """Return the text; None if it is too long."""
         pieces, self.pieces = self.pieces or [], None
         return "".join(pieces) if self.size <= LONGEST else None

@@ -17,7 +17,7 @@ _BROKEN = (calamine.CalamineError, calamine.XmlError, calamine.ZipError, calamin
 
 
 def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
-    """One chunk: a sheet holds a million rows at most, and its file cannot be cut."""
+    """One chunk: a sheet has at most a million rows, and its file cannot be cut."""
     (path,) = files
     known = _header(path, _sheet(path).to_python(nrows=1, skip_empty_area=False))
     for column in request.columns:
@@ -27,7 +27,8 @@ def plan(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]
 
 
 def read(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
-    """Tables of the rows under the header; every cell is text, as the sheet shows whole numbers, null where empty."""
+    """Tables of the rows under the header; every cell is text, with whole numbers as the sheet shows them, null if
+    empty."""
     path = chunk.files[0]
     rows = _sheet(path).to_python(skip_empty_area=False)
     header = _header(path, rows[:1])

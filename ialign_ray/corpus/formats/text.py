@@ -1,4 +1,4 @@
-"""Text files as blocks of UTF-8 bytes and these as records: where each starts, ends, and in which line it is."""
+"""Text files as blocks of UTF-8 bytes, and blocks as records: the start, end and line of each."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Closed = Callable[[bytes, Longs], Longs]
 """(block that begins with a record, its line feeds) -> positions, in that array, of the feeds that end a record."""
 _TOO_LONG = f"begins a record of more than {LONGEST >> 20} MB; shorten it, or close its quotes"
 Reject = Callable[[int, str], None]
-"""Takes a line number and a reason."""
+"""Callback with a line number and a reason."""
 
 _MARKS = [
     (codecs.BOM_UTF32_LE, "utf-32"),
@@ -75,7 +75,7 @@ def codec(source: DataSource) -> str:
             f"{source.origin}: encoding {source.encoding!r} is not known; use one of Python's, such as utf-16"
         ) from error
     if not known._is_text_encoding or known.name in {"idna", "punycode", "undefined", "unicode_escape"}:
-        raise DataError(f"{source.origin}: encoding {source.encoding!r} is none of text; use one such as utf-16")
+        raise DataError(f"{source.origin}: encoding {source.encoding!r} is not a text encoding; use one such as utf-16")
     return "utf-8" if known.name == "utf-8-sig" else known.name
 
 
@@ -85,7 +85,7 @@ def splittable(path: str, source: DataSource) -> bool:
 
 
 def texts(path: str, source: DataSource, start: int = 0, end: int = -1, block: int | None = None) -> Iterator[bytes]:
-    """Blocks of a text file as UTF-8 without byte order mark; bytes that are not UTF-8 stay what they are."""
+    """Blocks of a text file as UTF-8 without byte order mark; bytes that are not UTF-8 are unchanged."""
     name, blocks = codec(source), stored(path, start, end, block)
     if name != "utf-8":
         blocks = _transcoded(path, blocks, name)
@@ -110,7 +110,7 @@ def _transcoded(path: str, blocks: Iterable[bytes], name: str) -> Iterator[bytes
         for data in blocks:
             yield decoder.decode(data).encode("utf-8", "surrogatepass")
         yield decoder.decode(b"", True).encode("utf-8", "surrogatepass")
-    except UnicodeError as error:  # what no handler is asked about, such as a missing byte order mark
+    except UnicodeError as error:  # errors that reach no handler, such as a missing byte order mark
         raise DataError(f"{path} is not {name}: {error}; set another `encoding`, such as utf-16-le") from error
 
 
@@ -127,18 +127,18 @@ def is_utf8(data: bytes) -> bool:
 def why_bad(data: bytes, source: DataSource) -> str | None:
     """Reason why the bytes of a text are malformed; None if they are not."""
     if b"\0" in data:
-        return f"holds a NUL byte (byte {data.index(0) + 1}); remove it, or set `encoding` if the file is UTF-16"
+        return f"contains a NUL byte (byte {data.index(0) + 1}); remove it, or set `encoding` if the file is UTF-16"
     try:
         data.decode()
     except UnicodeDecodeError as error:
         if codec(source) != "utf-8":
-            return f"is not {source.encoding}; mend it, or set another `encoding`"
+            return f"is not {source.encoding}; fix it, or set another `encoding`"
         return f"is not UTF-8 (byte {error.start + 1}); save it as UTF-8, or set `encoding`"
     return None
 
 
 def sound(records: TextRecords, source: DataSource, reject: Reject) -> TextRecords:
-    """Records without those that hold a NUL byte or are not UTF-8."""
+    """Drop records that contain a NUL byte or are not UTF-8."""
     if b"\0" not in records.data and is_utf8(records.data):
         return records
     # one by one only in a block that has a bad record somewhere
@@ -174,7 +174,7 @@ def records_of(blocks: Iterable[bytes], line: int, closed: Closed, reject: Rejec
             yield _short(records, reject)
         while len(rest) > LONGEST and not skipping:
             reject(line, _TOO_LONG)
-            at = rest.find(b"\n")  # a quote that is never closed costs its line alone
+            at = rest.find(b"\n")  # a quote that is never closed costs only its line
             skipping = at < 0
             records, rest, line = _cut(b"" if skipping else rest[at + 1 :], line + (not skipping), closed)
             if records:
@@ -205,7 +205,7 @@ def _last(rest: bytes, line: int, closed: Closed, reject: Reject) -> Iterator[Te
 
 def _cut(data: bytes, line: int, closed: Closed) -> tuple[TextRecords | None, bytes, int]:
     """(whole records, the bytes after them, the line these begin in)."""
-    # in UTF-8 the byte 10 is a line feed and never a part of another character
+    # in UTF-8 the byte 10 is a line feed and never part of another character
     feeds = np.flatnonzero(np.frombuffer(data, np.uint8) == 10)
     last = closed(data, feeds)
     if not len(last):
@@ -218,7 +218,7 @@ def _cut(data: bytes, line: int, closed: Closed) -> tuple[TextRecords | None, by
 
 
 def scanned(path: str, size: int, closed: Closed = every_line) -> Iterator[tuple[bytes, list[Span]]]:
-    """Blocks of a file, each with the spans of about `size` bytes that are complete by then.
+    """Blocks of a file, each with the spans of about `size` bytes that are complete at its end.
 
     The last item is (b"", [the last span]). An over-long record ends the splitting: the rest is one span.
     """

@@ -1,8 +1,8 @@
 """Translation memories (TMX 1.4), in constant memory and cut between units.
 
-A `tuv` belongs to the columns that name its language: exactly, else but for case, else as the same language
-(`EN-US` for `en`). Real memories hold several variants of one language in a unit: the first that is not empty is
-kept. Text in `bpt`, `ept`, `ph`, `it`, `ut` and `sub` is formatting code and left out; `hi` is kept.
+A `tuv` belongs to the columns that name its language: exactly, else ignoring case, else as the same language
+(`EN-US` for `en`). Real memories contain several variants of one language in a unit: the first that is not empty is
+kept. Text in `bpt`, `ept`, `ph`, `it`, `ut` and `sub` is formatting code and skipped; `hi` is kept.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ID = "tuid"
 _UNIT = re.compile(rb"<tu[\s>]")
 _SPOKEN = re.compile(rb"<tuv\b[^>]*?\s(?:xml:)?lang\s*=\s*[\"']([^\"']+)[\"']")
 _TAG = 1024
-"""Bytes that hold any tag that begins a variant."""
+"""Bytes that contain any tag that begins a variant."""
 _OPAQUE = (b"<!--", b"<![CDATA[", b"<?")
 """Constructs that may contain `<tu` without a unit: such a file is read as one chunk."""
 _FOREIGN = re.compile(rb"encoding\s*=\s*[\"'](?!utf-?8[\"']|us-ascii[\"']|ascii[\"'])", re.IGNORECASE)
@@ -75,7 +75,7 @@ def _whole_only(data: bytes, first: bool) -> bool:
 
 def read(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables with a column for each language (and `tuid`) that the chunk names."""
-    # a chunk begins or ends between two units; made-up tags make a document of it
+    # a chunk begins or ends between two units; synthetic tags make it a document
     before = _BEFORE if chunk.start[0] else b""
     after = _AFTER if chunk.end[0] >= 0 else b""
     yield from tables(Units(chunk.names, partial(rejects, chunk.files[0])), chunk, rejects, before, after)
@@ -98,7 +98,7 @@ class Units:
         self._bad = False
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
-        """A unit, a variant, its text, or a tag in it."""
+        """Open a unit, a variant, its text, or a tag in it."""
         if self.text.pieces is not None:
             self.text.start(name)
         elif name == "seg":
@@ -112,7 +112,7 @@ class Units:
                 self._unit[ID] = attributes[ID]
 
     def end(self, name: str) -> None:
-        """The end of one of them; that of a unit makes a row."""
+        """Close one of them; the end of a unit makes a row."""
         if self.text.depth:
             self.text.end()
         elif name == "seg":
@@ -144,7 +144,7 @@ class Units:
 
 
 def languages_in(path: str) -> set[str]:
-    """The languages that the variants of a memory are marked with, as written."""
+    """Language codes of the variants of a memory, as written."""
     found, rest = set[str](), b""
     for block in stored(path):
         data = rest + block

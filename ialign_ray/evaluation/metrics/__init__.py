@@ -1,1 +1,1 @@
-"""Metrics of predictions: each a bootstrap draw, of which the point value is the one with weights of one."""
+"""Metrics of predictions: each is a vector of bootstrap draws, whose point value is the draw with weights of one."""

@@ -1,9 +1,9 @@
-"""Baselines that understand nothing: a uniform guess, the majority label, text length, and character n-grams.
+"""Baselines without language understanding: a uniform guess, the majority label, text length, and character n-grams.
 
-All are fitted on *training* labels and written in the form of a run's predictions, so that they go through
-the same metrics and intervals. Length matters: on NusaX positive texts are longer, and a tree that sees
-only the character count reaches a weighted F1 of .44-.55. Character n-grams learn the wording of a data set: what
-they reach needs no knowledge of the language, and on pairs of texts no comparison of the two.
+All are fitted on *training* labels and have the form of a run's predictions, so that they get the same metrics and
+intervals. Length matters: on NusaX positive texts are longer, and a tree that sees only the character count reaches a
+weighted F1 of .44-.55. Character n-grams learn the wording of a data set: their score needs no knowledge of the
+language and, on pairs of texts, no comparison of the two.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ _FLOOR: Final = 1e-6  # a label unseen in training is improbable, not impossible
 
 
 VERSION: Final = 1
-"""Version; raise it when the same rows give other baselines: stored ones are then made anew."""
+"""Version; raise it when the same rows give different baselines, so that stored ones are recomputed."""
 
 
 @dataclass(frozen=True)
 class Surface:
-    """Features of some rows that baselines see."""
+    """Features of rows that baselines use."""
 
     chars: Floats
     """Characters of each row (rows,)."""
@@ -46,7 +46,7 @@ class Surface:
 
 
 def random_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> Floats:
-    """Equal scores (rows, labels): metrics share ties equally, so this is the expected uniform guess."""
+    """Equal scores (rows, labels): metrics split ties equally, so this is the expected uniform guess."""
     return np.zeros((len(asked.chars), labels))
 
 
@@ -66,8 +66,8 @@ def length_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> 
 def ngram_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> Floats:
     """Log-probabilities (rows, labels) of logistic regression on character n-grams (1 to 4, TF-IDF).
 
-    Each text of a row has n-grams of its own: the model can separate premise and hypothesis, but sees no
-    n-gram of the two together. The majority label where the training rows hold one label, or no text at all.
+    Each text of a row has separate n-grams: the model can distinguish premise and hypothesis, but has no joint n-gram.
+    Falls back to the majority label if the training rows have one label or no text.
     """
     if len(np.unique(gold)) < 2:
         return majority_scores(gold, learned, asked, labels)
@@ -94,14 +94,13 @@ _GRAMS: Final = 5_000
 def baseline_predictions(train: pd.DataFrame, test: pd.DataFrame, labels: Mapping[str, int]) -> dict[str, pd.DataFrame]:
     """Predictions of every baseline, in the columns of a run's classification predictions.
 
-    `train` needs the columns suite, language, label, chars; `test` suite, language, id, label, chars (a
-    run's predictions will do: its prompts are dropped); `labels` gives each suite's number of labels. `ngrams` is
-    made where both have texts (`text`, or `text:SLOT` for each text of a row).
-    Fitted for each language on its own training rows, or on those of all languages of the suite where it
-    has none. Where `train` has a `fold`, a test row is judged by what was fitted on the rows of the other folds. The
-    scores are in all three scorer columns, so that any scorer's table can show them; the
-    prompt is "none". Test labels are copied, never fitted on. Raises `DataError` for a missing column, a
-    suite without training labels or without a number of labels.
+    `train` needs the columns suite, language, label, chars; `test` suite, language, id, label, chars (a run's
+    predictions are accepted: its prompts are dropped); `labels` gives each suite's number of labels. `ngrams` is added
+    if both have texts (`text`, or `text:SLOT` for each text of a row). Fitted for each language on its training rows,
+    or on those of all languages of the suite if it has no training rows. If `train` has a `fold`, a test row is
+    predicted by what was fitted on the rows of the other folds. The scores are in all three scorer columns, so that any
+    scorer's table can show them; the prompt is "none". Test labels are copied, never fitted on. Raises `DataError` for
+    a missing column, a suite without training labels or without a number of labels.
     """
     _require(train, ("suite", "language", "label", "chars"), "training labels")
     _require(test, ("suite", "language", "id", "label", "chars"), "test rows")
@@ -113,7 +112,7 @@ def baseline_predictions(train: pd.DataFrame, test: pd.DataFrame, labels: Mappin
             raise DataError(f"labels: suite '{suite}' has no number of labels; give one")
         known = train[train["suite"] == suite]
         if known.empty:
-            raise DataError(f"training labels: suite '{suite}' has none, so its baselines cannot be fitted")
+            raise DataError(f"training labels: suite '{suite}' has no training rows, so its baselines cannot be fitted")
         for name, scores in _fitted(made, known, part, str(language), labels[str(suite)]).items():
             columns = {scorer: list(scores) for scorer in SCORERS}
             parts[name].append(part[["suite", "language", "id", "label", "chars"]].assign(prompt="none", **columns))
@@ -121,14 +120,14 @@ def baseline_predictions(train: pd.DataFrame, test: pd.DataFrame, labels: Mappin
 
 
 def text_columns(rows: pd.DataFrame) -> list[str]:
-    """Columns that hold the texts of classification rows."""
+    """Columns with the texts of classification rows."""
     return [column for column in rows.columns if column == "text" or str(column).startswith("text:")]
 
 
 def _fitted(
     names: Sequence[str], known: pd.DataFrame, part: pd.DataFrame, language: str, labels: int
 ) -> dict[str, Floats]:
-    """Scores of one language's test rows by each baseline, fold by fold where there are folds."""
+    """Scores of one language's test rows by each baseline, fold by fold if there are folds."""
     crossed = "fold" in known.columns and bool(known["fold"].notna().any())
     folds = part["fold"].unique() if crossed else [None]
     learned = {fold: _training_rows(known[known["fold"] != fold] if crossed else known, language) for fold in folds}
@@ -146,7 +145,7 @@ def _fitted(
 
 
 def _surface(rows: pd.DataFrame, grams: bool) -> Surface:
-    """N-grams are counted once for all folds: that takes longer than to learn from them."""
+    """Features of texts, with n-grams counted once for all folds: counting takes longer than fitting."""
     counter = CountVectorizer(analyzer="char_wb", ngram_range=(1, 4))
     counts = [counter.fit_transform(rows[column]) for column in (text_columns(rows) if grams else [])]
     return Surface(rows["chars"].to_numpy(np.float64), tuple(counts))

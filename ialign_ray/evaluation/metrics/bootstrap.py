@@ -1,18 +1,18 @@
 """Intervals and p values by a bootstrap over independent units: sentences, or clusters of them such as articles.
 
-A sentence is one unit however many languages, prompts and training seeds it was scored in: all its rows are drawn
-together. Sentences of one article are no independent units; a suite's `cluster` makes the article the unit. What is
-covered here is the choice of the *sentences*; `results.training_luck` adds the spread over training seeds.
+A sentence is one unit, however many languages, prompts and training seeds it was scored in: all its rows are drawn
+together. Sentences of one article are not independent units; a suite's `cluster` makes the article the unit. This
+module covers the choice of the *sentences*; `results.training_luck` adds the spread over training seeds.
 
 A *draw vector* has shape (resamples + 1,): entry 0 is the sample itself, the others are resamples. Metrics
 are computed from weights (units, resamples + 1), how often each unit was drawn. `scipy.stats.bootstrap`
-would call scikit-learn's F1 a thousand times for each cell (measured 1.0 s a cell of 400 rows); one matrix
+would call scikit-learn's F1 a thousand times for each cell (measured 1.0 s per cell of 400 rows); one matrix
 product of confusion counts with the weights takes 0.4 ms, and all metrics of a cell 5 ms. Two runs over
 the same ids use the same weights, so subtracting their draw vectors is the paired bootstrap.
 
 The interval is Student's t, corrected for the skewness that single units bring in (by their influence: the
 infinitesimal jackknife of Efron, 2014) with the cubic of Hall (1992, "On the removal of skewness by transformation",
-JRSS B 54): its inverse on the short side, the cubic itself on the long side, where the inverse would run away. In
+JRSS B 54): its inverse on the short side, the cubic itself on the long side, where the inverse would diverge. In
 simulations (docs/evaluation.md) percentile intervals of 48 lognormal losses cover .80 to .90, BCa .84 to .91,
 bootstrap-t .88 to .94, this one .94 to .95. It needs only spread and skewness, so that any level and any p can be
 reached with 1,000 resamples.
@@ -37,7 +37,7 @@ Ints = NDArray[np.int64]
 RESAMPLES: Final = 1000
 LEVEL: Final = 0.95
 POWER: Final = 0.8
-_MIN_DEFINED: Final = 0.9  # an interval over fewer defined resamples would describe another population
+_MIN_DEFINED: Final = 0.9  # an interval over fewer defined resamples would describe a different population
 _ROUNDING: Final = 1e-12  # below it two runs are equal: the order of a sum must not decide a sign
 # A sample shows less skewness than its population, the more so the more its largest unit makes up of it: larger ones
 # have not been drawn yet. Simulated: lognormal losses of 48 units rise from .89 to .94 covered by it; normal ones and
@@ -70,15 +70,15 @@ class Difference(Interval):
 
 @dataclass(frozen=True)
 class Estimates:
-    """Many values (vectors,), with what their intervals and p values are made of; NaN where unknown."""
+    """Many values (vectors,), with the parameters of their intervals and p values; NaN if unknown."""
 
     value: Floats
     error: Floats
     """Standard errors."""
     skew: Floats
-    """Skewness of the estimate over samples, as far as the sample shows it; 0 is symmetric."""
+    """Skewness of the estimate over samples, as seen in the sample; 0 is symmetric."""
     tail: Floats
-    """The same with what the sample may not have drawn yet: it decides the end on the long side."""
+    """The same, corrected for units that the sample may not have drawn yet: it determines the end on the long side."""
     freedom: Floats
     """Degrees of freedom of the standard errors."""
 
@@ -100,13 +100,14 @@ class Estimates:
         reach = np.where(short, _cubed(distance, np.abs(self.skew)), _uncubed(distance, np.abs(self.tail)))
         found: Floats = np.asarray(2 * stats.t.sf(np.maximum(reach, 0), self.freedom), dtype=np.float64)
         found[self.value == 0] = np.where(np.isfinite(self.freedom[self.value == 0]), 1.0, np.nan)
-        # no unit differs from another: what is left is a sign test, in which all of them agree
+        # no unit differs from another: only a sign test remains, in which all of them agree
         alike = (self.error == 0) & np.isfinite(self.freedom)
         found[alike] = np.where(self.value[alike] == 0, 1.0, 2.0 ** (-self.freedom[alike]))
         return found
 
     def detectable(self) -> Floats:
-        """The smallest true values (vectors,) that 80 % of samples of this size would show at the 5 % level."""
+        """The smallest true values (vectors,) that 80 % of samples of this size would show to be non-zero at the 5 %
+        level."""
         seen: Floats = self.error * (quantile((1 + LEVEL) / 2, self.freedom) + quantile(POWER, self.freedom))
         return seen
 
@@ -118,7 +119,7 @@ class Estimates:
     def with_variance(self, variance: Floats, freedom: Floats) -> Estimates:
         """The same values with standard errors of the given variance and degrees of freedom (both (vectors,)).
 
-        What is added is taken as symmetric: the skewness falls as its share of the spread does.
+        The added variance is taken as symmetric: the skewness falls with its share of the spread.
         """
         error = np.sqrt(variance)
         share = np.divide(self.error, error, out=np.ones_like(error), where=error > 0)
@@ -127,16 +128,16 @@ class Estimates:
 
 
 def quantile(share: float, freedom: ArrayLike) -> Floats:
-    """Student's t that `share` of its distribution is below, for each number of degrees of freedom."""
+    """Quantile `share` of Student's t, for each number of degrees of freedom."""
     found: Floats = np.asarray(stats.t.ppf(share, np.asarray(freedom, dtype=np.float64)), dtype=np.float64)
     return found
 
 
 @lru_cache(maxsize=4)
 def resample_weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> Floats:
-    """Weights, how often each unit is drawn: (units, resamples + 1), column 0 all ones, other columns sum to `units`.
+    """Number of times that each unit is drawn: (units, resamples + 1), column 0 all ones, other columns sum to `units`.
 
-    Depends on its arguments alone, so runs over the same sorted ids are resampled alike.
+    Depends only on its arguments, so runs over the same sorted ids are resampled alike.
     """
     if units < 1 or resamples < 1:
         raise DataError(f"bootstrap: need a unit and a resample, got {units} units and {resamples} resamples")
@@ -146,16 +147,16 @@ def resample_weights(units: int, resamples: int = RESAMPLES, seed: int = 0) -> F
     counts = np.bincount(picks.ravel(), minlength=resamples * units).reshape(resamples, units)
     weights = np.ones((units, resamples + 1))
     weights[:, 1:] = counts.T
-    weights.flags.writeable = False  # it is shared by all that ask for the same
+    weights.flags.writeable = False  # the cached array is shared by all callers
     return weights
 
 
 def estimates(draws: Floats, units: ArrayLike, weights: Floats | None = None) -> Estimates:
-    """What many draw vectors (vectors, resamples + 1) show, each over its number of independent `units`.
+    """Estimates from many draw vectors (vectors, resamples + 1), each over its number of independent `units`.
 
-    `weights` are those that they were made with (`resample_weights`); without them no skewness is known, and intervals
-    are symmetric. Unknown (NaN) with fewer than two units (one says nothing about the next), where the value is
-    undefined, or where it is undefined in over a tenth of the resamples (say, AUC with two positives).
+    `weights` are those that they were made with (`resample_weights`); without them the skewness is unknown and
+    intervals are symmetric. Unknown (NaN) with fewer than two units, if the value is undefined, or if it is undefined
+    in over a tenth of the resamples (for example, AUC with two positives).
     """
     draws = np.where(np.abs(draws) < _ROUNDING, 0.0, draws)
     value, resampled, n = draws[:, 0].copy(), draws[:, 1:], np.asarray(units, dtype=np.float64)
@@ -170,7 +171,7 @@ def estimates(draws: Floats, units: ArrayLike, weights: Floats | None = None) ->
     known &= (spread > 0) | (value == 0) | (n >= _FEWEST_ALIKE)
     unknown = np.where(known, 0.0, np.nan)
     with np.errstate(divide="ignore", invalid="ignore"):
-        # not n - 1: units of unequal weight vary less in a sample than their number says (as HC3 has it)
+        # not n - 1: units of unequal weight vary less in a sample than their number suggests (as in HC3)
         error = spread * n / np.maximum(n - 2, 1)
     return Estimates(value, error + unknown, skew + unknown, tail + unknown, n - 1 + unknown)
 
@@ -201,7 +202,7 @@ def difference(first: Floats, second: Floats, n: int, level: float = LEVEL) -> D
 def mean_draws(vectors: Sequence[Floats]) -> Floats:
     """Mean over cells (languages, prompts or seeds), draw by draw: the cells are resampled jointly.
 
-    A draw that is undefined in one cell is undefined in the mean: no mean changes its members silently.
+    A draw that is undefined in one cell is undefined in the mean, so that the members of a mean never change silently.
     """
     mean: Floats = np.mean(np.stack(vectors), axis=0)
     return mean

@@ -1,4 +1,4 @@
-"""One cell of predictions (suite, prompt and language) under resampling: what every metric is computed from."""
+"""One cell of predictions (suite, prompt and language) under resampling, from which every metric is computed."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, eq=False)
 class Cell:
-    """Predictions of one suite, prompt and language by one scorer, and how often each sentence is drawn.
+    """Predictions of one suite, prompt and language by one scorer, and the weights of each sentence.
 
     Column 0 of the weights is the sample itself, all ones: the first number of every draw vector is the point value.
     """
 
     rows: pd.DataFrame
-    """One row an example; the columns of the suite's kind."""
+    """One row per example; the columns of the suite's kind."""
     unit: Ints
     """Sentence of each row (rows,), as its row in `weights`."""
     weights: Floats
     """Weights (sentences, draws), from `bootstrap.resample_weights`."""
     scorer: str = LIKELIHOOD
-    """Column of `rows` with a score for each label, for kinds that score labels; for others the word in results."""
+    """Column of `rows` with a score for each label, for kinds that score labels; for others the scorer's name in
+    results."""
     _shared: dict[Callable[[Cell], Any], Any] = field(default_factory=dict, repr=False)
 
     @property
@@ -41,19 +42,19 @@ class Cell:
         return "/".join(str(self.rows[c].iloc[0]) for c in ("suite", "prompt", "language") if c in self.rows.columns)
 
     def shared(self, make: Callable[[Cell], T]) -> T:
-        """`make` of this cell, computed once for all metrics that need it."""
+        """Return `make` of this cell, computed once for all metrics that need it."""
         if make not in self._shared:
             self._shared[make] = make(self)
         return cast(T, self._shared[make])
 
     def mean(self, values: ArrayLike) -> Floats:
-        """Mean of `values` (rows,) over the rows drawn, as a draw vector (draws,); rows that are NaN are left out."""
+        """Mean of `values` (rows,) over the rows drawn, as a draw vector (draws,); rows that are NaN are ignored."""
         return self.ratio(values, np.ones(len(self.rows)))
 
     def ratio(self, amounts: ArrayLike, sizes: ArrayLike) -> Floats:
         """Total of `amounts` over total of `sizes` (both (rows,)), as a draw vector (draws,).
 
-        Rows whose amount is NaN are left out of both; a draw without size is NaN.
+        Rows whose amount is NaN are ignored in both; a draw without size is NaN.
         """
         above, below = np.asarray(amounts, dtype=np.float64), np.asarray(sizes, dtype=np.float64)
         known = np.isfinite(above)
@@ -66,7 +67,7 @@ class Cell:
 
 
 def quotient(numerator: Floats, denominator: Floats) -> Floats:
-    """Elementwise division; NaN where the denominator is not above 0."""
+    """Elementwise division; NaN if the denominator is not above 0."""
     found: Floats = np.full(np.shape(numerator), np.nan)
     np.divide(numerator, denominator, out=found, where=np.broadcast_to(denominator > 0, found.shape))
     return found

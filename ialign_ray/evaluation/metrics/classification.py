@@ -1,7 +1,7 @@
 """Metrics of label scores: F1, accuracy, AUC and label shares of one cell, each as a draw vector.
 
-Tests hold every draw equal to scikit-learn's score of the rows drawn, which would take a second a cell. Tied best
-scores share a prediction equally (two tied labels get one half each), so label order never decides, and a constant
+Tests compare every draw with scikit-learn's score of the rows drawn, which would take a second per cell. Tied best
+scores share a prediction equally (two tied labels get one half each), so label order has no effect, and a constant
 scorer is the *expected* uniform guess, with an AUC of exactly .5.
 """
 
@@ -22,12 +22,12 @@ from ialign_ray.evaluation.metrics.cell import Cell, quotient
 Bools = NDArray[np.bool_]
 
 SCORERS: Final = ("sum", "mean", "calibrated")
-"""Ways to score a label from its tokens: summed, mean over tokens, or relative to a contentless prompt."""
+"""Ways to score a label from its tokens: sum, mean over tokens, or sum relative to a contentless prompt."""
 
 LENGTH_FIXED: Final = ("auc_length_fixed", "auc_ovr_length_fixed")
-"""Metrics that compare texts of about the same length only."""
+"""Metrics that compare only texts of about the same length."""
 WITHIN_LENGTH: Final = 1.1
-"""Texts are compared where the longer has at most this many times the characters of the shorter."""
+"""Two texts are compared if the longer has at most this many times the characters of the shorter."""
 FEWEST_MATCHED: Final = 20
 TOO_FEW_MATCHED: Final = (
     f"fewer than {FEWEST_MATCHED} texts of a class have one of the other within 10 % of their length"
@@ -66,12 +66,12 @@ def gold_labels(gold: ArrayLike, labels: int, rows: int) -> Ints:
         raise DataError(f"label: {floats.shape} gold labels for {rows} rows of scores")
     wrong = floats[~np.isin(floats, np.arange(labels))]
     if wrong.size:
-        raise DataError(f"label: {wrong[0]} is no index into {labels} labels; give 0..{labels - 1}")
+        raise DataError(f"label: {wrong[0]} is not an index of {labels} labels; give 0..{labels - 1}")
     return floats.astype(np.int64)
 
 
 def predict(scores: Floats) -> Floats:
-    """Predicted share of each label (rows, labels), rows summing to 1: one-hot but for tied best scores."""
+    """Predicted share of each label (rows, labels), rows summing to 1: one-hot except for tied best scores."""
     best = scores == scores.max(axis=1, keepdims=True)
     shares: Floats = best / best.sum(axis=1, keepdims=True)
     return shares
@@ -84,9 +84,9 @@ def extreme_margin(scores: Floats) -> Floats:
 
 
 def label_cells(rows: pd.DataFrame, unit: Ints, weights: Floats) -> dict[str, Cell]:
-    """Scorer -> its cell; one cell for scorers that agree, as on baselines and on labels of one token.
+    """Map each scorer to its cell; scorers that agree, as on baselines and labels of one token, share one.
 
-    Raises `DataError` where the rows hold no scores, or scores or labels that are no numbers in range.
+    Raises `DataError` if the rows have no scores, or scores or labels out of range.
     """
     cells = {
         name: Cell(rows, unit, weights, name) for name in SCORERS if name in rows.columns and rows[name].notna().any()
@@ -151,7 +151,7 @@ def auc(cell: Cell) -> Floats:
 
     Meant for ordinal labels whose first and last are the extremes (negative, neutral, positive): rows are
     ranked by `score[last] - score[first]`, so a bias towards any label does not count. For two labels it
-    is the ordinary AUC; for unordered labels it says only how well those two are told apart. NaN if
+    is the ordinary AUC; for unordered labels it only measures how well those two are separated. NaN if
     either class is absent.
     """
     unit, positive, margin, _ = cell.shared(_extremes)
@@ -161,8 +161,8 @@ def auc(cell: Cell) -> Floats:
 def auc_length_fixed(cell: Cell) -> Floats:
     """AUC as in `auc`, over the pairs of texts whose lengths in characters are within 10 % of each other.
 
-    The pairs in which the better class is longer and those in which it is shorter count alike, so that a score that
-    is the length itself gets .5. NaN with fewer than 20 rows of either class in such a pair (`TOO_FEW_MATCHED`): chance
+    The pairs in which the better class is longer and those in which it is shorter have equal weight, so that a score
+    equal to the length gets .5. NaN with fewer than 20 rows of either class in such a pair (`TOO_FEW_MATCHED`): chance
     would decide.
     """
     unit, positive, margin, chars = cell.shared(_extremes)
@@ -206,10 +206,10 @@ def auc_draws(weights: Floats, unit: Ints, positive: Bools, margin: Floats) -> F
 
 
 def matched_auc_draws(weights: Floats, unit: Ints, positive: Bools, margin: Floats, chars: Floats) -> Floats:
-    """`auc_draws` over the pairs whose `chars` (rows,) differ by at most 10 %; NaN where too few rows have one.
+    """`auc_draws` over the pairs whose `chars` (rows,) differ by at most 10 %; NaN if too few rows have one.
 
-    Mean of the AUC over the pairs whose positive row is longer and over those whose negative is; equal lengths are half
-    of either.
+    Mean of the AUC over the pairs whose positive row is longer and over those whose negative is; equal lengths count
+    half in each.
     """
     pairs = _matched(np.log(np.maximum(chars[positive], 1)), np.log(np.maximum(chars[~positive], 1)))
     if min(len(np.unique(side)) for side in pairs) < FEWEST_MATCHED:
@@ -230,7 +230,7 @@ def matched_auc_draws(weights: Floats, unit: Ints, positive: Bools, margin: Floa
 
 
 def _matched(first: Floats, second: Floats) -> tuple[Ints, Ints]:
-    """Places of all pairs of `first` and `second` (log lengths) that are within 10 %."""
+    """Indices of all pairs of `first` and `second` (log lengths) that are within 10 %."""
     order = np.argsort(second, kind="stable")
     reach = np.log(WITHIN_LENGTH) + 1e-9
     start = np.searchsorted(second[order], first - reach, side="left")

@@ -1,7 +1,7 @@
 """Metrics of label scores taken as probabilities (softmax over the labels): calibration, and AUC of unordered labels.
 
-The AUC of `metrics.classification` needs labels that run from one extreme to the other, which emotions, topics and
-entailment do not. Here every label is ranked against the rest.
+The AUC of `metrics.classification` needs labels ordered from one extreme to the other; emotions, topics and entailment
+have no such order. Here every label is ranked against the rest.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def calibration_error(cell: Cell) -> Floats:
 def auc_ovr(cell: Cell) -> Floats:
     """Mean AUC of each label's probability, its rows against all others (scikit-learn's `ovr`, macro).
 
-    Over the labels that occur in the cell; NaN if there is but one.
+    Averages over the labels that occur in the cell; NaN if there is only one.
     """
     shares, truth = softmax(cell.shared(scores), axis=1), cell.shared(gold)
     return mean_draws([auc_draws(cell.weights, cell.unit, truth == k, shares[:, k]) for k in np.unique(truth)])
 
 
 def auc_ovr_length_fixed(cell: Cell) -> Floats:
-    """`auc_ovr` over pairs of texts within 10 % of each other's length; NaN where a label has too few of them."""
+    """`auc_ovr` over pairs of texts within 10 % of each other's length; NaN if a label has too few of them."""
     shares, truth = softmax(cell.shared(scores), axis=1), cell.shared(gold)
     chars = cell.rows["chars"].to_numpy(np.float64)
     return mean_draws(

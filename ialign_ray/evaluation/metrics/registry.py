@@ -30,8 +30,8 @@ RETRIEVAL: Final = "retrieval"
 INSTRUCTIONS: Final = "instructions"
 
 Draws = Floats | Mapping[str, Floats] | None
-"""A draw vector (draws,); several by the suffix of their names (`share` of label 0 is `share_0`); or None where a cell
-has nothing to measure."""
+"""A draw vector (draws,); several by the suffix of their names (`share` of label 0 is `share_0`); or None if a cell has
+nothing to measure."""
 
 
 @dataclass(frozen=True)
@@ -45,11 +45,11 @@ class Metric:
     kinds: tuple[str, ...]
     """Kinds of suites that it measures."""
     higher_is_better: bool = True
-    """True if it improves by rising."""
+    """True if higher is better."""
     words: str = ""
-    """The metric in sentences, where its name is not the word; a falling one is phrased as what was saved."""
+    """The metric in sentences, if not its title; one for which lower is better is phrased as the amount saved."""
     limits: tuple[float, float] = (-np.inf, np.inf)
-    """What its value can be; an interval does not pass them."""
+    """Smallest and largest possible value, to which intervals are clipped."""
 
 
 def _bits_per_byte(cell: Cell) -> Floats:
@@ -58,7 +58,7 @@ def _bits_per_byte(cell: Cell) -> Floats:
 
 
 def _source_use(cell: Cell) -> Floats | None:
-    """Bits per byte that the right source saves against another sentence's; 0 where the source is ignored."""
+    """Bits per byte that the right source saves compared with another sentence's; 0 if the source is ignored."""
     if "mismatched_nats" not in cell.rows.columns:
         return None
     saved = cell.rows["mismatched_nats"].to_numpy(np.float64) - cell.shared(_nats)
@@ -71,7 +71,7 @@ def _nats_per_token(cell: Cell) -> Floats:
 
 
 def _perplexity(cell: Cell) -> Floats:
-    """Compares models of one tokenizer only."""
+    """Comparable only between models with the same tokenizer."""
     found: Floats = np.exp(_nats_per_token(cell))
     return found
 
@@ -85,14 +85,14 @@ def _nats(cell: Cell) -> Floats:
 
 
 def _generated(name: str) -> Callable[[Cell], Floats | None]:
-    """A metric of generated text, absent where none was generated."""
+    """A metric of generated text, absent if no text was generated."""
     return lambda cell: cell.shared(_generation).get(name)
 
 
 def _generation(cell: Cell) -> Mapping[str, Floats]:
     if "hypothesis" not in cell.rows.columns:
         return {}
-    from ialign_ray.evaluation.metrics.translation import generation_draws  # sacrebleu: only where text was made
+    from ialign_ray.evaluation.metrics.translation import generation_draws  # sacrebleu: only if text was generated
 
     return generation_draws(cell)
 
@@ -173,9 +173,9 @@ METRICS: Final = Extensible(
 
 
 def draw_metrics(cell: Cell, kind: str, also: Collection[str] = ()) -> dict[str, Floats]:
-    """Draw vectors (draws,) by name: of every metric that measures a kind of suite, and of those that it names.
+    """Draw vectors (draws,) by name, for every metric of a kind of suite.
 
-    A metric of an installed package that fails is reported once, as a warning, and left out.
+    A metric of an installed package that fails is reported once, as a warning, and skipped.
     """
     drawn: dict[str, Floats] = {}
     for name, metric in METRICS.items():
@@ -190,7 +190,7 @@ def draw_metrics(cell: Cell, kind: str, also: Collection[str] = ()) -> dict[str,
                 if np.shape(one) != (cell.weights.shape[1],):
                     raise DataError(f"it returned an array of shape {np.shape(one)}, not {(cell.weights.shape[1],)}")
             drawn |= found
-        except Exception as error:  # a stranger's code may raise anything, and must not take ours down
+        except Exception as error:  # third-party code may raise anything, and must not crash ours
             _warn(f"plug-in metric {name!r} fails on suites of kind {kind!r}: {type(error).__name__}: {error}")
     return drawn
 
@@ -207,7 +207,7 @@ def _warn(message: str) -> None:
 
 
 def lower_is_better(metric: str) -> bool:
-    """Return True if a metric of the results improves by falling."""
+    """Return True if lower is better for a metric of the results."""
     found = METRICS.get(metric)
     return found is not None and not found.higher_is_better
 
@@ -219,6 +219,6 @@ def limits_of(metric: str) -> tuple[float, float]:
 
 
 def in_words(metric: str) -> str:
-    """A metric of the results as sentences name it."""
+    """The name of a metric of the results in sentences."""
     found = METRICS.get(metric)
     return (found and found.words) or metric

@@ -2,8 +2,8 @@
 
 A corpus score is not a mean of sentence scores, so a resample sums sacrebleu's own statistics of the sentences drawn
 and gives them to sacrebleu: column 0 of the draws is `corpus_score` of the sample, and sacrebleu's bootstrap does the
-same. Beside every score stands that of the *source* taken as translation: between related languages copying goes far
-(FLORES devtest, Indonesian to Banjar: chrF++ 36.6, to Javanese 31.8, English to Javanese 17.8).
+same. Every score is reported alongside that of the *source* taken as translation: between related languages copying
+scores high (FLORES devtest, Indonesian to Banjar: chrF++ 36.6, to Javanese 31.8, English to Javanese 17.8).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _FEWEST: Final = 20
 
 
 def tokenizer_of(language: str) -> str:
-    """sacrebleu's tokenizer for BLEU of a target: `13a`, `zh` for Chinese, `char` where nothing parts words."""
+    """sacrebleu's tokenizer for BLEU of a target: `13a`, `zh` for Chinese, `char` if nothing separates words."""
     iso = normalise(language)
     if iso in ("zho", "cmn", "yue"):
         return "zh"
@@ -42,13 +42,13 @@ def tokenizer_of(language: str) -> str:
 
 
 def scorers(language: str) -> dict[str, Any]:
-    """Metric name -> sacrebleu metric for a target language; `spbleu` only where its tokenizer is on this machine."""
+    """Metric name -> sacrebleu metric for a target language; `spbleu` only if its tokenizer is on this machine."""
     made: dict[str, Any] = {"chrf": CHRF(word_order=2), "bleu": BLEU(tokenize=tokenizer_of(language), force=True)}
     return made | ({"spbleu": BLEU(tokenize="flores200", force=True)} if _SPM.exists() else {})
 
 
 def signatures(language: str) -> dict[str, str]:
-    """sacrebleu's signature of each metric of a target language, to be printed beside the scores."""
+    """sacrebleu's signature of each metric of a target language, to be printed with the scores."""
     found = {}
     for name, scorer in scorers(language).items():
         scorer.corpus_score(["a"], [["a"]])  # the number of references is part of a signature
@@ -57,7 +57,7 @@ def signatures(language: str) -> dict[str, str]:
 
 
 def notes(language: str, references: Sequence[str]) -> list[str]:
-    """Sentences about what could not be measured for this target."""
+    """Notes on what could not be measured for this target, one sentence each."""
     said = []
     if not _SPM.exists():
         said.append(f"spBLEU is left out: sacrebleu downloads its tokenizer, and it is not at {_SPM}.")
@@ -67,7 +67,7 @@ def notes(language: str, references: Sequence[str]) -> list[str]:
 
 
 def described(frame: pd.DataFrame) -> list[str]:
-    """Signatures of the scores of a suite's predictions and what could not be measured, each once."""
+    """Signatures of the scores of a suite's predictions and notes on what could not be measured, each once."""
     made: dict[str, list[str]] = {}
     missing: dict[str, None] = {}
     for target, rows in frame.groupby(frame["language"].str.rpartition("-")[2], sort=True):
@@ -80,15 +80,16 @@ def described(frame: pd.DataFrame) -> list[str]:
 def generation_draws(cell: Cell) -> dict[str, Floats]:
     """Metrics of one direction of generated translations, as draw vectors (draws,).
 
-    The cell's rows hold the texts `source`, `reference` and `hypothesis`, and `cut`: whether the output was ended by
-    its length.
+    The rows have the texts `source`, `reference` and `hypothesis`, and `cut`: True if the output was ended by its
+    length.
 
     - chrf (chrF++), bleu, spbleu: 0 to 100; `*_copy` of the source as hypothesis, `chrf_over_copy` their difference
-    - copied, empty, cut: shares of outputs that are the source (blind to case and spacing), nothing, or too long
+    - copied, empty, cut: shares of outputs that equal the source (ignoring case and spacing), are empty, or are too
+    long
     - off_target: share of outputs, of those with 20 characters or more, that lid.176 takes for another language
-      (another member of its macro-language counts as the target: sound Indonesian is taken for Malay);
-      off_target_reference is the same share of the references, which is the identifier's own error. Both are absent
-      where the target is not `identifiable`.
+      (another member of its macro-language counts as the target: good Indonesian is taken for Malay);
+      off_target_reference is the same share of the references, which is the error of the identifier. Both are absent if
+      the target is not `identifiable`.
 
     Raises `DataError` for a missing hypothesis.
     """
@@ -115,7 +116,7 @@ def corpus_draws(
     scorer: Any, weights: Floats, unit: Ints, hypotheses: Sequence[str], references: Sequence[str]
 ) -> Floats:
     """A sacrebleu metric of every resample (draws,), from sums of its sentence statistics."""
-    # sacrebleu has no public name for these two steps of `corpus_score`; a test holds the sum to `corpus_score`
+    # sacrebleu has no public name for these two steps of `corpus_score`; a test compares the sum with `corpus_score`
     found = np.array(scorer._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.float64)
     by_unit = np.zeros((len(weights), found.shape[1]))
     np.add.at(by_unit, unit, found)
@@ -127,18 +128,18 @@ def corpus_draws(
 def identifiable(language: str, references: Sequence[str]) -> bool:
     """Return True if language identification knows the language: it has a label, and recognises its references.
 
-    As in cleaning, 70 % of at least 20 texts (of 20 characters or more). Kin does not count here: Minangkabau is taken
-    for Malay, and output in Malay would pass for Minangkabau.
+    As in cleaning, 70 % of at least 20 texts (of 20 characters or more). Related languages do not count here:
+    Minangkabau is taken for Malay, and output in Malay would pass for Minangkabau.
     """
     own = _labels(language, kin=False)
-    if not any(own):  # most languages of Indonesia end here, before anything is identified
+    if not any(own):  # most languages of Indonesia return here, before anything is identified
         return False
     right = [own[number] for number in _taken(references).values()]
     return len(right) >= _FEWEST and sum(right) >= _JUDGED.recognised * len(right)
 
 
 def elsewhere(texts: Sequence[str], language: str) -> Floats:
-    """1 where a text is taken for another language, 0 where for this one; NaN where it is too short to say."""
+    """1 if a text is taken for another language, 0 if for this one, NaN if it is too short to judge."""
     wrong = np.full(len(texts), np.nan)
     own = _labels(language, kin=True)
     for row, number in _taken(texts).items():
@@ -155,7 +156,7 @@ def _taken(texts: Sequence[str]) -> dict[int, int]:
 
 @lru_cache(maxsize=256)
 def _labels(language: str, kin: bool) -> tuple[bool, ...]:
-    """Labels (True by number; 0 is no label) of the language, or also of another member of its macro-language."""
+    """Mask of the labels (by number; 0 means unlabelled) of the language or of members of its macro-language."""
     return (
         False,
         *(identify.alike(language, x) or (kin and identify.related(language, x)) for x in identify.labels()),

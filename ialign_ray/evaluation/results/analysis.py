@@ -1,4 +1,4 @@
-"""All that is computed of the predictions of an experiment's runs, before any of it is shown."""
+"""Analysis of the predictions of an experiment's runs, before any of it is rendered."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Runs = Mapping[str, Sequence[RunFrames]]
 
 @dataclass(frozen=True)
 class Analysis:
-    """Scores, differences and what follows from them; every frame is tidy, a row a number."""
+    """Scores, differences and derived results; every frame is tidy, with one number per row."""
 
     measured: Mapping[str, Measured]
     """Every run and baseline."""
@@ -65,16 +65,16 @@ class Analysis:
     reference: str
     """Run that gains are measured against: the control, or base without one."""
     notes: list[str]
-    """Sentences about what no run can show, and why."""
+    """Sentences about what no run can show, and the reason."""
 
     @property
     def arms(self) -> list[str]:
-        """Runs that are judged: neither baseline, base nor control."""
+        """Runs that are judged: all except baselines, base and control."""
         return [r for r in self.results["run"].unique() if r not in (*BASELINES, BASE, CONTROL)]
 
 
 def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted]) -> Analysis:
-    """Measure all runs and the baselines of each suite, compare them and say what that shows."""
+    """Measure all runs and the baselines of each suite, compare them and draw conclusions."""
     settings, groups = experiment.evaluate, experiment.languages.groups()
     frames = with_baselines(runs, baselines)
     plan = ResamplingPlan(groups, {s.name: s.kind for s in settings.suites}, resamples=settings.resamples)

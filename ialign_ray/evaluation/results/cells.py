@@ -1,4 +1,4 @@
-"""Every metric of a run, drawn: by prompt, language and group of a suite.
+"""Bootstrap draws of every metric of a run, by prompt, language and group of a suite.
 
 A run is one frame of predictions per training seed. Within a seed the score of a language is the mean over
 its prompts, and the score of a group the mean over its languages; a run's score is the mean over seeds. All
@@ -23,7 +23,7 @@ from ialign_ray.evaluation.scoring.suite_kinds import SUITES, SuiteKind, kind_of
 from ialign_ray.evaluation.suites.load import CLUSTER
 
 Floats32 = NDArray[np.float32]
-"""Half the memory of draws that only spreads are taken of."""
+"""Precision of draws that are used only for spreads: half the memory."""
 Frames = pd.DataFrame | Sequence[pd.DataFrame]
 """Predictions of one run: one frame per seed, or one frame with an optional `seed` column."""
 
@@ -40,7 +40,7 @@ class Key(NamedTuple):
 
 
 class CellDraws(NamedTuple):
-    """One key, drawn."""
+    """Draws of one key."""
 
     draws: Floats
     """Mean over training seeds (resamples + 1,)."""
@@ -62,13 +62,13 @@ class CellDraws(NamedTuple):
         return sqrt(sum((value - mean) ** 2 for value in self.values) / (len(self.values) - 1))
 
     def interaction(self) -> float:
-        """Variance of what one seed does to single sentences: it moves seeds apart on any set of sentences."""
+        """Variance from the effect of one seed on single sentences: seeds differ by it on any set of sentences."""
         k = len(self.values)
         if k < 2:
             return 0.0
         apart = (self.seeds - self.seeds.mean(axis=0))[:, 1:]
         defined = apart[:, np.isfinite(apart).all(axis=0)].astype(np.float64)
-        # enlarged as `bootstrap.estimates` enlarges the variance that it is a part of
+        # scaled as `bootstrap.estimates` scales the variance that it is part of
         enlarged = (self.units / max(self.units - 2, 1)) ** 2 * k / (k - 1)
         return float(defined.var(axis=1).mean()) * enlarged if defined.size else 0.0
 
@@ -87,7 +87,7 @@ class ResamplingPlan:
 
 @dataclass(frozen=True)
 class Measured:
-    """A run with every metric drawn: reuse it, as `summarise` and `compare` would otherwise draw again."""
+    """A run with the draws of every metric; reuse it, since `summarise` and `compare` would otherwise draw again."""
 
     frames: tuple[pd.DataFrame, ...]
     plan: ResamplingPlan
@@ -95,10 +95,10 @@ class Measured:
     ids: dict[tuple[str, str], frozenset[str]]
     """Sentence ids of each (suite, language)."""
     clusters: dict[str, dict[str, str]]
-    """Suite -> cluster of each id, of the suites whose sentences are no independent units."""
+    """Suite -> cluster of each id, of the suites whose sentences are not independent."""
 
     def weights(self, suite: str) -> Floats:
-        """The weights (units, resamples + 1) that a suite's units are drawn with."""
+        """The resampling weights (units, resamples + 1) of a suite's units."""
         known = self.clusters.get(suite, {})
         ids = frozenset().union(*(found for (name, _), found in self.ids.items() if name == suite))
         return resample_weights(len({known.get(i, i) for i in ids}), self.plan.resamples, self.plan.seed)
@@ -114,8 +114,8 @@ _Cells = dict[tuple[str, str], dict[str, dict[str, Floats]]]  # (scorer, metric)
 def measure(frames: Frames, plan: ResamplingPlan) -> Measured:
     """Draw every metric of a run. About 5 ms for each cell (prompt x language x scorer) of 400 rows.
 
-    Raises `DataError` for a missing column, no rows, an id twice in a cell, NaN scores, or a language that
-    has no group.
+    Raises `DataError` for a missing column, no rows, a duplicate id in a cell, NaN scores, or a language without a
+    group.
     """
     seeds = tuple(_seeds(frames))
     rows = pd.concat([seed[["suite", "language", "id"]] for seed in seeds])
@@ -135,17 +135,17 @@ def measure(frames: Frames, plan: ResamplingPlan) -> Measured:
 
 
 def clusters_of(frames: Sequence[pd.DataFrame]) -> dict[str, str]:
-    """Cluster of each sentence id of one suite's frames; empty where they name none."""
+    """Cluster of each sentence id of one suite's frames; empty if they name no clusters."""
     named = [frame[["id", CLUSTER]] for frame in frames if CLUSTER in frame.columns and frame[CLUSTER].notna().any()]
     if not named:
         return {}
     rows = pd.concat(named).astype({"id": str}).drop_duplicates("id")
-    # a sentence without a cluster is a unit of its own
+    # a sentence without a cluster is a separate unit
     return {i: f"id:{i}" if pd.isna(c) else f"of:{c}" for i, c in zip(rows["id"], rows[CLUSTER])}
 
 
 def clustered(frames: Sequence[pd.DataFrame], clusters: Mapping[str, Mapping[str, str]]) -> list[pd.DataFrame]:
-    """The frames, with the clusters of each suite's ids in place of their own."""
+    """The frames with their clusters replaced by those of each suite's ids."""
     found = []
     for frame in frames:
         for suite in set(frame["suite"]) & clusters.keys():
@@ -157,7 +157,7 @@ def clustered(frames: Sequence[pd.DataFrame], clusters: Mapping[str, Mapping[str
 
 
 def restricted(measured: Measured, common: Mapping[tuple[str, str], frozenset[str]]) -> Measured:
-    """The run measured on the given ids of each (suite, language) alone."""
+    """Measure the run only on the given ids of each (suite, language)."""
     shared_suites = {suite for suite, _ in common}
     own = {key: ids for key, ids in measured.ids.items() if key[0] in shared_suites}
     if own == common:  # the usual case: nothing to draw again
@@ -226,7 +226,7 @@ def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Series, weights: Float
         if not twice.empty:
             raise DataError(
                 f"predictions: duplicate id '{twice.iloc[0]}' in {rows['suite'].iloc[0]}, {prompt}, "
-                f"{language}; give each training seed its own frame or a seed column"
+                f"{language}; give each training seed a separate frame or add a seed column"
             )
         unit = rows["id"].map(index).to_numpy(np.int64)
         for (scorer, metric), draws in kind.draw(rows, unit, weights).items():
@@ -244,7 +244,7 @@ def _roll_up(cells: _Cells, scopes: Mapping[str, list[str]]) -> Iterator[tuple[t
                 by_prompt[prompt][language] = draws
         for prompt, of_prompt in by_prompt.items():
             for scope, languages in scopes.items():
-                # a group's mean over some of its languages only would be another group's
+                # a mean over some languages of a group would describe a different group
                 if all(language in of_prompt for language in languages):
                     draws = mean_draws([of_prompt[language] for language in languages])
                     yield (prompt, scorer, scope, metric), draws

@@ -1,4 +1,5 @@
-"""Baselines of an experiment's suites of classes: fitted once, kept with the report by the content of their rows."""
+"""Baselines of an experiment's classification suites: fitted once, and cached with the report by the hash of their
+rows."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ class Fitted:
     """The baselines of one suite."""
 
     key: str
-    """Hash of all that decides them: training and test rows, labels and the baselines' version."""
+    """Hash of everything that decides them: training and test rows, labels and the baselines' version."""
     predictions: Mapping[str, pd.DataFrame]
     """Baseline -> predictions."""
 
@@ -28,10 +29,10 @@ class Fitted:
 def fit_baselines(
     experiment: Experiment, stored: Mapping[str, Fitted], *, again: bool = False
 ) -> tuple[dict[str, Fitted], list[str]]:
-    """Suite -> its baselines, and in words what could not be fitted.
+    """Suite -> its baselines, and notes on what could not be fitted.
 
-    Of those `stored` only the ones whose rows have changed are fitted. With `again` (a report of predictions
-    that are there already) they are taken as they are, unread: they belong to those predictions, as the rows did.
+    `stored` baselines are fitted again only if their rows have changed. With `again` (a report on existing predictions)
+    they are used unchecked: they belong to those predictions, as the rows did.
     """
     found: dict[str, Fitted] = {}
     notes = []
@@ -41,7 +42,7 @@ def fit_baselines(
         kept = stored.get(suite.name)
         try:
             found[suite.name] = kept if kept and again else _fitted(suite, experiment.storage.data, kept)
-        except DataError as error:  # the report is made again after the data has gone
+        except DataError as error:  # the report is rebuilt after the data was removed
             notes.append(f"No baselines of {suite.name}: {error}")
     return found, notes
 

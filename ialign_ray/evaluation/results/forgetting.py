@@ -1,8 +1,8 @@
 """Retention of old work: every old task against base, backward transfer, and one declared retention number.
 
-Changes are turned so that + is better. *Backward transfer* is the mean over old tasks of the score after training less
-the score before (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, with one later task); an old task is an L1 language of
-a suite that is scored right or wrong. *Retention* is the same of what `evaluate.retention` declares, judged by its
+The sign of changes is such that + is better. *Backward transfer* is the mean over old tasks of the score after training
+less the score before (Lopez-Paz & Ranzato 2017, arXiv 1706.08840, with one later task); an old task is an L1 language
+of a suite that is scored right or wrong. *Retention* is the same of what `evaluate.retention` declares, judged by its
 tolerance as `evaluation.rules` does: `retained`, `lost, within the limit`, `lost`, `not shown` or `one run`.
 """
 
@@ -43,17 +43,17 @@ OLD: Final = "L1"
 
 @dataclass(frozen=True)
 class Retention:
-    """The declared number of one run: its change against base, and what that shows."""
+    """The declared number of one run: its change against base, and the outcome."""
 
     run: str
     what: str
-    """Suites, group and metric, for the reader."""
+    """Suites, group and metric, as text."""
     change: Difference
     tolerance: float
     detectable: float
     tasks: int
     luck: str = NONE
-    """What is known of the luck of training, a word of `training_luck`."""
+    """State of the training luck, a word of `training_luck`."""
 
     @property
     def outcome(self) -> str:
@@ -91,7 +91,7 @@ class Retention:
 
 
 def old_tasks(comparisons: pd.DataFrame, groups: dict[str, str], scorer: str, base: str = "base") -> pd.DataFrame:
-    """A row for each run and old task: its change against base, + is better.
+    """One row per run and old task: its change against base, + is better.
 
     Columns: run, suite, kind, language (of L1, or a source of instructions), metric, value, low, high, n, p, p_holm,
     detectable.
@@ -118,7 +118,7 @@ def backward_transfer(run: str, after: Measured, base: Measured, settings: Evalu
 
 
 def retention(run: str, after: Measured, base: Measured, settings: EvaluateConfig) -> Retention | None:
-    """The number that `evaluate.retention` declares, or None where the run has nothing of the kind.
+    """The number that `evaluate.retention` declares, or None if the run has no such suite.
 
     Raises ConfigError for a metric that was not measured.
     """
@@ -126,7 +126,7 @@ def retention(run: str, after: Measured, base: Measured, settings: EvaluateConfi
     keys = [k for k in _keys(after, settings.scorer, declared.metric) if declared.suite in (None, k.suite)]
     there = declared.suite is None or any(k.suite == declared.suite for k in after.measures)
     if declared.metric and there and not keys:
-        raise ConfigError(f"evaluate.retention.metric is {declared.metric!r}, which no suite there measures")
+        raise ConfigError(f"evaluate.retention.metric is {declared.metric!r}, which none of its suites measures")
     scope = f"group:{declared.group}" if declared.group != "all" else "all"
     of_scope = [k for k in keys if k.scope == scope and (declared.suite or SUITES[k.kind].old == "score")]
     tolerance = settings.tolerance if declared.tolerance is None else declared.tolerance
@@ -149,10 +149,10 @@ def _mean_change(
     if not pairs:
         return None
     suites = [k.suite for k, _, _ in pairs]
-    # turned before the mean, since suites may have metrics of either direction
+    # signs are aligned before the mean, since suites may have metrics of either direction
     signs = [-1.0 if lower_is_better(k.metric) else 1.0 for k, _, _ in pairs]
     sides = _mean(signs, [a for _, a, _ in pairs], suites), _mean(signs, [b for _, _, b in pairs], suites)
-    # of several suites, each with weights of its own, the mean is taken as symmetric
+    # over several suites with separate weights, the mean is taken as symmetric
     weights = first.weights(suites[0]) if len(set(suites)) == 1 else None
     sentences = estimates((sides[0].draws - sides[1].draws)[None], [sides[0].units], weights)
     spreads = {declared_spread(seed_spread, k.metric) for k, _, _ in pairs}
@@ -164,7 +164,8 @@ def _mean_change(
 
 
 def _mean(signs: Sequence[float], measures: Sequence[CellDraws], suites: Sequence[str]) -> CellDraws:
-    """The mean of turned measures; each suite's sentences count once, whatever the number of its languages."""
+    """The mean of measures with aligned signs; each suite's sentences count once, whatever the number of its
+    languages."""
     first = dict(zip(suites, measures, strict=True))
     return CellDraws(
         mean_draws([sign * m.draws for sign, m in zip(signs, measures)]),
@@ -180,7 +181,7 @@ def _chief_keys(measured: Measured, scorer: str) -> Iterator[Key]:
 
 
 def _keys(measured: Measured, scorer: str, metric: str | None) -> Iterator[Key]:
-    """Keys in the mean over prompts of a metric, or of the one that each kind is judged by."""
+    """Keys, in the mean over prompts, of a metric or of the chief metric of each kind."""
     for key in measured.measures:
         kind = SUITES[key.kind]
         if (key.prompt, key.scorer, key.metric) == ("all", kind.scored(scorer), metric or kind.metric):

@@ -1,7 +1,7 @@
 """Significance of differences in a sample: tests of many languages, paired tests, power, correlation.
 
-The tests are scipy's. Holm's correction stays four lines of ours: statsmodels gives the same numbers, but counts
-unknown p among the tests, collects all garbage for each call (74 ms instead of 28 µs) and weighs 62 MB.
+The tests are scipy's. Holm's correction is four lines of code here: statsmodels gives the same numbers, but counts
+unknown p among the tests, runs the garbage collector in each call (74 ms instead of 28 µs) and takes 62 MB.
 """
 
 from __future__ import annotations
@@ -19,19 +19,20 @@ from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
 
 def to_show(n: int, seen: float, tolerance: float) -> str:
-    """Note on the number of sentences it takes to show that nothing beyond `tolerance` is lost; "" where `n` would do.
+    """Note on the number of sentences needed to show that nothing beyond `tolerance` is lost; "" if `n` is enough.
 
-    `seen` is what `n` sentences can show (`Estimates.detectable`); the standard error falls with the root of n.
+    `seen` is the difference that `n` sentences can show (`Estimates.detectable`); the standard error falls with the
+    root of n.
     """
     if not seen > tolerance > 0:
         return ""
-    return f"; if nothing is lost, to show it takes about {int(np.ceil(n * (seen / tolerance) ** 2)):,} sentences"
+    return f"; if nothing is lost, showing it takes about {int(np.ceil(n * (seen / tolerance) ** 2)):,} sentences"
 
 
 def holm(p: Sequence[float]) -> Floats:
-    """p adjusted so that the chance of any false alarm among them stays below the level (Holm 1979); NaN stays.
+    """Adjust p so that the probability of any false alarm among them is below the level (Holm 1979); NaN stays NaN.
 
-    The k-th smallest of m counts m - k + 1 times, and none less than one that is smaller.
+    The k-th smallest of m is multiplied by m - k + 1, and made at least as large as its predecessor.
     """
     values = np.asarray(p, dtype=np.float64)
     adjusted = np.full(values.shape, np.nan)
@@ -52,7 +53,7 @@ def with_holm(comparisons: pd.DataFrame) -> pd.DataFrame:
 
 @dataclass(frozen=True)
 class Correlation:
-    """Pearson's r of two gains over runs, with its 95 % interval and p; NaN where n is too small."""
+    """Pearson's r of two gains over runs, with its 95 % interval and p; NaN if n is too small."""
 
     r: float
     low: float
@@ -61,13 +62,13 @@ class Correlation:
     n: int
 
     def __str__(self) -> str:
-        """Return r, interval, p and n, or why there is none."""
+        """Return r, interval, p and n as text, or the reason why they cannot be computed."""
         if np.isnan(self.r):
             return f"no correlation can be computed of {self.n} runs"
         if np.isnan(self.low):
             return f"r = {self.r:+.2f}, without an interval: n = {self.n} runs are too few (four are needed)"
         said = f"r = {self.r:+.2f} [{self.low:+.2f}, {self.high:+.2f}] (n = {self.n} runs, p = {self.p:.2g})"
-        return said + ("; an interval this wide tells next to nothing" if self.high - self.low > 1 else "")
+        return said + ("; an interval this wide says almost nothing" if self.high - self.low > 1 else "")
 
 
 def correlation(first: Sequence[float], second: Sequence[float]) -> Correlation:
@@ -84,7 +85,7 @@ def correlation(first: Sequence[float], second: Sequence[float]) -> Correlation:
 
 
 def mcnemar_rows(run: str, first: Measured, against: str, second: Measured, scorer: str) -> pd.DataFrame:
-    """McNemar's exact test for each suite with right and wrong answers and each language, a row each.
+    """McNemar's exact test, one row per suite with right and wrong answers and language.
 
     Columns: run, against, suite, language, scorer, better, worse (units on which the run was right more, or less,
     often over its prompts and training seeds), n, p, p_holm over the languages of a suite. With one prompt and

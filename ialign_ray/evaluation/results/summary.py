@@ -35,20 +35,20 @@ def summarise(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Tidy records of all runs, a row for each run, suite, prompt, scorer, scope and metric.
+    """Tidy records of all runs: one row per run, suite, prompt, scorer, scope and metric.
 
     Columns: run, suite, kind, prompt ("all" = mean over prompts), scorer, scope ("language:jav",
     "group:L2", "all"), metric, value, low, high (95 %, over sentences), n (sentence ids), clusters (independent units
     among them), seeds, seed_sd; where prompt is "all", prompts (their number) with prompt_sd, prompt_min and prompt_max
-    of the value over them. A translation direction belongs to the group of its less known side. Raises `DataError` as
-    `measure` does.
+    of the value over them. A translation direction belongs to the group of its less-known language. Raises `DataError`
+    as `measure` does.
     """
     plan = ResamplingPlan(groups, kinds, resamples=resamples, seed=seed)
     records = []
     for run, given in predictions_by_run.items():
         measured = given if isinstance(given, Measured) else measure(given, plan)
         found = _estimates(measured, [(key.suite, m.draws, m.units) for key, m in measured.measures.items()])
-        # an interval by t may pass what the metric can be
+        # an interval by t may exceed the bounds of the metric
         limits = np.array([limits_of(key.metric) for key in measured.measures]).T
         low, high = (np.clip(end, *limits).tolist() for end in found.bounds())
         records += [
@@ -70,13 +70,13 @@ def compare(
     seed_spread: float | dict[str, float] | None = None,
     level: float = LEVEL,
 ) -> pd.DataFrame:
-    """Paired differences `run - against` on the ids both have, for each key both have.
+    """Paired differences `run - against` on the ids that both have, for each key that both have.
 
     Columns of `summarise` without those of prompts, with `against`, the two-sided p, `p_holm` (over the languages of
-    a suite), `detectable` (the smallest true difference that would be seen), `error` (the standard error that low, high
-    and p come from), `sentence_error` (its part by sentences) and `luck`, a word of `training_luck`; seed_sd is that of
-    the difference. `recipes` is False for a side that is a model as it is, whose training is no part of the claim;
-    `seed_spread` the spread over seeds that is declared, for a metric or for all. `level` is that of low and high.
+    a suite), `detectable` (the smallest true difference that would be detected), `error` (the standard error that low,
+    high and p come from), `sentence_error` (its part by sentences) and `luck`, a word of `training_luck`; seed_sd is
+    that of the difference. `recipes` is False for a side that is a fixed model, whose training is not part of the
+    claim; `seed_spread` is the declared spread over seeds, for a metric or for all. `level` is that of low and high.
     Raises `DataError` if the two were measured by different plans or share no id.
     """
     if first.plan != second.plan:
@@ -115,10 +115,10 @@ def compare_all(
     control: str = "control",
     seed_spread: float | dict[str, float] | None = None,
 ) -> pd.DataFrame:
-    """Every comparison that `verdict.verdict` reads, one frame.
+    """Every comparison that `verdict.verdict` reads, as one frame.
 
-    Each run that is no baseline against base, control and the length-only baseline, where those exist. Runs are
-    recipes, whose training luck counts; base and baselines are as they are.
+    Each run except the baselines is compared with base, control and the length-only baseline, if those exist. Runs are
+    recipes, whose training luck counts; base and baselines are fixed models.
     """
     given = (base, *BASELINES)
     pairs = [
@@ -143,7 +143,7 @@ def compare_all(
 
 
 def _estimates(measured: Measured, drawn: Sequence[tuple[str, Floats, int]]) -> Estimates:
-    """Estimates of (suite, draw vector, units), suite by suite, as each has weights of its own."""
+    """Estimates of (suite, draw vector, units), suite by suite, as each has separate weights."""
     parts = []
     for suite, found in groupby(drawn, key=lambda one: one[0]):
         _, draws, units = zip(*found, strict=True)
@@ -171,7 +171,8 @@ def _prompts(values: list[float]) -> dict[str, float]:
 
 
 def on_common_ids(run: str, first: Measured, against: str, second: Measured) -> tuple[Measured, Measured]:
-    """Return both runs measured on the ids that both have, in the same clusters. Raises `DataError` for no such id."""
+    """Return both runs measured on the ids that both have, in the same clusters. Raises `DataError` if there is no such
+    id."""
     common = {key: ids & second.ids[key] for key, ids in first.ids.items() if key in second.ids}
     if not any(common.values()):
         raise DataError(f"compare: '{run}' and '{against}' share no sentence id; evaluate both on one suite")

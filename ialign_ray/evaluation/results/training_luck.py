@@ -2,21 +2,22 @@
 
 A difference between two *recipes* is uncertain for two reasons: other test sentences, and other training seeds. Its
 variance is estimated as in an analysis of variance of seeds crossed with sentences (Searle, Casella and McCulloch,
-Variance Components, 1992): that of the sentences without what a seed does to single sentences, plus that of the mean
-over the seeds' own differences, which holds the latter.
+Variance Components, 1992): that of the sentences without the effect of a seed on single sentences, plus that of the
+mean over the differences of the seeds, which includes this effect.
 
 - Both recipes have the same three or more seeds: paired by seed, as data order and initialisation are shared.
 - Other numbers of seeds, or two: the spread of both is pooled. Two pairs would leave one degree of freedom, which shows
   nothing below 12.7 standard errors.
-- Several seeds against a model without luck (the base): their own spread. Against a recipe with a single seed: the
-  other's luck is taken to be as large.
-- Neither has several: the declared spread (`evaluate.seed_spread`), or none. Then luck is `unmeasured`, the interval
-  covers the choice of sentences alone, and no verdict about a recipe follows from it.
+- Several seeds against a model without luck (the base): their spread. Against a recipe with a single seed: its luck is
+assumed to be as large.
+- Neither has several: the declared spread (`evaluate.seed_spread`). Without one, luck is `unmeasured`, the interval
+covers only the choice of sentences, and no verdict about a recipe follows from it.
 
-Seeds are few, so their variance has few degrees of freedom, and the sentences' many. As Cochran and Cox (1957) have it,
-the critical value is the two t values' mean, weighted by the share of each in the variance; the share of the seeds to
-the power of 1.25, as their own weights are conservative. Equal recipes are told apart in .03 to .06 of simulations
-(nominal .05) for 2, 3 and 5 seeds (docs/evaluation.md); without counting the seeds in, in .08 to .45.
+Seeds are few, so their variance has few degrees of freedom, while that of the sentences has many. As in Cochran and Cox
+(1957), the critical value is the mean of the two t values, weighted by the share of each in the variance; the share of
+the seeds is raised to the power of 1.25, as the original weights are conservative. Equal recipes are found different in
+.03 to .06 of simulations (nominal .05) for 2, 3 and 5 seeds (docs/evaluation.md); without counting the seeds in, in .08
+to .45.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from ialign_ray.evaluation.results.cells import CellDraws
 from ialign_ray.evaluation.rules import UNMEASURED
 
 NONE: Final = "none"
-"""Both are given models, not recipes: there is no luck to count."""
+"""Both are fixed models, not recipes: there is no training luck."""
 MEASURED: Final = "measured"
 DECLARED: Final = "declared"
-LUCK_UNKNOWN: Final = "one training run: cannot be told from luck (train more seeds, or declare evaluate.seed_spread)"
+LUCK_UNKNOWN: Final = (
+    "one training run: cannot be distinguished from luck (train more seeds, or declare evaluate.seed_spread)"
+)
 
 _WEIGHT: Final = 1.25
 _FREEDOM: Final = np.geomspace(1.0, 1e5, 2000)
@@ -42,19 +45,19 @@ _REACH: Final = quantile((1 + LEVEL) / 2, _FREEDOM)  # falls
 
 
 class Luck(NamedTuple):
-    """What training seeds add to one difference."""
+    """Contribution of training seeds to the variance of one difference."""
 
     kind: str
     seeds: int
     """Training seeds of the recipes compared, the smaller number."""
     seed_sd: float
-    """Standard deviation of the difference over seeds; NaN where it is not measured."""
+    """Standard deviation of the difference over seeds; NaN if it was not measured."""
     variance: float = 0.0
-    """Variance of the difference by seeds, of the mean over them."""
+    """Variance of the mean difference due to seeds."""
     freedom: float = np.inf
     """Degrees of freedom of `variance`."""
     interaction: float = 0.0
-    """Part of `variance` that the sentences' variance holds as well: what a seed does to single sentences."""
+    """Part of `variance` that is also in the sentences' variance: the effect of a seed on single sentences."""
 
 
 def with_luck(
@@ -63,9 +66,9 @@ def with_luck(
     recipes: tuple[bool, bool],
     declared: Sequence[float | None],
 ) -> tuple[Estimates, list[Luck]]:
-    """Differences of `pairs` over sentences (`found`) with the luck of training, and what is known of that luck.
+    """Add the training luck to the differences of `pairs` over sentences (`found`); return its state too.
 
-    `recipes`: True for each side whose training is part of the claim; False for a model as it is (base, baseline, a
+    `recipes`: True for each side whose training is part of the claim; False for a fixed model (base, baseline, a
     registered version). `declared`: the spread over seeds that the experiment declares for each pair's metric.
     """
     lucks = [luck_of(first, second, recipes, known) for (first, second), known in zip(pairs, declared, strict=True)]
@@ -77,7 +80,7 @@ def with_luck(
 
 
 def luck_of(first: CellDraws, second: CellDraws, recipes: tuple[bool, bool], declared: float | None) -> Luck:
-    """What is known of the training luck in `first - second`."""
+    """State of the training luck in `first - second`."""
     sides = [side for side, recipe in zip((first, second), recipes) if recipe]
     seeds = min((len(side.values) for side in sides), default=1)
     many = [side for side in sides if len(side.values) > 1]

@@ -1,6 +1,6 @@
-"""Gains by language and group: the language x run matrix, and whether gains on L3 go with gains on L2.
+"""Gains by language and group: the language x run matrix, and the correlation of gains on L3 with gains on L2.
 
-Changes are turned so that + is better.
+The sign of changes is such that + is better.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ MATRIX = [
 
 
 def language_matrix(comparisons: pd.DataFrame, scorer: str, against: str) -> pd.DataFrame:
-    """A row for each suite, language and run: the change of the chief metric against another run, + is better."""
+    """One row per suite, language and run: the change of the chief metric against another run, + is better."""
     return chief_changes(comparisons, scorer, against, "language:").rename(columns={"of": "language"})[MATRIX]
 
 
 def chief_changes(comparisons: pd.DataFrame, scorer: str, against: str, scope: str) -> pd.DataFrame:
-    """The comparisons with `against` of what each kind is judged by, in the mean over prompts, + is better.
+    """The comparisons with `against` by the chief metric of each kind, in the mean over prompts, + is better.
 
-    `scope` is "language:" or "group:"; column `of` holds what follows it. Baselines are left out.
+    `scope` is "language:" or "group:"; column `of` contains the part after it. Baselines are excluded.
     """
     if comparisons.empty:
         return pd.DataFrame(columns=[*MATRIX, "of"])
@@ -54,7 +54,7 @@ def chief_changes(comparisons: pd.DataFrame, scorer: str, against: str, scope: s
 
 
 def gains_by_seed(runs: Mapping[str, Measured], scorer: str, base: str = "base") -> pd.DataFrame:
-    """A row for each trained run (an arm's seed), suite and group: its gain over base, + is better.
+    """One row per trained run (a seed of an arm), suite and group: its gain over base, + is better.
 
     Columns: run, seed (its number), suite, kind, group, gain.
     """

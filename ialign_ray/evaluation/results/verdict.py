@@ -1,13 +1,14 @@
 """Verdict in sentences: gain on new languages, forgetting of old ones, and warnings.
 
-Every claim is about one *paired* difference of two recipes, judged by `evaluation.rules` on the interval that holds the
-choice of sentences and the luck of training. If an interval of old work is below 0 without a shown size, the sentence
-says that some loss is shown. Forgetting is a loss against *base*; what an arm lacks against the control may be what the
+Every claim is about one *paired* difference of two recipes, judged by `evaluation.rules` on the interval that covers
+the choice of sentences and the training luck. If an interval of old work is below 0 without a known size, the sentence
+says that some loss is shown. Forgetting is a loss against *base*; a deficit against the control may come from what the
 control learned.
 
-What is not shown comes with the difference that this many sentences would have shown (80 % power), or with how many
-it would take. Gain is judged against the *control* (same steps, replay only), never against base alone: in the
-miniature an undertrained base rose with any training, and a before/after would have claimed a success not there.
+If nothing is shown, the sentence names the difference that this many sentences would have shown (80 % power), or the
+number of sentences needed. Gain is judged against the *control* (same steps, replay only), never against base alone: in
+the miniature an undertrained base rose with any training, and a before/after comparison would have claimed a success
+that did not exist.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
 BY_ONE_SCORER = "gained by one scorer"
 BEHIND = "behind"
-"""Outcome of old work against the control: it is no forgetting, as the control may have learned."""
+"""Outcome of old work against the control: not forgetting, as the control may have learned."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +105,7 @@ class _Judged:
     detectable: float
     luck: str
     by_luck: bool
-    """True if most of the variance is the luck of training: more sentences would not help."""
+    """Return True if most of the variance is training luck: more sentences would not help."""
 
     def __str__(self) -> str:
         """Return value, interval, metric and n; p and the spread over seeds where known."""
@@ -123,16 +124,16 @@ class _Judged:
 
     @property
     def bounds(self) -> str:
-        """Value and interval alone."""
+        """Return only value and interval."""
         return f"{self.better.value:+.3f} [{self.better.low:+.3f}, {self.better.high:+.3f}]"
 
 
 def _judged(
     pairs: pd.DataFrame, run: str, against: str, name: str, rules: Rules, metric: str | None = None
 ) -> Iterator[_Judged]:
-    """Differences of a run by group (of all sources for instructions without groups), turned so that + is better.
+    """Differences of a run by group (of all sources for instructions without groups), with signs so that + is better.
 
-    `name` is a kind of suite, `metric` the one that it is judged by where left out.
+    `name` is a kind of suite; `metric` defaults to its chief metric.
     """
     if not len(pairs):
         return
@@ -171,7 +172,7 @@ def _gains(arm: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
 
 
 def _exploratory(rules: Rules) -> str:
-    """Mark of what is not the declared end point; where none is declared, one note says so of all."""
+    """Mark of comparisons other than the declared end point; if no end point is declared, one note covers all."""
     return " (exploratory)" if rules.primary else ""
 
 
@@ -198,7 +199,7 @@ def _gain(arm: str, against: str, judged: _Judged, pairs: pd.DataFrame, rules: R
 
 
 def _other_scorers(arm: str, against: str, judged: _Judged, pairs: pd.DataFrame, rules: Rules) -> dict[str, _Judged]:
-    """The same difference by the scorers of labels that the experiment did not choose."""
+    """The same difference by the label scorers that the experiment did not choose."""
     if judged.kind != CLASSIFICATION:
         return {}
     same = (pairs["run"] == arm) & (pairs["against"] == against) & (pairs["suite"] == judged.suite)

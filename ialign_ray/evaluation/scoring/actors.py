@@ -1,7 +1,7 @@
 """Shards scored by a pool of model replicas on a Ray cluster: Ray Data hands them out and replaces lost replicas.
 
-A replica stores each shard itself, as soon as it is done, in the runs' folder that all nodes share; what comes
-back to the driver is only how far it is.
+A replica stores each shard itself, as soon as it is done, in the runs' folder that all nodes share; only the progress
+is returned to the driver.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Layout:
     replicas: int
     """0: score in this process, without Ray."""
     cpus: float = 1.0
-    """CPUs that each reserves: less than it uses, so that nodes of any size take some."""
+    """CPUs that each reserves: fewer than it uses, so that it fits on nodes of any size."""
     gpus: float = 0.0
     """GPUs of each."""
     threads: int = 1
@@ -39,9 +39,9 @@ class Layout:
 
 
 def layout(experiment: Experiment) -> Layout:
-    """Replicas by `evaluate.replicas`; left out, one a GPU of the cluster, or this process alone.
+    """Replicas by `evaluate.replicas`; if omitted, one per GPU of the cluster, or only this process.
 
-    Raises ClusterError where there are more replicas than CPUs.
+    Raises ClusterError if there are more replicas than CPUs.
     """
     wanted, scaling = experiment.evaluate.replicas, experiment.scaling
     if wanted == 1 or (wanted is None and not _has_gpus(scaling)):
@@ -51,7 +51,7 @@ def layout(experiment: Experiment) -> Layout:
 
 
 def shared(wanted: int | None, resources: dict[str, float]) -> Layout:
-    """The layout of `wanted` replicas (one a GPU when None) on a cluster with these resources."""
+    """The layout of `wanted` replicas (one per GPU if None) on a cluster with these resources."""
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     replicas = wanted or int(gpus)
     if replicas > cpus:
@@ -69,7 +69,7 @@ def _has_gpus(scaling: ScalingConfig) -> bool:
 
 
 class ScoringActor:
-    """One model on one node; it opens the next subject's model when a shard of it comes."""
+    """One model on one node; it opens the next subject's model when a shard of that subject arrives."""
 
     def __init__(self, work: Any, threads: int, max_failures: int) -> None:
         import ray
@@ -80,7 +80,7 @@ class ScoringActor:
         self._max_failures = max_failures
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """Score and store one shard; a user's error is returned, not raised, or Ray would try again."""
+        """Score and store one shard; a user's error is returned, not raised, since Ray would retry."""
         shard = self._work.shards[int(batch["item"][0])]
         try:
             with self._survived(tries_of(self._work, shard)):
@@ -91,7 +91,7 @@ class ScoringActor:
 
     @contextmanager
     def _survived(self, tries: Path) -> Iterator[None]:
-        """Refuse a shard that has killed its replica too often: Ray would start new ones for ever."""
+        """Refuse a shard that has killed its replica too often: Ray would start new ones forever."""
         tries.parent.mkdir(parents=True, exist_ok=True)
         # a file, since the process that counts is the one that dies
         with tries.open("a") as file:
@@ -106,7 +106,7 @@ class ScoringActor:
 
 
 def tries_of(work: Work, shard: Shard) -> Path:
-    """A file with one letter for each time that a shard was begun."""
+    """A file with one letter for each time that a shard was started."""
     store = store_of(work.subjects[shard.subject], work.units[shard.unit])
     return store.folder / f".tries-{work.keys[shard.unit][shard.places[0]]}"
 
@@ -114,13 +114,13 @@ def tries_of(work: Work, shard: Shard) -> Path:
 def score_on_replicas(experiment: Experiment, work: Work, layout: Layout, advance: ScoringProgress) -> None:
     """Score every shard; raises the first IalignError of a replica."""
     for shard in work.shards:
-        tries_of(work, shard).unlink(missing_ok=True)  # of an evaluation that was killed as a whole
+        tries_of(work, shard).unlink(missing_ok=True)  # left by an evaluation that was killed
     with cluster(experiment.scaling):
         import ray
 
         quiet_ray_data(in_order=False)
         numbers = list(range(len(work.shards)))
-        # the work in a list: Ray would copy a bare reference's value into every replica's arguments
+        # in a list: Ray would copy the value of a bare reference into the arguments of every replica
         arguments = ([ray.put(work)], layout.threads, experiment.scaling.max_failures)
         scored = ray.data.from_items(numbers, override_num_blocks=len(numbers)).map_batches(
             ScoringActor,
@@ -141,7 +141,7 @@ EVERY = 30.0
 
 
 class ScoringProgress(Protocol):
-    """Called after each shard with what it was of and its number of rows."""
+    """Callback after each shard with its name and number of rows."""
 
     def __call__(self, what: str, rows: int) -> None:
         """Count the rows."""

@@ -1,6 +1,6 @@
-"""Tasks of lm-evaluation-harness on our models, as one table with intervals; each is run once for a model and kept.
+"""Tasks of lm-evaluation-harness on our models, as one table with intervals; each is run once per model and cached.
 
-The harness asks in its own way (its prompts, few-shot examples and normalisation); only the chat template is ours.
+Prompts, few-shot examples and normalisation are the harness'; only the chat template is ours.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:  # it brings torch, which reading a table does not need
 
 TABLE = "lm_eval.csv"
 PREFIX = "lm_eval:"
-"""Before a task's name where a suite's is expected."""
+"""Prefix of a task's name, to distinguish it from a suite's."""
 RESULTS, SAMPLES = "results.json", "samples.jsonl"
 _BOOTSTRAP = 1000  # for metrics that have no closed form; the harness' own 100,000 take minutes
 
 
 @dataclass(frozen=True)
 class Asked:
-    """An open model as the harness knows it."""
+    """An open model in the form that the harness uses."""
 
     model: Any
     """Its `HFLM`, an adapter merged into the weights."""
@@ -41,7 +41,7 @@ class Asked:
 
 
 def selected(experiment: Experiment, names: Sequence[str]) -> Experiment:
-    """The experiment with these suites alone, `lm_eval:TASK` among them; raises ConfigError for an unknown one."""
+    """The experiment with only these suites, including `lm_eval:TASK`. Raises ConfigError for an unknown one."""
     if not names:
         return experiment
     config = experiment.evaluate
@@ -60,9 +60,9 @@ def selected(experiment: Experiment, names: Sequence[str]) -> Experiment:
 
 
 def run_tasks(experiment: Experiment, subjects: Sequence[Subject], console: Console) -> pd.DataFrame:
-    """One row a subject, task and metric: value, 95 % interval from the harness' standard error, n.
+    """One row per subject, task and metric: value, 95 % interval from the harness' standard error, n.
 
-    Raises ConfigError when the harness is not installed or has no such task, DataError when a task's data is not there.
+    Raises ConfigError if the harness is not installed or has no such task, DataError if a task's data is missing.
     """
     settings, rows = experiment.evaluate.lm_eval, []
     for subject in subjects:
@@ -93,7 +93,7 @@ def report_tasks(table: pd.DataFrame, folder: Path, console: Console) -> None:
 
 
 def read_tasks(folder: Path) -> pd.DataFrame:
-    """The table that `report_tasks` wrote there; empty without one."""
+    """The table that `report_tasks` wrote into the folder; empty if there is no such table."""
     return pd.read_csv(folder / TABLE) if (folder / TABLE).exists() else pd.DataFrame()
 
 
@@ -158,9 +158,9 @@ def _tasks(task: str, own: str | None) -> Any:
 
     if own:
         alone = TaskManager(include_path=own, include_defaults=False)
-        if task in alone.all_subtasks:  # a group may name the harness' own tasks
+        if task in alone.all_subtasks:  # a group may include the tasks of the harness
             return alone
-    return TaskManager(include_path=own)  # reads 14,000 files, some ten seconds
+    return TaskManager(include_path=own)  # reads 14,000 files, about ten seconds
 
 
 def _opened(subject: Subject) -> Asked:

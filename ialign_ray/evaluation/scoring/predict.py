@@ -1,4 +1,4 @@
-"""Predictions of models on every suite, a row an example, kept as parquet and never computed twice."""
+"""Predictions of models on every suite, one row per example, stored as parquet and never computed twice."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from ialign_ray.evaluation.suites.load import CLUSTER
 def predict_models(
     experiment: Experiment, subjects: Sequence[Subject], console: Console
 ) -> list[dict[str, pd.DataFrame]]:
-    """Suite -> predictions, for each subject; rows that are stored are read, missing ones computed and stored.
+    """Suite -> predictions, for each subject; stored rows are read, missing ones computed and stored.
 
-    Each finished shard is stored at once: a kill loses those in work, one a replica.
+    Each finished shard is stored at once: a kill loses those in progress, one per replica.
     """
     units = suite_units(experiment)
     keys = [row_keys(unit.rows) for unit in units]

@@ -1,7 +1,8 @@
-"""Predictions of one model on one unit: a folder of parquet parts, each whole or absent, found by the row's content.
+"""Predictions of one model on one unit: a folder of parquet parts, written atomically, with rows found by their
+content.
 
-A part may hold any rows in any number, so an evaluation that was killed, or whose suite has grown, computes the
-missing rows alone, whatever the size of its shards was.
+A part may contain any rows in any number, so an evaluation that was killed, or whose suite has grown, computes only the
+missing rows, whatever the size of its shards was.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ ROW = "__row"
 def row_keys(rows: pd.DataFrame) -> list[str]:
     """A hash of each row's content, the same on every machine. Rows of equal content share it.
 
-    Which rows are resampled together (`CLUSTER`) decides no prediction, so it is no part of it.
+    The column `CLUSTER` does not affect predictions, so it is not part of the hash.
     """
     rows = rows.drop(columns=CLUSTER, errors="ignore")
     lines = rows.to_json(orient="records", lines=True, double_precision=15).split("\n")  # ASCII: no other line breaks
@@ -44,7 +45,7 @@ class PredictionStore:
     def write(self, keys: Sequence[str], predictions: pd.DataFrame) -> None:
         """Add a part with the predictions of the rows with these keys."""
         if not (self.folder / "key.json").exists():
-            write_json(self.folder / "key.json", self._key)  # for people: what the hash stands for
+            write_json(self.folder / "key.json", self._key)  # for people: the settings behind the hash
         table = pa.Table.from_pandas(predictions, preserve_index=False)
         buffer = io.BytesIO()
         pq.write_table(
@@ -53,11 +54,11 @@ class PredictionStore:
         write_bytes(self.folder / f"part-{json_hash(keys)[:16]}.parquet", buffer.getvalue())
 
     def known(self) -> set[str]:
-        """Keys of the rows that are there. A part that is torn or damaged is removed, so that it is made anew."""
+        """Keys of the stored rows. A part that is torn or damaged is removed, so that it is computed again."""
         return {key for table in self._tables() for key in table[ROW].to_pylist()}
 
     def read(self, keys: Sequence[str]) -> pd.DataFrame:
-        """Predictions in the order of `keys`, all of which must be there."""
+        """Predictions in the order of `keys`, all of which must be stored."""
         table = pa.concat_tables(self._tables(), promote_options="permissive")
         place = {key: k for k, key in enumerate(table[ROW].to_pylist())}
         frame: pd.DataFrame = table.take([place[key] for key in keys]).drop_columns(ROW).to_pandas()
@@ -69,11 +70,11 @@ class PredictionStore:
             try:
                 found.append(pq.read_table(path, page_checksum_verification=True, partitioning=None))
             except (OSError, pa.ArrowException):
-                # its rows are missing then, and are predicted again
+                # its rows count as missing, and are predicted again
                 path.unlink(missing_ok=True)
         return found
 
 
 def _plain(name: str) -> str:
-    """A name as part of a path; names that become equal here still differ in KEY."""
+    """Make a name safe for a path; names that become equal still differ in KEY."""
     return re.sub(r"[^\w.-]", "_", name)

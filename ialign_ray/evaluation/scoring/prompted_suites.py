@@ -1,7 +1,7 @@
-"""Units of evaluation: one suite under one prompt, as rows to predict and how to predict them.
+"""Units of evaluation: one suite under one prompt, as rows and the method that predicts them.
 
 Everything that runs an evaluation (in this process or on replicas), stores it and resumes after a kill
-knows suites only through this interface.
+accesses suites only through this interface.
 """
 
 from __future__ import annotations
@@ -31,26 +31,29 @@ class Unit(ABC):
     suite: str
     """Name of the suite."""
     prompt: str
-    """Name of the prompt; "default" where a suite has one only."""
+    """Name of the prompt; "default" if the suite has only one."""
     rows: pd.DataFrame
-    """One row an example and language: whatever `predict` reads, and `length`, cheap and about proportional to the
-    row's cost. A row's content decides its predictions: what else they depend on must be a field of the unit."""
+    """One row per example and language: the columns that `predict` reads, and `length`, which is cheap and about
+    proportional to the row's cost. A row's content determines its predictions: anything else that they depend on must
+    be a field of the unit."""
 
     version: ClassVar[int] = 1
-    """Version; raise it when the same settings and rows give other predictions."""
+    """Version; raise it when the same settings and rows give different predictions."""
 
     @property
     def key(self) -> list[Any]:
-        """All that decides predictions besides model and rows: kind, version and every field of the kind (JSON)."""
+        """Everything besides model and rows that predictions depend on: kind, version and every field of the kind
+        (JSON)."""
         settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
         return [type(self).__name__, self.version, settings]
 
     @abstractmethod
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
-        """Predictions of some of the `rows`, one a row in their order; none depends on which rows are beside it."""
+        """Predictions of some of the `rows`, one per row in their order; none depends on the other rows of the
+        batch."""
 
     def finish(self, predictions: pd.DataFrame) -> pd.DataFrame:
-        """The suite's frame (see `suite_kinds`) from the predictions of all `rows` in order: what needs them all."""
+        """The suite's frame (see `suite_kinds`) from the predictions of all `rows` in order."""
         return predictions
 
 
@@ -81,7 +84,7 @@ class LabelUnit(Unit):
 
 @dataclass(frozen=True)
 class LikelihoodUnit(Unit):
-    """Nats of a target given its prompt; given nothing where the rows have no prompt."""
+    """Nats of a target given its prompt, or of the target alone if the rows have no prompt."""
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows' columns without prompt and target, nats, tokens and bytes."""
@@ -96,10 +99,10 @@ class LikelihoodUnit(Unit):
 
 @dataclass(frozen=True)
 class TranslationUnit(Unit):
-    """Nats of a reference given the right and a mismatched source, and what the model writes itself."""
+    """Nats of a reference given the right and a mismatched source, and the model's translation."""
 
     max_new_tokens: int | None
-    """The longest translation that is generated; None generates none."""
+    """The longest translation that is generated; None disables generation."""
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns suite, language, id, prompt, nats, tokens, mismatched_nats, bytes; with text see `suite_kinds`."""
@@ -120,18 +123,18 @@ class TranslationUnit(Unit):
 
 @dataclass(frozen=True)
 class RetrievalUnit(Unit):
-    """Vectors of sentences, among which each one's translation is searched."""
+    """Vectors of sentences, among which the translation of each is searched."""
 
     layer: Layer
     """Layer whose hidden states are averaged."""
     pairs: tuple[tuple[str, str], ...]
     """Directions: language of the sentence, language of the candidates."""
     centre: bool
-    """True if each language's mean is taken away first."""
+    """True if each language's mean is subtracted first."""
 
     @property
     def key(self) -> list[Any]:
-        """Settings that decide the vectors, without those that decide how they are compared."""
+        """Settings that the vectors depend on, without those of their comparison."""
         return [type(self).__name__, self.version, self.layer]
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""A model with its encoder: the ways of asking that every suite is made of."""
+"""A model with its encoder: the scoring functions that every suite is built from."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ialign_ray.tokens.encode import Encoder
 
 
 class Scorer:
-    """Scores texts; what exceeds the model's positions is cut from the front, as the question is at the end."""
+    """Scores texts; texts longer than the model's context are cut at the front, as the question is at the end."""
 
     def __init__(self, model: Any, encoder: Encoder, batch_tokens: int) -> None:
         self.model, self.encoder, self.batch_tokens = model, encoder, batch_tokens
@@ -31,7 +31,7 @@ class Scorer:
         return score_labels(self.model, asked, labels, max_batch_tokens=self.batch_tokens)
 
     def content_free(self, prompts: Sequence[str], words: Sequence[str]) -> LabelScores:
-        """Return `labels`, kept in memory: the prior of a prompt is needed for every shard of its rows."""
+        """Return `labels`, cached: the prior of a prompt is needed for every shard of its rows."""
         key = (tuple(prompts), tuple(words))
         if key not in self._priors:
             self._priors[key] = self.labels(prompts, words)
@@ -45,7 +45,7 @@ class Scorer:
         return -scores.log_prob, scores.tokens
 
     def free_nats(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Nats [n] of each text given nothing but what begins a text, and its number of tokens [n]; no EOS."""
+        """Nats [n] of each text given only the start-of-text tokens, and its number of tokens [n]; without EOS."""
         tokenizer = self.encoder.tokenizer
         start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         targets = [self.encoder.label(text)[: self._room - 1] for text in texts]
@@ -53,7 +53,7 @@ class Scorer:
         return -scores.log_prob, scores.tokens
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[Generation]:
-        """The greedy answer to each prompt."""
+        """Return the greedy answer to each prompt."""
         asked = [self._tail(self.encoder.prompt(prompt), max_new_tokens) for prompt in prompts]
         return generate(
             self.model,
@@ -64,10 +64,10 @@ class Scorer:
         )
 
     def vectors(self, texts: Sequence[str], layer: Layer) -> NDArray[np.float32]:
-        """Mean hidden state of each text [n, H], with the tokenizer's own special tokens, without a prompt."""
+        """Mean hidden state of each text [n, H], with the tokenizer's special tokens, without a prompt."""
         ids = [list(self.encoder.tokenizer(text)["input_ids"])[: self._room] for text in texts]
         return embed(self.model, ids, layer=layer, max_batch_tokens=self.batch_tokens)
 
     def _tail(self, prompt: list[int], answer: int) -> list[int]:
-        taken = 0 if self.encoder.seq2seq else answer  # an encoder-decoder counts the two sides apart
+        taken = 0 if self.encoder.seq2seq else answer  # an encoder-decoder counts the two sides separately
         return prompt[-max(1, self._room - taken) :]

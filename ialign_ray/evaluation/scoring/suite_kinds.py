@@ -1,10 +1,10 @@
-"""Kinds of suites: one declaration each, from its fields in the experiment file to what tables show of it.
+"""Kinds of suites: one declaration each, from its fields in the experiment file to its columns in tables.
 
-Everything that scores, measures, compares, judges or reports knows suites only through `SUITES`; an installed package
-adds a kind by an entry point of the group `ialign.suites`, named as the kind. Predictions are a frame a suite: one row
-is one example under one prompt. `id` is a string, unique within (suite, prompt, language); rows of several languages
-or prompts with the same id are the same sentence, and are resampled together. `language` is a code, for translation
-and retrieval a direction "eng-jav", for instructions the suite's name.
+Everything that scores, measures, compares, judges or reports accesses suites only through `SUITES`; an installed
+package adds a kind by an entry point of the group `ialign.suites` with the name of the kind. Predictions are one frame
+per suite: one row is one example under one prompt. `id` is a string, unique within (suite, prompt, language); rows of
+several languages or prompts with the same id are the same sentence, and are resampled together. `language` is a code,
+for translation and retrieval a direction "eng-jav", for instructions the suite's name.
 
 ==============  =======================================================================================================
 classification  suite, prompt, language, id, `label` (int, position in the suite's labels), `chars` (of all texts of
@@ -14,9 +14,9 @@ translation     suite, prompt, language, id, `nats` of the reference given the s
                 adds `source`, `reference`, `hypothesis` (texts; the hypothesis may be empty), `new_tokens` (int,
                 generated) and `cut` (bool, ended by the suite's `max_new_tokens`)
 instructions    suite, language, id, `source` (name of the file or set), `nats`, `tokens`, `bytes` of the answer
-perplexity      suite, language, id, `nats`, `tokens`, `bytes` of the text given nothing
+perplexity      suite, language, id, `nats`, `tokens`, `bytes` of the text without a prompt
 retrieval       suite, language, id, `rank` (0: the right translation is the nearest; ties count against the model),
-                `surface_rank` (the same by character n-grams instead of hidden states), `candidates` (how many)
+                `surface_rank` (the same by character n-grams instead of hidden states), `candidates` (their number)
 ==============  =======================================================================================================
 """
 
@@ -67,12 +67,12 @@ from ialign_ray.evaluation.suites.load import (
 from ialign_ray.plugins import Extensible
 
 ALONE: Final = "default"
-"""Name of the prompt of a suite that has one only."""
+"""Name of the prompt of a suite that has only one."""
 NEAREST: Final = "nearest"
 """Scorer of retrieval in results."""
 
 RowValues = Callable[[pd.DataFrame, str], Floats]
-"""Function of predictions and the experiment's scorer to one number a row (rows,)."""
+"""Function of predictions and the experiment's scorer that returns one number per row (rows,)."""
 
 
 @dataclass(frozen=True)
@@ -82,29 +82,30 @@ class SuiteKind:
     config: type[Any]
     """Its fields in the experiment file: a `config.SuiteSource` with `kind: Literal["NAME"] = "NAME"`."""
     units: Callable[[Any, Experiment], Iterator[Unit]]
-    """Units of a suite (`config`), what is predicted and how; one a prompt."""
+    """Units of a suite (`config`), one per prompt, with the predicted quantities and the method."""
     columns: tuple[str, ...]
-    """Columns that its predictions hold beside suite, language and id; cells are by `prompt` where there is one."""
+    """Columns of its predictions in addition to suite, language and id; cells are by `prompt` if that is one of
+    them."""
     shown: tuple[str, ...]
-    """Metrics that tables show; the first is the one that gain and forgetting are judged by."""
+    """Metrics that tables show; the first, the chief metric, decides gain and forgetting."""
     scorer: str | None = LIKELIHOOD
-    """Scorer in its records; None where labels are scored: then the experiment chooses one."""
+    """Scorer in its records; None if labels are scored: the experiment then chooses one."""
     texts: Callable[[Any, Experiment], pd.DataFrame] | None = None
     """Rows of a suite with language, id and their texts (`text`, `text:SLOT`, `prompt`, `source`, `target`), for the
     examples of the report."""
     right: RowValues | None = None
-    """Right answers: 1, 0, or a share where labels tie. None where nothing is right or wrong."""
+    """Right answers: 1, 0, or a share where labels tie. None if nothing is right or wrong."""
     cost: RowValues | None = None
-    """Cost of each row, lower is better: finds the examples on which a run got worst."""
+    """Cost of each row, lower is better: finds the examples on which a run got most worse."""
     cost_name: str = "nats"
-    """Name of `cost`, for the reader."""
+    """Name of `cost` in reports."""
     old: Literal["score", "loss"] | None = None
-    """Tolerance that the verdict judges its change on old work by; None where it is not judged."""
+    """Tolerance by which the verdict judges its change on old work; None if it is not judged."""
     by_source: bool = False
-    """Its `language` is a source of old instructions, grouped by `group_key` where it has one."""
+    """True if its `language` is a source of old instructions, grouped by `group_key` if there is one."""
     proof: int | None = None
-    """A candidate must be better on the new languages of the suites with the lowest number, unless
-    `promotion.better_on` names others; None where it never must."""
+    """Rank for promotion: a candidate must be better on the new languages of the suites with the lowest rank, unless
+    `promotion.better_on` names others; None if it never must."""
 
     @property
     def name(self) -> str:
@@ -113,17 +114,17 @@ class SuiteKind:
 
     @property
     def metric(self) -> str:
-        """The metric that it is judged by."""
+        """The chief metric, which decides gain and forgetting."""
         return self.shown[0]
 
     @property
     def title(self) -> str:
-        """Title of that metric."""
+        """Title of the chief metric."""
         return METRICS[self.metric].title
 
     @property
     def titles(self) -> dict[str, str]:
-        """Metric -> title of what tables show; metrics that installed packages add to the kind come last."""
+        """Metric -> title in tables; metrics that installed packages add to the kind come last."""
         added = [m for m in METRICS if m not in METRICS.builtin and self.name in METRICS[m].kinds]
         return {metric: METRICS[metric].title for metric in (*self.shown, *added)}
 

@@ -1,9 +1,10 @@
-"""Rows of suites that a run was trained on: those of a suite that was named after the run had its data.
+"""Rows of suites that a run was trained on: possible for suites added after the run's data was built.
 
-Decontamination knows the suites of its day. So before scores are shown, every scored row is searched for in the run's
-own pools (`data/plan`), by the rule by which training data is cleared: a row counts when one of its texts, in any
-language of its file, equals a training text or shares the threshold of its n-grams with one. Such rows are scored like
-the others, and left out of every score of every model, so that all models are still compared on equal rows.
+Decontamination only covers the suites known when the corpus was built. So before scores are reported, every scored row
+is searched for in the run's training pools (`data/plan`), by the same rule as in decontamination: a row counts if one
+of its texts, in any language of its file, equals a training text or shares the threshold of its n-grams with one. Such
+rows are scored like the others, and excluded from every score of every model, so that all models are still compared on
+equal rows.
 """
 
 from __future__ import annotations
@@ -36,16 +37,16 @@ class TrainedOn:
     """Scored rows that some run was trained on."""
 
     suites: Mapping[str, frozenset[str]]
-    """Suite -> ids; suites without any are left out."""
+    """Suite -> ids; suites without such rows are omitted."""
     warnings: Sequence[str] = ()
-    """One sentence a suite, and one a run whose data is not there."""
+    """One sentence per suite, and one per run whose data is missing."""
 
     def clear(self, frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
-        """Suite -> predictions without those rows."""
+        """Return suite -> predictions without those rows."""
         return {suite: self.without(suite, frame) for suite, frame in frames.items()}
 
     def without(self, suite: str, frame: pd.DataFrame) -> pd.DataFrame:
-        """Rows of a suite but for those."""
+        """Return rows of a suite without those rows."""
         ids = self.suites.get(suite)
         return frame[~frame["id"].isin(ids)].reset_index(drop=True) if ids else frame
 
@@ -53,7 +54,7 @@ class TrainedOn:
 def trained_on(experiment: Experiment, runs: Mapping[str, Path], units: Sequence[Unit] | None = None) -> TrainedOn:
     """Rows of the experiment's suites that runs (name -> folder) were trained on.
 
-    Raises DataError where nothing is left of a suite.
+    Raises DataError if nothing is left of a suite.
     """
     data = {name: _data(run) for name, run in runs.items()}
     warnings = [
@@ -81,7 +82,7 @@ def trained_on(experiment: Experiment, runs: Mapping[str, Path], units: Sequence
                 f"{told}, so nothing is left to measure; remove evaluate.suites.{suite.name}, or use others"
             )
         found[suite.name] = ids
-        warnings.append(f"{told}; they are left out of every score")
+        warnings.append(f"{told}; they are excluded from every score")
     return TrainedOn(found, warnings)
 
 
@@ -94,18 +95,18 @@ def _data(run: Path) -> Path | None:
 
 @dataclass(frozen=True)
 class _Pools:
-    """What a run was trained on."""
+    """Texts that a run was trained on."""
 
     texts: pa.Array
     parts: pa.Array
-    """Lines and quotations of instructions, where a sentence can be as a whole."""
+    """Lines and quotations of instructions, each of which may be a sentence."""
 
 
 def _pools(plan: Path) -> _Pools:
     replay = pq.read_table(plan / "replay.parquet", columns=["inputs", "targets"])
     asked = {text for column in replay.columns for text in column.to_pylist() if text}
     aligned: set[str] = set()
-    if read_json(plan / "plan.json")["ratio"] < 1:  # a control draws none of its pairs
+    if read_json(plan / "plan.json")["ratio"] < 1:  # a control uses no pairs
         pairs = pq.read_table(plan / "pairs.parquet", columns=["source", "target"])
         aligned = {text for column in pairs.columns for text in column.unique().to_pylist() if text}
     lines = {line for text in asked for line in lines_of(text)}
@@ -128,10 +129,10 @@ def _ids(
     suite: Any,
     settings: DecontaminationConfig,
 ) -> frozenset[str]:
-    """Ids of scored rows of which the file's row holds a text that was trained on."""
+    """Ids of scored rows whose row in the file contains a text that was trained on."""
     texts = {name: np.array(column.to_pylist(), object) for name, column in columns.items()}
     every = sorted({text for column in texts.values() for text in column if text})
-    # requests share their wording with those that are replayed, so only equality counts, as in training
+    # requests share their wording with replayed ones, so only equality counts, as in training
     threshold = None if isinstance(suite, InstructionSuite) else settings.threshold
     held = sentences_found(every, pools.texts, pools.parts, n=settings.ngram, threshold=threshold)
     if not held:

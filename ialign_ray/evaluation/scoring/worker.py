@@ -1,4 +1,4 @@
-"""Work of an evaluation: models, units and the shards of rows that are missing, and the scoring of one shard."""
+"""Work of an evaluation: models, units and the shards of missing rows, and the scoring of one shard."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ from ialign_ray.evaluation.suites.load import CLUSTER
 
 @dataclass(frozen=True)
 class Subject:
-    """A model whose predictions are wanted."""
+    """A model to be evaluated."""
 
     name: str
-    """Shown while it is scored."""
+    """Name shown in the progress."""
     key: str
-    """Hash of all of the model that decides its predictions: weights, tokenizer, prompt format, precision."""
+    """Hash of everything in the model that its predictions depend on: weights, tokenizer, prompt format, precision."""
     folder: Path
     """Folder of its predictions."""
     load: Callable[[], Scorer]
-    """Opens it; only called when something is missing, since a model takes seconds to load."""
+    """Opens the model; only called if predictions are missing, since loading takes seconds."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Rows of one unit that one subject has no predictions of; neighbours in length."""
+    """Rows of one unit that a subject has no predictions for, of similar length."""
 
     subject: int
     unit: int
@@ -45,13 +45,13 @@ class Work:
     keys: Sequence[list[str]]
     """Row keys of each unit."""
     shards: list[Shard]
-    """Subject after subject, so that few models are opened."""
+    """Shards, subject by subject, so that few models are opened."""
     _opened: tuple[int, Scorer] | None = field(default=None, repr=False)
 
     def score(self, shard: Shard) -> None:
         """Predict a shard and store it."""
         if self._opened is None or self._opened[0] != shard.subject:
-            self._opened = None  # lets the last model go before the next one comes
+            self._opened = None  # releases the previous model before loading the next one
             self._opened = (shard.subject, self.subjects[shard.subject].load())
         unit, keys = self.units[shard.unit], self.keys[shard.unit]
         rows = unit.rows.iloc[shard.places].reset_index(drop=True).drop(columns=CLUSTER, errors="ignore")
@@ -59,7 +59,7 @@ class Work:
         store_of(self.subjects[shard.subject], unit).write([keys[place] for place in shard.places], predictions)
 
     def called(self, shard: Shard) -> str:
-        """A shard's name in progress."""
+        """Name of a shard in the progress display."""
         return f"{self.subjects[shard.subject].name}, {self.units[shard.unit].suite}"
 
     def rows(self) -> int:
@@ -68,7 +68,7 @@ class Work:
 
 
 def plan_work(subjects: Sequence[Subject], units: Sequence[Unit], keys: Sequence[list[str]], size: int) -> Work:
-    """All that is not stored yet, in shards of `size` rows."""
+    """All rows that are not stored yet, in shards of `size` rows."""
     shards = [
         Shard(number, u, places)
         for number, subject in enumerate(subjects)
@@ -79,7 +79,7 @@ def plan_work(subjects: Sequence[Subject], units: Sequence[Unit], keys: Sequence
 
 
 def missing(unit: Unit, keys: Sequence[str], store: PredictionStore, size: int) -> Iterator[list[int]]:
-    """Places of the rows that are not stored, longest first, `size` at a time; equal rows are computed once."""
+    """Indices of the rows that are not stored, longest first, `size` at a time; equal rows are computed once."""
     known = store.known()
     lengths = unit.rows["length"].to_numpy()
     # reversed, so that of equal rows the first one stays

@@ -1,4 +1,4 @@
-"""Evaluation suites as rows to score, one a sentence and language or direction."""
+"""Evaluation suites as rows to score, one per sentence and language or direction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from ialign_ray.tasks.replay import instructions
 from ialign_ray.tasks.templating import fill
 
 FOLDS = 5
-"""Parts of a suite without training rows; the baselines of each learn from the others."""
+"""Number of folds of a suite without training rows; the baselines of each learn from the others."""
 
 
 @dataclass(frozen=True)
@@ -36,20 +36,20 @@ class ClassificationRows:
 
     train: pd.DataFrame
     """Rows that baselines are fitted on: suite, language, label, chars, fold, and a column for each text, `text` or
-    `text:SLOT`. Where the suite has no training rows these are its test rows, and `fold` (int, else missing)
-    decides which of them may be learned from."""
+    `text:SLOT`. If the suite has no training rows, these are its test rows, and `fold` (int, otherwise missing)
+    determines which of them may be learned from."""
     test: pd.DataFrame
-    """The same columns and id."""
+    """The same columns, and id."""
     labels: list[str]
-    """Labels in order; `label` columns hold positions in it."""
+    """Labels in order; `label` columns contain positions in it."""
 
 
 CLUSTER = "cluster"
-"""Column of suites' rows that holds what is resampled together, where a sentence is no independent unit."""
+"""Column of suites' rows with the cluster that is resampled together, if sentences are not independent."""
 
 
 def clusters_named(suite: SuiteSource | InstructionSuite) -> list[str]:
-    """Columns that `cluster` of a suite names."""
+    """Columns named by `cluster` of a suite."""
     return [suite.cluster] if isinstance(suite.cluster, str) else list(suite.cluster or ())
 
 
@@ -59,7 +59,7 @@ def text_column(slot: str) -> str:
 
 
 def classification_rows(suite: ClassificationSuite, base: str) -> ClassificationRows:
-    """Training and test rows, one a sentence and language.
+    """Training and test rows, one per sentence and language.
 
     Raises DataError for a missing column, an unknown label, one that occurs in no row, or no test row.
     """
@@ -120,7 +120,7 @@ def _folds(suite: ClassificationSuite, rows: pd.DataFrame) -> pd.Series:
 
 
 def translation_rows(suite: TranslationSuite, experiment: Experiment, prompt: PromptConfig) -> pd.DataFrame:
-    """One row a direction and sentence: prompt, mismatched prompt (of a wrong source), source and target."""
+    """One row per direction and sentence: prompt, mismatched prompt (of a wrong source), source and target."""
     found = language_rows(suite, suite_frame(suite, experiment.storage.data), repeated=True)
     made = []
     for source, target in suite.pairs:
@@ -152,14 +152,14 @@ def _called(code: str, prompt: PromptConfig, experiment: Experiment) -> str:
 
 
 def perplexity_rows(suite: PerplexitySuite, base: str) -> pd.DataFrame:
-    """One row a language and sentence: its text as target."""
+    """One row per language and sentence: its text as target."""
     return _texts(suite, base).rename(columns={"text": "target"})
 
 
 def retrieval_rows(suite: RetrievalSuite, base: str) -> pd.DataFrame:
-    """One row a language and sentence whose vector is needed: its text.
+    """One row per language and sentence whose vector is needed: its text.
 
-    Raises `DataError` where two languages of a direction share fewer than two sentences.
+    Raises `DataError` if two languages of a direction share fewer than two sentences.
     """
     rows = _texts(suite, base)
     ids = {str(code): set(part["id"]) for code, part in rows.groupby("language")}
@@ -187,7 +187,7 @@ def _clustered(rows: pd.DataFrame) -> list[str]:
 
 
 def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
-    """One row an instruction: prompt and target."""
+    """One row per instruction: prompt and target."""
     rows = [
         {
             "suite": suite.name,
@@ -204,7 +204,7 @@ def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
         made[CLUSTER] = read[CLUSTER_OF].to_numpy(object)
     made = made[(made["prompt"].str.strip() != "") & (made["target"].str.strip() != "")].reset_index(drop=True)
     if made.empty:
-        raise DataError(f"suite {suite.name!r} ({suite.origin}) holds no instruction with inputs and targets")
+        raise DataError(f"suite {suite.name!r} ({suite.origin}) contains no instruction with inputs and targets")
     _check_clusters(suite, made)
     return made
 
@@ -225,13 +225,13 @@ def suite_frame(suite: SuiteSource, base: str, extra: Sequence[str] = ()) -> pd.
 
 
 def _read(suite: SuiteSource | InstructionSuite, base: str, needed: Sequence[str]) -> pd.DataFrame:
-    """The suite's file, with the cluster of each row where the suite names one."""
+    """The suite's file, with the cluster of each row if the suite names one."""
     clusters = clusters_named(suite)
     asked = [] if suite.cluster_optional else clusters
     frame: pd.DataFrame = read_table(suite, base, list(dict.fromkeys([*needed, *asked]))).to_pandas()
     if clusters and set(clusters) <= set(frame.columns):
         parts = frame[clusters].astype("string")
-        # a row without one of its values is a unit of its own
+        # a row without one of its values is a separate unit
         frame[CLUSTER_OF] = parts[clusters[0]].str.cat(parts[clusters[1:]], sep=" | ")
     return frame
 
@@ -241,9 +241,9 @@ def language_rows(
 ) -> dict[str, pd.DataFrame]:
     """Measured language -> its rows: id (str), a column for each slot (str), the `extra` columns and `ROW`.
 
-    Rows without one of their texts are left out. An id is the sentence's where it is the same in all languages, else
-    it begins with the language. A wide column of a long file repeats in a row for each language: the first is kept, or
-    all if `repeated`. Raises `DataError` for a language without a text, or an id twice.
+    Rows without one of their texts are skipped. An id is the sentence's if it is the same in all languages; otherwise
+    it begins with the language. A wide column of a long file is repeated in a row for each language: the first is kept,
+    or all if `repeated`. Raises `DataError` for a language without a text, or a duplicate id.
     """
     found = {code: _rows(suite, frame, code, extra) for code in suite.spoken}
     for code in [c for c in found if suite.long and c in suite.columns and not repeated]:
@@ -259,9 +259,9 @@ def language_rows(
 
 
 def limited(suite: SuiteSource, rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the suite's seeded sample of `test_limit` sentences, in their order; the same for every run.
+    """A seeded sample of `test_limit` sentences of the suite, in their order; the same for every run.
 
-    Raises `DataError` where all of them are of one cluster.
+    Raises `DataError` if all of them are in one cluster.
     """
     if suite.test_limit is not None and rows["id"].nunique() > suite.test_limit:
         # by a hash of the id, so that all languages keep the same sentences
@@ -284,7 +284,7 @@ def _check_clusters(suite: SuiteSource | InstructionSuite, rows: pd.DataFrame) -
 def aligned(suite: SuiteSource, found: dict[str, pd.DataFrame], first: str, second: str) -> pd.DataFrame:
     """Sentences of two languages: id, `first` and `second` (texts), in the order of the file.
 
-    Texts of one row belong together; those of two rows of a long file by `long.join`. Raises `DataError` where nothing
+    Texts of one row belong together; those of two rows of a long file by `long.join`. Raises `DataError` if nothing
     joins them, or fewer than two sentences are in both.
     """
     one, two = found[first], found[second]
@@ -292,7 +292,7 @@ def aligned(suite: SuiteSource, found: dict[str, pd.DataFrame], first: str, seco
     if apart and (suite.long is None or suite.long.join is None):
         raise DataError(f"suite {suite.name!r}: nothing joins the rows of {first} and {second}; name `long.join`")
     key = "id" if apart else ROW
-    long = one if first not in suite.columns else two  # its ids are unique where the other's may repeat
+    long = one if first not in suite.columns else two  # its ids are unique; the other's may repeat
     texts = (side.set_index(key)["text"] for side in (one, two))
     joined = pd.concat(texts, axis=1, keys=["first", "second"], join="inner")
     joined["id"] = joined.index if apart else long.set_index(key)["id"].reindex(joined.index)
@@ -316,7 +316,7 @@ def _rows(suite: SuiteSource, frame: pd.DataFrame, code: str, extra: Sequence[st
         texts, rows = columns_of(suite.columns[code]), frame
         ids = _ids(suite, rows) if long is None or long.join is None else rows[long.join].astype(str)
     else:
-        assert long is not None  # a spoken language has a column in one of the two
+        assert long is not None  # a measured language has a column in one of the two
         texts, rows = columns_of(long.text), frame[frame[long.language].astype(str) == long.values[code]]
         ids = f"{code}:" + _ids(suite, rows) if long.join is None else rows[long.join].astype(str)
     made = pd.DataFrame({"id": ids, ROW: rows[ROW]})

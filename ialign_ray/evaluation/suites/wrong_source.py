@@ -1,4 +1,4 @@
-"""The wrong source of each sentence of a translation suite: what shows whether a model reads the right one."""
+"""The wrong source of each sentence of a translation suite, which shows if a model uses the right one."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LIKE = 0.1
-"""Sources whose lengths differ by at most this share are alike: among them the least used one is taken."""
+"""Largest relative difference of lengths that count as equal: among such sources the least used one is taken."""
 
 
 def wrong_sources(texts: Sequence[str], clusters: Sequence[str | None]) -> NDArray[np.int64]:
-    """For each source its wrong one (rows,), by place: of another cluster, from a far row, of like length.
+    """Index of a wrong source for each source (rows,): of another cluster, from a distant row, of similar length.
 
     Neighbouring rows of a file are often of one article and share names and topic: with the next sentence as the wrong
-    source, source use on consecutive FLORES rows came out 28 % too low. Rows a quarter of the file away are far; where
-    none is left, any row of another cluster, then any other row with another text. The length keeps the two prompts
-    alike, and each source is used about equally often.
+    source, source use on consecutive FLORES rows came out 28 % too low. Rows a quarter of the file away are distant; if
+    no such row is left, any row of another cluster is taken, then any row with another text. Similar lengths keep the
+    two prompts comparable, and each source is used about equally often.
     """
     n = len(texts)
     lengths = np.log([max(1, len(text)) for text in texts])
@@ -34,7 +34,7 @@ def wrong_sources(texts: Sequence[str], clusters: Sequence[str | None]) -> NDArr
         far = foreign & (np.abs(places - row) >= n / 4)
         allowed = next(found for found in (far, foreign, apart, other, places >= 0) if found.any())
         gap = np.abs(lengths - lengths[row])
-        # steps of like length first, then the least used, then the nearest in length
+        # similar length first, then the least used, then the nearest in length
         cost = np.floor(gap / _LIKE) * 1e9 + used * 1e3 + gap
         chosen[row] = int(np.argmin(np.where(allowed, cost, np.inf)))
         used[chosen[row]] += 1

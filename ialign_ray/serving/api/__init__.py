@@ -1,4 +1,4 @@
-"""The HTTP API: OpenAI's routes, and translation, classification and scoring in the same style. No ray in here."""
+"""The HTTP API: OpenAI's routes, and translation, classification and scoring in the same style. Without Ray."""
 
 from ialign_ray.serving.api.app import build_app
 from ialign_ray.serving.keys import KeyEntry, KeyFollower, KeyRing, add_key, check_exposure, keys_of, new_key

@@ -36,10 +36,10 @@ class _Api(FastAPI):
 def build_app(
     library: ModelLibrary, settings: ServeConfig, keys: KeyRing | None, counter: LimitCounter | None = None
 ) -> FastAPI:
-    """The application; `app.state.service` is what its routes share.
+    """Return the application; its routes share `app.state.service`.
 
-    With `keys` every request to a model must carry one. Without, everybody who reaches the port is served: see
-    `check_exposure`. `counter` knows the keys and counts their requests; by default for this process alone.
+    With `keys` every request to a model must carry one. Without keys, anyone who reaches the port is served: see
+    `check_exposure`. `counter` knows the keys and counts their requests; by default only for this process.
     """
     if keys is not None and counter is None:
         counter = LocalCounter(KeyLedger(keys))

@@ -48,7 +48,7 @@ class Question:
 
     @cached_property
     def digest(self) -> bytes:
-        """Hash of the question, which may be as long as a body: what is kept of it between requests."""
+        """Hash of the question, stored between requests instead of the question, which may be as long as a body."""
         return hashlib.sha256(repr((self.template, self.words)).encode("utf-8", "surrogatepass")).digest()
 
     def filling(self, text: str | dict[str, str]) -> dict[str, str]:
@@ -140,7 +140,7 @@ async def _sums(
     for prompt in asked:
         check_length(served, prompt, max(len(label) for label in labels), service.limits)
     tokens = sum(len(prompt) for prompt in asked)
-    if not call.tokens_in:  # the prior is not charged: it is kept for all who ask the same question
+    if not call.tokens_in:  # the prior is not charged: it is cached for all requests with the same question
         await service.reserve(call, tokens)
     async with call.turn():
         return await served.engine.score_labels(asked, labels, served.adapter), tokens

@@ -110,7 +110,7 @@ def _asks(served: Served, prompts: list[Prompted], body: CompletionRequest, serv
 
 async def _scored(call: Call, served: Served, prompt: Prompted, top: int) -> Prompted:
     if served.encoder.seq2seq:
-        message = "this model is an encoder-decoder, whose prompt has no log-probabilities; leave out echo or logprobs"
+        message = "this model is an encoder-decoder, whose prompt has no log-probabilities; remove echo or logprobs"
         raise wrong("echo", message)
     async with call.turn():
         return Prompted(prompt.ids, prompt.text, await served.engine.read(prompt.ids, top, served.adapter))

@@ -115,7 +115,7 @@ def timed_out(seconds: float) -> ApiError:
 
 
 def internal() -> ApiError:
-    """500: a bug of ours; the client gets no details."""
+    """500: a bug in the server; the client gets no details."""
     return ApiError(500, "the server failed; its log has details under this x-request-id", code="internal_error")
 
 
@@ -164,7 +164,7 @@ def invalid(errors: Sequence[Any]) -> ApiError:
     if kind == "missing":
         return wrong(param, f"{param} is missing", "missing_parameter")
     if kind == "extra_forbidden":
-        return wrong(param, f"{param} is not a parameter of this request; leave it out", "unknown_parameter")
+        return wrong(param, f"{param} is not a parameter of this request; remove it", "unknown_parameter")
     message = str(first["msg"])
     return wrong(param, f"{param}: {message[:1].lower()}{message[1:]}")
 

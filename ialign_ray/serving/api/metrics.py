@@ -1,4 +1,4 @@
-"""Prometheus metrics of one process; a deployment of several replicas has as many.
+"""Prometheus metrics of one process; in a deployment of several replicas, each has its metrics.
 
 `prometheus-fastapi-instrumentator` knows neither the model, the tokens nor the first token of a request, so its labels
 and all metrics but one would still be written here.
@@ -75,7 +75,8 @@ class Metrics:
             self._first.labels(*labels).observe(call.first_token)
 
     def text(self, allows: Callable[[str], bool] | None = None) -> bytes:
-        """Render the metrics in Prometheus' text format; those of some models alone, without the engines', if given."""
+        """Render the metrics in Prometheus' text format; only those of the given models, without the engines', if any
+        are given."""
         return bytes(generate_latest(self.registry if allows is None else _OfModels(self.registry, allows)))
 
 

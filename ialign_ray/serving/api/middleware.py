@@ -107,7 +107,9 @@ def _place(shares: Shares, call: Call, what: str) -> Iterator[None]:
     """Hold a place of the request's key. Raises ApiError (429)."""
     owner = call.owner
     if not shares.take(owner):
-        raise too_busy(f"as many {what} as this server, or one of its keys, may have; try again", 1.0, "server_busy")
+        raise too_busy(
+            f"the limit of {what} of this server, or of one of its keys, is reached; try again", 1.0, "server_busy"
+        )
     try:
         yield
     finally:

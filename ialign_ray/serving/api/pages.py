@@ -1,4 +1,4 @@
-"""`/`, the playground, and `/docs`, the OpenAPI document as a page: files of this package alone, so that both work
+"""`/`, the playground, and `/docs`, the OpenAPI document as a page: only files of this package, so that both work
 without a network.
 
 The playground's scripts use the API as any client does; the files hold nothing about the models, so they need no key.
@@ -23,8 +23,8 @@ from ialign_ray.pages import themed
 router = APIRouter(include_in_schema=False)
 
 HEADERS: Final = {
-    # Scripts and styles of this server's files alone, never of the page's text: what a model writes cannot run, and
-    # what the page reads can go nowhere else. https://www.w3.org/TR/CSP3/
+    # Only scripts and styles from this server's files, never from the page's text: a model's output cannot run, and
+    # the page can send data nowhere else. https://www.w3.org/TR/CSP3/
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",

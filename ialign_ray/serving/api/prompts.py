@@ -36,7 +36,7 @@ def chat_prompt(tokeniser: Tokeniser, messages: Sequence[Message]) -> list[int]:
         return [int(i) for i in encoder.conversation(turns)]
     except RefusedTurnsError as error:
         raise refused from error
-    except Exception as error:  # jinja2's, where the template is rendered in this process
+    except Exception as error:  # jinja2's, if the template is rendered in this process
         if not type(error).__module__.startswith("jinja2"):
             raise
         raise refused from error
@@ -59,7 +59,7 @@ def known_ids(served: Served, ids: Sequence[int]) -> list[int]:
 
 
 def language_of(text: str, param: str, experiment: Any) -> str:
-    """Return the code of a language given by code or name; the experiment's own names come first.
+    """Return the code of a language given by code or name; the experiment's names take precedence.
 
     Raises ApiError (400) if it is not a known language.
     """

@@ -64,7 +64,7 @@ class Call:
         return self.key.name if self.key else ""
 
     def check(self) -> None:
-        """Raise ApiError (504) if the request has ended or its time is over; threads ask between two texts."""
+        """Raise ApiError (504) if the request has ended or its time is over; threads check between two texts."""
         if self.ended or time.monotonic() > self._expires:
             raise timed_out(self.timeout_s)
 

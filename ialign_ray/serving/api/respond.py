@@ -21,7 +21,7 @@ from ialign_ray.serving.protocol import Finish, Sampling, Served, TextDelta, Tok
 
 Item = TypeVar("Item")
 COLDEST: Final = 0.01
-"""Lower temperatures become 0: logits divided by less overflow, and the likeliest token is all but certain."""
+"""Lower temperatures become 0: logits divided by less overflow, and the likeliest token is almost certain."""
 MOST_SCORES: Final = 500_000
 """Log-probabilities in one answer; each takes about 100 bytes until it is sent."""
 Pieces = AsyncGenerator[tuple[int, TextDelta], None]
@@ -60,7 +60,7 @@ def check_count(count: int, limits: LimitsConfig, param: str) -> None:
 def check_scores(tokens: int, top: int | None, param: str) -> None:
     """Raise ApiError (400) if an answer of so many tokens would have more than `MOST_SCORES` log-probabilities."""
     if top is not None and (count := tokens * (1 + top)) > MOST_SCORES:
-        message = f"{count:,} log-probabilities are asked for, and {MOST_SCORES:,} are sent at most; ask for fewer"
+        message = f"{count:,} log-probabilities are requested, but at most {MOST_SCORES:,} are sent; request fewer"
         raise wrong(param, f"{message} tokens, choices or alternatives")
 
 
@@ -73,7 +73,7 @@ def check_length(served: Served, prompt: Sequence[int], answer: int, limits: Lim
         return
     if size > room:
         raise _too_long("prompt", f"the prompt has {size} tokens; the model accepts {room}, so shorten it")
-    apart = served.encoder.seq2seq  # an encoder-decoder counts the two sides apart
+    apart = served.encoder.seq2seq  # an encoder-decoder counts the two sides separately
     if (answer if apart else size + answer) > room:
         message = f"{size} tokens of prompt and {answer} of answer do not fit the model's {room}; ask for fewer"
         raise _too_long("max_tokens", message)
@@ -89,7 +89,7 @@ def new_tokens(served: Served, prompt: Sequence[int], wanted: int | None, limits
     Raises ApiError (400) if the request does not fit."""
     if wanted is not None:
         if wanted > limits.new_tokens:
-            message = f"max_tokens is {wanted}; this server generates {limits.new_tokens} at most, so ask for fewer"
+            message = f"max_tokens is {wanted}; this server generates at most {limits.new_tokens}, so ask for fewer"
             raise wrong("max_tokens", message)
         check_length(served, prompt, wanted, limits)
         return wanted

@@ -1,4 +1,4 @@
-"""Response models: OpenAI's objects, and ours in their manner.
+"""Response models: OpenAI's objects, and ours in the same style.
 
 Written here and not imported from `openai.types`: those cost 2.4 s, 650 modules and 25 MiB at import, allow unknown
 fields, refuse two things that we send (`finish_reason: null` while a completion streams, `null` for the first token of
@@ -99,7 +99,7 @@ def _absent(value: object) -> bool:
 
 
 class Delta(Answer):
-    """The new part of a message; unchanged fields are left out."""
+    """The new part of a message; unchanged fields are omitted."""
 
     role: Literal["assistant"] | None = Field(None, exclude_if=_absent)
     content: str | None = Field(None, exclude_if=_absent)

@@ -41,7 +41,7 @@ def _few_entries(most: int) -> BeforeValidator:
 
     def check(value: Any) -> Any:
         if isinstance(value, Mapping) and len(value) > most:
-            raise PydanticCustomError("too_long", "there are too many entries; leave some out")
+            raise PydanticCustomError("too_long", "there are too many entries; remove some")
         return value
 
     return BeforeValidator(check)
@@ -57,9 +57,7 @@ def _unicode(text: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise PydanticCustomError(
-            "invalid_text", "half of a surrogate pair is not a character; leave it out"
-        ) from error
+        raise PydanticCustomError("invalid_text", "half of a surrogate pair is not a character; remove it") from error
     return text
 
 
@@ -115,10 +113,10 @@ class Body(BaseModel):
         if not isinstance(data, Mapping):
             return data
         if len(data) > MOST_FIELDS:  # an error for each of them would take a kilobyte
-            raise _refused("body", f"there are {len(data)} parameters in one object; leave out those that are unknown")
+            raise _refused("body", f"there are {len(data)} parameters in one object; remove those that are unknown")
         for name in _NEUTRAL.keys() & data.keys():
             if data[name] is not None and data[name] not in _NEUTRAL[name]:
-                raise _refused(name, f"this server does not support {name}; leave it out", "unsupported_parameter")
+                raise _refused(name, f"this server does not support {name}; remove it", "unsupported_parameter")
         return {key: value for key, value in data.items() if key not in _NEUTRAL}
 
 
@@ -159,7 +157,7 @@ class Decoding(Asking):
     seed: int | None = Field(None, ge=-(2**63), lt=2**63)
     """The same seed gives the same answer of the same model; choice `i` of `n` is drawn with seed + i."""
     stop: Stop = None
-    """Texts that end the answer and are not part of it; 16 at most, since lm-evaluation-harness sends many."""
+    """Texts that end the answer and are not part of it; at most 16, since lm-evaluation-harness sends many."""
 
 
 class StreamOptions(Body):
@@ -272,7 +270,7 @@ class CompletionRequest(Sampled):
         if self.max_tokens == 0 and not self.echo:
             raise _refused(
                 "max_tokens",
-                "max_tokens is 0, which needs echo: true; else ask for at least one token",
+                "max_tokens is 0, which needs echo: true; otherwise ask for at least one token",
             )
         return self
 
@@ -314,22 +312,22 @@ class ClassifyRequest(Asking):
     """Use the suite's first prompt in this language."""
     scorer: Scorer | None = None
     """`sum`, `mean` (per token) or `calibrated` (against content-free texts, Zhao et al. 2021, arXiv 2102.09690).
-    Default: the experiment's, else `calibrated`."""
+    Default: the experiment's, otherwise `calibrated`."""
 
     @model_validator(mode="after")
     def _one_question(self) -> Self:
         if self.suite is not None and (self.labels is not None or self.prompt is not None):
-            raise _refused("suite", "suite brings its labels and prompt; leave those out, or the suite")
+            raise _refused("suite", "suite has its labels and prompt; remove those, or the suite")
         if self.suite is None and (self.labels is None or self.prompt is None):
             raise _refused("labels", "labels and prompt are required, or the name of a suite")
         if self.suite is None and self.prompt_language is not None:
             raise _refused(
                 "prompt_language",
-                "prompt_language chooses a prompt of a suite; leave it out, or name a suite",
+                "prompt_language chooses a prompt of a suite; remove it, or name a suite",
             )
         words = self.labels.values() if isinstance(self.labels, dict) else self.labels or ()
         if len(set(words)) < len(words):
-            raise _refused("labels", "two labels have the same word; give each its own")
+            raise _refused("labels", "two labels have the same word; change one")
         if self.prompt is not None:
             _check_slots(self.prompt)
         return self
@@ -344,7 +342,9 @@ def _check_slots(prompt: str) -> None:
         raise _refused("prompt", "the prompt has no slot; put {text} where the text belongs")
     if unknown := [slot for slot in slots if not _SLOT_NAME.fullmatch(slot)]:
         name = printable(unknown[0])
-        raise _refused("prompt", f"the prompt has the unknown slot {{{name}}}; a slot is a name of small letters alone")
+        raise _refused(
+            "prompt", f"the prompt has the unknown slot {{{name}}}; a slot is a name of lower-case letters only"
+        )
 
 
 _SLOT_NAME: Final = re.compile(r"[a-z_]+")

@@ -10,18 +10,18 @@ from contextlib import asynccontextmanager
 from typing import Final
 
 _RECENT_S: Final = 30.0
-"""Seconds for which a key that asked counts as one that shares."""
+"""Seconds after its last request for which a key counts as sharing."""
 
 
 class Shares:
-    """A number of places, and how many of them each key holds. Names of keys; one name alone where there are no keys.
+    """A number of places, and how many of them each key holds. Without keys, all places have one name.
 
-    A key alone may hold three quarters: the first request of another one must find a place. Beside keys that asked in
-    the last half minute it may hold an equal share.
+    A single key may hold three quarters: the first request of another one must find a place. With other keys that asked
+    in the last half minute, it may hold an equal share.
     """
 
     def __init__(self, total: int, *, several: bool, clock: Callable[[], float] = time.monotonic) -> None:
-        """`several`: True if there is more than one key; else one may hold all places."""
+        """`several`: True if there is more than one key; otherwise one may hold all places."""
         self.total, self._several, self._clock = total, several, clock
         self.held: Counter[str] = Counter()
         self._seen: OrderedDict[str, float] = OrderedDict()
@@ -77,7 +77,7 @@ class FairGate:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave(name)  # the place came in the same moment
+                self._leave(name)  # the place was granted at the same moment
             else:
                 self._forget(name, turn)
             raise
@@ -97,7 +97,7 @@ class FairGate:
             del self._waiting[name]
 
     def _admit(self) -> None:
-        """Give free places to those who wait: one to each key in turn."""
+        """Give free places to waiting requests: one to each key in turn."""
         admitted = True
         while admitted:
             admitted = False

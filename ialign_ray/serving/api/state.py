@@ -42,7 +42,7 @@ class Service:
     library: ModelLibrary
     settings: ServeConfig
     counter: LimitCounter | None
-    """Keys and what they may still spend; None if the server asks for no key."""
+    """Keys and their remaining limits; None if the server requires no key."""
     metrics: Metrics = field(default_factory=Metrics)
     priors: Priors = field(default_factory=lambda: Priors())
     threads: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(THREADS, "ialign-prompts"))
@@ -79,7 +79,7 @@ class Service:
             raise unknown(name) from error
         except IalignError as error:
             log.warning("model %s does not load: %s", name, error)
-            raise not_ready(f"the model {name} does not load at the moment; the server's log says why") from error
+            raise not_ready(f"the model {name} does not load at the moment; the server's log has the reason") from error
         call.model, call.version = name, served.id
         self.metrics.watch(served.engine)
         if call.key is not None:
@@ -105,9 +105,9 @@ class Service:
         _check_wait(admission)
 
     async def reserve(self, call: Call, tokens: int) -> None:
-        """Spend the most tokens that a request may cost; what it does not use is given back at its end.
+        """Reserve the most tokens that a request may cost; unused ones are returned at its end.
 
-        Raises ApiError (429) if the key has fewer left, else requests at the same time would overdraw it.
+        Raises ApiError (429) if the key has fewer left; otherwise concurrent requests would overdraw it.
         """
         if self.counter is not None and call.key is not None and call.key.tokens_per_minute is not None:
             admission = await self._counted(self.counter.reserve(call.key, tokens))
@@ -115,14 +115,14 @@ class Service:
             call.reserved = (admission.ledger, tokens)
 
     def settle(self, call: Call) -> None:
-        """Give back what a request reserved and did not use. What a client that left had written is not known."""
+        """Return the reserved but unused tokens of a request. If the client disconnected, its usage is unknown."""
         if self.counter is None or call.key is None or call.reserved is None:
             return
         ledger, reserved = call.reserved
         known = call.failure is None or call.streams or not call.tokens_in
         used = call.tokens_in + call.tokens_out if known else reserved
         task = asyncio.create_task(self.counter.settle(call.key, ledger, reserved, used))
-        self._settling.add(task)  # a task that nobody refers to may vanish
+        self._settling.add(task)  # a task without a reference may be garbage-collected
         task.add_done_callback(self._settling.discard)
 
     async def _counted(self, asked: Awaitable[Admission]) -> Admission:

@@ -1,4 +1,4 @@
-"""Token ids of one request's texts: bounded before they are made, and beside the event loop where that takes time."""
+"""Token ids of one request's texts: bounded in advance, and computed outside the event loop if that takes time."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _LOCKS: WeakKeyDictionary[Any, threading.Lock] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class Tokeniser:
-    """Encodes the texts of one request, each after a look at its length and at the request's deadline."""
+    """Encodes the texts of one request, each after a check of its length and of the request's deadline."""
 
     call: Call
     served: Served

@@ -23,9 +23,9 @@ PREFIX = "base_model.model."
 UNLIKE_LORA = ("use_dora", "alora_invocation_tokens", "layer_replication", "use_qalora", "arrow_config", "kasa_config")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 1e6
-"""Largest norm of a layer's update (Frobenius, after scaling). The weights of trained layers have norms of some
-hundreds; an update a thousand times theirs comes from a run that diverged, and overflows a few layers later."""
-MERGE = "serve it as a model of its own: `ialign export --merge`"
+"""Largest norm of a layer's update (Frobenius, after scaling). The weights of trained layers have norms of a few
+hundred; an update a thousand times theirs comes from a run that diverged, and overflows a few layers later."""
+MERGE = "serve it as a separate model: `ialign export --merge`"
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,7 @@ class Slots(Group):
 
     def join(self, rows: Sequence[GenerationRow], cache: DynamicCache) -> None:
         """Add rows whose prompts have been read."""
-        self.broken = True  # if memory runs out inside, some layers have the new rows and others do not
+        self.broken = True  # if memory runs out here, some layers have the new rows and others do not
         self.cache.join(cache)
         self.broken = False
         self.rows += rows
@@ -234,7 +234,7 @@ class DecodingBatch:
         return bool(logits.float().amax(-1).isfinite().all())
 
     def rows(self) -> list[GenerationRow]:
-        """All of them."""
+        """Return all running rows."""
         return [row for group in self.groups for row in group.rows]
 
     def cached_tokens(self) -> int:

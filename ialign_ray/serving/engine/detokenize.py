@@ -8,7 +8,7 @@ from ialign_ray.serving.protocol import TokenScore
 
 UNFINISHED = "\ufffd"
 LONGEST_CHARACTER = 8
-"""Tokens after which a replacement character counts as the model's own: a character has at most four bytes."""
+"""Tokens after which a replacement character counts as part of the answer: a character has at most four bytes."""
 
 
 class AnswerText:

@@ -1,4 +1,4 @@
-"""The engine's asyncio interface: requests, answers, and adapters loaded and unloaded beside them."""
+"""The engine's asyncio interface: requests, answers, and adapters loaded and unloaded in between."""
 
 from __future__ import annotations
 
@@ -61,11 +61,11 @@ def open_engine(
 
 
 class TransformersEngine:
-    """`ialign_ray.serving.protocol.Engine` with transformers, torch and a thread of its own.
+    """`ialign_ray.serving.protocol.Engine` with transformers, torch and a separate thread.
 
     Args:
         model: a causal or encoder-decoder model of transformers, without an adapter.
-        tokenizer: decodes answers; its end-of-sequence token ends one, as do the model's own.
+        tokenizer: decodes answers; its end-of-sequence token ends one, as do those of the model.
         limits: bounds of a batch.
         queue: requests that may wait or run; one more raises BusyError.
         max_adapters: adapters in memory.
@@ -190,7 +190,7 @@ class TransformersEngine:
         self._worker.post(None)
         await asyncio.to_thread(self._worker.join)
 
-    # --- inside ---------------------------------------------------------------------------------------
+    # --- internal ---------------------------------------------------------------------------------------
 
     def _decode(self, ids: list[int]) -> str:
         text: str = self._decoder.decode(ids, skip_special_tokens=True)

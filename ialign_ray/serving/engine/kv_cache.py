@@ -32,7 +32,7 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]  # transformers has no type
     """One layer's buffers [capacity, heads, columns, size]; a step writes one column in place.
 
     transformers' own dynamic layer copies all keys and values at every step. Layers with a sliding window keep all
-    columns too; their mask does the forgetting.
+    columns too; their mask hides old ones.
     """
 
     def __init__(self, span: Span) -> None:
@@ -75,7 +75,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
     def leave(self, row: int) -> None:
         """Free a row; the last one moves into its place.
 
-        The place that becomes free is cleared: what is masked is multiplied by 0, and a row that ended with NaN would
+        The freed place is cleared: masked values are multiplied by 0, and a row that ended with NaN would
         reach the next row in its place.
         """
         span = self.span
@@ -113,7 +113,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
     def _move(self, rows: int, width: int) -> None:
         """Copy the used part to the end of the first `width` columns of new buffers for `rows` rows.
 
-        Both sizes follow the present need, so that one long row does not keep the buffers long for ever. Rows are
+        Both sizes follow the current need, so that one long row does not keep the buffers long forever. Rows are
         rounded up to a power of two: a batch that grows row by row is copied a logarithmic number of times.
         """
         span = self.span
@@ -124,7 +124,7 @@ class SlotCache(Cache):  # type: ignore[misc]  # transformers has no types
         span.begin, span.end = width - used, width
 
     def _moved(self, old: Tensor, capacity: int, columns: int, width: int, used: int) -> Tensor:
-        # zeros: what is masked is multiplied by 0, and memory of unknown content may hold NaN
+        # zeros: masked values are multiplied by 0, and uninitialised memory may contain NaN
         new = torch.zeros(capacity, old.shape[1], columns, old.shape[3], dtype=old.dtype, device=old.device)
         span = self.span
         new[: span.rows, :, width - used : width] = old[: span.rows, :, span.begin : span.end]

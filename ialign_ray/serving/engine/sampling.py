@@ -1,4 +1,4 @@
-"""Choice of each row's next token, with its own settings and generator, so that its batch does not matter."""
+"""Choice of each row's next token, with separate settings and generators, so that the batch has no effect."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_sampling(sampling: Sampling) -> None:
         "top_p must be within (0, 1]": 0 < sampling.top_p <= 1,
         "top_k must be at least 0 (0: all tokens)": sampling.top_k >= 0,
         "repetition_penalty must be above 0": sampling.repetition_penalty > 0,
-        "stop must hold no empty text": all(sampling.stop),
+        "stop must not contain an empty text": all(sampling.stop),
         "top_log_probs must be at least 0": (sampling.top_log_probs or 0) >= 0,
     }
     for rule, holds in limits.items():
@@ -45,7 +45,7 @@ def check_sampling(sampling: Sampling) -> None:
 
 
 def row_generator(sampling: Sampling) -> torch.Generator | None:
-    """Create a row's own generator; None if it is greedy. Without a seed it is seeded from the system's entropy."""
+    """Create the generator of a row; None if it is greedy. Without a seed it is seeded from the system's entropy."""
     if not sampling.temperature:
         return None
     generator = torch.Generator()
@@ -59,8 +59,8 @@ def row_generator(sampling: Sampling) -> torch.Generator | None:
 def choose(logits: Tensor, rows: Sequence[SampledRow]) -> list[TokenScore | NotANumberError]:
     """Choose the next token of each row from logits [B, V], with log-probabilities if the row needs them.
 
-    Log-probabilities are the model's own: before penalty, temperature and nucleus. A row whose logits hold NaN, or no
-    finite maximum, gets an error in place of a token; the other rows do not notice.
+    Log-probabilities are the model's own: before penalty, temperature and nucleus. A row whose logits contain NaN, or
+    no finite maximum, gets an error instead of a token; other rows are not affected.
     """
     logits = logits.float()
     changed = _penalised(logits, rows)
@@ -73,7 +73,7 @@ def choose(logits: Tensor, rows: Sequence[SampledRow]) -> list[TokenScore | NotA
 
 
 NO_NUMBER = (
-    "the model computed no number (NaN or infinity) for this request; its weights are damaged or too large, so ask "
+    "the model computed NaN or infinity for this request; its weights are damaged or too large, so ask "
     "another model or version."
 )
 
@@ -105,7 +105,7 @@ def draw(logits: Tensor, sampling: Sampling, generator: torch.Generator) -> int:
     The draw inverts the cumulative distribution at one number of the row's generator. The nucleus is that of
     Holtzman et al. 2020 (arXiv 1904.09751), as transformers has it.
     """
-    # below the likeliest and in double precision, so that no temperature, however small, gives infinity less infinity
+    # below the likeliest and in double precision, so that no temperature, however small, gives infinity minus infinity
     scaled = (logits - logits.max()).double() / sampling.temperature
     point = float(torch.rand((), generator=generator, dtype=torch.float64))
     if sampling.top_k:

@@ -1,4 +1,4 @@
-"""Choice of the waiting rows that begin next: always the oldest, with others of similar length. No torch."""
+"""Choice of the waiting rows that start next: always the oldest, with others of similar length. No torch."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ FAULTS = 3
 class Worker(threading.Thread):
     """Owns the model and every running request; other threads only call `post` and `state`.
 
-    A failure in a step ends the requests of that step and no others. One thread and one inbox instead of locks: between
+    A failure in a step ends only the requests of that step. One thread and one inbox instead of locks: between
     two steps nothing else touches rows, cache or adapters, so joining, leaving and loading need no synchronisation.
     """
 
@@ -60,7 +60,7 @@ class Worker(threading.Thread):
 
         Raises EngineError once the thread has stopped.
         """
-        with self._door:  # without the lock an item could arrive after `_leave` drained the inbox, and wait for ever
+        with self._door:  # without the lock an item could arrive after `_leave` drained the inbox, and wait forever
             if self._shut and item is not None:
                 raise EngineError("the engine has stopped; send the request again.")
             self._inbox.put(item)
@@ -82,7 +82,7 @@ class Worker(threading.Thread):
             raise
 
     def state(self) -> dict[str, float]:
-        """Return numbers for metrics. Read from other threads: each is right, but not all of one moment."""
+        """Return numbers for metrics. Read from other threads: each is correct, but not all from the same moment."""
         return {
             "waiting": len(self._rows) + len(self._readings) + self._inbox.qsize(),
             "batch": self._batch,
@@ -97,13 +97,13 @@ class Worker(threading.Thread):
             while not self._stopping:
                 self._collect()
                 self._turn()
-        except Exception as error:  # a bug outside of a step: no caller may wait for ever
+        except Exception as error:  # a bug outside of a step: no caller may wait forever
             LOG.exception("the engine's thread failed")
             self._die(error)
         self._leave()
 
     def _leave(self) -> None:
-        """Fail everything that is left, so that no caller waits for an answer that never comes."""
+        """Fail all remaining requests, so that no caller waits for an answer that never comes."""
         with self._door:
             self._shut = True
         self._drain()
@@ -124,7 +124,7 @@ class Worker(threading.Thread):
         self._batch, self._cached = len(self._decoding.rows()), self._decoding.cached_tokens()
         self._outbox.send()
 
-    # --- what comes in --------------------------------------------------------------------------------
+    # --- incoming requests --------------------------------------------------------------------------------
 
     def _collect(self) -> None:
         if not (self._orders or self._all()):
@@ -235,13 +235,13 @@ class Worker(threading.Thread):
         for request, answer in done:
             self._outbox.put(request, answer)
         over = {request for request, _ in done}
-        # unfinished requests go behind the others, which a large request so delays by one slice only
+        # unfinished requests move behind the others, so that a large request delays them by only one slice
         kept = [request for request in self._readings if request not in set(chosen)]
         self._readings = [*kept, *(request for request in chosen if request not in over and request not in broken)]
         self._end(over, "requests")
         self._report_broken(broken)
 
-    # --- ends -----------------------------------------------------------------------------------------
+    # --- endings -----------------------------------------------------------------------------------------
 
     def _end(self, requests: Iterable[EngineRequest], how: str) -> None:
         for request in requests:

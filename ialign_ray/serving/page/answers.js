@@ -1,4 +1,4 @@
-// One model's answer, in a column of its own.
+// One model's answer, in a separate column.
 
 import { make } from "./elements.js";
 
@@ -17,7 +17,7 @@ export class Column {
     this.node.append(title, this.body, this.foot);
   }
 
-  /** What exactly answers. */
+  /** The exact model that answers. */
   version(id) {
     if (id && id !== this.model) this.stands.textContent = id;
   }
@@ -50,7 +50,7 @@ export class Column {
     this.tokens = tokens;
   }
 
-  /** The end, good or bad: `wrong` is a sentence. */
+  /** The end, good or bad: `wrong` is an error sentence. */
   end(wrong) {
     const seconds = (performance.now() - this.started) / 1000;
     const told = [...this.notes];

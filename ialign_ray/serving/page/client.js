@@ -1,7 +1,7 @@
-// The API of this origin. What goes wrong is a Refusal, whose message is a sentence for people.
+// The API of this origin. Errors are Refusals, whose message is a sentence for people.
 
 const KEY = "ialign-api-key";
-const MOST = 400; // characters of an answer that is no error of ours, such as a proxy's
+const MOST = 400; // characters of an answer that is not our error, such as a proxy's
 
 export class Refusal extends Error {
   constructor(message, status = 0) {
@@ -35,7 +35,7 @@ export async function ask(path, body, signal) {
   }
 }
 
-/** One answer as it is made: {version, events}, events an async iterator of objects. */
+/** One answer while it is generated: {version, events}, events an async iterator of objects. */
 export async function stream(path, body, signal) {
   const response = await send(path, { ...body, stream: true, stream_options: { include_usage: true } }, signal);
   return { version: response.headers.get("x-model-version"), events: events(response) };

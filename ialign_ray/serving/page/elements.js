@@ -1,4 +1,4 @@
-// Nodes from data. Texts become text nodes and never markup, whatever they hold.
+// Nodes from data. Texts become text nodes and never markup, whatever they contain.
 
 const SVG = "http://www.w3.org/2000/svg";
 
@@ -10,7 +10,7 @@ function filled(node, attributes, children) {
   return node;
 }
 
-/** An HTML element; children are nodes or texts, null is left out. */
+/** An HTML element; children are nodes or texts, null is ignored. */
 export function make(tag, attributes = {}, ...children) {
   return filled(document.createElement(tag), attributes, children);
 }
@@ -24,17 +24,17 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-/** A list of choices, [value, text] each; what was chosen stays chosen where it still is one, else it is the first. */
+/** A list of choices, [value, text] each; the choice is kept if it still exists, otherwise the first is chosen. */
 export function offer(select, choices) {
   const before = select.options.length ? select.value : null;
   select.replaceChildren(...choices.map(([value, text]) => make("option", { value }, text)));
   if (choices.some(([value]) => value === before)) select.value = before;
 }
 
-/** "0.874 [0.835, 0.912]" as nodes; a dash where nothing was measured. */
+/** "0.874 [0.835, 0.912]" as nodes; a dash if nothing was measured. */
 export function withInterval(score, digits = 3) {
   if (!score || !Number.isFinite(score.value)) return ["–"];
-  const told = [score.low, score.high];
-  if (!told.every(Number.isFinite)) return [score.value.toFixed(digits)];
-  return [score.value.toFixed(digits), " ", make("small", {}, `[${told.map((x) => x.toFixed(digits)).join(", ")}]`)];
+  const bounds = [score.low, score.high];
+  if (!bounds.every(Number.isFinite)) return [score.value.toFixed(digits)];
+  return [score.value.toFixed(digits), " ", make("small", {}, `[${bounds.map((x) => x.toFixed(digits)).join(", ")}]`)];
 }

@@ -1,10 +1,10 @@
-// What the registry tells of the chosen models: facts, and scores by language with their intervals.
+// Details of the chosen models from the registry: facts, and scores by language with their intervals.
 
 import { draw, make, withInterval } from "./elements.js";
 
 const COLOURS = ["first", "other"]; // of the two chosen models
 const FACTS = [
-  ["stands for", (card) => card.version],
+  ["version", (card) => card.version],
   ["kind", (card) => card.kind],
   ["base", (card) => card.details.base],
   ["experiment", (card) => card.details.experiment],
@@ -19,7 +19,7 @@ function spoken({ languages = {}, names = {} }) {
   return groups.map(([group, codes]) => `${group}: ${codes.map((code) => names[code] ?? code).join(", ")}`).join("; ");
 }
 
-/** A table of facts, a column for each model, and what was refused. */
+/** A table of facts, with a column for each model, and refused versions. */
 export function facts(cards) {
   const rows = FACTS.map(([title, of]) => [title, cards.map((card) => of(card) || null)]);
   const known = rows.filter(([, values]) => values.some((value) => value !== null));
@@ -32,7 +32,7 @@ export function facts(cards) {
   return [make("div", { class: "wide" }, table), ...warnings];
 }
 
-/** A table of scores: of groups, then of every language, beside the base that the version was measured with. */
+/** A table of scores: of groups, then of every language, with the base that the version was measured with. */
 export function scores(cards) {
   const told = cards.filter((card) => card.details.scores?.length);
   if (!told.length) return [make("p", { class: "soft" }, "No scores are registered for these models.")];
@@ -44,7 +44,7 @@ export function scores(cards) {
   const bodies = suites.map((suite) => suiteBody(rows.filter((row) => row.suite === suite), columns));
   const head = make("thead", {}, make("tr", {}, empty, n, ...heads, intervals));
   const late = told.filter((card) => !card.details.by_language).map((card) => card.id);
-  const hint = late.length ? `Languages of ${late.join(", ")} are told once it has been asked.` : null;
+  const hint = late.length ? `Languages of ${late.join(", ")} are shown after its first request.` : null;
   const table = make("div", { class: "wide" }, make("table", { class: "scores" }, head, ...bodies));
   return [table, hint && make("p", { class: "soft" }, hint)].filter(Boolean);
 }
@@ -61,7 +61,7 @@ function columnsOf(told, cards) {
   ];
 }
 
-/** One row for each suite, scope and n: scores on other test rows do not stand side by side. */
+/** One row for each suite, scope and n: scores on different test rows are not in one row. */
 function collected(cards) {
   const rows = new Map();
   const add = (found, scope, title, values) => {
@@ -108,7 +108,7 @@ function suiteBody(rows, columns) {
 const WIDTH = 150;
 const STEP = 7;
 
-/** Points with intervals on the suite's own scale; the numbers beside them say the same. */
+/** Points with intervals on the scale of the suite; the numbers next to them are the same. */
 function intervals(found, [low, high]) {
   const x = (value) => 5 + ((value - low) / (high - low || 1)) * (WIDTH - 10);
   const plot = draw("svg", { width: WIDTH, height: found.length * STEP + 4, "aria-hidden": "true" });

@@ -1,4 +1,4 @@
-// The front of the search that made a version: what each gain costs in forgetting.
+// The front of the search that made a version: the forgetting that each gain costs.
 
 import { draw, make, withInterval } from "./elements.js";
 

@@ -1,4 +1,4 @@
-// The page: what is chosen, what runs, and what is shown of it.
+// The page: the chosen models, the running requests, and their display.
 
 import { Column } from "./answers.js";
 import { Refusal, keepKey, key, models } from "./client.js";
@@ -8,7 +8,7 @@ import { front } from "./front.js";
 import { forget, lacking, run } from "./tasks.js";
 
 let cards = [];
-let running = null; // AbortController of the answers under way
+let running = null; // AbortController of the running answers
 let drawn = 0; // width of the fronts
 
 function task() {
@@ -47,7 +47,7 @@ function askForKey() {
   byId("key").focus();
 }
 
-/** After a change of models: what can be asked of them, and what is known. */
+/** After a change of models: update their tasks and details. */
 function choose() {
   const [first] = chosen();
   byId("send").disabled = !first || running !== null;
@@ -67,7 +67,7 @@ function choose() {
   drawFronts();
 }
 
-/** From an old language into a new one, unless something is written there. */
+/** From an old language into a new one, unless the fields are filled. */
 function preset({ languages = {}, names = {} }) {
   const [old] = languages.L1 ?? [];
   const [fresh] = languages.L2 ?? [];
@@ -75,7 +75,7 @@ function preset({ languages = {}, names = {} }) {
   if (!byId("target").value && fresh) byId("target").value = names[fresh] ?? fresh;
 }
 
-/** Show the fields of the task alone. */
+/** Show only the fields of the task. */
 function arrange() {
   for (const part of document.querySelectorAll("[data-tasks]")) {
     part.hidden = !part.dataset.tasks.split(" ").includes(task());
@@ -130,10 +130,10 @@ async function send() {
   running = null;
   byId("stop").disabled = true;
   tell(signal.aborted ? "stopped" : ends.every(Boolean) ? "done" : "done, with an error");
-  await refresh(); // a version that was asked for the first time has more to tell now
+  await refresh(); // a version has more details after its first request
 }
 
-/** Whether the model answered; an error stands in its column. */
+/** Return true if the model answered; an error is shown in its column. */
 async function answered(now, column, signal) {
   try {
     await run(now, column, signal);

@@ -1,11 +1,11 @@
-// What is asked in each task, and how its answer is shown.
+// The request of each task, and the display of its answer.
 
 import { ask, stream } from "./client.js";
 import { byId, make } from "./elements.js";
 
 const turns = new Map(); // model -> its conversation so far
 
-/** The number in a field, or undefined where it is empty: the server's default holds then. */
+/** The number in a field, or undefined if it is empty: the server's default then applies. */
 function number(id) {
   const text = byId(id).value.trim();
   return text === "" ? undefined : Number(text);
@@ -20,7 +20,7 @@ export function forget() {
   turns.clear();
 }
 
-/** The task's sentence on what is missing, or null. */
+/** The task's sentence about missing input, or null. */
 export function lacking(task) {
   if (task === "chat") return byId("message").value.trim() ? null : "write a message first";
   if (task === "translate") {

@@ -63,7 +63,7 @@ def test_a_run_that_the_command_evaluated(ialign, library, tmp_path, tiny_model_
     ]
     # its weights were never trained, so its scores are those of chance
     refused(ialign("promote", "real", 1), "real/1 is not promoted: new languages (mood): not shown better")
-    refused(ialign("register", run, "--set", "evaluate.scorer=mean"), "--set changes the file of --experiment")
+    refused(ialign("register", run, "--set", "evaluate.scorer=mean"), "--set overrides fields of --experiment")
 
 
 def test_a_run_can_be_promoted_by_its_folder(ialign, library):
@@ -123,7 +123,7 @@ def test_refusals(ialign, tmp_path, library):
     refused(ialign("promote", "mine", 1, "--alias", "latest"), "latest")
     refused(ialign("promote", "mine", "no-run"), "no-run does not exist")
     refused(ialign("register", "no-run"), "no-run does not exist")
-    refused(ialign("register", tmp_path), "holds no finished model")
+    refused(ialign("register", tmp_path), "contains no finished model")
     refused(ialign("rollback", "mine"), "no earlier holder")
     refused(ialign("predict", "Hello.", "--model", "champion"), "no alias 'champion'")
     refused(ialign("models", "other"), "no model 'other'")

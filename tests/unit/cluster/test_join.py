@@ -50,7 +50,7 @@ def test_a_worker_finds_what_it_needs_on_one_host(scaling, hosts, room):
     if room >= wanted.workers:
         check_resources(wanted, whole, hosts)
     else:
-        with pytest.raises(ClusterError, match=f"do not fit: no more than {room} of them find that on one host"):
+        with pytest.raises(ClusterError, match=f"do not fit: only {room} of them fit on one host"):
             check_resources(wanted, whole, hosts)
 
 
@@ -70,7 +70,7 @@ def test_other_reasons():
     token = ray.exceptions.AuthenticationError("Token authentication is enabled but no token was found")
     assert "RAY_AUTH_TOKEN" in refusal("10.0.0.1:6379", token)
     said = refusal("", RuntimeError("one\ntwo"))
-    assert said == "the cluster at this machine cannot be joined: one; look at its head"
+    assert said == "the cluster at this machine cannot be joined: one; check the log of its head"
 
 
 def test_what_is_waited_for_is_told():

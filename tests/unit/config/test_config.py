@@ -73,7 +73,7 @@ def test_rank_zero_is_refused(experiment_data):
 
 def test_a_language_in_two_groups_is_refused(experiment_data):
     experiment_data["languages"]["l3"] = ["jav"]
-    refused(experiment_data, "languages", "'jav' stands in both l2 and l3")
+    refused(experiment_data, "languages", "'jav' is in both l2 and l3")
 
 
 def test_more_workers_than_examples_are_refused(experiment_data):
@@ -226,8 +226,8 @@ def test_files_that_cannot_be_read(tmp_path):
         ".": "is a folder",
         "latin.yaml": "is not UTF-8 (byte 9)",
         "bad.yaml": "at line 4",
-        "list.yaml": "holds no sections",
-        "empty.yaml": "holds no sections",
+        "list.yaml": "contains no sections",
+        "empty.yaml": "contains no sections",
     }.items():
         with pytest.raises(ConfigError) as caught:
             load_experiment(tmp_path / name)
@@ -285,7 +285,7 @@ def test_every_style_of_code_gives_the_same_experiment(experiment_data):
         ({"columns": {"english": "a"}}, "corpora.0.columns: language code 'english' is not known; use ISO 639-3"),
         ({"columns": {"jav_Ltin": "a"}}, "corpora.0.columns: language code 'jav_Ltin' has no known script"),
         ({"columns": {False: "a"}}, "corpora.0.columns: an unquoted no, yes, on or off is False to YAML; quote it"),
-        ({"columns": {7: "a"}}, "corpora.0.columns: 7 is no language code"),
+        ({"columns": {7: "a"}}, "corpora.0.columns: 7 is not a language code"),
         ({"pivots": ["en", "eng"]}, "corpora.0.pivots: language 'eng' is listed twice"),
         ({"pivots": ["fr"]}, "pivot 'fra' has no column"),
     ],
@@ -299,7 +299,7 @@ def test_codes_of_groups_names_and_suites_that_are_wrong(experiment_data):
     for path, value, part in (
         (("languages", "l1"), ["en", "eng"], "languages.l1: language 'eng' is listed twice"),
         (("languages", "l3"), [False], "languages.l3.0: an unquoted no"),
-        (("languages", "l3"), ["jv"], "'jav' stands in both l2 and l3"),
+        (("languages", "l3"), ["jv"], "'jav' is in both l2 and l3"),
         (("languages", "names"), {"qci": {"en": "a", "eng": "b"}}, "languages.names.qci: 'en' and 'eng' are the same"),
         (
             ("evaluate", "suites", 0, "labels", "bad"),

@@ -107,7 +107,11 @@ def test_names_and_files_that_are_no_suite(experiment_data, tmp_path):
     refused(experiment_data, "nusax-sentimen", "evaluate.suites: 'nusax-sentimen'", "did you mean 'nusax-sentiment'?")
     refused(experiment_data, "qqq.yaml", "neither a bundled suite nor a YAML file", "bundled are flores-perplexity")
     refused(experiment_data, {"use": 3}, "use is 3")
-    for text, part in (("- 1\n", "holds no suite"), ("a: [\n", "cannot be read as YAML"), ("suites: []\n", "no suite")):
+    for text, part in (
+        ("- 1\n", "contains no suite"),
+        ("a: [\n", "cannot be read as YAML"),
+        ("suites: []\n", "no suite"),
+    ):
         (tmp_path / "bad.yaml").write_text(text, encoding="utf-8")
         refused(experiment_data, str(tmp_path / "bad.yaml"), part)
 
@@ -144,7 +148,7 @@ FLORES = {"name": "t", "path": "x.csv", "columns": {"eng": "e", "jav": "j", "ind
         ({"pivot": "sun"}, "language 'sun' has no column"),
         ({"directions": [["eng", "sun"]]}, "language 'sun' has no column"),
         ({"directions": [["eng", "jav"]], "languages": ["jav", "ind"]}, "no direction joins two of its languages"),
-        ({"pivot": "eng", "columns": {"eng": {"a": "x", "b": "y"}}}, "takes one text a row"),
+        ({"pivot": "eng", "columns": {"eng": {"a": "x", "b": "y"}}}, "takes one text per row"),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("kind", ["translation", "retrieval"])

@@ -60,7 +60,7 @@ def test_an_open_quote_costs_one_row(tmp_path):
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl"])
 def test_nul_bytes_name_their_line(tmp_path, suffix):
     path = put(tmp_path, f"rows{suffix}", b"eng\na\nb\0\n" if suffix == ".csv" else b'{"eng": "a"}\n\n{"eng": "\0"}\n')
-    assert f"{path}, line 3 holds a NUL byte" in told(DataSource(path=path))
+    assert f"{path}, line 3 contains a NUL byte" in told(DataSource(path=path))
 
 
 def test_a_bad_byte_in_a_field_of_several_lines_names_the_physical_line(tmp_path):
@@ -84,12 +84,12 @@ def test_another_encoding_names_the_line_that_is_not_of_it(tmp_path):
     assert f"{path}, line 3 is not cp1252" in told(DataSource(path=path, encoding="cp1252"))
     assert [r["eng"] for r in read(DataSource(path=path, encoding="cp1252", bad_rows="drop"))] == ["café"]
     assert "encoding 'nonsense' is not known" in told(DataSource(path=path, encoding="nonsense"))
-    assert "is none of text" in told(DataSource(path=path, encoding="hex"))
+    assert "is not a text encoding" in told(DataSource(path=path, encoding="hex"))
 
 
 def test_headers_that_cannot_be_used(tmp_path):
     assert "two columns 'eng'" in told(DataSource(path=put(tmp_path, "a.csv", "eng,eng\n1,2\n")))
-    assert "CR alone" in told(DataSource(path=put(tmp_path, "b.csv", "eng,jav\r1,2\r")))
+    assert "CR only" in told(DataSource(path=put(tmp_path, "b.csv", "eng,jav\r1,2\r")))
 
 
 def test_carriage_returns(tmp_path):

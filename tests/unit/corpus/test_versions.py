@@ -140,7 +140,7 @@ def built(tmp_path):
 def test_a_steps_output_changes_with_its_version_alone(built, step):
     settings = {"step": step, **SETTINGS.get(step, {})}
     version = CLEANING[type(TypeAdapter(Step).validate_python(settings))].version
-    assert (version, built([settings])) == STEPS[step], f"raise `version` of the step {step!r}, or mend it"
+    assert (version, built([settings])) == STEPS[step], f"raise `version` of the step {step!r}, or fix it"
 
 
 def test_each_step_changes_something(built):
@@ -149,7 +149,7 @@ def test_each_step_changes_something(built):
 
 def test_reading_leaks_and_splits_change_with_their_versions_alone(built):
     versions = (shards.VERSION, build.VERSION, LeakStep.version, IdentityMeasurement.version)
-    assert (versions, built([])) == READING, "raise the version of shards, corpora, leaks or identities, or mend them"
+    assert (versions, built([])) == READING, "raise the version of shards, corpora, leaks or identities, or fix them"
 
 
 @pytest.fixture(scope="module")
@@ -188,7 +188,7 @@ def test_a_formats_tables_change_with_its_version_alone(formats_built, name):
     good, ugly = formats_built[name]
     assert (good[2], ugly[2] > 1) == (60, True), "the sample is not read"
     assert (FORMATS[name].version, digest([good, ugly])) == READERS.get(name), (
-        f"raise `version` of the format {name!r}, or mend its reader"
+        f"raise `version` of the format {name!r}, or fix its reader"
     )
 
 
@@ -207,11 +207,11 @@ def test_examples_change_with_the_version_of_rendering_alone(experiment_data):
     examples = [[d.row_id, d.epoch, d.source, vars(d.example)] for d in drawn]
     versions = cache.VERSION, {name: task.version for name, task in TASKS.builtin.items()}
     found = versions, digest([examples, ids])
-    assert found == RENDERING, "raise `version` of the task, or tokens.cache.VERSION, or mend the rendering"
+    assert found == RENDERING, "raise `version` of the task, or tokens.cache.VERSION, or fix the rendering"
 
 
 def test_pocket_data_change_with_their_version_alone(tmp_path, monkeypatch):
     monkeypatch.setenv("IALIGN_CACHE", str(tmp_path))
     tables = [pq.read_table(pocket_file(f"pocket:{name}")).to_pylist() for name in ("parallel", "sentiment")]
     instructions = pocket_file("pocket:instructions").read_text(encoding="utf-8")
-    assert (DATA_VERSION, digest([tables, instructions])) == POCKET, "raise DATA_VERSION and BASE_VERSION, or mend it"
+    assert (DATA_VERSION, digest([tables, instructions])) == POCKET, "raise DATA_VERSION and BASE_VERSION, or fix it"

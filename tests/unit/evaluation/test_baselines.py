@@ -92,7 +92,7 @@ def test_prompts_of_a_run_are_dropped():
 
 
 def test_refusals():
-    with pytest.raises(DataError, match="'other' has none"):
+    with pytest.raises(DataError, match="'other' has no training rows"):
         baseline_predictions(rows(), rows().assign(suite="other"), {"other": 3})
     with pytest.raises(DataError, match="no number of labels"):
         baseline_predictions(rows(), rows(), {})

@@ -48,7 +48,7 @@ def test_sentences_it_takes():
 
 @pytest.mark.parametrize(
     ("n", "said"),
-    [(2, "no correlation"), (3, "too few"), (4, "next to nothing"), (30, "n = 30 runs")],
+    [(2, "no correlation"), (3, "too few"), (4, "almost nothing"), (30, "n = 30 runs")],
 )
 def test_a_correlation_says_when_n_is_too_small(n, said):
     rng = np.random.default_rng(1)

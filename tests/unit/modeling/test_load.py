@@ -193,7 +193,7 @@ def saved(settings, tmp_path):
         ({"layer_replication": [[0, 10**9]]}, "layer_replication"),
         ({"trainable_token_indices": [10**9]}, "row 1000000000"),
         ({"target_modules": r"(\w+\.?)+!"}, "not matched in"),
-        ({"target_modules": "("}, "no regular expression"),
+        ({"target_modules": "("}, "not a regular expression"),
         ({"rank_pattern": 5}, "does not load"),
         ({"rank_pattern": "q"}, "does not load"),
         ({"r": "many"}, "does not load"),

@@ -54,5 +54,5 @@ def test_plain_names_cost_no_process(monkeypatch):
 
 @pytest.mark.parametrize("pattern", ["(", "a{2", "[", "(" * 5000])
 def test_what_is_no_pattern_is_refused(pattern):
-    with pytest.raises(ModelError, match="no regular expression"):
+    with pytest.raises(ModelError, match="not a regular expression"):
         check_patterns({"target_modules": pattern + "("}, NAMES, Path("here"))

@@ -76,8 +76,8 @@ def test_where_the_rows_lie_does_not_matter(experiment):
         ({"evaluate.resamples": 300}, "evaluate.resamples is 300 and 200"),
         ({"languages.l1": ["eng", "jav"], "languages.l2": ["ind"]}, "different groups"),
         ({"evaluate.suites": [suite("mood"), suite("tone")]}, "suite 'tone' was evaluated for mine/2 only"),
-        ({"evaluate.suites.mood.prompts.0.text": "{text}\nWell?"}, "suite 'mood' asks differently"),
-        ({"evaluate.suites.mood.labels.bad.eng": "awful"}, "suite 'mood' asks differently"),
+        ({"evaluate.suites.mood.prompts.0.text": "{text}\nWell?"}, "suite 'mood' has different settings"),
+        ({"evaluate.suites.mood.labels.bad.eng": "awful"}, "suite 'mood' has different settings"),
     ],
 )
 def test_another_evaluation_is_refused(experiment, changes, said):

@@ -61,8 +61,8 @@ def test_better_and_kept_is_accepted_with_every_number():
         ),
         ([BETTER, *KEPT, loss(0.3, 0.2, 0.4)], "old instructions (old): worse by 0.300 [0.200, 0.400] nats/token"),
         ([BETTER, *KEPT, loss(0.05, -0.05, 0.15)], "old instructions (old): may be worse by up to 0.150 nats/token"),
-        ([pair("group:L2", 0.2, 0.1, 0.3, n=12), *KEPT], "new languages (mood): 12 sentences in common decide nothing"),
-        ([BETTER, pair("language:eng", 0.2, 0.1, 0.3, n=12)], "eng (mood): 12 sentences in common decide nothing"),
+        ([pair("group:L2", 0.2, 0.1, 0.3, n=12), *KEPT], "new languages (mood): 12 sentences in common are too few"),
+        ([BETTER, pair("language:eng", 0.2, 0.1, 0.3, n=12)], "eng (mood): 12 sentences in common are too few"),
         ([pair("group:L2", 0.2, np.nan, np.nan), *KEPT], "new languages (mood): +0.200 without an interval"),
         ([BETTER, pair("language:eng", 0.2, np.nan, np.nan)], "eng (mood): +0.200 without an interval"),
         ([BETTER], "no suite measures an old language"),
@@ -160,6 +160,6 @@ def test_on_predictions_a_tie_is_refused():
 def test_on_predictions_only_common_sentences_count():
     champion, better = scored({"eng": 1.5, "jav": 0.3}), scored({"eng": 1.5, "jav": 1.5}, seed=1)
     missing = better[better["id"] < 20]
-    assert "20 sentences in common decide nothing" in judged(missing, champion).refusals[0]
+    assert "20 sentences in common are too few" in judged(missing, champion).refusals[0]
     few = better[better["id"] < 100]
     assert "(n = 100, p = " in judged(few, champion).checks[0].text

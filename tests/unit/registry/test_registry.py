@@ -91,7 +91,7 @@ def test_files_of_a_registration_that_failed_are_removed(spoilable, monkeypatch)
         return call(self, method, *arguments, **named)
 
     monkeypatch.setattr(Registry, "call", dies)
-    (run / "notes.txt").write_text("evaluated anew")
+    (run / "notes.txt").write_text("evaluated again")
     with pytest.raises(RegistryError, match="killed"):
         register(registry, run, "other")
     with pytest.raises(RegistryError, match="killed"):
@@ -180,7 +180,7 @@ def test_a_run_evaluated_with_another_experiment(spoilable):
     promote(registry, "mine", 1, force="there is no control")
     assert register(registry, run, "mine", wider)[0].number == 2
     # the same model with other suites: its evidence is renewed
-    assert promote(registry, "mine", 2).event.told == ("the model of mine/1, evaluated anew",)
+    assert promote(registry, "mine", 2).event.told == ("the model of mine/1, evaluated again",)
     better = make_run(experiment, "better", STRENGTHS["best"], seed=1)
     number = register(registry, better, "mine")[0].number
     assert "suite 'tone' was evaluated for mine/2 only" in refusal(promote, registry, "mine", number)
@@ -400,7 +400,7 @@ def test_no_registry(tmp_path):
 def test_a_file_that_is_no_database(tmp_path):
     (tmp_path / "mlflow.db").write_text("this is not a database")
     for create in (False, True):
-        assert "is no SQLite database" in refusal(Registry, str(tmp_path), create=create)
+        assert "is not a SQLite database" in refusal(Registry, str(tmp_path), create=create)
 
 
 def test_a_database_of_another_mlflow(registry, tmp_path):

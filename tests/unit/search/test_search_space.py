@@ -176,7 +176,7 @@ def test_64_gpus_run_a_trial_each_or_four(experiment_data):
     # the CPUs of each node, not of all together, are the limit here
     assert concurrency(searching(experiment_data, SPACE, cpus_per_trial=40).search, nodes) == 16
     assert concurrency(searching(experiment_data, SPACE, gpus_per_trial=0).search, [{"CPU": 4.0, "GPU": 1.0}]) == 4
-    with pytest.raises(ConfigError, match="one GPU at most"):
+    with pytest.raises(ConfigError, match="at most one GPU"):
         concurrency(searching(experiment_data, SPACE, gpus_per_trial=2).search, nodes)
 
 

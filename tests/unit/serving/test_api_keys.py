@@ -250,7 +250,7 @@ def test_a_key_file_that_cannot_be_read_any_more_changes_nothing(tmp_path, caplo
         follower.check()
     assert len(used) == 1
     assert [r.levelname for r in caplog.records] == ["WARNING"]
-    assert "stay in force" in caplog.text
+    assert "remain valid" in caplog.text
     if how == "a folder":
         path.rmdir()
     path.unlink(missing_ok=True)

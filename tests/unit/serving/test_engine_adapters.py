@@ -88,7 +88,7 @@ TORN = {
     "a lone number": (lambda f: rewritten(f, lambda t: t.update({first(t): torch.tensor(1.0)})), "does not fit"),
     "no alpha": (lambda f: changed(f, lora_alpha=None), "alpha of .* cannot be read"),
     "an endless alpha": (lambda f: changed(f, lora_alpha=float("inf")), "must be finite"),
-    "a torn pattern": (lambda f: changed(f, alpha_pattern={"(": 1}), "no regular expression"),
+    "a torn pattern": (lambda f: changed(f, alpha_pattern={"(": 1}), "not a regular expression"),
     "a pickle": (lambda f: (f / "adapter_model.safetensors").rename(f / "adapter_model.bin"), "pickle"),
     "more rank than the layer": (lambda f: rewritten(f, widened), "rank 64 for layer"),
     "a list for patterns": (lambda f: changed(f, alpha_pattern=[1]), "alpha of .* cannot be read"),

@@ -34,8 +34,8 @@ def test_it_is_not_deployed_where_it_would_ignore_the_keys(tmp_path, monkeypatch
     keys = f"keys: [{{name: alice, sha256: '{'0' * 64}'}}]"
     (tmp_path / "keys.yaml").write_text(keys)
     monkeypatch.delenv("IALIGN_API_KEYS", raising=False)
-    with pytest.raises(ConfigError, match="vllm asks for no key"):
+    with pytest.raises(ConfigError, match="vllm does not check them"):
         application(serve_settings(data={"engine": "vllm", "keys": str(tmp_path / "keys.yaml")}), str(tmp_path))
     monkeypatch.setenv("IALIGN_API_KEYS", keys)
-    with pytest.raises(ConfigError, match="vllm asks for no key"):
+    with pytest.raises(ConfigError, match="vllm does not check them"):
         application(serve_settings(data={"engine": "vllm"}), str(tmp_path))

@@ -153,8 +153,7 @@ def test_a_validation_that_dies_is_told_and_the_workers_take_over(data, tmp_path
     run = setting.folder / "run"
     assert steps_said(run) == [0, 4, 6, 8, 10, 12]
     assert shown_warnings(run) == [
-        "the validation beside failed (EOFError); validation of step 2 is left out, and the workers validate "
-        "from now on"
+        "the validation beside failed (EOFError); validation of step 2 is skipped, and the workers validate from now on"
     ]
 
 
@@ -212,7 +211,7 @@ def test_a_validation_gets_what_a_worker_gets_if_that_is_spare():
     assert validation_resources(scaling, {"CPU": 8, "GPU": 3}, use_gpu=True) == {"CPU": 0.5, "GPU": 1.0}
     with pytest.raises(ClusterError, match=r"asynchronous needs 2.5 CPUs .* the cluster has 2$"):
         validation_resources(scaling, {"CPU": 2}, use_gpu=False)
-    with pytest.raises(ClusterError, match=r"needs a GPU beside those of 2 workers, but the cluster has 2$"):
+    with pytest.raises(ClusterError, match=r"needs one GPU more than its 2 workers, but the cluster has 2$"):
         validation_resources(scaling, {"CPU": 8, "GPU": 2}, use_gpu=True)
 
 

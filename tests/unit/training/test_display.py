@@ -95,6 +95,6 @@ def test_an_ending_that_is_not_the_plain_one_is_told():
     early = plain | {"step": 6, "kept": 3, "reason": "because", "skipped_steps": 2}
     assert ending_sentences(early) == [
         "ended early after step 6 of 9: because",
-        "the model is of step 3, the best one",
+        "the model is that of step 3, the best one",
         "2 updates were skipped as spikes, see metrics.jsonl",
     ]

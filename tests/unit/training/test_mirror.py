@@ -213,7 +213,7 @@ def test_a_full_disk_here_is_not_the_mirrors_fault(run, mirror, tmp_path):
     back = tmp_path / "elsewhere" / "align"
     with pytest.raises(CheckpointError) as caught, disk_that_takes(500):
         mirror.pull(back, PRINT, pytest.fail)
-    assert str(caught.value).startswith(f"{back} could not be written (File too large); free space or lift the quota")
+    assert str(caught.value).startswith(f"{back} could not be written (File too large); free space or raise the quota")
     assert "--resume" in str(caught.value)
     assert list(back.parent.iterdir()) == []
 
@@ -222,7 +222,7 @@ def test_a_full_mirror_is_told_as_one(run, mirror):
     checkpoints = advance(run, 1)
     with pytest.raises(CheckpointError) as caught, disk_that_takes(500):
         mirror.push(run, state_of(run, checkpoints), PRINT)
-    said = "storage.mirror {} could not be written (File too large); free space or lift the quota there"
+    said = "storage.mirror {} could not be written (File too large); free space or raise the quota there"
     assert str(caught.value) == said.format(mirror.address)
 
 
@@ -245,4 +245,4 @@ def test_a_new_run_is_not_mixed_with_copies_of_another(run, tmp_path, ialign, wr
     experiment_data["storage"]["mirror"] = f"file://{tmp_path}/mirror"
     file = write_yaml(experiment_data)
     refused(ialign("align", file), "tiny/align or its mirror holds checkpoints; continue them with --resume")
-    refused(ialign("align", file, "--resume"), f"{mirror.address} holds this run with other settings or data")
+    refused(ialign("align", file, "--resume"), f"{mirror.address} contains this run with other settings or data")

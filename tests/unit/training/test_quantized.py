@@ -92,7 +92,7 @@ def test_ranks_are_those_of_the_layers_not_of_their_packing(setting):
 def test_quantized_weights_are_neither_trained_nor_cut(experiment_data, bits):
     for section, change, words in (
         ("model", {"tuning": "full"}, "quantised weights cannot be trained; set model.tuning to lora"),
-        ("scaling", {"strategy": "fsdp"}, "cannot be cut over workers; set strategy to ddp"),
+        ("scaling", {"strategy": "fsdp"}, "cannot be sharded over workers; set strategy to ddp"),
     ):
         data = {**experiment_data, "model": experiment_data["model"] | {"quantization": bits}}
         data[section] = data.get(section, {}) | change

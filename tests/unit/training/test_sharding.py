@@ -119,7 +119,7 @@ def test_one_process_exports_what_several_wrote(alone):
     assert attempt(two, 1, stop_after=7) == [143]  # whole now
     again, _ = load_adapted(two.experiment.model, export_model(two.run, None, False, "step-00000008"))
     assert not torch.equal(again(ids).logits, loaded(ids).logits)
-    with pytest.raises(ModelError, match=r"step-9 is no intact checkpoint; those .*: step-00000006, step-00000008$"):
+    with pytest.raises(ModelError, match=r"step-9 is not an intact checkpoint.*: step-00000006, step-00000008$"):
         export_model(two.run, None, False, "step-9")
 
 

@@ -323,7 +323,7 @@ def test_a_disk_full_to_the_end_ends_with_a_sentence_and_the_earlier_checkpoint(
     said = sentence(broken)
     assert said.startswith("CheckpointError: ")
     assert cause(disk) in said
-    assert "free space or lift the quota there, then continue with --resume" in said
+    assert "free space or raise the quota there, then continue with --resume" in said
     assert "12" in said
     assert [p.name for p in (broken.run / "checkpoints").iterdir()] == ["step-00000003"]
     assert finish(start(broken)) == 0
@@ -364,6 +364,6 @@ def test_a_spoiled_newest_checkpoint_is_passed_over_by_name(job, how):
     assert finish(start(broken)) == 0
     assert (broken.run / START).read_text() == "9"
     [told] = shown_warnings(broken.run)
-    assert told == f"{newest} is torn (a file is missing or differs from its hash); going on from step 9"
+    assert told == f"{newest} is torn (a file is missing or differs from its hash); resuming from step 9"
     assert same_bits(job, broken)
     assert_whole(broken)

@@ -208,7 +208,7 @@ def test_a_torn_best_checkpoint_is_told_and_the_next_best_is_kept(rising):
     model, start = rising.run("run", keep=1)
     assert start == 16
     assert same(weights(model), checkpoint(run, 16))
-    told = f"the checkpoint of the best step {best} is torn or gone; the model is of step 16"
+    told = f"the checkpoint of the best step {best} is torn or missing; the model is that of step 16"
     assert told in shown_warnings(run)
 
 
@@ -219,4 +219,4 @@ def test_where_every_step_forgets_the_last_one_is_kept(data, tmp_path):
     run = tmp_path / "a" / "run"
     assert read_json(run / ENDING)["kept"] == 2 == read_json(run / ENDING)["step"]
     assert "above the base's" in read_json(run / ENDING)["reason"]
-    assert shown_warnings(run) == ["train.stop allows no step; the model is of step 2"]
+    assert shown_warnings(run) == ["train.stop rules out every step; the model is that of step 2"]

@@ -83,7 +83,7 @@ def test_the_full_grid_is_every_combination(experiment_data):
         ({"train.seed": [1]}, "'train.seed' cannot be an axis"),
         ({"evaluate.scorer": ["sum"]}, "'evaluate.scorer' cannot be an axis"),
         ({"model.lora.rank": []}, "'model.lora.rank' has no values"),
-        ({"train.*.steps": [1]}, r"train is no list; leave `\*` out"),
+        ({"train.*.steps": [1]}, r"train is not a list; leave `\*` out"),
     ],
 )
 def test_a_bad_axis_is_told_before_anything_is_trained(experiment_data, axes, part):

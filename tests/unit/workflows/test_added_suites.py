@@ -48,6 +48,6 @@ def test_other_data_is_refused_with_the_rows(finished, tmp_path):
     data, run, _ = finished
     data["replay"]["pool_size"] = 5
     before = read_json(run / "model" / "record.json")
-    with pytest.raises(CheckpointError, match=r"25 rows of its data would be left out now.*old\.jsonl:q"):
+    with pytest.raises(CheckpointError, match=r"25 rows of its data would be excluded now.*old\.jsonl:q"):
         trained(added(data, ["Quite another phrase of nobody."], tmp_path), "align-s0", Console(quiet=True))
     assert read_json(run / "model" / "record.json") == before
