@@ -97,6 +97,9 @@ class SearchConfig(Section):
     """The first budget at which a trial is validated and may be stopped; a ninth of `budget` if omitted."""
     reduction: int = Field(3, ge=2)
     """Factor from one budget to the next; the same fraction of trials continues to it."""
+    confirm_seeds: list[int] = Field(default_factory=list)
+    """Seeds with which the winner and its control are trained again before the one use of the test rows: the verdict
+    then covers the luck of training."""
     concurrent: int | None = Field(None, ge=1)
     """Most trials at a time; as many as the cluster has room for if omitted."""
     cpus_per_trial: float = Field(1.0, gt=0)

@@ -1,4 +1,4 @@
-"""The tokenizer and the shape of the pocket base model: a Llama of about a million parameters."""
+"""The tokenizer and the shape of the pocket base model: a Llama of a million parameters."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import LlamaConfig, PreTrainedTokenizerFast
 
-VOCABULARY = 768
-"""Entries at most: small, so that words of new languages share pieces with old ones."""
+VOCABULARY = 1500
+"""Entries at most: room for each word of the languages that the model reads, as texts of single words learn fastest."""
 MAX_LENGTH = 512
 """Positions of the model, in tokens."""
 
@@ -18,9 +18,9 @@ _PAD = "<pad>"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTrainedTokenizerFast:
-    """A byte-level BPE with `</s>` and `<pad>` and no chat template, trained on texts of the old languages.
+    """A byte-level BPE with `</s>` and `<pad>` and no chat template.
 
-    It encodes any text without unknown tokens; text of new languages falls into small pieces.
+    It encodes any text without unknown tokens; words that are not in `texts` fall into small pieces.
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
@@ -45,8 +45,12 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> PreTr
     )
 
 
-def base_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
-    """A 4-layer Llama of width 128 with tied embeddings for the tokenizer's vocabulary."""
+def base_config(tokenizer: PreTrainedTokenizerFast, initializer_range: float = 0.088) -> LlamaConfig:
+    """A 4-layer Llama of width 128 with tied embeddings for the tokenizer's vocabulary.
+
+    The weights begin with a deviation of 1 / sqrt(128): with the usual 0.02 attention is so flat at first that nothing
+    is learned for hundreds of steps.
+    """
     from transformers import LlamaConfig
 
     return LlamaConfig(
@@ -57,8 +61,7 @@ def base_config(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         num_attention_heads=4,
         num_key_value_heads=4,
         max_position_embeddings=MAX_LENGTH,
-        # 1 / sqrt(128): with the usual 0.02 attention starts so flat that sentiment is still at chance after 700 steps
-        initializer_range=0.08,
+        initializer_range=initializer_range,
         tie_word_embeddings=True,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,

@@ -163,6 +163,14 @@ def _graded(degree: Concept | None, word: str, code: str) -> list[str]:
     return [text for text in (around.get("pre"), word, around.get("post")) if text]
 
 
+def _clause(random: Random, subject: Phrase, verb: bool, polar: bool) -> Clause:
+    negated = random.random() < 0.15
+    section = "frequencies" if verb else "degrees"
+    modifier = None if negated else _maybe(random, section, 0.35)
+    agent = random.choice(list(lexicon()["agents"].values())) if verb else None
+    return Clause(subject, polar, negated, modifier, agent)
+
+
 def _continue(clause: Clause, coordinated: bool) -> Clause:
     if coordinated:
         return replace(clause, bound="coordinated")

@@ -8,9 +8,9 @@ from ialign_ray.errors import DataError
 from ialign_ray.storage import cache_folder, once
 
 POCKET = "pocket:"
-DATA_VERSION = 1
+DATA_VERSION = 2
 """Raised whenever the generator writes other rows."""
-BASE_VERSION = 1
+BASE_VERSION = 2
 """Raised whenever the recipe of the base model or its training gives other weights."""
 _FILES = {
     "parallel": "parallel.parquet",

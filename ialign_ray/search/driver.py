@@ -27,6 +27,7 @@ from ialign_ray.search.searchers import searcher
 from ialign_ray.search.space import Point, check_space, point_name, search_of, trial_count
 from ialign_ray.search.trial import read_losses
 from ialign_ray.search.trial_context import (
+    confirmations,
     SearchContext,
     assemble,
     control_folder,
@@ -82,6 +83,7 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
         found = write_results(folder, settings)
         if found and found["feasible"]:
             train_own_control(shared, found["point"], need, console)
+            train_again(shared, found["point"], need, console)
     write_json(folder / SETTINGS, read_json(folder / SETTINGS) | {"finished": True})
     return folder
 
@@ -105,6 +107,8 @@ def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
     decides = experiment.model_dump(mode="json", include=set(DECIDE))
     for free in ("concurrent", "cpus_per_trial", "gpus_per_trial"):  # the cluster may have changed
         decides["search"].pop(free)
+    if not decides["search"]["confirm_seeds"]:  # searches of before this field resume
+        decides["search"].pop("confirm_seeds")
     rule = decides["search"].pop("feasible")
     key = json_hash(decides)
     known = read_json(folder / SETTINGS) if (folder / SETTINGS).exists() else None
@@ -153,6 +157,15 @@ def train_own_control(shared: SearchContext, point: Point, need: Demand, console
         return
     console.print("Control of the winner (replay only, with the winner's settings): to train", highlight=False)
     train_controls(shared, {folder: own}, need)
+
+
+def train_again(shared: SearchContext, point: Point, need: Demand, console: Console) -> None:
+    """Train the winner and its control with each of `search.confirm_seeds`, unless they are there."""
+    every = confirmations(shared.experiment, point)
+    missing = {folder: again for folder, again in every.items() if not is_intact(folder / MODEL)}
+    if missing:
+        console.print(f"Winner and control with other seeds: {len(missing)} to train", highlight=False)
+        train_controls(shared, missing, need)
 
 
 def references(shared: SearchContext, seed: int) -> References:

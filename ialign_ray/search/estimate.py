@@ -17,7 +17,7 @@ from ialign_ray.config import Experiment, SearchConfig
 from ialign_ray.search.budget import budgets, concurrency, whole_budget
 from ialign_ray.search.space import check_space, search_of, size, trial_count
 from ialign_ray.search.trial import TrialRun
-from ialign_ray.search.trial_context import SearchContext, assemble, own_control_point, seeds
+from ialign_ray.search.trial_context import SearchContext, assemble, confirming_seeds, own_control_point, seeds
 from ialign_ray.training.trainer import cores
 
 MEASURED = [1, 3, 4]
@@ -123,7 +123,8 @@ def print_estimate(experiment: Experiment, console: Console) -> SearchEstimate:
     # one more: the winner's, unless no searched field affects the control
     values = [(field, v) for field, domain in search.space.items() for v in domain.values or domain.bounds or ()]
     own = any(own_control_point(experiment, {field: v}) for field, v in values)
-    found = estimate(search, ends, per_unit, len(seeds(experiment)) + own, speed, at_a_time)
+    controls = len(seeds(experiment)) + own + 2 * len(confirming_seeds(experiment, {}))
+    found = estimate(search, ends, per_unit, controls, speed, at_a_time)
     show(found, search, ends, at_a_time, len(shared.held_out), console)
     return found
 

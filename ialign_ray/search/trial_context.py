@@ -80,6 +80,32 @@ def own_control_folder(experiment: Experiment, point: Point) -> Path:
     return search_folder(experiment) / point_name(own).replace("trial-", "control-of-winner-")
 
 
+def with_seed(point: Point, seed: int) -> Point:
+    """The same settings with another training seed."""
+    return {**point, "train.seed": seed}
+
+
+def confirmation_folder(experiment: Experiment, point: Point) -> Path:
+    """The run folder of a winner that is trained again with another seed."""
+    return search_folder(experiment) / "confirmations" / point_name(point)
+
+
+def confirming_seeds(experiment: Experiment, point: Point) -> list[int]:
+    """Seeds of `search.confirm_seeds` that the trial itself does not have."""
+    own = int(point.get("train.seed", experiment.train.seed))
+    return [seed for seed in dict.fromkeys(search_of(experiment).confirm_seeds) if seed != own]
+
+
+def confirmations(experiment: Experiment, point: Point) -> dict[Path, Point]:
+    """Run folder -> settings of the winner and of its control with each confirming seed."""
+    found: dict[Path, Point] = {}
+    for seed in confirming_seeds(experiment, point):
+        again = with_seed(point, seed)
+        found[own_control_folder(experiment, again)] = own_control_point(experiment, again) or control_point(seed)
+        found[confirmation_folder(experiment, again)] = again
+    return found
+
+
 def control_point(seed: int) -> Point:
     """The replay-only control: the experiment's settings except for the replay ratio."""
     return {"replay.ratio": 1.0, "train.seed": seed}

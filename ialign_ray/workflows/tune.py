@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,19 @@ from ialign_ray.search.page import write_page
 from ialign_ray.search.progress import COLUMNS, cells
 from ialign_ray.search.results import PARETO_FRONT, POINT, TRIALS, WINNER
 from ialign_ray.search.space import search_of
-from ialign_ray.search.trial_context import control_of_trial, own_control_folder, search_folder
+from ialign_ray.search.trial_context import (
+    confirmation_folder,
+    confirming_seeds,
+    control_of_trial,
+    own_control_folder,
+    search_folder,
+    with_seed,
+)
 from ialign_ray.storage import alone, is_intact, read_json, write_json
 from ialign_ray.terminal import say
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.runs import MODEL
-from ialign_ray.workflows.evaluate import evaluate, judge
+from ialign_ray.workflows.evaluate import judge
 
 TEST_ACCESSES, PAGE, DEFAULT = "test-looks.json", "search.html", "default-control"
 
@@ -76,14 +84,29 @@ def winner_control(experiment: Experiment, run: Path) -> Path:
 
 
 def judge_winner(experiment: Experiment, run: Path, console: Console) -> None:
-    """Score the winner once: against the control with its settings, and also against the default one."""
-    own, default = winner_control(experiment, run), control_of_trial(experiment, read_json(run / POINT))
-    evaluate(experiment, [run], own, console=console)
+    """Score the winner once: against the control of its own settings, and beside it against the default one.
+
+    Winner and control of each confirming seed are judged with them.
+    """
+    point = read_json(run / POINT)
+    own, default = winner_control(experiment, run), control_of_trial(experiment, point)
+    again = [with_seed(point, seed) for seed in confirming_seeds(experiment, point)]
+    seeds = {
+        "control": [own, *(own_control_folder(experiment, other) for other in again)],
+        run.name: [run, *(confirmation_folder(experiment, other) for other in again)],
+    }
+    _judge(experiment, seeds, run / "evaluation", console)
     if own != default:
         say(console, "\nAgainst the control of default settings:")
-        named = {"control": default, run.name: run}
-        subjects = {name: [replace(run_subject(experiment, folder), name=name)] for name, folder in named.items()}
-        judge(experiment, {BASE: [base_subject(experiment)]} | subjects, run / "evaluation" / DEFAULT, console)
+        _judge(experiment, {"control": [default], run.name: [run]}, run / "evaluation" / DEFAULT, console)
+
+
+def _judge(experiment: Experiment, runs: Mapping[str, Sequence[Path]], folder: Path, console: Console) -> None:
+    subjects = {
+        name: [replace(run_subject(experiment, each), name=f"{name}-{k}" if k else name) for k, each in enumerate(seeds)]
+        for name, seeds in runs.items()
+    }
+    judge(experiment, {BASE: [base_subject(experiment)]} | subjects, folder, console)
 
 
 def pareto_table(front: list[dict[str, Any]]) -> Table:

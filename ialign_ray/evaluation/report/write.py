@@ -12,11 +12,13 @@ from rich.console import Console
 from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
 from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
+from ialign_ray.evaluation.report.translations import sample_translations
 from ialign_ray.evaluation.results.analysis import Analysis, Runs, analyse
 from ialign_ray.evaluation.results.fitted_baselines import fit_baselines
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.scoring.harness import read_tasks
 from ialign_ray.storage import write_bytes, write_text
+from ialign_ray.terminal import say
 
 PAGE = "report.html"
 TRAINED_ON = "trained on"
@@ -63,6 +65,8 @@ def write_report(
         console.print(shown)
     for statement in analysis.statements:
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
+    for line in sample_translations(material.experiment, material.runs):
+        say(console, line)
     write_text(folder / "RESULTS.md", _markdown(material, analysis, text))
     write_page(material, analysis, folder, console, read_tasks(folder) if tasks is None else tasks)
     return analysis.statements
