@@ -67,7 +67,7 @@ class BlockTable:
                 yield Text("")
             head = [self.header[k] for k in columns]
             yield self._lines(head, columns, widths, "bold")
-            yield Text(_GAP.join("─" * width for width in widths), no_wrap=True)
+            yield Text(_GAP.join("─" * width for width in widths), no_wrap=True, overflow="ignore")
             for row in self.rows:
                 last = self.total and row is self.rows[-1]
                 yield self._lines([row[k] for k in columns], columns, widths, "bold" if last else "")
@@ -79,7 +79,7 @@ class BlockTable:
             parts = [lines_of[at] if at < len(lines_of) else "" for lines_of in wrapped]
             padded = [_padded(part, w, self._numeric(k)) for part, w, k in zip(parts, widths, columns)]
             lines.append(_GAP.join(padded).rstrip())
-        return Text("\n".join(lines), style=style, no_wrap=True)
+        return Text("\n".join(lines), style=style, no_wrap=True, overflow="ignore")
 
     def _numeric(self, column: int) -> bool:
         cells = [row[column] for row in self.rows if row[column].strip()]
@@ -133,7 +133,9 @@ def _shared(least: Sequence[int], wanted: Sequence[int], width: int) -> list[int
 
 
 def _least(text: str) -> int:
-    """The least width of a text: a number or an interval is never broken, a name only above `_NAME` characters."""
+    """The least width of a text: a name is broken above `_NAME` characters; a number, an interval or bars never are."""
+    if not re.search(r"\w", text):
+        return max(1, cell_len(text))
     return max((_least_of_word(word) for word in _WORD.findall(text)), default=1)
 
 
@@ -152,6 +154,9 @@ def _wrapped(text: str, width: int) -> list[str]:
     """Lines of at most `width` cells: broken at spaces, in a long name after a sign such as `-`, last inside it."""
     lines: list[str] = []
     for line in text.split("\n"):
+        if cell_len(line) <= width or not re.search(r"\w", line):
+            lines.append(line)
+            continue
         now = ""
         for word in _WORD.findall(line):
             if now and cell_len(f"{now} {word}") <= width:

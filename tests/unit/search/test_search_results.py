@@ -241,7 +241,7 @@ def test_progress_shows_the_front_and_what_is_left():
     assert progress.eta() >= 0
     assert "1 of 4 trials ended" in progress.line()
     assert "best ratio 0.5: gain 2.000" in progress.line()
-    assert progress.table().row_count == 2
+    assert len(progress.table().rows) == 2
 
 
 def test_points_are_told_in_json(folder):
