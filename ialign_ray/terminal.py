@@ -39,7 +39,7 @@ _WORD = re.compile(r"\[[-+\d.,%– ]*\]|\S+")
 """A word; an interval such as `[0.401, 0.623]` is one."""
 _ATOM = re.compile(r"\d[\d.,]*|.")
 """A number, or one other character: where a word that is too long may be broken."""
-_NUMBER = re.compile(r"[-+~]?[\d–]")
+_NUMBER = re.compile(r"[-+~]?[\d–]|-$")
 _NAME = 12
 """Width at which a name may be broken."""
 

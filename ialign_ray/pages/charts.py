@@ -63,7 +63,7 @@ def styled(chart: Any, height: int) -> dict[str, Any]:
     sized = chart.properties(width="container", height=height).configure(
         background="transparent", font="system-ui, sans-serif"
     )
-    axes = {"gridColor": "var(--line)", "domainColor": "var(--soft)", "tickColor": "var(--soft)"}
+    axes: dict[str, Any] = {"gridColor": "var(--line)", "domainColor": "var(--soft)", "tickColor": "var(--soft)"}
     axes |= {
         "labelColor": "var(--soft)",
         "labelFontSize": 12,

@@ -30,7 +30,7 @@ def html_table(rows: str) -> Markup:
     needed = sum(max(_wanted(row[k], row is texts[0]) for row in texts if k < len(row)) for k in range(len(names)))
     head = "".join(f'<th scope="col"{a}{_long(_text(body))}>{body}</th>' for a, body in names)
     body = "".join(
-        f"<tr{of}>{''.join(_cell(k, *cell, texts[0][k]) for k, cell in enumerate(row))}</tr>\n"
+        f"<tr{of}>{''.join(_cell(k, attributes, body, texts[0][k]) for k, (attributes, body) in enumerate(row))}</tr>\n"
         for (of, _), row in zip(lines, cells)
     )
     step = next((step for step in STEPS if needed <= step), STEPS[-1])

@@ -32,7 +32,7 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
     before = material.runs.get(analysis.reference, [])
     examples = {arm: worst_examples(experiment, material.runs[arm], before, texts) for arm in analysis.arms}
     environment = themed("ialign_ray.evaluation.report")
-    environment.filters |= {"signed": signed, "plain": plain, "p": p_text}
+    environment.filters |= {"signed": signed, "plain": plain, "p": p_text, "percent": percent}
     return environment.get_template("page.html.j2").render(
         experiment=experiment,
         a=analysis,
@@ -44,6 +44,7 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
         prompts=prompt_rows(experiment, analysis.results),
         charts=_charts(experiment, analysis, folders),
         data=page_history.data_counts(folders),
+        sources=page_history.source_shares(folders),
         drops=page_history.cleaning_drops(folders),
         differing=page_history.differences(folders),
         tasks=tasks.to_dict("records"),
@@ -227,3 +228,8 @@ def plain(value: float) -> str:
 def p_text(value: float) -> str:
     """A p of two figures; a dash for NaN."""
     return "–" if value is None or math.isnan(value) else f"{value:.2g}"
+
+
+def percent(value: float) -> str:
+    """A share with one decimal; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.1%}"
