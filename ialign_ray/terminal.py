@@ -35,7 +35,8 @@ def say(console: Console, *lines: str) -> None:
 
 
 _GAP = "  "
-_WORD = re.compile(r"\[[-+\d.,%– ]*\]|\S+")
+_INTERVAL = re.compile(r"\[[-+\d.,%– ]*\]")
+_WORD = re.compile(rf"{_INTERVAL.pattern}|\S+")
 """A word; an interval such as `[0.401, 0.623]` is one."""
 _ATOM = re.compile(r"\d[\d.,]*|.")
 """A number, or one other character: where a word that is too long may be broken."""
@@ -87,49 +88,44 @@ class BlockTable:
 
     def _blocks(self, width: int) -> Iterator[tuple[list[int], list[int]]]:
         """Yield (columns, their widths) of each block."""
-        least, wanted = self._widths()
-        columns = list(range(len(self.header)))
-        if _total(least) <= width:
-            yield columns, _shared(least, wanted, width)
-            return
-        first = min(wanted[0], max(least[0], width // 3))
-        taken: list[int] = []
-        for column in columns[1:]:
-            if taken and _total([first, *(wanted[k] for k in taken), wanted[column]]) > width:
-                yield self._block(taken, first, width)
-                taken = []
+        fair = [max(_fair(cell) for cell in self._cells(k)) for k in range(len(self.header))]
+        if _total(fair) > width:
+            fair[0] = min(fair[0], max(_least(cell) for cell in self._cells(0)))
+        taken = [0]
+        for column in range(1, len(self.header)):
+            if len(taken) > 1 and _total([fair[k] for k in [*taken, column]]) > width:
+                yield taken, self._fitted(taken, fair, width)
+                taken = [0]
             taken.append(column)
-        yield self._block(taken, first, width)
+        yield taken, self._fitted(taken, fair, width)
 
-    def _block(self, taken: list[int], first: int, width: int) -> tuple[list[int], list[int]]:
-        least, wanted = self._widths()
-        columns = [0, *taken]
-        return columns, _shared([min(first, least[0]), *(least[k] for k in taken)], [wanted[k] for k in columns], width)
+    def _fitted(self, columns: list[int], fair: list[int], width: int) -> list[int]:
+        """Widths of one block's columns: the column that lacks most gets the next character until all are used."""
+        wanted = [
+            max([fair[k], *(cell_len(line) for c in self._cells(k)[1:] for line in c.split("\n"))]) for k in columns
+        ]
+        widths = [fair[k] for k in columns]
+        if _total(widths) > width:
+            widths = [max(_least(cell) for cell in self._cells(k)) for k in columns]
+        for _ in range(width - _total(widths)):
+            lacking = [want - has for want, has in zip(wanted, widths)]
+            if max(lacking) <= 0:
+                break
+            widths[lacking.index(max(lacking))] += 1
+        return widths
 
-    def _widths(self) -> tuple[list[int], list[int]]:
-        """Return the least width of each column, and the width at which no cell is wrapped."""
-        least, wanted = [], []
-        for column, name in enumerate(self.header):
-            cells = [row[column] for row in self.rows]
-            least.append(max([_least(name), *map(_least, cells)]))
-            whole = [cell_len(line) for cell in cells for line in cell.split("\n")]
-            wanted.append(max([least[-1], *whole]))
-        return least, wanted
+    def _cells(self, column: int) -> list[str]:
+        return [self.header[column], *(row[column] for row in self.rows)]
 
 
 def _total(widths: Sequence[int]) -> int:
     return sum(widths) + len(_GAP) * (len(widths) - 1)
 
 
-def _shared(least: Sequence[int], wanted: Sequence[int], width: int) -> list[int]:
-    """Widths between least and wanted that use the whole width; the column that lacks most gets the next character."""
-    widths = list(least)
-    for _ in range(width - _total(widths)):
-        lacking = [want - has for want, has in zip(wanted, widths)]
-        if max(lacking) <= 0:
-            break
-        widths[lacking.index(max(lacking))] += 1
-    return widths
+def _fair(text: str) -> int:
+    """The width below which a text is put into another block rather than wrapped: a score stays beside its interval."""
+    scores = [cell_len(line) for line in text.split("\n") if _INTERVAL.search(line)]
+    return max([_least(text), *scores])
 
 
 def _least(text: str) -> int:

@@ -86,3 +86,11 @@ def test_bars_and_their_gaps_stay_as_they_are():
 
 def test_markup_in_a_cell_is_text():
     assert "[bold]x[/bold]" in printed(BlockTable(["run", "note"], [["[red]", "[bold]x[/bold]"]]), 80)
+
+
+def test_a_score_stays_beside_its_interval_where_another_block_has_room():
+    score = "mood L2 f1_weighted 0.874 [0.835, 0.912] n=120"
+    header = ["version", "alias", "scores", "base", "replay ratio", "registered"]
+    table = BlockTable(header, [["1", "champion", score, f"/models/{UNBROKEN}", "0.5", "2026-11-30 12:59"]])
+    assert score in printed(table, 80)
+    assert score not in printed(table, 50)
