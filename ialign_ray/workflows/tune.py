@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ialign_ray.config import Experiment
 from ialign_ray.errors import ModelError
@@ -22,7 +21,7 @@ from ialign_ray.search.results import PARETO_FRONT, POINT, TRIALS, WINNER
 from ialign_ray.search.space import search_of
 from ialign_ray.search.trial_context import control_of_trial, own_control_folder, search_folder
 from ialign_ray.storage import alone, is_intact, read_json, write_json
-from ialign_ray.terminal import say
+from ialign_ray.terminal import BlockTable, say
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.runs import MODEL
 from ialign_ray.workflows.evaluate import evaluate, judge
@@ -86,14 +85,9 @@ def judge_winner(experiment: Experiment, run: Path, console: Console) -> None:
         judge(experiment, {BASE: [base_subject(experiment)]} | subjects, run / "evaluation" / DEFAULT, console)
 
 
-def pareto_table(front: list[dict[str, Any]]) -> Table:
+def pareto_table(front: list[dict[str, Any]]) -> BlockTable:
     """Return the Pareto front: the finished trials that none beats in both gain and forgetting."""
-    table = Table(title="Pareto front: no trial gains more and forgets less", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name)
-    for row in front:
-        table.add_row(*cells(row))
-    return table
+    return BlockTable(COLUMNS, [cells(row) for row in front], "Pareto front: no trial gains more and forgets less")
 
 
 def record_test_access(folder: Path, found: dict[str, Any], console: Console) -> None:
