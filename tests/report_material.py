@@ -34,7 +34,9 @@ def material(data, tmp_path):
         records = [{"step": k, "sources": {"mt/jav": [9.0 / k, 3], "replay": [4.0, 4]}} for k in range(1, 200)]
         (folder / "metrics.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records) + '{"torn', "utf-8")
         (folder / "warnings.txt").write_text(f"beware {EVIL}\n", "utf-8")
-        (folder / "record.json").write_text(json.dumps({"data": {"corpora": {"c": {"read": 9, "leaked": 2}}}}), "utf-8")
+        drawn = {"by_source": {"mt": 1500, "replay": 500}, "loss_share": {"mt": 0.9, "replay": 0.1}}
+        record = {"data": {"corpora": {"c": {"read": 9, "leaked": 2}}}, "drawn": drawn}
+        (folder / "record.json").write_text(json.dumps(record), "utf-8")
     return ReportInputs(experiment, runs, folders)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.table import Column, Table
 
 from ialign_ray.cli.options import console, say
+from ialign_ray.terminal import BlockTable
 
 Address = Annotated[
     str | None,
@@ -103,10 +103,8 @@ def jobs(
         _follow(server, follow)
     if not console.is_terminal:
         console.width = 240  # a pipe has no width, and a cut-off name is useless to the next command
-    table = Table(Column("job", overflow="fold"), "step", "status", "exit code", "started", "took")
-    for job in server.jobs():
-        table.add_row(*_row(job))
-    console.print(table)
+    rows = [_row(job) for job in server.jobs()]
+    console.print(BlockTable(("job", "step", "status", "exit code", "started", "took"), rows))
 
 
 def stop(job: JobId, address: Address = None) -> None:

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
-from rich.table import Table
 
 from ialign_ray.cli.options import RegistryOption, console, load, say
 from ialign_ray.errors import RegistryError
+from ialign_ray.terminal import BlockTable
 
 if TYPE_CHECKING:
     from ialign_ray.registry.decisions import Event
@@ -125,15 +124,13 @@ def _say_moved(moved: Moved, alias: str) -> None:
 
 def _show_versions(store: Registry, name: str) -> None:
     versions, aliases = store.versions(name), store.aliases(name)
-    table = Table(title=name, title_justify="left")
-    for column in ("version", "alias", "scores [95 %]", "base", "replay ratio", "registered"):
-        table.add_column(column, overflow="fold")
+    rows = []
     for v in versions:
         held = ", ".join(alias for alias, number in aliases.items() if number == v.number)
-        scores = escape("\n".join(_scores(v)))
+        scores = "\n".join(_scores(v))
         date = time.strftime("%Y-%m-%d %H:%M", time.localtime(v.created))
-        table.add_row(str(v.number), held, scores, escape(v.tags.get("base", "")), v.tags.get("dose", ""), date)
-    console.print(table)
+        rows.append((str(v.number), held, scores, v.tags.get("base", ""), v.tags.get("dose", ""), date))
+    console.print(BlockTable(("version", "alias", "scores [95 %]", "base", "replay ratio", "registered"), rows, name))
 
 
 def _scores(version: Version) -> Iterator[str]:

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from ialign_ray.inspection.flagged import Dropped, FlaggedRow
@@ -16,6 +14,7 @@ from ialign_ray.inspection.prompts import Rendered, Tokens
 from ialign_ray.inspection.report import CorpusReport, Report, StepTable
 from ialign_ray.inspection.rows import visible
 from ialign_ray.inspection.tokenizer_fit import Fitness
+from ialign_ray.terminal import BlockTable
 
 _BARS = " ▁▂▃▄▅▆▇█"
 SHOWN = 600
@@ -51,18 +50,18 @@ def show_report(console: Console, report: Report) -> None:
         _show_tokens(console, report.tokens)
 
 
-def counts_table(steps: StepTable) -> Table:
+def counts_table(steps: StepTable) -> BlockTable:
     """One row a language, one column a step."""
     names = ["read", *(step.replace("_", " ") for step in steps.steps), "kept", *steps.splits]
-    table = _table(f"{steps.corpus}: texts a language", ["texts"], names)
+    lines = []
     for code in steps.languages:
         cells = [step_cell(steps, step, code) for step in steps.steps]
         splits = [f"{steps.texts(split, code):,}" for split in steps.splits]
-        table.add_row(code, f"{steps.read(code):,}", *cells, f"{steps.kept(code):,}", *splits)
+        lines.append([code, f"{steps.read(code):,}", *cells, f"{steps.kept(code):,}", *splits])
     rows = [f"{steps.rows(split):,}" for split in steps.splits]
     lost = [f"-{n:,}" if (n := steps.counts["dropped_rows"].get(s, 0)) else "0" for s in steps.steps]
-    table.add_row("rows", f"{steps.counts['rows_in']:,}", *lost, f"{steps.all_rows:,}", *rows, style="bold")
-    return table
+    lines.append(["rows", f"{steps.counts['rows_in']:,}", *lost, f"{steps.all_rows:,}", *rows])
+    return BlockTable(["texts", *names], lines, f"\n{steps.corpus}: texts a language", total=True)
 
 
 def step_cell(steps: StepTable, step: str, code: str) -> str:
@@ -85,16 +84,16 @@ def remarks(steps: StepTable) -> list[str]:
     return said
 
 
-def lengths_table(corpus_report: CorpusReport) -> Table:
+def lengths_table(corpus_report: CorpusReport) -> BlockTable:
     """Characters a text, with a histogram a language."""
     histograms = corpus_report.lengths.texts
     width, count = bar_width(list(histograms.values()))
     title = f"{corpus_report.steps.corpus}: characters a text ({width} a bar, from 0; the last bar holds all longer)"
-    table = _table(title, ["language", "histogram"], ["n", "median", "90%", "99%", "longest"])
+    rows = []
     for code, histogram in histograms.items():
         numbers = [f"{histogram.percentile(p):,}" if histogram.n else "-" for p in (50, 90, 99, 100)]
-        table.add_row(code, sparks(histogram, width, count), f"{histogram.n:,}", *numbers)
-    return table
+        rows.append([code, sparks(histogram, width, count), f"{histogram.n:,}", *numbers])
+    return BlockTable(["language", "histogram", "n", "median", "90%", "99%", "longest"], rows, f"\n{title}")
 
 
 def sparks(histogram: Histogram, width: int, count: int) -> str:
@@ -120,17 +119,6 @@ def share(part: int, whole: int) -> str:
     return f"{part / whole:.1%} ({part:,})" if part else "0"
 
 
-def _table(title: str, left: Sequence[str], right: Sequence[str]) -> Table:
-    """A table that stays readable on 80 columns: no lines between columns, long headings broken."""
-    table = Table(title=Text(f"\n{title}", style="bold"), title_justify="left", box=box.SIMPLE_HEAD)
-    table.padding, table.pad_edge = (0, 1, 0, 0), False
-    for name in left:
-        table.add_column(name, overflow="fold")
-    for name in right:
-        table.add_column(name, justify="right", overflow="fold")
-    return table
-
-
 def _show_dropped(console: Console, corpus_report: CorpusReport) -> None:
     for step, found in corpus_report.dropped.items():
         if found:
@@ -154,10 +142,8 @@ def _show_flagged(console: Console, corpus_report: CorpusReport) -> None:
 
 def _show_tokens(console: Console, tokens: Tokens) -> None:
     names = ["n", "tokens a word", "unknown", "median", "90%", "99%", "longest", "too long"]
-    table = _table(f"Tokens of {tokens.tokenizer}", ["language"], names)
-    for code, fitness in tokens.fitness.items():
-        table.add_row(code, *fitness_cells(fitness), f"{tokens.too_long(code):.1%}")
-    console.print(table)
+    rows = [[code, *fitness_cells(fitness), f"{tokens.too_long(code):.1%}"] for code, fitness in tokens.fitness.items()]
+    console.print(BlockTable(["language", *names], rows, f"\nTokens of {tokens.tokenizer}"))
     if tokens.missing:
         console.print(f"No training text in: {', '.join(tokens.missing)}.")
     for warning in tokens.warnings:
@@ -168,14 +154,11 @@ def _show_tokens(console: Console, tokens: Tokens) -> None:
         console.print(prompt_panel(some[0]))
 
 
-def _truncation(tokens: Tokens) -> Table:
+def _truncation(tokens: Tokens) -> BlockTable:
     title = f"Rendered prompts, {tokens.max_prompt} tokens at most; targets, {tokens.max_target} at most"
-    names = ["n", "longest", "text shortened", "dropped as too long"]
-    table = _table(title, ["task"], names)
-    table.add_column("most touched")
-    for some in _by_task(tokens).values():
-        table.add_row(some[0].task, *_summed(some), _most_touched(some))
-    return table
+    names = ["task", "n", "longest", "text shortened", "dropped as too long", "most touched"]
+    rows = [[some[0].task, *_summed(some), _most_touched(some)] for some in _by_task(tokens).values()]
+    return BlockTable(names, rows, f"\n{title}")
 
 
 def _by_task(tokens: Tokens) -> dict[str, list[Rendered]]:

@@ -1,12 +1,15 @@
-"""The look that all pages share: one stylesheet, templates that escape whatever comes from data, Markdown tables."""
+"""The look that all pages share: base template, stylesheet, tables and charts. Templates escape data."""
 
 from collections.abc import Iterable, Sequence
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
+from ialign_ray.pages.charts import draw_script
+from ialign_ray.pages.html_table import STEPS, html_table
+
 
 def themed(package: str) -> Environment:
-    """Templates of a package, which may include `theme.css`; all values are escaped, unknown names are errors."""
+    """Templates of a package, which may extend `base.html.j2`; all values are escaped, unknown names are errors."""
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("ialign_ray.pages", ".")]),
         autoescape=True,
@@ -14,8 +17,14 @@ def themed(package: str) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["count"] = lambda n: f"{n:,}"
+    environment.filters |= {"count": lambda n: f"{n:,}", "table": html_table}
+    environment.globals |= {"steps": STEPS, "draw_script": draw_script}
     return environment
+
+
+def stylesheet() -> str:
+    """CSS of the shared look, for a page that links to it."""
+    return themed("ialign_ray.pages").get_template("theme.css").render()
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], texts: int = 1) -> str:

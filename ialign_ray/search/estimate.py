@@ -11,13 +11,13 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.table import Table
 
 from ialign_ray.config import Experiment, SearchConfig
 from ialign_ray.search.budget import budgets, concurrency, whole_budget
 from ialign_ray.search.space import check_space, search_of, size, trial_count
 from ialign_ray.search.trial import TrialRun
 from ialign_ray.search.trial_context import SearchContext, assemble, confirming_seeds, own_control_point, seeds
+from ialign_ray.terminal import BlockTable
 from ialign_ray.training.trainer import cores
 
 MEASURED = [1, 3, 4]
@@ -140,12 +140,8 @@ def show(
         f"machine; chosen by {held_out} held-out examples",
         highlight=False, soft_wrap=True,
     )  # fmt: skip
-    table = Table()
-    for name in (f"budget ({search.unit})", "trials expected"):
-        table.add_column(name, justify="right")
-    for end, count in zip(ends, found.reach, strict=True):
-        table.add_row(f"{end:,}", str(count))
-    console.print(table)
+    rows = [(f"{end:,}", str(count)) for end, count in zip(ends, found.reach, strict=True)]
+    console.print(BlockTable((f"budget ({search.unit})", "trials expected"), rows))
     known = math.isfinite(found.seconds)
     duration = (
         f"about {words(found.seconds)}, plus the start of Ray, as measured on a few steps here"

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from ialign_ray.config import SearchConfig
 from ialign_ray.pages import themed
+from ialign_ray.pages.charts import Bars, Figure, styled
 from ialign_ray.search.progress import interval, settings
 from ialign_ray.search.results import TABLE, ends, finished, front, winner
 from ialign_ray.search.searchers import distributions, ordered
@@ -27,7 +27,6 @@ def write_page(folder: Path, search: SearchConfig, path: Path) -> Path:
 def render_page(table: pd.DataFrame, search: SearchConfig, name: str) -> str:
     """The page as HTML; a search without a single result has words alone."""
     known = not table.empty and "gain" in table and table["gain"].notna().any()
-    drawn = [pareto_chart(table, search), curves_chart(table, search), importance_chart(table, search)] if known else []
     best = {row["trial"] for row in front(table)}
     return (
         themed("ialign_ray.search")
@@ -36,7 +35,8 @@ def render_page(table: pd.DataFrame, search: SearchConfig, name: str) -> str:
             name=name,
             search=search,
             winner=winner(table, search) if known else None,
-            charts=[Markup(svg) for svg in drawn if svg],  # drawn by vl-convert, which escapes what it is given
+            charts=[pareto_chart(table, search), *curves_charts(table, search)] if known else [],
+            shares=importance_bars(table, search) if known else [],
             rows=[line(r, best) for r in ordered_rows(table)] if known else [],
             failed=[(r["trial"], r["failed"]) for r in ends(table) if r.get("failed")],
         )
@@ -56,76 +56,78 @@ def line(row: dict[str, Any], best: set[str]) -> dict[str, Any]:
         "settings": settings(json.loads(row["point"])),
         "budget": int(row["budget"]),
         "tokens": int(row["tokens"]),
-        "gain": interval(row, "gain"),
-        "forgetting": interval(row, "forgetting"),
+        "gain": interval(row, "gain").split(" ", 1),
+        "forgetting": interval(row, "forgetting").split(" ", 1),
         "feasible": "yes" if row["feasible"] is True else "no",
-        "front": "front" if row["trial"] in best else "",
+        "front": row["trial"] in best,
     }
 
 
 FEWEST = 6
 """Finished trials below which no importance is shown."""
-INK, SOFT, ACCENT, WARN = "#30363d", "#8a929b", "#1f6f8b", "#b4552d"
+INK, SOFT, ACCENT = "var(--ink)", "var(--soft)", "var(--accent)"
+_TIPS = ["trial:N", "settings:N", "budget:Q", "gain:Q", "forgetting:Q"]
 
 
-def pareto_chart(table: pd.DataFrame, search: SearchConfig) -> str:
+def pareto_chart(table: pd.DataFrame, search: SearchConfig) -> Figure:
     """Gain over forgetting of every trial's last validation, with intervals and the tolerance."""
     import altair as alt
 
-    rows = _last(table)
     best = {r["trial"] for r in front(table)}
-    rows["kind"] = [_kind(*r, best) for r in zip(rows["trial"], rows["last"], strict=True)]
-    across, up = f"forgetting, nats/token above the {search.against}", "gain over the control, nats/token"
-    x, y = alt.X("forgetting:Q", title=across), alt.Y("gain:Q", title=up)
-    color = alt.Color(
-        "kind:N", title=None, scale=alt.Scale(domain=["front", "finished", "stopped early"], range=[ACCENT, INK, SOFT])
-    )
-    base = alt.Chart(rows)
-    bars = base.mark_rule(opacity=0.35).encode(x=x, y=alt.Y("gain_low:Q", title=up), y2="gain_high:Q", color=color)
-    flat = base.mark_rule(opacity=0.35).encode(
-        x=alt.X("forgetting_low:Q", title=across), x2="forgetting_high:Q", y=y, color=color
-    )
-    points = base.mark_point(filled=True, size=55).encode(x=x, y=y, color=color)
-    limit = alt.Chart(pd.DataFrame({"x": [search.tolerance]})).mark_rule(strokeDash=[5, 4], color=WARN).encode(x="x:Q")
-    return _svg(
-        bars + flat + points + limit, "Each trial's last validation; right of the dashed line too much is forgotten"
+    rows = _drawn_rows(table).groupby("trial").tail(1)
+    rows = rows.assign(kind=[_kind(*r, best) for r in zip(rows["trial"], rows["last"], strict=True)])
+    kinds = {"front": ACCENT, "finished": INK, "stopped early": SOFT}
+    color = alt.Color("kind:N", scale=alt.Scale(domain=list(kinds), range=list(kinds.values())))
+    base, x, y = alt.Chart(rows), alt.X("forgetting:Q"), alt.Y("gain:Q")
+    bars = base.mark_rule(opacity=0.35).encode(x=x, y="gain_low:Q", y2="gain_high:Q", color=color)
+    flat = base.mark_rule(opacity=0.35).encode(x="forgetting_low:Q", x2="forgetting_high:Q", y=y, color=color)
+    points = base.mark_point(filled=True, size=55).encode(x=x, y=y, color=color, tooltip=_TIPS)
+    limit = alt.Chart(pd.DataFrame({"x": [search.tolerance]})).mark_rule(strokeDash=[5, 4], color="var(--warn)")
+    return Figure(
+        styled(bars + flat + points + limit.encode(x="x:Q"), 340),
+        "The last validation of each trial with its 95 % intervals. Trials right of the dashed line forget more than "
+        "the tolerance.",
+        "gain over the control, nats/token",
+        f"forgetting, nats/token above the {search.against}",
+        [(colour, kind) for kind, colour in kinds.items()],
     )
 
 
-def curves_chart(table: pd.DataFrame, search: SearchConfig) -> str:
+def curves_charts(table: pd.DataFrame, search: SearchConfig) -> list[Figure]:
     """Gain and forgetting at each budget, one line a trial."""
     import altair as alt
 
-    rows = table[table["failed"].fillna("") == ""]
     best = {r["trial"] for r in front(table)}
+    rows = _drawn_rows(table)
     rows = rows.assign(kind=["front" if t in best else "other" for t in rows["trial"]])
-    color = alt.Color("kind:N", title=None, scale=alt.Scale(domain=["front", "other"], range=[ACCENT, SOFT]))
-    charts = [
-        alt.Chart(rows).mark_line(point=True, opacity=0.7).encode(
-            x=alt.X("budget:Q", title=f"budget, {search.unit}"), y=alt.Y(f"{name}:Q", title=f"{name}, nats/token"),
-            detail="trial:N", color=color,
-        ).properties(width=300, height=220)
+    kinds = {"front": ACCENT, "other": SOFT}
+    color = alt.Color("kind:N", scale=alt.Scale(domain=list(kinds), range=list(kinds.values())))
+    return [
+        Figure(
+            styled(
+                alt.Chart(rows)
+                .mark_line(point=True, opacity=0.7)
+                .encode(x="budget:Q", y=f"{name}:Q", detail="trial:N", color=color, tooltip=_TIPS),
+                220,
+            ),
+            "",
+            f"{name}, nats/token",
+            f"budget, {search.unit}",
+            [(colour, kind) for kind, colour in kinds.items()],
+            title=f"{name.capitalize()} at each budget",
+        )
         for name in ("gain", "forgetting")
-    ]  # fmt: skip
-    return _svg(alt.hconcat(*charts), "Validation at each budget")
-
-
-def importance_chart(table: pd.DataFrame, search: SearchConfig) -> str | None:
-    """Chart of each field's share in the spread of gain and forgetting; None with too few finished trials."""
-    import altair as alt
-
-    rows = [
-        {"field": field, "share": share, "of": target}
-        for target in ("gain", "forgetting")
-        for field, share in importances(table, search, target).items()
     ]
-    if not rows:
-        return None
-    chart = alt.Chart(pd.DataFrame(rows)).mark_bar(color=ACCENT).encode(
-        x=alt.X("share:Q", title="share", axis=alt.Axis(format="%")), y=alt.Y("field:N", title=None, sort="-x"),
-        column=alt.Column("of:N", title=None),
-    ).properties(width=260)  # fmt: skip
-    return _svg(chart, "What explains the differences between finished trials")
+
+
+def importance_bars(table: pd.DataFrame, search: SearchConfig) -> list[Bars]:
+    """Each field's share in the spread of gain and of forgetting; empty with too few finished trials."""
+    found = {target: importances(table, search, target) for target in ("gain", "forgetting")}
+    return [
+        Bars(target, [(field, [(ACCENT, "", share)]) for field, share in sorted(of.items(), key=lambda x: -x[1])])
+        for target, of in found.items()
+        if of
+    ]
 
 
 def importances(table: pd.DataFrame, search: SearchConfig, target: str) -> dict[str, float]:
@@ -156,21 +158,13 @@ def _drawn(value: Any, known: list[Any] | None, distribution: Any) -> Any:
     return json.dumps(value) if hasattr(distribution, "choices") else known.index(value)
 
 
-def _last(table: pd.DataFrame) -> pd.DataFrame:
-    rows = table[table["failed"].fillna("") == ""].groupby("trial").tail(1).copy()
-    rows["settings"] = [settings(json.loads(p)) for p in rows["point"]]
-    return rows
+def _drawn_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Rows with numbers, and the settings of each in words."""
+    rows = table[table["failed"].fillna("") == ""]
+    return rows.assign(settings=[settings(json.loads(p)) for p in rows["point"]])
 
 
 def _kind(trial: str, last: object, best: set[str]) -> str:
     if trial in best:
         return "front"
     return "finished" if last is True else "stopped early"
-
-
-def _svg(chart: Any, title: str) -> str:
-    """One SVG, drawn without a browser; it scales with the page and shows on dark paper."""
-    import vl_convert
-
-    drawn = chart.properties(title=title).configure(background="white", font="sans-serif")
-    return str(vl_convert.vegalite_to_svg(drawn.to_json()))

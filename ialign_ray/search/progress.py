@@ -12,10 +12,10 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
-from rich.table import Table
 
 from ialign_ray.config import Experiment
 from ialign_ray.search.objective import pareto
+from ialign_ray.terminal import BlockTable
 from ialign_ray.training.display import PLAIN_SECONDS
 
 SHOWN = 8
@@ -62,18 +62,15 @@ class Progress:
         found = f"; best {worded(best)}" if best else ""
         return f"search: {len(self.ended)} of {self.trials} trials ended{left}{found}"
 
-    def table(self) -> Table:
+    def table(self) -> BlockTable:
         """The state as a table."""
         left = f", about {self.eta():.0f} s left" if math.isfinite(self.eta()) else ""
-        table = Table(
-            title=f"{len(self.ended)} of {self.trials} trials ended{left}; the front so far", title_justify="left"
-        )
-        for name in (COLUMNS[0], "budget", *COLUMNS[1:]):
-            table.add_column(name)
+        title = f"{len(self.ended)} of {self.trials} trials ended{left}; the front so far"
+        lines = []
         for row in self.rows()[:SHOWN]:
             settled, *rest = cells(row)
-            table.add_row(settled, f"{row['budget'] / self.whole:.0%}", *rest)
-        return table
+            lines.append([settled, f"{row['budget'] / self.whole:.0%}", *rest])
+        return BlockTable((COLUMNS[0], "budget", *COLUMNS[1:]), lines, title)
 
 
 def cells(row: dict[str, Any]) -> list[str]:

@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from ialign_ray.cluster.join import cluster
 from ialign_ray.config import Experiment, override
@@ -26,6 +25,7 @@ from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
 from ialign_ray.modeling.load import add_adapter, load_base
 from ialign_ray.storage import is_intact, json_hash, read_json
 from ialign_ray.streaming.examples import encode_example
+from ialign_ray.terminal import BlockTable
 from ialign_ray.training.pocket import ensure_model, train_here
 from ialign_ray.training.prepare import prepare
 from ialign_ray.training.run_log import records
@@ -83,13 +83,15 @@ def print_estimate(experiment: Experiment, console: Console) -> None:
     settings, seeds = plan_ablation(experiment), experiment.ablate.seeds
     costs = [_cost(setting) for setting in settings]
     seconds, how = _seconds_per_token(settings, costs)
-    table = Table("setting", "measured against", "steps", "tokens per run", "runs left", "time left")
+    rows = []
     for cost in costs:
         left = len(seeds) - cost.finished
-        name, against = cost.setting.name.replace("[", r"\["), (cost.setting.control or "").replace("[", r"\[")
-        steps = cost.setting.experiment.train.steps
-        table.add_row(name, against, f"{steps:,}", f"{cost.tokens:,}", str(left), _time(left * cost.tokens * seconds))
-    console.print(table)
+        steps, tokens = f"{cost.setting.experiment.train.steps:,}", f"{cost.tokens:,}"
+        words = (cost.setting.name, cost.setting.control or "")
+        rows.append((*words, steps, tokens, str(left), _time(left * cost.tokens * seconds)))
+    console.print(
+        BlockTable(("setting", "measured against", "steps", "tokens per run", "runs left", "time left"), rows)
+    )
     total = sum((len(seeds) - cost.finished) * cost.tokens for cost in costs)
     console.print(
         f"{len(settings)} settings x {len(seeds)} seeds; {total:,} tokens left to train on, about "

@@ -8,13 +8,12 @@ import shutil
 from importlib.metadata import version
 
 from rich.console import Console
-from rich.table import Table
 
 from ialign_ray.cluster.local import check_token_file
 from ialign_ray.cluster.ports import exposure, ray_listeners
 from ialign_ray.errors import IalignError
 from ialign_ray.storage import cache_folder
-from ialign_ray.terminal import say
+from ialign_ray.terminal import BlockTable, say
 
 SHOWN = ("ialign_ray", "ray", "torch", "transformers", "peft", "datasets", "pydantic", "mlflow")
 
@@ -37,11 +36,16 @@ def doctor(console: Console) -> list[str]:
     )
     found = ray_listeners()
     if found:
-        table = Table("Ray process", "pid", "listens on", "reached from")
-        for each in found:
-            reached = "other machines" if each.exposed else "this machine"
-            table.add_row(each.process, str(each.pid), f"{each.address} {each.port}", reached)
-        console.print(table)
+        rows = [
+            (
+                each.process,
+                str(each.pid),
+                f"{each.address} {each.port}",
+                "other machines" if each.exposed else "this machine",
+            )
+            for each in found
+        ]
+        console.print(BlockTable(("Ray process", "pid", "listens on", "reached from"), rows))
     else:
         say(console, "No Ray of yours runs here")
     warnings = [text for text in (exposure(), _token_warning()) if text]

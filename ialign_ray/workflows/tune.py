@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 
 from ialign_ray.config import Experiment
 from ialign_ray.errors import ModelError
@@ -30,7 +29,7 @@ from ialign_ray.search.trial_context import (
     with_seed,
 )
 from ialign_ray.storage import alone, is_intact, read_json, write_json
-from ialign_ray.terminal import say
+from ialign_ray.terminal import BlockTable, say
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.runs import MODEL
 from ialign_ray.workflows.evaluate import judge
@@ -109,14 +108,9 @@ def _judge(experiment: Experiment, runs: Mapping[str, Sequence[Path]], folder: P
     judge(experiment, {BASE: [base_subject(experiment)]} | subjects, folder, console)
 
 
-def pareto_table(front: list[dict[str, Any]]) -> Table:
+def pareto_table(front: list[dict[str, Any]]) -> BlockTable:
     """Return the Pareto front: the finished trials that none beats in both gain and forgetting."""
-    table = Table(title="Pareto front: no trial gains more and forgets less", title_justify="left")
-    for name in COLUMNS:
-        table.add_column(name)
-    for row in front:
-        table.add_row(*cells(row))
-    return table
+    return BlockTable(COLUMNS, [cells(row) for row in front], "Pareto front: no trial gains more and forgets less")
 
 
 def record_test_access(folder: Path, found: dict[str, Any], console: Console) -> None:

@@ -10,7 +10,6 @@ import pyarrow.compute as pc
 from rich.console import Console
 from rich.markup import escape
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from ialign_ray.config import Experiment
@@ -23,7 +22,7 @@ from ialign_ray.tasks.negatives import Pair
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tasks.render import Example
 from ialign_ray.tasks.surface import FEWEST, Matching
-from ialign_ray.terminal import say
+from ialign_ray.terminal import BlockTable, say
 from ialign_ray.training.objective import objective_of
 from ialign_ray.training.prepare import Prepared, prepare
 
@@ -79,35 +78,27 @@ def fallback_warnings(prepared: Prepared) -> list[str]:
     return warnings
 
 
-def matching_table(matching: Matching) -> Table:
-    """Table of how well the surface of two sentences separates translations from mismatches, before and after
-    matching."""
-    table = Table("XSS", "AUC of the surface, all pairs", "used pairs", "pairs used")
-    for direction, own in matching.directions.items():
-        table.add_row(direction, f"{own.auc:.2f}", f"{own.auc_used:.2f}", f"{own.used:.0%}")
-    return table
+def matching_table(matching: Matching) -> BlockTable:
+    """Table of how well the surface of two sentences separates translations from mismatches, before and after matching."""
+    rows = [
+        (direction, f"{own.auc:.2f}", f"{own.auc_used:.2f}", f"{own.used:.0%}")
+        for direction, own in matching.directions.items()
+    ]
+    return BlockTable(("XSS", "AUC of the surface, all pairs", "used pairs", "pairs used"), rows)
 
 
-def data_table(prepared: Prepared) -> Table:
+def data_table(prepared: Prepared) -> BlockTable:
     """Table of rows read and dropped, per corpus and for replay."""
-    table = Table("data", "read", "incomplete", "cleaned", "leaked", "held out", "kept", "pairs", "too long")
+    header = ("data", "read", "incomplete", "cleaned", "leaked", "held out", "kept", "pairs", "too long")
+    rows = []
     for name, c in prepared.parallel.counts.items():
         pairs = c.pairs - c.too_long - c.validation
-        row = (c.read, c.incomplete, c.cleaned, c.leaked, c.held_out, c.kept, pairs, c.too_long)
-        table.add_row(name, *map(str, row))
+        counts = (c.read, c.incomplete, c.cleaned, c.leaked, c.held_out, c.kept, pairs, c.too_long)
+        rows.append((name, *map(str, counts)))
     r = prepared.replay
-    table.add_row(
-        "replay",
-        str(r.read),
-        str(r.empty),
-        "0",
-        str(r.leaked),
-        str(r.validation),
-        f"{r.pool} of {r.eligible}",
-        "-",
-        str(r.too_long),
-    )
-    return table
+    kept = f"{r.pool} of {r.eligible}"
+    of_replay = (r.read, r.empty, 0, r.leaked, r.validation, kept, "-", r.too_long)
+    return BlockTable(header, [*rows, ("replay", *map(str, of_replay))])
 
 
 def held_out_line(prepared: Prepared, every: int) -> str:
@@ -117,7 +108,7 @@ def held_out_line(prepared: Prepared, every: int) -> str:
     return f"validation: {sum(counts.values())} held-out examples every {every} steps ({named})"
 
 
-def mix_table(experiment: Experiment, prepared: Prepared) -> Table:
+def mix_table(experiment: Experiment, prepared: Prepared) -> BlockTable:
     """Table with each source's share of the run's first examples, and of their loss."""
     total = experiment.train.steps * experiment.train.batch_size
     drawn = prepared.first[:total]
@@ -126,10 +117,12 @@ def mix_table(experiment: Experiment, prepared: Prepared) -> Table:
     for example in drawn:
         tokens[example.source] += len(encode_drawn(prepared.encoder, example).target)
     shares = objective_of(experiment.train).shares(counted, tokens)
-    table = Table("source", f"of the first {len(drawn):,} examples of {total:,}", "share", "share of the loss")
-    for source, count in sorted(counted.items()):
-        table.add_row(source, str(count), f"{count / len(drawn):.1%}", f"{shares[source]:.1%}")
-    return table
+    rows = [
+        (source, str(count), f"{count / len(drawn):.1%}", f"{shares[source]:.1%}")
+        for source, count in sorted(counted.items())
+    ]
+    header = ("source", f"of the first {len(drawn):,} examples of {total:,}", "share", "share of the loss")
+    return BlockTable(header, rows)
 
 
 def examples(plan: Plan) -> dict[str, Example]:

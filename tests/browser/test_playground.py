@@ -1,117 +1,14 @@
 """The playground in a real browser, before a real server of a tiny model whose every `a` is markup."""
 
-import asyncio
 import re
-import shutil
-import threading
 from contextlib import contextmanager
-from types import SimpleNamespace
 
 import pytest
-import uvicorn
-from runs import STRENGTHS, make_run, small_experiment
-from serving_app import CHAT_TEMPLATE, until
-from tokenizers import decoders
-from transformers import AutoTokenizer
-
-from ialign_ray.config import override
-from ialign_ray.config.serve import ServeConfig
-from ialign_ray.registry.promotion import promote_run
-from ialign_ray.serving.api import build_app
-from ialign_ray.serving.engine import open_engine
-from ialign_ray.serving.keys import KeyRing, new_key
-from ialign_ray.serving.model_library import ModelLibrary
-from ialign_ray.storage import write_json
+from playground_server import MARKUP, SECRET
+from serving_app import until
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine"),
-    # the browser's pipes are closed by its own process
-    pytest.mark.filterwarnings("ignore::ResourceWarning"),
-]
-MARKUP = "<img src=x onerror=window.broken=1>"
-SECRET, ENTRY = new_key("tests")
-
-
-@pytest.fixture(scope="module")
-def server(tmp_path_factory, tiny_model_folder, migrated):
-    """A champion that a search made, and its base, behind a key."""
-    folder = tmp_path_factory.mktemp("playground")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("IALIGN_CACHE", str(folder / "cache"))
-        (folder / "runs").mkdir()
-        shutil.copy(migrated, folder / "runs" / "mlflow.db")
-        champion(folder, marked(tiny_model_folder, folder / "model"))
-        settings = ServeConfig.model_validate({"models": ["small@champion"], "limits": {"default_new_tokens": 12}})
-        with serving(settings, str(folder / "runs"), KeyRing([ENTRY])) as running:
-            yield running
-
-
-def marked(model, folder):
-    """The model with a tokenizer that writes an image for each `a`, and takes conversations."""
-    shutil.copytree(model, folder)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    images = decoders.Replace("a", MARKUP)
-    tokenizer.backend_tokenizer.decoder = decoders.Sequence([decoders.ByteLevel(), images])
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def champion(folder, model):
-    experiment = override(
-        small_experiment(folder, model),
-        {"languages.names": {"jav": {"eng": f"Java {MARKUP}"}}, "promotion.better_on": ["mood"]},
-    )
-    run = make_run(experiment, "found", STRENGTHS["good"])
-    search = run.parent / "search"
-    (search / "trials").mkdir(parents=True)
-    rows = [("trial-1", 2.0, 0.4, False), ("found", 1.5, 0.1, True)]
-    write_json(search / "front.json", [point(*row) for row in rows])
-    why = f"the largest gain {MARKUP}"
-    write_json(search / "winner.json", {"trial": "found", "why": why, "tolerance": 0.2, "against": "base", "trials": 2})
-    promote_run(experiment, run.rename(search / "trials" / "found"), print)
-
-
-def point(trial, gain, forgetting, feasible):
-    ends = {f"{name}_{end}": value + way for name, value in (("gain", gain), ("forgetting", forgetting))
-            for end, way in (("low", -0.1), ("high", 0.1))}  # fmt: skip
-    settings = {"replay.ratio": 0.5, "note": MARKUP}
-    return {"trial": trial, "point": settings, "gain": gain, "forgetting": forgetting, "feasible": feasible, **ends}
-
-
-@contextmanager
-def serving(settings, registry, keys):
-    """A library and its server in one event loop, as a replica has them."""
-    found = SimpleNamespace(server=None)
-
-    async def run():
-        found.library = ModelLibrary(settings, registry, open_engine)
-        await found.library.start()
-        app = build_app(found.library, settings, keys)
-        found.server = uvicorn.Server(uvicorn.Config(app, host="127.0.0.1", port=0, log_level="warning"))
-        await found.server.serve()
-        await found.library.close(1)
-
-    thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
-    thread.start()
-    until(lambda: found.server is not None and found.server.started, 60)
-    found.url = f"http://127.0.0.1:{found.server.servers[0].sockets[0].getsockname()[1]}"
-    try:
-        yield found
-    finally:
-        found.server.should_exit = True
-        thread.join(20)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+pytestmark = pytest.mark.browser
 
 
 @contextmanager
@@ -183,10 +80,12 @@ def test_a_long_answer_grows_until_it_is_stopped_and_then_costs_nothing(browser,
         page.get_by_text("Options").click()
         page.get_by_label("Longest answer").fill("480")
         page.get_by_label("Temperature").fill("1.2")
-        page.get_by_role("button", name="Send").click()
-        said = page.locator(".answer .said")
-        sync_api.expect(said).not_to_be_empty()
-        assert page.locator(".answer").get_attribute("aria-busy") == "true"
+        for seed in range(9):  # a drawn answer may end before it is stopped
+            page.get_by_label("Seed").fill(str(seed))
+            page.get_by_role("button", name="Send").click()
+            sync_api.expect(page.locator(".answer .said")).not_to_be_empty()
+            if page.locator(".answer").get_attribute("aria-busy") == "true":
+                break
         page.keyboard.press("Escape")
         sync_api.expect(page.get_by_role("status")).to_have_text("stopped")
         sync_api.expect(page.locator(".answer .warning")).to_have_text("stopped")
@@ -253,10 +152,11 @@ def test_a_wrong_key_is_told_and_the_right_one_is_kept_in_the_tab(browser, serve
 def test_scores_by_language_and_the_front_are_shown(browser, server, look):
     with opened(browser, server, **look) as page:
         page.get_by_label("Compare with").select_option("base")
-        rows = [row.split("\t") for row in page.locator("#measured tbody tr").all_inner_texts()]
+        lines = page.locator("#measured tbody tr").all()
+        rows = [line.locator(":is(th, td)").all_inner_texts() for line in lines]
         assert {row[0] for row in rows} >= {"L1", "L2", "English", "Indonesian", f"Java {MARKUP}"}
         for row in rows[1:]:
-            assert row[1] == "120"
+            assert row[1] == "120", row
             assert all(re.fullmatch(r"\d\.\d{3} \[\d\.\d{3}, \d\.\d{3}\]", score) for score in row[2:4]), row
         assert page.locator("#measured circle").count() == 2 * len(rows[1:])
         assert page.locator("#fronts .chart circle").count() == 3  # two trials, and a ring around this version's

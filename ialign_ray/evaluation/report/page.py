@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import math
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 import pandas as pd
-from markupsafe import Markup
 
 from ialign_ray.config import ClassificationSuite, Experiment, dump_yaml
 from ialign_ray.evaluation.metrics.baselines import BASELINES
@@ -23,13 +19,7 @@ from ialign_ray.evaluation.results.analysis import BASE, Analysis
 from ialign_ray.evaluation.rules import UNMEASURED
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 from ialign_ray.pages import themed
-
-_DRAW = """
-for (const e of document.querySelectorAll('[data-chart]')) {
-  const spec = JSON.parse(document.getElementById(e.dataset.chart).textContent);
-  vegaEmbed(e, spec, {renderer: 'svg', actions: false});
-}
-"""
+from ialign_ray.pages.charts import Figure, colours
 
 
 def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame) -> str:
@@ -41,11 +31,8 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
     texts, untold = suite_texts(experiment)
     before = material.runs.get(analysis.reference, [])
     examples = {arm: worst_examples(experiment, material.runs[arm], before, texts) for arm in analysis.arms}
-    script = bundle()
-    # the page's security policy names this hash
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     environment = themed("ialign_ray.evaluation.report")
-    environment.filters |= {"signed": signed, "plain": plain, "p": p_text}
+    environment.filters |= {"signed": signed, "plain": plain, "p": p_text, "percent": percent}
     return environment.get_template("page.html.j2").render(
         experiment=experiment,
         a=analysis,
@@ -57,6 +44,7 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
         prompts=prompt_rows(experiment, analysis.results),
         charts=_charts(experiment, analysis, folders),
         data=page_history.data_counts(folders),
+        sources=page_history.source_shares(folders),
         drops=page_history.cleaning_drops(folders),
         differing=page_history.differences(folders),
         tasks=tasks.to_dict("records"),
@@ -64,18 +52,7 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
         examples={arm: found for arm, found in examples.items() if found},
         notes=[*material.notes, *analysis.notes, *untold],
         configuration=dump_yaml(experiment),
-        script=Markup(script),
-        digest=digest,
     )
-
-
-@cache
-def bundle() -> str:
-    """Vega, Vega-Lite and vega-embed with the lines that draw our charts: 0.9 MB, two seconds to make."""
-    import vl_convert
-
-    # an end tag inside the script would end it
-    return str(vl_convert.javascript_bundle(_DRAW)).replace("</script", "<\\/script")
 
 
 def heat_maps(experiment: Experiment, languages: pd.DataFrame) -> list[dict[str, Any]]:
@@ -145,25 +122,17 @@ def _chief(results: pd.DataFrame, suite: str, metric: str, scorer: str) -> pd.Da
     return results[chosen & (results["metric"] == metric) & (results["scorer"] == scorer)]
 
 
-def _charts(
-    experiment: Experiment, analysis: Analysis, folders: page_history.Folders
-) -> dict[str, list[dict[str, Any]]]:
-    """Section -> its charts: title, n, spec."""
-    losses, validated = page_history.loss_curves(folders), page_history.validation_curves(folders)
+def _charts(experiment: Experiment, analysis: Analysis, folders: page_history.Folders) -> dict[str, list[Any]]:
+    """Section -> its charts."""
     trained = _trained(analysis)
-    made = {
+    return {
+        "runs": [(colour, run) for run, colour in colours(trained).items()],
         "tradeoff": _tradeoffs(analysis),
         "transfer": _transfers(analysis),
-        "loss": [{"title": "", "spec": page_charts.curves(losses, "nats a token", trained)}] if len(losses) else [],
-        "validation": [{"title": "", "spec": page_charts.curves(validated, "nats a token", trained)}]
-        if len(validated)
-        else [],
+        "loss": page_charts.curves(page_history.loss_curves(folders), trained),
+        "validation": page_charts.curves(page_history.validation_curves(folders), trained),
         "shares": _shares(experiment, analysis.results),
     }
-    for section, found in made.items():
-        for number, chart in enumerate(found):
-            chart["id"] = f"chart-{section}-{number}"
-    return made
 
 
 def _trained(analysis: Analysis) -> list[str]:
@@ -172,7 +141,7 @@ def _trained(analysis: Analysis) -> list[str]:
     return [run for run in runs if run not in (*BASELINES, BASE)]
 
 
-def _tradeoffs(analysis: Analysis) -> list[dict[str, Any]]:
+def _tradeoffs(analysis: Analysis) -> list[Figure]:
     kept = {r.run: r for r in analysis.retention}
     found = []
     for suite, part in analysis.groups[analysis.groups["of"] != "L1"].groupby("suite", sort=False):
@@ -181,10 +150,17 @@ def _tradeoffs(analysis: Analysis) -> list[dict[str, Any]]:
             metric = str(part["metric"].iloc[0])
             first = next(iter(kept.values()))
             gain = f"{in_words(metric)} over {analysis.reference}"
-            spec = page_charts.gain_against_forgetting(
-                pd.DataFrame(rows), first.tolerance, gain, "change over base", _trained(analysis)
+            caption = (
+                "Up is gain, right is more kept; bars are 95 % intervals. Right of the dashed line the loss is within "
+                "the tolerance; a run is good if its whole cross is above zero and right of that line. "
+                f"Old work: {first.what}. n = {int(part['n'].max()):,} sentences."
             )
-            found.append({"title": str(suite), "n": int(part["n"].max()), "kept": first.what, "spec": spec})
+            words = {"title": str(suite), "caption": caption, "kept": "change over base"}
+            found.append(
+                page_charts.gain_against_forgetting(
+                    pd.DataFrame(rows), first.tolerance, gain, _trained(analysis), words
+                )
+            )
     return found
 
 
@@ -198,14 +174,18 @@ def _point(row: Mapping[Any, Any], kept: Any) -> dict[str, Any]:
     return {"run": row["run"], "group": row["of"], "said": said} | of_x | of_y
 
 
-def _transfers(analysis: Analysis) -> list[dict[str, Any]]:
+def _transfers(analysis: Analysis) -> list[Figure]:
     found = []
     for suite, correlation in analysis.correlations.items():
         wide = analysis.gains[analysis.gains["suite"] == suite].pivot_table(
             index=["run", "seed"], columns="group", values="gain"
         )
-        spec = page_charts.transfer(wide[["L2", "L3"]].dropna().reset_index(), _trained(analysis))
-        found.append({"title": suite, "said": str(correlation), "spec": spec})
+        caption = (
+            "A point is one trained run (an arm's seed). If points rise together, runs that gain on L2 gain on L3 "
+            f"too; this is a correlation over runs, not proof of a cause: {correlation}."
+        )
+        gains = wide[["L2", "L3"]].dropna().reset_index()
+        found.append(page_charts.transfer(gains, _trained(analysis), str(suite), caption))
     return found
 
 
@@ -229,8 +209,9 @@ def _shares(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any
             for r in part.to_dict("records")
         ]
         if rows:
-            spec = page_charts.label_shares(pd.DataFrame(rows), labels, row_order(part["run"].unique()))
-            found.append({"title": suite.name, "n": int(part["n"].max()), "spec": spec})
+            languages = page_charts.label_shares(pd.DataFrame(rows), labels, row_order(part["run"].unique()))
+            of = {"name": suite.name, "n": int(part["n"].max()), "languages": languages}
+            found.append(of | {"key": [(colour, label) for label, colour in colours(labels).items()]})
     return found
 
 
@@ -247,3 +228,8 @@ def plain(value: float) -> str:
 def p_text(value: float) -> str:
     """A p of two figures; a dash for NaN."""
     return "–" if value is None or math.isnan(value) else f"{value:.2g}"
+
+
+def percent(value: float) -> str:
+    """A share with one decimal; a dash for NaN."""
+    return "–" if math.isnan(value) else f"{value:.1%}"

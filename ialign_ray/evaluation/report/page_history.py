@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,25 @@ def data_counts(folders: Folders) -> list[dict[str, Any]]:
             data = read_json(path / "record.json").get("data", {})
             sources = data.get("corpora", {}) | {"replay": data.get("replay") or {}}
             rows += [{"run": run, "source": name, "counts": counts} for name, counts in sources.items() if counts]
+    return rows
+
+
+def source_shares(folders: Folders) -> list[dict[str, Any]]:
+    """A row for each run and source of its first seed: examples drawn, and its shares of the examples and of the loss.
+
+    Keys: run, source, drawn, share, loss_share. The loss share is NaN for runs of versions that did not record it.
+    """
+    rows = []
+    for run, seed, path in _each(folders):
+        if seed == 0 and (path / "record.json").exists():
+            drawn = read_json(path / "record.json").get("drawn") or {}
+            counts, loss = drawn.get("by_source", {}), drawn.get("loss_share", {})
+            total = sum(counts.values())
+            rows += [
+                {"run": run, "source": source, "drawn": n, "share": n / total, "loss_share": loss.get(source, math.nan)}
+                for source, n in counts.items()
+                if total
+            ]
     return rows
 
 

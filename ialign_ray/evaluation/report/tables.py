@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from rich.table import Table
 
 from ialign_ray.config import ClassificationSuite, Suite
 from ialign_ray.errors import DataError
@@ -17,6 +16,7 @@ from ialign_ray.evaluation.metrics.classification import LENGTH_FIXED
 from ialign_ray.evaluation.metrics.registry import INSTRUCTIONS
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 from ialign_ray.pages import markdown_table
+from ialign_ray.terminal import BlockTable
 
 
 class Column(NamedTuple):
@@ -92,7 +92,7 @@ def bias_table(suite: ClassificationSuite, results: pd.DataFrame) -> str:
     return markdown_table(header, lines, texts=3)
 
 
-def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tuple[str, Table]:
+def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tuple[str, BlockTable]:
     """The same table as Markdown and for a terminal: a row a run, `value [low, high]` a cell.
 
     `results` as from `summarise`, mean over prompts. Rows: baselines, base, control, then the other runs
@@ -105,10 +105,7 @@ def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tup
     found = [_column_cells(results, column) for column in chosen]
     header = ["run", *(_title(column, cells) for column, cells in zip(chosen, found))]
     rows = [[run, *(_cell(cells, run) for cells in found)] for run in row_order(results["run"].unique())]
-    rich_table = Table(*header)
-    for row in rows:
-        rich_table.add_row(*(cell.replace("[", r"\[") for cell in row))
-    return markdown_table(header, rows), rich_table
+    return markdown_table(header, rows), BlockTable(header, rows)
 
 
 def _column_cells(results: pd.DataFrame, column: Column) -> pd.DataFrame:

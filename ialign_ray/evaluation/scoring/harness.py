@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from rich.console import Console
-from rich.table import Table
 
 from ialign_ray.config import Experiment, HarnessConfig
 from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.pages import markdown_table
 from ialign_ray.storage import file_hash, is_intact, json_hash, read_json, whole_folder, write_json, write_text
+from ialign_ray.terminal import BlockTable
 
 if TYPE_CHECKING:  # it brings torch, which reading a table does not need
     from ialign_ray.evaluation.scoring.worker import Subject
@@ -80,13 +80,11 @@ def run_tasks(experiment: Experiment, subjects: Sequence[Subject], console: Cons
 def report_tasks(table: pd.DataFrame, folder: Path, console: Console) -> None:
     """Print the table, and write lm_eval.csv and LM_EVAL.md."""
     header = ["run", "task", "metric", "value [95 %]", "n"]
-    shown, lines = Table(*header), []
+    lines = []
     for row in table.to_dict("records"):
         metric = row["metric"] if row["filter"] == "none" else f"{row['metric']} ({row['filter']})"
-        cells = [row["run"], row["task"], metric, _interval(row), str(row["n"])]
-        shown.add_row(*(cell.replace("[", r"\[") for cell in cells))
-        lines.append(cells)
-    console.print(shown)
+        lines.append([row["run"], row["task"], metric, _interval(row), str(row["n"])])
+    console.print(BlockTable(header, lines))
     note = "Scores by lm-evaluation-harness; the interval is 1.96 of its standard errors.\n\n"
     write_text(folder / "LM_EVAL.md", note + markdown_table(header, lines, texts=3))
     write_text(folder / TABLE, table.to_csv(index=False))

@@ -18,7 +18,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import HTMLResponse, Response
 from starlette.exceptions import HTTPException
 
-from ialign_ray.pages import themed
+from ialign_ray.pages import stylesheet, themed
 
 router = APIRouter(include_in_schema=False)
 
@@ -57,8 +57,9 @@ def _response(name: str) -> Response:
 @cache
 def _files() -> dict[str, bytes]:
     """Read all files once, by name. Names from requests are only looked up here, never opened."""
-    found = [*(files("ialign_ray.serving") / "page").iterdir(), files("ialign_ray.pages") / "theme.css"]
-    return {file.name: file.read_bytes() for file in found if file.name.rpartition(".")[2] in _TYPES}
+    found = (files("ialign_ray.serving") / "page").iterdir()
+    own = {file.name: file.read_bytes() for file in found if file.name.rpartition(".")[2] in _TYPES}
+    return own | {"theme.css": stylesheet().encode()}
 
 
 @router.get("/docs", response_class=HTMLResponse)

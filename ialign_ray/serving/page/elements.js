@@ -38,3 +38,13 @@ export function withInterval(score, digits = 3) {
   if (!bounds.every(Number.isFinite)) return [score.value.toFixed(digits)];
   return [score.value.toFixed(digits), " ", make("small", {}, `[${bounds.map((x) => x.toFixed(digits)).join(", ")}]`)];
 }
+
+/** The table in its container; below `width` rem each row is a card of named values, as in theme.css. */
+export function fitted(table, width) {
+  const names = [...table.tHead.rows[0].cells].map((cell) => cell.textContent);
+  for (const row of [...table.tBodies].flatMap((body) => [...body.rows])) {
+    [...row.cells].forEach((cell, k) => (cell.dataset.label = names[k]));
+  }
+  table.classList.add(`cards-${20 + 6 * Math.max(0, Math.ceil((width - 20) / 6))}`);
+  return make("div", { class: "wide" }, table);
+}

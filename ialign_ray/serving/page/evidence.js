@@ -1,6 +1,6 @@
 // Details of the chosen models from the registry: facts, and scores by language with their intervals.
 
-import { draw, make, withInterval } from "./elements.js";
+import { draw, fitted, make, withInterval } from "./elements.js";
 
 const COLOURS = ["first", "other"]; // of the two chosen models
 const FACTS = [
@@ -29,7 +29,7 @@ export function facts(cards) {
   const table = make("table", { class: "facts" }, make("thead", {}, head), make("tbody", {}, ...body));
   const refused = cards.filter((card) => card.details.refused);
   const warnings = refused.map((card) => make("p", { class: "warning" }, `${card.id}: ${card.details.refused}`));
-  return [make("div", { class: "wide" }, table), ...warnings];
+  return [fitted(table, 6 + 14 * cards.length), ...warnings];
 }
 
 /** A table of scores: of groups, then of every language, with the base that the version was measured with. */
@@ -39,13 +39,13 @@ export function scores(cards) {
   const rows = collected(told);
   const columns = columnsOf(told, cards);
   const heads = columns.map(({ title, of }) => make("th", { scope: "col" }, dot(of), title));
-  const [empty, n, intervals] = ["", "n", "95 % intervals"].map((title) => make("th", { scope: "col" }, title));
+  const [scope, n, intervals] = ["group or language", "n", "95 % intervals"].map((title) => make("th", { scope: "col" }, title));
   const suites = [...new Set(rows.map((row) => row.suite))];
   const bodies = suites.map((suite) => suiteBody(rows.filter((row) => row.suite === suite), columns));
-  const head = make("thead", {}, make("tr", {}, empty, n, ...heads, intervals));
+  const head = make("thead", {}, make("tr", {}, scope, n, ...heads, intervals));
   const late = told.filter((card) => !card.details.by_language).map((card) => card.id);
   const hint = late.length ? `Languages of ${late.join(", ")} are shown after its first request.` : null;
-  const table = make("div", { class: "wide" }, make("table", { class: "scores" }, head, ...bodies));
+  const table = fitted(make("table", { class: "scores" }, head, ...bodies), 26 + 9 * columns.length);
   return [table, hint && make("p", { class: "soft" }, hint)].filter(Boolean);
 }
 
@@ -105,7 +105,7 @@ function suiteBody(rows, columns) {
   return make("tbody", {}, make("tr", { class: "suite" }, title), ...lines);
 }
 
-const WIDTH = 150;
+const WIDTH = 130; // less than a card's column
 const STEP = 7;
 
 /** Points with intervals on the scale of the suite; the numbers next to them are the same. */

@@ -1,6 +1,6 @@
 // The front of the search that made a version: the forgetting that each gain costs.
 
-import { draw, make, withInterval } from "./elements.js";
+import { draw, fitted, make, withInterval } from "./elements.js";
 
 const WIDEST = 704;
 const HEIGHT = 330;
@@ -18,7 +18,7 @@ function settings(point) {
 }
 
 function table({ front: rows, tolerance }, run) {
-  const titles = ["", "settings", "gain", "forgetting", `within ${tolerance ?? "the tolerance"}`];
+  const titles = ["point", "settings", "gain", "forgetting", `within ${tolerance ?? "the tolerance"}`];
   const head = make("tr", {}, ...titles.map((title, k) => make("th", { scope: "col", class: k === 1 && "left" }, title)));
   const lines = rows.map((row, k) => {
     const number = make("th", { scope: "row" }, String(k + 1));
@@ -27,8 +27,7 @@ function table({ front: rows, tolerance }, run) {
     const numbers = ["gain", "forgetting"].map((field) => make("td", {}, ...withInterval(score(row, field))));
     return make("tr", {}, number, name, ...numbers, make("td", {}, row.feasible ? "yes" : "no"));
   });
-  const body = make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines));
-  return make("div", { class: "wide" }, body);
+  return fitted(make("table", {}, make("thead", {}, head), make("tbody", {}, ...lines)), 50);
 }
 
 function score(row, field) {

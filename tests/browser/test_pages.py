@@ -1,0 +1,138 @@
+"""All pages in a real browser at three widths, in light and dark, without a network."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from looks import SCHEMES, WIDTHS, faults, looked_at
+from playground_server import SECRET
+from report_material import material
+from rich.console import Console
+from tiny_corpus import sentences, write_jsonl
+
+from ialign_ray.config import Domain, SearchConfig, build_experiment
+from ialign_ray.corpus.build import build_corpus
+from ialign_ray.corpus.leaks import EvaluationIndex
+from ialign_ray.evaluation.report.write import report
+from ialign_ray.inspection.page import write_page as write_inspection
+from ialign_ray.inspection.report import inspect
+from ialign_ray.search.page import render_page as render_search
+from ialign_ray.training.prepare import make_encoder
+
+pytestmark = pytest.mark.browser
+GRID = Path(__file__).parents[2] / "docs" / "results" / "search-grid" / "grid.csv"
+LONG_NAME = "replay-0.25-mix-random-xss-tlm-rank-32-average-of-seeds"
+UNBROKEN = "anameofmorethansixtycharactersthatoffersnoplaceatalltobreakitself"
+
+
+def checked(browser, address, ready, key="", offline=True):
+    """Faults over all looks; `ready` waits until a page is drawn."""
+    found = []
+    for width in WIDTHS:
+        for scheme in SCHEMES:
+            with looked_at(browser, address, width, scheme, key, offline) as (page, said):
+                ready(page)
+                own = [*faults(page), *said]
+                if page.evaluate("window.broken !== undefined"):
+                    own.append("a text of the data ran as a script")
+                found += [f"{width} {scheme}: {fault}" for fault in own]
+    return "\n".join(found)
+
+
+def charts_drawn(page):
+    page.wait_for_function("[...document.querySelectorAll('[data-chart]')].every((e) => e.querySelector('svg path'))")
+    page.evaluate("document.querySelectorAll('details').forEach((e) => (e.open = true))")
+
+
+def test_the_report(browser, experiment_data, tmp_path):
+    m = material(experiment_data, tmp_path)
+    for name in (LONG_NAME, UNBROKEN, "third"):
+        m.runs[name], m.folders[name] = m.runs["<b>arm"], m.folders["<b>arm"]
+    report(m.experiment, m.runs, tmp_path / "out", Console(quiet=True), m.folders)
+    address = (tmp_path / "out" / "report.html").as_uri()
+    assert checked(browser, address, charts_drawn) == ""
+    with looked_at(browser, address, 1280, "light", offline=True) as (page, _):
+        charts_drawn(page)
+        assert page.locator("[data-chart] svg").count() >= 3
+        assert page.locator("[data-chart] svg path").count() > 10
+
+
+def test_the_corpus_page(browser, tmp_path, tiny_model_folder):
+    rows = sentences(60)
+    rows[7]["jav"] = '<script>window.broken = 1</script> <img src="http://evil.example/x.png">'
+    rows[9]["eng"] = rows[9]["jav"] = "the same words here"
+    rows[10]["jav"] = "W" * 400
+    write_jsonl(tmp_path / "rows.jsonl", rows)
+    write_jsonl(tmp_path / "gone.jsonl", [{"eng": "same", "jav": "same"}])
+    data = {
+        "name": "tiny",
+        "languages": {"l1": ["eng"], "l2": ["jav", "sun"]},
+        "model": {"id": str(tiny_model_folder)},
+        "replay": {"ratio": 0},
+        "corpora": [
+            {"name": UNBROKEN, "path": "rows.jsonl", "columns": {"eng": "eng", "jav": "jav"}, "id": "sid"},
+            {"name": "gone", "path": "gone.jsonl", "columns": {"eng": "eng", "sun": "jav"}},
+        ],
+        "tasks": {"mix": {"mt": 0.5, "tlm": 0.5, "xss": 0}},
+        "train": {"max_prompt_tokens": 40, "max_target_tokens": 24},
+        "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
+    }
+    experiment = build_experiment(data, "test")
+    built = build_corpus(experiment, EvaluationIndex.build([]))
+    path = write_inspection(inspect(experiment, built, make_encoder(experiment)), tmp_path / "corpus.html")
+    assert checked(browser, path.as_uri(), charts_drawn) == ""
+
+
+def searched():
+    """The recorded grid as the table of a search."""
+    grid = pd.read_csv(GRID)
+    fields = ["replay.ratio", "model.lora.rank", "train.learning_rate"]
+    point = [json.dumps(row) for row in grid[fields].to_dict("records")]
+    names = {p: f"trial-{k:04d}-of-the-grid" for k, p in enumerate(dict.fromkeys(point))}
+    feasible = grid["forgetting_high"] <= 0.25
+    table = grid.assign(point=point, trial=[names[p] for p in point], feasible=feasible, failed="")
+    return table.assign(
+        violation=grid["forgetting_high"] - 0.25, score=grid["gain"], units=grid["budget"], stopped=False
+    )
+
+
+SPACE = {
+    "replay.ratio": Domain(choice=[0, 0.25, 0.5, 0.75, 0.9]),
+    "model.lora.rank": Domain(choice=[2, 8, 32]),
+    "train.learning_rate": Domain(choice=[1e-3, 3e-3, 1e-2]),
+}
+
+
+def test_the_search(browser, tmp_path):
+    table = searched()
+    failed = table.iloc[[0]].assign(trial="trial-failed", failed=f"step 3: the loss of {UNBROKEN} is not a number")
+    path = tmp_path / "search.html"
+    page = render_search(pd.concat([table, failed]), SearchConfig(space=SPACE, tolerance=0.25), UNBROKEN)
+    path.write_text(page, "utf-8")
+    assert checked(browser, path.as_uri(), charts_drawn) == ""
+    with looked_at(browser, path.as_uri(), 1280, "light", offline=True) as (page, _):
+        charts_drawn(page)
+        assert page.locator("[data-chart] svg").count() == 3
+        assert page.locator("dl.shares dt").count() == 2 * len(SPACE)
+        assert page.locator("#trials ~ * tbody tr").count() == table["trial"].nunique()
+
+
+def test_the_playground(browser, server):
+    def ready(page):
+        page.get_by_label("Compare with").select_option("base")
+        page.get_by_label("Classify", exact=True).check()
+        page.get_by_label("Text to classify").fill("She sold two goats.")
+        page.get_by_role("button", name="Send").click()
+        page.get_by_text("done", exact=True).wait_for()
+        page.locator("#measured tbody tr").nth(3).wait_for()
+        page.evaluate("document.querySelectorAll('details').forEach((e) => (e.open = true))")
+
+    assert checked(browser, server.url, ready, SECRET, offline=False) == ""
+
+
+def test_the_api_document(browser, server):
+    def ready(page):
+        page.wait_for_selector("h2")
+
+    assert checked(browser, f"{server.url}/docs", ready, offline=False) == ""
