@@ -79,7 +79,7 @@ def fallback_warnings(prepared: Prepared) -> list[str]:
 
 
 def matching_table(matching: Matching) -> BlockTable:
-    """Table of how well the surface of two sentences separates translations from mismatches, before and after matching."""
+    """Table of how well the surface of two sentences separates translations from mismatches, matched or not."""
     rows = [
         (direction, f"{own.auc:.2f}", f"{own.auc_used:.2f}", f"{own.used:.0%}")
         for direction, own in matching.directions.items()
