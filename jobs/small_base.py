@@ -50,7 +50,9 @@ def main() -> None:
         task = bar.add_task("base", total=recipe.steps)
 
         def make(folder: Path) -> None:
-            train_small(folder, pool, [Phase(recipe)], given.vocabulary, shape, lambda step: bar.update(task, completed=step))
+            train_small(
+                folder, pool, [Phase(recipe)], given.vocabulary, shape, lambda step: bar.update(task, completed=step)
+            )
 
         once(given.to, make)
     console.print(f"{given.to}: trained on {pool.num_rows:,} instructions", highlight=False, soft_wrap=True)

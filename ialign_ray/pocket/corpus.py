@@ -140,7 +140,7 @@ def _write_sentiment(path: Path, sentences: Sentences) -> None:
 def _write_instructions(path: Path, sentences: Sentences, seed: int) -> None:
     random = Random(f"instructions {seed}")
     lines: list[dict[str, str]] = []
-    parts = {"train": _TRAINED, "heldout": _HELDOUT, RAW: {code: _READ for code in instructions.READ}}
+    parts = {"train": _TRAINED, "heldout": _HELDOUT, RAW: dict.fromkeys(instructions.READ, _READ)}
     for split, families in parts.items():
         rows = [
             (family, row) for family, count in families.items() for row in _family(family, count, sentences, random)

@@ -27,9 +27,9 @@ from ialign_ray.search.searchers import searcher
 from ialign_ray.search.space import Point, check_space, point_name, search_of, trial_count
 from ialign_ray.search.trial import read_losses
 from ialign_ray.search.trial_context import (
-    confirmations,
     SearchContext,
     assemble,
+    confirmations,
     control_folder,
     control_point,
     own_control_folder,

@@ -102,7 +102,9 @@ def judge_winner(experiment: Experiment, run: Path, console: Console) -> None:
 
 def _judge(experiment: Experiment, runs: Mapping[str, Sequence[Path]], folder: Path, console: Console) -> None:
     subjects = {
-        name: [replace(run_subject(experiment, each), name=f"{name}-{k}" if k else name) for k, each in enumerate(seeds)]
+        name: [
+            replace(run_subject(experiment, each), name=f"{name}-{k}" if k else name) for k, each in enumerate(seeds)
+        ]
         for name, seeds in runs.items()
     }
     judge(experiment, {BASE: [base_subject(experiment)]} | subjects, folder, console)
