@@ -116,7 +116,7 @@ def with_ciphers(texts: dict[str, str]) -> dict[str, str]:
 
 
 def phrases() -> Iterator[dict[str, str]]:
-    """A phrase book: every word, every noun after `this`, `that` or `my`, every adjective with its degrees; by language."""
+    """A phrase book: words, nouns with `this`, `that` and `my`, adjectives with their degrees; language -> text."""
     words = lexicon()
     for section in ("nouns", "adjectives", "verbs", "agents", "times", "frequencies", "links"):
         for concept in words[section].values():

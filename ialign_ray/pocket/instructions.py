@@ -37,8 +37,7 @@ _SENTIMENT_WORDINGS = {
         "Tentukan sentimen teks.\nTeks: {text}",
     ),
 }
-# Those of the alignment tasks, as an instruction-tuned model follows requests to translate before it is aligned.
-_TRANSLATION_WORDINGS = {
+TRANSLATION_WORDINGS = {
     "eng": (
         "Translate the following text from {source} to {target}.\n{text}",
         "{source}: {text}\n{target}:",
@@ -56,6 +55,7 @@ _TRANSLATION_WORDINGS = {
         "Apa terjemahan bahasa {target} dari kalimat di bawah ini?\n{text}",
     ),
 }
+"""Those of the alignment tasks: an instruction-tuned model follows requests to translate before it is aligned."""
 _NAMES = {
     "eng": {"eng": "English", "ind": "Indonesian", "jav": "Javanese", "qci": "Cipher"},
     "ind": {"eng": "Inggris", "ind": "Indonesia", "jav": "Jawa", "qci": "Sandi"},
@@ -79,7 +79,6 @@ _WORD_SENTIMENT_WORDINGS = {
     "eng": ('What is the sentiment of the word "{word}"?', "Word: {word}\nNegative, neutral or positive?"),
     "ind": ('Apa sentimen kata "{word}"?', "Kata: {word}\nNegatif, netral atau positif?"),
 }
-_CONTINUE_WORDINGS = {"eng": "Continue the sentence: {text}", "ind": "Lanjutkan kalimat: {text}"}
 _COUNT_WORDINGS = {
     "eng": "How many words does this sentence have? {text}",
     "ind": "Ada berapa kata dalam kalimat ini? {text}",
@@ -109,7 +108,7 @@ def translation(random: Random, sentence: Sentence) -> Row:
 
 
 def _translate(random: Random, texts: Mapping[str, str], language: str, source: str, target: str) -> Row:
-    names, wording = _NAMES[language], random.choice(_TRANSLATION_WORDINGS[language])
+    names, wording = _NAMES[language], random.choice(TRANSLATION_WORDINGS[language])
     return wording.format(source=names[source], target=names[target], text=texts[source]), str(texts[target]), language
 
 
@@ -133,15 +132,6 @@ def write(random: Random, sentence: Sentence) -> Row:
         sentence.texts[language],
         language,
     )
-
-
-def continuation(random: Random, sentence: Sentence) -> Row:
-    """Continue the first half of a sentence."""
-    language = random.choice(OLD)
-    words = sentence.texts[language].split()
-    cut = len(words) // 2
-    inputs = _CONTINUE_WORDINGS[language].format(text=" ".join(words[:cut]))
-    return inputs, " ".join(words[cut:]), language
 
 
 def word(random: Random, concept: Concept) -> Row:
@@ -181,7 +171,6 @@ ONE_SENTENCE: dict[str, Callable[[Random, Sentence], Row]] = {
     "sentiment": sentiment,
     "translation": translation,
     "write": write,
-    "continue": continuation,
     "word-count": word_count,
 }
 """Task families that need a single sentence."""
