@@ -14,7 +14,7 @@ import pytest
 from rich.console import Console
 
 from ialign_ray.config import build_experiment, dump_yaml
-from ialign_ray.search.trial_context import own_control_folder
+from ialign_ray.search.trial_context import confirmations, own_control_folder
 from ialign_ray.storage import is_intact, read_json
 from ialign_ray.training.run_log import ledger, records
 from ialign_ray.workflows.tune import tune
@@ -45,7 +45,7 @@ def test_a_search_ends_with_a_front_a_judged_winner_and_a_page(ray_cluster, expe
     runs.mkdir(parents=True, exist_ok=True)
     monkeypatch.chdir(runs)
     experiment_data["storage"]["runs"] = "."  # where the user stands, not where a trial does
-    experiment = searching(experiment_data)
+    experiment = searching(experiment_data, confirm_seeds=[1])
     run = tune(experiment, console=QUIET)
     folder = run.parents[1]
     table = pd.read_parquet(folder / "trials.parquet")
@@ -64,6 +64,11 @@ def test_a_search_ends_with_a_front_a_judged_winner_and_a_page(ray_cluster, expe
     assert read_json(own / "reports.json")["reports"][-1]["last"] is True
     assert is_intact(own / "model")
     assert (run / "evaluation" / "default-control" / "RESULTS.md").exists() == ("winner" in own.name)
+    again = confirmations(experiment, found["point"])
+    assert len(again) == 2
+    assert all(is_intact(folder / "model") for folder in again)
+    judged = pd.read_csv(run / "evaluation" / "results.csv").groupby("run")["seeds"].max()
+    assert (judged["control"], judged[run.name]) == (2, 2)
     assert [look["trial"] for look in read_json(folder / "test-looks.json")] == [run.name]
     trained_once(folder)
     parents = nested_runs(Path(experiment.storage.runs) / "mlflow.db")

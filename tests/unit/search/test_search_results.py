@@ -16,7 +16,14 @@ from ialign_ray.search.estimate import Speed, estimate, print_estimate, reaching
 from ialign_ray.search.page import importances, render_page, write_page
 from ialign_ray.search.progress import Progress
 from ialign_ray.search.results import trials_table, write_results
-from ialign_ray.search.trial_context import control_folder, own_control_folder, own_control_point, search_folder
+from ialign_ray.search.trial_context import (
+    confirmations,
+    control_folder,
+    control_point,
+    own_control_folder,
+    own_control_point,
+    search_folder,
+)
 from ialign_ray.storage import alone, json_hash, read_json, write_json
 from ialign_ray.workflows import tune as workflow
 from ialign_ray.workflows.tune import record_test_access, tune
@@ -147,7 +154,7 @@ def test_a_stored_search_of_before_keeps_the_estimate(experiment_data, tmp_path)
     known = read_json(tmp_path / "search.json")
     # what was written before the rule had a name: its hash has no `feasible` either
     decides = experiment.model_dump(mode="json", include=set(DECIDE))
-    for name in ("concurrent", "cpus_per_trial", "gpus_per_trial", "feasible"):
+    for name in ("concurrent", "cpus_per_trial", "gpus_per_trial", "feasible", "confirm_seeds"):
         decides["search"].pop(name)
     assert known["settings"] == json_hash(decides)
     write_json(tmp_path / "search.json", {"settings": known["settings"], "finished": True})
@@ -169,6 +176,21 @@ def test_the_control_of_a_winner_has_its_settings_but_for_the_pairs(experiment_d
                    "train.seed": 7}  # fmt: skip
     assert own_control_folder(experiment, other).parent == search_folder(experiment)
     assert own_control_folder(experiment, other) != control_folder(experiment, 7)
+
+
+def test_winner_and_control_are_confirmed_with_other_seeds(experiment_data):
+    search = {"space": {"replay.ratio": {"choice": [0]}}, "confirm_seeds": [0, 1, 2, 1]}  # 0 is the trial's own
+    experiment = build_experiment(experiment_data | {"search": search}, "x")
+    point = {"replay.ratio": 0.25, "train.learning_rate": 0.5}
+    every = confirmations(experiment, point)
+    assert [(p["train.seed"], p["replay.ratio"], p["train.learning_rate"]) for p in every.values()] == [
+        (1, 1.0, 0.5), (1, 0.25, 0.5), (2, 1.0, 0.5), (2, 0.25, 0.5),
+    ]  # fmt: skip
+    assert len({folder.name for folder in every}) == 4
+    assert confirmations(experiment, {"replay.ratio": 0.25})[control_folder(experiment, 2)] == control_point(2)
+    assert (
+        confirmations(build_experiment(experiment_data | {"search": search | {"confirm_seeds": []}}, "x"), point) == {}
+    )
 
 
 def test_where_none_is_shown_feasible_the_table_is_printed_and_nothing_is_judged(folder, experiment_data, monkeypatch):
@@ -201,6 +223,8 @@ def test_a_dry_run_counts_the_winners_own_control(experiment_data, monkeypatch):
         found = print_estimate(build_experiment(experiment_data | {"search": search}, "x"), Console(quiet=True))
         tokens[rank] = found.tokens
     assert tokens[8] == pytest.approx(tokens[4] * 3 / 2)  # trial and two controls, against trial and one
+    again = build_experiment(experiment_data | {"search": search | {"confirm_seeds": [1, 2]}}, "x")
+    assert print_estimate(again, Console(quiet=True)).tokens == pytest.approx(tokens[8] * 7 / 3)
 
 
 def test_the_estimate_counts_stopped_trials_as_shorter():
