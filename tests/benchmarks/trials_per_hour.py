@@ -32,11 +32,11 @@ import json, sys
 from pathlib import Path
 import torch
 from ialign_ray.config import load_experiment
-from ialign_ray.search import shared as search_shared
-search_shared.PREFILLED = 0  # alone, a trial encodes what it draws and no more
+from ialign_ray.search import trial_context
+trial_context.PREFILLED = 0  # alone, a trial encodes what it draws and no more
 torch.set_num_threads(1)
 file, settings, point, folder = json.loads(sys.argv[1])
-shared = search_shared.assemble(load_experiment(file, settings))
+shared = trial_context.assemble(load_experiment(file, settings))
 run = shared.trial(point, Path(folder), None, shared.trial_context(torch.device("cpu")))
 run.report(len(shared.ends) - 1)
 """
@@ -46,7 +46,8 @@ def load(trials: int, steps: int, runs: str) -> tuple[Experiment, list[str]]:
     """The experiment of both sides, and the overrides that make it."""
     settings = [
         f"train.steps={steps}", "train.batch_size=8", "search.searcher=random", "search.scheduler=none",
-        f"search.trials={trials}", f"search.min_budget={max(1, steps // 3)}", "tracking.mlflow=false",
+        "model.tuning=lora", "search.space={replay.ratio: {choice: [0, 0.5, 0.9]}, model.lora.rank: {uniform: [1, 64]}}",
+        "search.confirm_seeds=[]", f"search.trials={trials}", f"search.min_budget={max(1, steps // 3)}", "tracking.mlflow=false",
         "train.validation={pairs: 120, instructions: 60}", f"storage.runs={runs}",
     ]  # fmt: skip
     return load_experiment(HERE / "jobs" / "experiments" / "pocket.yaml", settings), settings
