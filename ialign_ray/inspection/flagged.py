@@ -49,7 +49,7 @@ class Dropped:
     language: str
     text: str
     pivot: str | None
-    """The pivot's text beside it."""
+    """Text of the pivot in the same row."""
 
 
 def flagged(

@@ -104,7 +104,7 @@ class Report:
     corpora: list[CorpusReport]
     learned: list[str]
     tokens: Tokens | None
-    """None where they were not asked for."""
+    """None if they were not requested."""
 
     @property
     def version(self) -> str:
@@ -145,7 +145,7 @@ def learned(found: Mapping[str, Any]) -> list[str]:
 
 
 def english(experiment: Experiment, code: str) -> str:
-    """A language's English name, or its code where it has none."""
+    """English name of a language, or its code if no name is known."""
     try:
         return display_name(code, "eng", experiment.languages.names)
     except ConfigError:

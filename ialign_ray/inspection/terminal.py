@@ -1,4 +1,4 @@
-"""A report on a terminal or in a log. Texts are printed as they are, but for what would act on the terminal."""
+"""A report on a terminal or in a log. Texts are printed as they are, except for control characters."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def show_report(console: Console, report: Report) -> None:
 
 
 def counts_table(steps: StepTable) -> BlockTable:
-    """One row a language, one column a step."""
+    """One row per language, one column per step."""
     names = ["read", *(step.replace("_", " ") for step in steps.steps), "kept", *steps.splits]
     lines = []
     for code in steps.languages:

@@ -95,7 +95,7 @@ def measure(tokenizer: Any, language: str, texts: Sequence[str]) -> Fitness:
     ids = list(_encoded(tokenizer, texts))
     unit: Literal["word", "character"] = "character" if script_of(language) in _SPACELESS else "word"
     tokens, characters = sum(map(len, ids)), sum(map(len, texts))
-    # a space inside such a script ends a phrase and is no character that a reader would count
+    # a space inside such a script ends a phrase; readers do not count it as a character
     units = sum(len(t.split()) if unit == "word" else len("".join(t.split())) for t in texts)
     in_bytes = sum(len(t.encode("utf-8", "replace")) for t in texts)
     bytes_ids = {i for piece, i in tokenizer.get_vocab().items() if _BYTE.fullmatch(piece)}
