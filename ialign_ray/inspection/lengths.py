@@ -57,7 +57,7 @@ class Histogram:
 
 
 def bar_width(histograms: Sequence[Histogram], bins: int = BINS) -> tuple[int, int]:
-    """Return (characters a bar, bars) that show all of them on one scale: up to the longest 99th percentile."""
+    """Return (characters per bar, bars) that show all of them on one scale: up to the longest 99th percentile."""
     reach = max((h.percentile(99) for h in histograms), default=0) + 1
     rough = max(1, reach / bins)
     power = 10 ** int(math.log10(rough))

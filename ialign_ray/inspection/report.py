@@ -22,7 +22,7 @@ from ialign_ray.tokens.encode import Encoder
 
 @dataclass(frozen=True)
 class StepTable:
-    """Counts of the texts of one corpus by step, a language a row."""
+    """Counts of the texts of one corpus by step, one row per language."""
 
     corpus: str
     languages: list[str]
@@ -168,7 +168,7 @@ def _corpus_report(experiment: Experiment, corpus: CorpusConfig, built: Built) -
 
 def _ratio(step: str, values: Mapping[str, Any]) -> list[str]:
     return [
-        f"{step}: {pair} has {v['median']:.2f} characters a character; kept from {v['low']:.2f} to {v['high']:.2f} "
+        f"{step}: {pair} has a median length ratio of {v['median']:.2f}; kept from {v['low']:.2f} to {v['high']:.2f} "
         f"(n = {v['n']:,} pairs)"
         if v["used"]
         else f"{step}: {pair} has too few pairs to learn from and is not checked (n = {v['n']:,})"
