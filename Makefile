@@ -73,7 +73,7 @@ miniature: setup  ## the ablation of docs/evaluation.md on real data, half an ho
 		--set replay.sources.0.path=$(CURDIR)/runs/miniature-base/instructions.jsonl \
 		--set evaluate.suites.old.path=$(CURDIR)/runs/miniature-base/instructions.jsonl
 
-miniature-search: setup  ## the search of docs/search.md on real data: dose and rank; needs the base that `make miniature` trains
+miniature-search: setup  ## search the replay ratio and LoRA rank on real data (docs/search.md); needs the base that `make miniature` trains
 	$(BIN)/ialign tune jobs/experiments/miniature.yaml --promote --resume --set name=miniature-search \
 		--set storage.data=$(DATA) --set model.tuning=lora --set train.learning_rate=3e-3 \
 		--set train.validation='{pairs: 120, instructions: 120}' --set evaluate.tolerance=0.08 \

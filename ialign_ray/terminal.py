@@ -49,7 +49,7 @@ _NAME = 12
 class BlockTable:
     """A table that fits the width it is printed in, without cutting a number.
 
-    Texts are wrapped. If the columns still do not fit beside each other, they are printed in several blocks, one below
+    Texts are wrapped. If the columns still do not fit side by side, they are printed in several blocks, one below
     the other, each with the first column. Rich's own tables end cells with an ellipsis instead.
     """
 
@@ -123,7 +123,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _fair(text: str) -> int:
-    """The width below which a text is put into another block rather than wrapped: a score stays beside its interval."""
+    """Width below which a text moves to another block instead of wrapping, so a score stays with its interval."""
     scores = [cell_len(line) for line in text.split("\n") if _INTERVAL.search(line)]
     return max([_least(text), *scores])
 

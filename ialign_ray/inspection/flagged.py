@@ -17,9 +17,9 @@ from ialign_ray.inspection.quality import MEASURES, Scripts, anomaly
 from ialign_ray.inspection.rows import Lowest, batches, parts
 
 FLAGGED = 15
-"""Kept rows shown a corpus."""
+"""Kept rows shown per corpus."""
 DROPPED = 5
-"""Dropped texts shown a step."""
+"""Dropped texts shown per step."""
 _NAMES = [m.name for m in MEASURES]
 
 
@@ -49,7 +49,7 @@ class Dropped:
     language: str
     text: str
     pivot: str | None
-    """The pivot's text beside it."""
+    """Text of the pivot in the same row."""
 
 
 def flagged(

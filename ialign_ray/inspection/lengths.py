@@ -18,7 +18,7 @@ LONGEST = 100_000
 BINS = 24
 """Bars of a histogram, about."""
 _NORMAL = 1.4826  # MAD -> standard deviation of a normal distribution
-_LEAST_DEVIATION = 0.05  # as in the step `ratio`: generated pairs may have none
+_LEAST_DEVIATION = 0.05  # as in the step `ratio`: generated pairs may not vary at all
 _REACH, _STEP = 8.0, 0.005
 """Log ratios are counted from e^-8 to e^8 in steps of half a per cent."""
 FEWEST = 30
@@ -57,7 +57,7 @@ class Histogram:
 
 
 def bar_width(histograms: Sequence[Histogram], bins: int = BINS) -> tuple[int, int]:
-    """Return (characters a bar, bars) that show all of them on one scale: up to the longest 99th percentile."""
+    """Return (characters per bar, bars) that show all of them on one scale: up to the longest 99th percentile."""
     reach = max((h.percentile(99) for h in histograms), default=0) + 1
     rough = max(1, reach / bins)
     power = 10 ** int(math.log10(rough))
@@ -87,7 +87,7 @@ class Ratios:
         self.counts += np.bincount(np.rint((known + _REACH) / _STEP).astype(np.int64), minlength=len(self.counts))
 
     def usual(self) -> Usual | None:
-        """Median and spread, within half a per cent; None where there are too few pairs to know."""
+        """Median and spread, within half a per cent; None if there are too few pairs."""
         n = int(self.counts.sum())
         if n < FEWEST:
             return None

@@ -43,7 +43,7 @@ def render_page(report: Report) -> str:
 
 
 def charts(histograms: Sequence[Histogram]) -> tuple[int, list[list[tuple[int, float, str]]]]:
-    """Return (characters a bar, per histogram its bars: texts, height in per cent, tooltip)."""
+    """Return (characters per bar, per histogram its bars: texts, height in per cent, tooltip)."""
     width, count = bar_width(histograms)
     return width, [_bars(h, width, count) for h in histograms]
 

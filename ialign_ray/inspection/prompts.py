@@ -1,4 +1,4 @@
-"""Tokens of the training texts: tokens a word, lengths, and what truncation would touch.
+"""Tokens of the training texts: tokens per word, lengths, and effects of truncation.
 
 Everything is measured on seeded samples of the training split, since tokenising is the slow part: at most 2,000 texts
 a language, and some pairs of each direction rendered with every task of the mix.
@@ -30,7 +30,7 @@ from ialign_ray.tasks.templating import experiment_templates, language_names
 from ialign_ray.tokens.encode import Encoder
 
 RENDERED, FEWEST, TOGETHER = 100, 10, 5_000
-"""Pairs rendered a direction and task: at most, at least, and prompts of all of them together, about."""
+"""Pairs rendered per direction and task, at most and at least; and approximate number of prompts in total."""
 
 
 @dataclass(frozen=True)

@@ -78,14 +78,14 @@ MEASURES = (
     ),
     QualityMeasure(
         "run", 2.0, 5.0, "a word {:.0f} times in a row",
-        "longest run of one word, blind to case and punctuation, on the side with the longer",
+        "longest run of one word, ignoring case and punctuation, on the side with the longer run",
     ),
     QualityMeasure(
         "digits", 1.0, 12.0, "{:.0f} digits that the other side lacks",
         "digits, of any script, that only one side holds, whatever their order; spelled-out numbers count too",
     ),
     QualityMeasure(
-        "copied", 0.5, 1.0, "{:.0%} of the words stand in the pivot too",
+        "copied", 0.5, 1.0, "{:.0%} of the words are also in the pivot",
         "share of the other side's words that its pivot holds as well, in texts of four words or more",
     ),
 )  # fmt: skip
@@ -215,7 +215,7 @@ def _foreign(scripts: tuple[str, ...]) -> Table:
 @lru_cache(maxsize=1)
 def _digit_values() -> npt.NDArray[np.int8]:
     values = np.full(UNICODE, -1, np.int8)
-    for point in range(0x20000):  # no digit lies beyond
+    for point in range(0x20000):  # there are no digits beyond
         values[point] = unicodedata.decimal(chr(point), -1)
     return values
 

@@ -22,7 +22,7 @@ from ialign_ray.tokens.encode import Encoder
 
 @dataclass(frozen=True)
 class StepTable:
-    """Counts of the texts of one corpus by step, a language a row."""
+    """Counts of the texts of one corpus by step, one row per language."""
 
     corpus: str
     languages: list[str]
@@ -104,7 +104,7 @@ class Report:
     corpora: list[CorpusReport]
     learned: list[str]
     tokens: Tokens | None
-    """None where they were not asked for."""
+    """None if they were not requested."""
 
     @property
     def version(self) -> str:
@@ -145,7 +145,7 @@ def learned(found: Mapping[str, Any]) -> list[str]:
 
 
 def english(experiment: Experiment, code: str) -> str:
-    """A language's English name, or its code where it has none."""
+    """English name of a language, or its code if no name is known."""
     try:
         return display_name(code, "eng", experiment.languages.names)
     except ConfigError:
@@ -168,7 +168,7 @@ def _corpus_report(experiment: Experiment, corpus: CorpusConfig, built: Built) -
 
 def _ratio(step: str, values: Mapping[str, Any]) -> list[str]:
     return [
-        f"{step}: {pair} has {v['median']:.2f} characters a character; kept from {v['low']:.2f} to {v['high']:.2f} "
+        f"{step}: {pair} has a median length ratio of {v['median']:.2f}; kept from {v['low']:.2f} to {v['high']:.2f} "
         f"(n = {v['n']:,} pairs)"
         if v["used"]
         else f"{step}: {pair} has too few pairs to learn from and is not checked (n = {v['n']:,})"

@@ -27,7 +27,7 @@ _UNSPACED = re.compile("[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u1a20-\u1aaf]")
 
 
 def parts(built: Built, corpus: str, splits: Iterable[str] = SPLITS) -> list[Path]:
-    """Parquet files of a corpus' splits; none where a split is empty."""
+    """Parquet files of a corpus's splits; an empty split has no files."""
     folder = built.folder / "data" / f"corpus={corpus}"
     return [path for split in splits for path in sorted((folder / f"split={split}").glob("*.parquet"))]
 

@@ -1,4 +1,4 @@
-"""A report on a terminal or in a log. Texts are printed as they are, but for what would act on the terminal."""
+"""A report on a terminal or in a log. Invisible and control characters are printed as their code points."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _BARS = " ▁▂▃▄▅▆▇█"
 SHOWN = 600
 """Characters of a text that are printed at most; the page holds more."""
 LEARNED = 16
-"""Lines of what was learned."""
+"""Lines of learned statistics that are printed at most."""
 FLAGGED = 5
-"""Suspicious rows that are printed a corpus; the page holds more."""
+"""Suspicious rows that are printed per corpus; the page holds more."""
 
 
 def show_counts(console: Console, tables: Iterable[StepTable], learned: Sequence[str]) -> None:
-    """Counts of every corpus, and what was learned."""
+    """Print the counts of every corpus and the learned statistics."""
     for table in tables:
         console.print(counts_table(table))
         for line in remarks(table):
@@ -40,7 +40,7 @@ def show_counts(console: Console, tables: Iterable[StepTable], learned: Sequence
 
 
 def show_report(console: Console, report: Report) -> None:
-    """Print the page's content in short: fewer suspicious rows, and prompts of one direction a task."""
+    """Print a short form of the page: fewer suspicious rows, and the prompts of one direction per task."""
     show_counts(console, (corpus_report.steps for corpus_report in report.corpora), report.learned)
     for corpus_report in report.corpora:
         console.print(lengths_table(corpus_report))
@@ -51,7 +51,7 @@ def show_report(console: Console, report: Report) -> None:
 
 
 def counts_table(steps: StepTable) -> BlockTable:
-    """One row a language, one column a step."""
+    """One row per language, one column per step."""
     names = ["read", *(step.replace("_", " ") for step in steps.steps), "kept", *steps.splits]
     lines = []
     for code in steps.languages:
@@ -61,7 +61,7 @@ def counts_table(steps: StepTable) -> BlockTable:
     rows = [f"{steps.rows(split):,}" for split in steps.splits]
     lost = [f"-{n:,}" if (n := steps.counts["dropped_rows"].get(s, 0)) else "0" for s in steps.steps]
     lines.append(["rows", f"{steps.counts['rows_in']:,}", *lost, f"{steps.all_rows:,}", *rows])
-    return BlockTable(["texts", *names], lines, f"\n{steps.corpus}: texts a language", total=True)
+    return BlockTable(["texts", *names], lines, f"\n{steps.corpus}: texts per language", total=True)
 
 
 def step_cell(steps: StepTable, step: str, code: str) -> str:
@@ -85,10 +85,10 @@ def remarks(steps: StepTable) -> list[str]:
 
 
 def lengths_table(corpus_report: CorpusReport) -> BlockTable:
-    """Characters a text, with a histogram a language."""
+    """Characters per text, with a histogram per language."""
     histograms = corpus_report.lengths.texts
     width, count = bar_width(list(histograms.values()))
-    title = f"{corpus_report.steps.corpus}: characters a text ({width} a bar, from 0; the last bar holds all longer)"
+    title = f"{corpus_report.steps.corpus}: characters per text ({width} per bar; the last bar holds all longer texts)"
     rows = []
     for code, histogram in histograms.items():
         numbers = [f"{histogram.percentile(p):,}" if histogram.n else "-" for p in (50, 90, 99, 100)]
@@ -104,11 +104,11 @@ def sparks(histogram: Histogram, width: int, count: int) -> str:
 
 
 def fitness_cells(f: Fitness) -> list[str]:
-    """n, tokens a word or character, unknown share and lengths."""
+    """n, tokens per word or character, unknown share and lengths."""
     lengths = [f"{f.percentile(p):,}" for p in (50, 90, 99, 100)]
     return [
         f"{f.texts:,}",
-        f"{f.fertility:.2f}{'' if f.unit == 'word' else ' a character'}",
+        f"{f.fertility:.2f}{'' if f.unit == 'word' else ' per character'}",
         f"{f.unknown:.2%}",
         *lengths,
     ]
@@ -135,13 +135,13 @@ def _show_flagged(console: Console, corpus_report: CorpusReport) -> None:
         return
     console.print(f"\n{corpus_report.steps.corpus}: the most suspicious of {kept:,} rows that were kept", style="bold")
     if not corpus_report.flagged:
-        console.print("None looks odd by any measure.")
+        console.print("No row is suspicious by any measure.")
     for flagged_row in corpus_report.flagged[:FLAGGED]:
         console.print(_flagged_row(flagged_row, corpus_report.steps))
 
 
 def _show_tokens(console: Console, tokens: Tokens) -> None:
-    names = ["n", "tokens a word", "unknown", "median", "90%", "99%", "longest", "too long"]
+    names = ["n", "tokens per word", "unknown", "median", "90%", "99%", "longest", "too long"]
     rows = [[code, *fitness_cells(fitness), f"{tokens.too_long(code):.1%}"] for code, fitness in tokens.fitness.items()]
     console.print(BlockTable(["language", *names], rows, f"\nTokens of {tokens.tokenizer}"))
     if tokens.missing:

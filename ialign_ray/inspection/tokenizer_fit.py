@@ -1,7 +1,7 @@
 """Tokenizer fitness: how well a tokenizer's vocabulary covers each language, and what to do where it does not.
 
-Fertility (tokens a word) is the usual measure (Rust et al. 2021, arXiv 2012.15613). Words are what white space
-separates; for scripts without spaces, whose "words" would be whole sentences, it is tokens a character.
+Fertility (tokens per word) is the usual measure (Rust et al. 2021, arXiv 2012.15613). Words are what white space
+separates; for scripts without spaces, whose "words" would be whole sentences, it is tokens per character.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from ialign_ray.languages import script_of
 SAMPLE = 2000
 """Texts of a language that are measured."""
 WORSE = 2.0
-"""Times the best old language's tokens a word from which a language counts as badly covered."""
+"""Multiple of the best old language's tokens per word from which a language counts as badly covered."""
 WORST = {"word": 4.0, "character": 1.0}
-"""Tokens a unit from which a language counts as badly covered, whatever the old ones have."""
+"""Tokens per unit from which a language counts as badly covered, whatever the old ones have."""
 UNKNOWN, BYTES, LOSSY = 0.005, 0.01, 0.01
 """Shares of unknown tokens, of byte-fallback tokens and of texts that do not survive, from which we warn."""
 
@@ -43,11 +43,11 @@ class Fitness:
     unit: Literal["word", "character"]
     """Unit of fertility; characters where the script puts no spaces between words."""
     fertility: float
-    """Tokens a unit."""
+    """Tokens per unit."""
     tokens_per_character: float
     """White space counts as characters."""
     tokens_per_byte: float
-    """Tokens a byte of UTF-8."""
+    """Tokens per byte of UTF-8."""
     unknown: float
     """Share of unknown tokens; 0 for byte-level tokenizers."""
     byte_fallback: float
@@ -95,7 +95,7 @@ def measure(tokenizer: Any, language: str, texts: Sequence[str]) -> Fitness:
     ids = list(_encoded(tokenizer, texts))
     unit: Literal["word", "character"] = "character" if script_of(language) in _SPACELESS else "word"
     tokens, characters = sum(map(len, ids)), sum(map(len, texts))
-    # a space inside such a script ends a phrase and is no character that a reader would count
+    # a space inside such a script ends a phrase; readers do not count it as a character
     units = sum(len(t.split()) if unit == "word" else len("".join(t.split())) for t in texts)
     in_bytes = sum(len(t.encode("utf-8", "replace")) for t in texts)
     bytes_ids = {i for piece, i in tokenizer.get_vocab().items() if _BYTE.fullmatch(piece)}
@@ -136,7 +136,7 @@ def _faults(r: Fitness, best: Fitness | None) -> Iterator[str]:
     worse = compared and best is not None and r.fertility > WORSE * best.fertility
     if worse or r.fertility > WORST[r.unit]:
         against = f" against {best.fertility:.1f} for {best.language}" if compared and best is not None else ""
-        yield f"{r.language}: {r.fertility:.1f} tokens a {r.unit}{against}; {cure}"
+        yield f"{r.language}: {r.fertility:.1f} tokens per {r.unit}{against}; {cure}"
     if r.unknown > UNKNOWN:
         yield f"{r.language}: {r.unknown:.1%} of its tokens are unknown to the tokenizer and lost to the model; {cure}"
     if r.byte_fallback > BYTES:

@@ -14,7 +14,7 @@ from markupsafe import Markup
 COLOURS: Final = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31", "#7570B3")
 """Okabe and Ito's colours, distinct to the colour-blind, without those that vanish on white or black."""
 SHAPES: Final = {"circle": "●", "square": "■", "triangle-up": "▲", "diamond": "◆"}
-"""Vega's name of a point's shape, and the sign that stands for it in the key."""
+"""Vega's name of each point shape -> its symbol in the legend."""
 _DRAW = """
 for (const figure of document.querySelectorAll('[data-chart]')) {
   const spec = JSON.parse(figure.querySelector('script').textContent);

@@ -94,7 +94,7 @@ def pareto_chart(table: pd.DataFrame, search: SearchConfig) -> Figure:
 
 
 def curves_charts(table: pd.DataFrame, search: SearchConfig) -> list[Figure]:
-    """Gain and forgetting at each budget, one line a trial."""
+    """Gain and forgetting at each budget, one line per trial."""
     import altair as alt
 
     best = {r["trial"] for r in front(table)}
@@ -139,7 +139,7 @@ def importances(table: pd.DataFrame, search: SearchConfig, target: str) -> dict[
     if len(rows) < FEWEST or not space or len({r[target] for r in rows}) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    # a study of our own rows: importances need no search, and so serve every searcher
+    # a study built from the table: importances need no search, so this works for every searcher
     study = optuna.create_study()
     known = distributions(space)
     for row in rows:

@@ -78,7 +78,7 @@ def test_a_long_answer_grows_until_it_is_stopped_and_then_costs_nothing(browser,
         choose(page, "Chat")
         page.get_by_label("Message", exact=True).fill("Say it.")
         page.get_by_text("Options").click()
-        page.get_by_label("Longest answer").fill("480")
+        page.get_by_label("Maximum answer length").fill("480")
         page.get_by_label("Temperature").fill("1.2")
         for seed in range(9):  # a drawn answer may end before it is stopped
             page.get_by_label("Seed").fill(str(seed))
@@ -92,7 +92,7 @@ def test_a_long_answer_grows_until_it_is_stopped_and_then_costs_nothing(browser,
         assert "tokens" not in page.locator(".answer footer").text_content()
         engines = server.library._pool.engines()
         until(lambda: not any(engine.stats()["running"] or engine.stats()["queue"] for engine in engines))
-        page.get_by_label("Longest answer").fill("2")
+        page.get_by_label("Maximum answer length").fill("2")
         send(page)
 
 
@@ -105,10 +105,10 @@ def test_translate_takes_languages_of_the_model_and_tells_of_unknown_ones(browse
         send(page)
         assert page.locator(".answer .said").text_content()
         assert "eng → ind" in page.locator(".answer footer").text_content()
-        page.get_by_role("button", name="Swap the languages").click()
+        page.get_by_role("button", name="Swap languages").click()
         assert page.get_by_label("From", exact=True).input_value() == "ind"
         page.get_by_label("To", exact=True).fill(MARKUP)
-        send(page, "done, with an error")
+        send(page, "finished with an error")
         assert "is not a known language" in page.get_by_role("alert").filter(has_text="language").text_content()
 
 
@@ -123,12 +123,12 @@ def test_classify_shows_probabilities_of_a_suite_and_of_labels_of_ones_own(brows
             shares = [float(re.search(r"([\d.]+) %", row)[1]) for row in answer.locator("tr").all_inner_texts()]
             assert sum(shares) == pytest.approx(100, abs=0.2)
             assert shares == sorted(shares, reverse=True)
-        page.get_by_label("Question").select_option(label="labels of my own")
+        page.get_by_label("Question").select_option(label="custom labels")
         page.get_by_label("Labels").fill(f"good, {MARKUP}")
         page.get_by_label("Prompt").fill("{premise} So {hypothesis}?")
         page.get_by_label("Premise to classify").fill("It rains.")
         page.get_by_role("button", name="Send").click()
-        sync_api.expect(page.get_by_role("status")).to_have_text("write the hypothesis first")
+        sync_api.expect(page.get_by_role("status")).to_have_text("enter the hypothesis first")
         page.get_by_label("Hypothesis to classify").fill("It is wet.")
         send(page)
         assert MARKUP in page.locator(".answer th").all_text_contents()
@@ -191,9 +191,9 @@ def test_a_server_that_is_gone_is_told_in_a_sentence(browser, server):
         choose(page, "Chat")
         page.get_by_label("Message", exact=True).fill("Hello")
         page.context.set_offline(True)
-        send(page, "done, with an error")
-        assert "the server does not answer" in page.locator(".answer .warning").text_content()
-        sync_api.expect(page.locator("#trouble")).to_have_text(re.compile("the server does not answer"))
+        send(page, "finished with an error")
+        assert "the server does not respond" in page.locator(".answer .warning").text_content()
+        sync_api.expect(page.locator("#trouble")).to_have_text(re.compile("the server does not respond"))
         page.context.set_offline(False)
         send(page)
         sync_api.expect(page.locator("#trouble")).to_be_empty()

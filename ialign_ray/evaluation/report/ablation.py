@@ -1,4 +1,4 @@
-"""The ablation table: a row a setting, with intervals, what each gains on its own control, and label shares."""
+"""The ablation table: one row per setting, with intervals, what each gains on its own control, and label shares."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from ialign_ray.pages import markdown_table
 from ialign_ray.storage import write_text
 
 PAGES = "ablation"
-"""Folder of the page and its material, beside those of `ialign compare`."""
+"""Folder of the page and its material, next to those of `ialign compare`."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Inputs of a report, kept in one folder so that it can be made again without models, clusters or data.
 
-`report/` beside the tables holds `experiment.yaml`, `runs.json` (run -> the folders of its training seeds, relative
+`report/`, next to the tables, holds `experiment.yaml`, `runs.json` (run -> the folders of its training seeds, relative
 to the folder of the tables), `predictions-SUITE.parquet`, every prediction with its run and seed, and
 `baselines-SUITE.parquet`.
 """

@@ -62,7 +62,7 @@ def heat_maps(experiment: Experiment, languages: pd.DataFrame) -> list[dict[str,
 
 
 def heat_map(suite: object, part: pd.DataFrame, groups: Mapping[str, str]) -> dict[str, Any]:
-    """A language a row, a run a column: change over base, its strength of colour, and whether it stays after Holm."""
+    """Change over base per language (row) and run (column), its colour and its significance after Holm."""
     strongest = max(float(part["value"].abs().max()), 1e-9)
     runs = row_order(part["run"].unique())
     cells = {(row["language"], row["run"]): _heat_cell(row, strongest) for row in part.to_dict("records")}
@@ -85,7 +85,7 @@ def _heat_cell(row: Mapping[Any, Any], strongest: float) -> dict[str, Any]:
 
 
 def group_scores(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any]]:
-    """Scores of each suite's chief metric: a run a row, a group a column."""
+    """Scores of each suite's main metric: one row per run, one column per group."""
     found = []
     for suite in experiment.evaluate.suites:
         kind = SUITES[suite.kind]

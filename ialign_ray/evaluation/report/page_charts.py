@@ -14,7 +14,7 @@ from ialign_ray.pages.charts import SHAPES, Bars, Figure, colours, styled
 def gain_against_forgetting(
     points: pd.DataFrame, tolerance: float, gain: str, runs: Sequence[str], words: Mapping[str, str]
 ) -> Figure:
-    """Columns run, group, x, x_low, x_high, y, y_low, y_high, said: a point a run and group, + is better.
+    """Columns run, group, x, x_low, x_high, y, y_low, y_high, said: one point per run and group, + is better.
 
     `words`: title and caption of the figure, and what x is.
     """
@@ -46,7 +46,7 @@ def gain_against_forgetting(
 
 
 def transfer(gains: pd.DataFrame, runs: Sequence[str], title: str, caption: str) -> Figure:
-    """Columns run, seed, L2, L3: a point a trained run."""
+    """Columns run, seed, L2, L3: one point per trained run."""
     chart = alt.Chart(gains).mark_point(filled=True, size=100, opacity=1)
     tips = ["run:N", "seed:Q", alt.Tooltip("L2:Q", format="+.3f"), alt.Tooltip("L3:Q", format="+.3f")]
     drawn = chart.encode(
@@ -60,7 +60,7 @@ def transfer(gains: pd.DataFrame, runs: Sequence[str], title: str, caption: str)
 
 
 def curves(losses: pd.DataFrame, runs: Sequence[str]) -> list[Figure]:
-    """Columns run, seed, source, step, loss (nats a token): a line a trained run, one chart a source, without a key."""
+    """Columns run, seed, source, step, loss (nats per token): one line per run, one chart per source, no key."""
     found = []
     for source, part in losses.groupby("source", sort=False):
         drawn = (
@@ -74,12 +74,12 @@ def curves(losses: pd.DataFrame, runs: Sequence[str]) -> list[Figure]:
                 tooltip=["run:N", "seed:N", "step:Q", alt.Tooltip("loss:Q", format=".3f")],
             )
         )
-        found.append(Figure(styled(drawn, 150), "", "loss, nats a token", "step", title=str(source)))
+        found.append(Figure(styled(drawn, 150), "", "loss, nats per token", "step", title=str(source)))
     return found
 
 
 def label_shares(shares: pd.DataFrame, labels: Sequence[str], runs: Sequence[str]) -> list[Bars]:
-    """Columns run, language, label, share: a bar a run, one chart a language."""
+    """Columns run, language, label, share: one bar per run, one chart per language."""
     painted = colours(labels)
     found = []
     for language, part in shares.groupby("language", sort=False):

@@ -63,7 +63,7 @@ def worst_examples(
 
 
 def suite_texts(experiment: Experiment) -> tuple[dict[str, pd.DataFrame], list[str]]:
-    """Suite -> its rows with their texts, indexed by language and id; and why some suites have none, in words."""
+    """Suite -> its rows with their texts, indexed by language and id; and notes on suites without texts."""
     texts: dict[str, pd.DataFrame] = {}
     notes = []
     for suite in experiment.evaluate.suites:

@@ -1,4 +1,4 @@
-"""Results as a table, a row a run: the same for a terminal and as Markdown."""
+"""Results as a table with one row per run, for a terminal and as Markdown."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Colu
 
 
 def bias_table(suite: ClassificationSuite, results: pd.DataFrame) -> str:
-    """Raw and calibrated scores side by side with what is predicted, as Markdown: a row a run, group and scorer.
+    """Raw and calibrated scores with predicted shares, as Markdown: one row per run, group and scorer.
 
     A gain that is there with one scorer alone, or goes with a shift of the predicted shares, is a shift of label bias
     before it is anything else. Baselines but the majority are left out; columns: the suite's metric, calibration error
@@ -93,7 +93,7 @@ def bias_table(suite: ClassificationSuite, results: pd.DataFrame) -> str:
 
 
 def table(results: pd.DataFrame, columns: Sequence[Column] | None = None) -> tuple[str, BlockTable]:
-    """The same table as Markdown and for a terminal: a row a run, `value [low, high]` a cell.
+    """The same table as Markdown and for a terminal: one row per run, `value [low, high]` in each cell.
 
     `results` as from `summarise`, mean over prompts. Rows: baselines, base, control, then the other runs
     in order. Each header carries n, the number of sentence ids, and of clusters where those are the units. A dash is a

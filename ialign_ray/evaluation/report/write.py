@@ -1,4 +1,4 @@
-"""Tables, verdict and page of an experiment: printed, and written beside its runs."""
+"""Tables, verdict and page of an experiment: printed, and written next to its runs."""
 
 from __future__ import annotations
 

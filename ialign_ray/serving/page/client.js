@@ -43,7 +43,7 @@ export async function stream(path, body, signal) {
 
 async function send(path, body, signal) {
   const secret = key();
-  if (!/^[\x21-\x7e]*$/.test(secret)) throw new Refusal("the API key holds signs that no key has; copy it again", 401);
+  if (!/^[\x21-\x7e]*$/.test(secret)) throw new Refusal("the API key contains invalid characters; copy it again", 401);
   const headers = secret ? { Authorization: `Bearer ${secret}` } : {};
   if (body) headers["Content-Type"] = "application/json";
   let response;
@@ -51,7 +51,7 @@ async function send(path, body, signal) {
     response = await fetch(path, { method: body ? "POST" : "GET", headers, body: body && JSON.stringify(body), signal });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Refusal("the server does not answer; see whether it still runs, and send again");
+    throw new Refusal("the server does not respond; check that it is running, then send again");
   }
   if (!response.ok) throw await refusal(response);
   return response;
@@ -65,7 +65,7 @@ async function refusal(response) {
   try {
     message = JSON.parse(text).error.message;
   } catch {
-    message = text.slice(0, MOST).trim() || `the server answers with status ${response.status}`;
+    message = text.slice(0, MOST).trim() || `the server responded with status ${response.status}`;
   }
   return new Refusal(message + again, response.status);
 }
@@ -95,5 +95,5 @@ async function* events(response) {
 }
 
 function brokenOff(error) {
-  return error?.name === "AbortError" ? error : new Refusal("the answer broke off before its end; send again");
+  return error?.name === "AbortError" ? error : new Refusal("the connection was lost before the answer was complete; send again");
 }

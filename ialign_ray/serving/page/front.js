@@ -38,7 +38,7 @@ function chart({ front: rows, tolerance, against }, run, width) {
   const known = rows.filter((row) => Number.isFinite(row.gain) && Number.isFinite(row.forgetting));
   const x = axis(reach(known, "forgetting", [tolerance]), EDGE.left, width - EDGE.right, width < 500 ? 4 : 7);
   const y = axis(reach(known, "gain", [0]), HEIGHT - EDGE.bottom, EDGE.top, 5);
-  const title = `Gain over forgetting of the ${rows.length} trials of the front; the table below has the numbers`;
+  const title = `Gain against forgetting for the ${rows.length} trials on the front; the table below has the numbers`;
   const picture = draw("svg", { class: "chart", width, height: HEIGHT, role: "img", "aria-label": title });
   picture.append(...ticks(x, y, width));
   const across = `forgetting, nats/token above the ${against ?? "base"}`;

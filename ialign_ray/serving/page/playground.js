@@ -60,7 +60,7 @@ function choose() {
   byId("languages").replaceChildren(...Object.entries(names).map(([code, name]) => make("option", { value: name }, code)));
   preset(first.details);
   const suites = (first.details.suites ?? []).map((suite) => [suite.name, `${suite.name} (${suite.labels.join(", ")})`]);
-  offer(byId("suite"), [...suites, ["", "labels of my own"]]);
+  offer(byId("suite"), [...suites, ["", "custom labels"]]);
   arrange();
   byId("facts").replaceChildren(...facts(chosen()));
   byId("measured").replaceChildren(...scores(chosen()));
@@ -108,7 +108,7 @@ function sentence(error) {
   if (error.name === "AbortError") return "stopped";
   if (error instanceof Refusal) return error.message;
   console.error(error);
-  return "the page failed; its console says where";
+  return "the page failed; see the browser console";
 }
 
 async function send() {
@@ -129,7 +129,7 @@ async function send() {
   const ends = await Promise.all(columns.map((column) => answered(now, column, signal)));
   running = null;
   byId("stop").disabled = true;
-  tell(signal.aborted ? "stopped" : ends.every(Boolean) ? "done" : "done, with an error");
+  tell(signal.aborted ? "stopped" : ends.every(Boolean) ? "done" : "finished with an error");
   await refresh(); // a version has more details after its first request
 }
 

@@ -22,13 +22,13 @@ export function forget() {
 
 /** The task's sentence about missing input, or null. */
 export function lacking(task) {
-  if (task === "chat") return byId("message").value.trim() ? null : "write a message first";
+  if (task === "chat") return byId("message").value.trim() ? null : "enter a message first";
   if (task === "translate") {
     if (!byId("source").value.trim() || !byId("target").value.trim()) return "choose both languages first";
-    return byId("text").value.trim() ? null : "write a text first";
+    return byId("text").value.trim() ? null : "enter a text first";
   }
   const empty = [...byId("slots").querySelectorAll("textarea")].find((field) => !field.value.trim());
-  return empty ? `write the ${empty.dataset.slot} first` : null;
+  return empty ? `enter the ${empty.dataset.slot} first` : null;
 }
 
 /** Asks one model; the answer grows in its column until the promise is kept. */
@@ -50,7 +50,7 @@ async function chat(column, signal) {
       said.data += choice.delta.content;
       column.began();
     }
-    if (choice?.finish_reason === "length") column.note("cut at the longest answer");
+    if (choice?.finish_reason === "length") column.note("stopped at the maximum length");
     if (event.usage) column.count(event.usage.completion_tokens);
   }
   if (kept) turns.set(column.model, [...messages, { role: "assistant", content: said.data }]);
@@ -63,7 +63,7 @@ async function translate(column, signal) {
   column.version(version);
   said.data = data.data[0].text;
   column.note(`${data.source} → ${data.target}`);
-  if (data.data[0].finish_reason === "length") column.note("cut at the longest answer");
+  if (data.data[0].finish_reason === "length") column.note("stopped at the maximum length");
   column.count(data.usage.completion_tokens);
 }
 

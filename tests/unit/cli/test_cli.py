@@ -205,4 +205,4 @@ def test_validate_warns_of_a_language_that_the_tokenizer_covers_badly(ialign, wr
         row["jav"] = f"Qzxvwqj xkcdfvz {k} wvvzqpx bzzxqw."
     (tmp_path / "second.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     out = ialign("validate", write_yaml(experiment_data))[1]
-    assert re.search(r"warning: jav: \d\.\d tokens a word against \d\.\d for eng", out)
+    assert re.search(r"warning: jav: \d\.\d tokens per word against \d\.\d for eng", out)

@@ -44,7 +44,7 @@ def built_folder(tmp_path):
 def test_build_prints_the_counts_of_every_corpus(ialign, file, tmp_path):
     code, out, _ = ialign("build", file)
     assert code == 0
-    table = out[out.index("second: texts a language") : out.index("third: texts a language")]
+    table = out[out.index("second: texts per language") : out.index("third: texts per language")]
     assert re.search(r"texts +read +characters +identical +kept +train +heldout", table)
     counts = json.loads((built_folder(tmp_path) / "counts.json").read_text())["corpora"]["second"]["splits"]
     train, held = (counts[s]["texts"]["jav"] for s in ("train", "heldout"))
@@ -63,7 +63,7 @@ def test_inspect_prints_and_writes_the_page(ialign, file, tmp_path):
     page = tmp_path / "runs" / "corpora" / "tiny" / f"{built_folder(tmp_path).name}.html"
     assert out.rstrip().endswith(f"Page: {page}")
     text = page.read_text(encoding="utf-8")
-    for part in ("second: texts a language", "second: characters a text", "1 of 1 texts dropped by identical"):
+    for part in ("second: texts per language", "second: characters per text", "1 of 1 texts dropped by identical"):
         assert part in out
     assert f"{tmp_path / 'second.jsonl'}:4" in out
     assert re.search(r"eng +\d+ +[\d.]+ ", out[out.index("Tokens of") :])
@@ -194,7 +194,7 @@ def test_warnings_of_the_tokenizer_are_printed(ialign, file, monkeypatch):
     monkeypatch.setattr("ialign_ray.inspection.tokenizer_fit.WORSE", 0.0)
     code, out, _ = ialign("inspect", file)
     assert code == 0
-    assert re.search(r"warning: jav: [\d.]+ tokens a word against [\d.]+ for eng", out)
+    assert re.search(r"warning: jav: [\d.]+ tokens per word against [\d.]+ for eng", out)
 
 
 def test_a_long_text_is_cut_on_the_terminal_and_whole_in_json(ialign, file, tmp_path):

@@ -103,7 +103,7 @@ def test_it_is_made_again_when_runs_and_data_are_gone(made, tmp_path):
     assert "No baselines of mood" not in page  # they are kept
     results = pd.read_parquet(made / "results.parquet")
     assert {"random", "majority", "length"} <= set(results["run"])
-    assert "hold no curves" in page
+    assert "contain no curves" in page
     assert "<b>arm" in before
     retention = re.findall(r"Retention: .*", before)
     assert retention

@@ -117,20 +117,20 @@ def found(*results):
 
 def test_a_language_with_twice_the_tokens_of_the_best_old_one_is_told_with_the_cure():
     [sentence] = found(result("eng", 1.3), result("deu", 1.9), result("jav", 3.9), result("ind", 2.5))
-    assert sentence.startswith("jav: 3.9 tokens a word against 1.3 for eng;")
+    assert sentence.startswith("jav: 3.9 tokens per word against 1.3 for eng;")
     assert "model.vocabulary" in sentence
 
 
 def test_more_than_four_tokens_a_word_are_told_without_a_language_to_compare():
     assert found(result("jav", 4.0)) == []
     [sentence] = found(result("jav", 4.1))
-    assert sentence.startswith("jav: 4.1 tokens a word; set model.vocabulary")
+    assert sentence.startswith("jav: 4.1 tokens per word; set model.vocabulary")
 
 
 def test_characters_are_not_compared_with_words():
     assert found(result("eng", 0.3), result("tha", 0.9, unit="character")) == []
     [sentence] = found(result("eng", 0.3), result("tha", 1.9, unit="character"))
-    assert sentence.startswith("tha: 1.9 tokens a character;")
+    assert sentence.startswith("tha: 1.9 tokens per character;")
 
 
 @pytest.mark.parametrize(

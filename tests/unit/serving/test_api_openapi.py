@@ -13,7 +13,6 @@ from ialign_ray.config.serve import LimitsConfig, ServeConfig
 from ialign_ray.serving.api import KeyRing, new_key
 from ialign_ray.serving.api.errors import MEANINGS
 
-SECONDS_OF_FUZZING = 25
 ASKING = ["/v1/chat/completions", "/v1/completions", "/v1/translate", "/v1/classify", "/v1/score"]
 
 
@@ -117,9 +116,8 @@ def with_names(document, models):
 
 def fuzzed(url, folder, mode):
     command = [sys.executable, "-m", "schemathesis.cli", "run", str(folder / "openapi.json"), "--url", url, "-m", mode]
-    options = (
-        f"--max-time {SECONDS_OF_FUZZING} -n 25 --seed 1 --phases examples,coverage,fuzzing --no-shrink --no-color"
-    )
+    # limit the cases, not the seconds: a busy machine sends fewer requests in the same time
+    options = "-n 25 --seed 1 --phases examples,coverage,fuzzing --no-shrink --no-color"
     command += [*options.split(), "--exclude-checks", "positive_data_acceptance", "--generation-database", "none"]
     command += ["--request-timeout", "60"]
     return subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)

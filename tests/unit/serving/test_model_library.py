@@ -117,7 +117,7 @@ def test_full_versions_take_turns_and_the_old_one_leaves_the_memory(registry, tm
     runs = [make_run(experiment, name, {"eng": 1.0, "ind": s, "jav": s}, k) for k, (name, s) in enumerate(SIZES)]
     for run in runs:
         register(registry, run, "big")
-    promote(registry, "big", 1)
+    promote(registry, "big", 1, force="models are served, not judged")
     texts = [of_run(run) for run in runs]
     assert texts[0] != texts[1]
     monkeypatch.setattr(model_pool, "IDLE_S", 0.0)
@@ -125,7 +125,7 @@ def test_full_versions_take_turns_and_the_old_one_leaves_the_memory(registry, tm
     async def story():
         async with serving(registry, "big@champion") as shelf:
             async with shelf.lease("big@champion") as old:
-                promote(registry, "big", 2)
+                promote(registry, "big", 2, force="models are served, not judged")
                 await shelf.refresh()
                 await shelf._pool.trim()
                 assert await ask(shelf) == ("big/2", texts[1])
