@@ -59,9 +59,12 @@ test-browser: setup  ## test the pages in a headless Chromium, installed (Debian
 pocket-base: setup  ## train the base model of the quickstart, once, and keep it in the cache
 	$(BIN)/python -c "from rich.console import Console; from ialign_ray.training.pocket import ensure_base; ensure_base('pocket:base', Console())"
 
-quickstart: setup  ## the pocket experiment: search, front, champion, a request of each kind; SERVE=1 leaves it up
+quickstart: setup  ## the pocket experiment: search, champion, translations, a request of each kind; SERVE=1 keeps serving
 	$(BIN)/ialign tune jobs/experiments/pocket.yaml --promote --resume
 	$(BIN)/ialign serve jobs/experiments/pocket.yaml $(if $(SERVE),,--port 0 --try)
+	@printf '\n%s\n' "Report:            $(REPORT)" "Playground:        make quickstart SERVE=1, then http://127.0.0.1:8000/" \
+		"Your own language: copy jobs/experiments/pocket.yaml, then see \"Your own languages\" in README.md"
+REPORT = $(lastword $(wildcard runs/pocket/search/trials/*/evaluation/report.html))
 
 real-run: setup  ## SmolLM2 on FLORES-200: make real-run DATA=... SMOLLM2=folder-or-hub-id
 	$(BIN)/ialign compare jobs/experiments/smollm2-flores.yaml --set storage.data=$(DATA) --set model.id=$(SMOLLM2)

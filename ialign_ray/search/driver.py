@@ -107,7 +107,7 @@ def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
     decides = experiment.model_dump(mode="json", include=set(DECIDE))
     for free in ("concurrent", "cpus_per_trial", "gpus_per_trial"):  # the cluster may have changed
         decides["search"].pop(free)
-    if not decides["search"]["confirm_seeds"]:  # searches of before this field resume
+    if not decides["search"]["confirm_seeds"]:  # searches that were begun without this field resume
         decides["search"].pop("confirm_seeds")
     rule = decides["search"].pop("feasible")
     key = json_hash(decides)

@@ -83,7 +83,7 @@ def winner_control(experiment: Experiment, run: Path) -> Path:
 
 
 def judge_winner(experiment: Experiment, run: Path, console: Console) -> None:
-    """Score the winner once: against the control of its own settings, and beside it against the default one.
+    """Score the winner once against the control with its settings, and against the default one.
 
     Winner and control of each confirming seed are judged with them.
     """

@@ -30,7 +30,8 @@ SPACE = """search.space={
   model.lora.rank: {grid: [2, 8, 32]},
   train.learning_rate: {grid: [1.0e-3, 3.0e-3, 1.0e-2]}}"""
 SETTINGS = [
-    SPACE, "model.tuning=lora", "train.steps=54", "search.confirm_seeds=[]", "search.searcher=grid", "search.scheduler=none", "search.min_budget=2", "train.batch_size=8",
+    SPACE, "model.tuning=lora", "train.steps=54", "search.confirm_seeds=[]",
+    "search.searcher=grid", "search.scheduler=none", "search.min_budget=2", "train.batch_size=8",
     "train.validation={pairs: 120, instructions: 60}", "name=search-grid", "storage.runs=runs",
 ]  # fmt: skip
 COLUMNS = [

@@ -46,8 +46,9 @@ def load(trials: int, steps: int, runs: str) -> tuple[Experiment, list[str]]:
     """The experiment of both sides, and the overrides that make it."""
     settings = [
         f"train.steps={steps}", "train.batch_size=8", "search.searcher=random", "search.scheduler=none",
-        "model.tuning=lora", "search.space={replay.ratio: {choice: [0, 0.5, 0.9]}, model.lora.rank: {uniform: [1, 64]}}",
-        "search.confirm_seeds=[]", f"search.trials={trials}", f"search.min_budget={max(1, steps // 3)}", "tracking.mlflow=false",
+        "model.tuning=lora", "search.space={replay.ratio: {choice: [0, 0.9]}, model.lora.rank: {uniform: [1, 64]}}",
+        "search.confirm_seeds=[]", f"search.trials={trials}", f"search.min_budget={max(1, steps // 3)}",
+        "tracking.mlflow=false",
         "train.validation={pairs: 120, instructions: 60}", f"storage.runs={runs}",
     ]  # fmt: skip
     return load_experiment(HERE / "jobs" / "experiments" / "pocket.yaml", settings), settings

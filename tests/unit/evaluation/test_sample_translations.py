@@ -6,8 +6,15 @@ from ialign_ray.config import build_experiment
 from ialign_ray.config.suites import TranslationSuite
 from ialign_ray.evaluation.report.translations import SENTENCES, sample_translations
 
-SUITE = {"kind": "translation", "name": "t", "path": "t.parquet", "id": "id", "columns": {"eng": "e", "jav": "j", "zsm": "z"},
-         "directions": [["eng", "jav"], ["jav", "eng"], ["eng", "zsm"]], "generate": True}  # fmt: skip
+SUITE = {
+    "kind": "translation",
+    "name": "t",
+    "path": "t.parquet",
+    "id": "id",
+    "columns": {"eng": "e", "jav": "j", "zsm": "z"},
+    "directions": [["eng", "jav"], ["jav", "eng"], ["eng", "zsm"]],
+    "generate": True,
+}
 
 
 def frame(answer: str, directions: list[str]) -> dict[str, pd.DataFrame]:

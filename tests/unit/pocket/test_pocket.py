@@ -198,9 +198,9 @@ def test_a_dialect_is_as_far_from_the_cipher_as_it_says() -> None:
 
 
 def test_requests_to_translate_are_those_of_the_alignment_tasks() -> None:
+    slots = {"{source}": "{text}", "{source_language}": "{source}", "{target_language}": "{target}"}
     for language, wordings in TRANSLATION_WORDINGS.items():
         found = yaml.safe_load((TEMPLATES / f"{language}.yaml").read_text(encoding="utf-8"))["mt"]
-        slots = {"{source}": "{text}", "{source_language}": "{source}", "{target_language}": "{target}"}
         assert set(wordings) == {re.sub(r"{\w+}", lambda slot: slots[slot[0]], t["input"]) for t in found}
 
 

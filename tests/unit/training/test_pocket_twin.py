@@ -48,9 +48,8 @@ def test_shuffled_targets_and_permuted_labels_show_nothing(tmp_path):
     for code in ("jav", "qci"):
         rows = permuted["language"] == code
         permuted.loc[rows, "label"] = random.permutation(permuted.loc[rows, "label"].to_numpy())
-    found = summarise(
-        {"true": frames, "twin": {"translation": twin["translation"]}, "permuted": {"sentiment": permuted}}, experiment.languages.groups()
-    ).query("scope == 'group:L2' and prompt == 'all'")
+    runs = {"true": frames, "twin": {"translation": twin["translation"]}, "permuted": {"sentiment": permuted}}
+    found = summarise(runs, experiment.languages.groups()).query("scope == 'group:L2' and prompt == 'all'")
     score = found.drop_duplicates(["run", "metric"]).set_index(["run", "metric"])
 
     assert score.loc[("true", "source_use"), "low"] > 0.3
