@@ -49,8 +49,10 @@ def test_build_prints_the_counts_of_every_corpus(ialign, file, tmp_path):
     counts = json.loads((built_folder(tmp_path) / "counts.json").read_text())["corpora"]["second"]["splits"]
     train, held = (counts[s]["texts"]["jav"] for s in ("train", "heldout"))
     assert train + held == 11
-    assert re.search(rf"jav +12 +0 +-1 +11 +{train} +{held} ", table)
-    assert re.search(rf"rows +12 +0 +0 +12 +{counts['train']['rows']} +{counts['heldout']['rows']} ", table)
+    assert re.search(rf"^jav +12 +0 +-1 +11 +{train} +{held}$", table, re.MULTILINE)
+    assert re.search(
+        rf"^rows +12 +0 +0 +12 +{counts['train']['rows']} +{counts['heldout']['rows']}$", table, re.MULTILINE
+    )
     assert "Nothing dropped or changed by:" in table
     assert "duplicates: 0 groups of equal rows; 0 rows dropped" in out
     assert f"Corpus:    {built_folder(tmp_path)}\n" in out
@@ -68,7 +70,7 @@ def test_inspect_prints_and_writes_the_page(ialign, file, tmp_path):
     assert f"{tmp_path / 'second.jsonl'}:4" in out
     assert re.search(r"eng +\d+ +[\d.]+ ", out[out.index("Tokens of") :])
     for task in ("mt", "tlm", "mlm", "xss"):
-        assert re.search(rf"^ {task} +[\d,]+ ", out, re.MULTILINE)
+        assert re.search(rf"^{task} +[\d,]+ ", out, re.MULTILINE)
         assert len(re.findall(rf"─ {task} eng → ind ", out)) == 1
         assert f"<summary>{task} eng → jav " in text
     assert "\x1b" not in text

