@@ -125,13 +125,17 @@ def train_small(
     for k, phase in enumerate(recipe):
         chosen = pool.filter(pc.is_in(pool["source"], pa.array(sorted(phase.families)))) if phase.families else pool
         # a folder for each phase, as a process remembers the plan that it read from one
-        scratch, before = folder / f"scratch-{k}", done
+        scratch = folder / f"scratch-{k}"
         plan = Plan.replay_only(chosen, phase.settings.seed)
-        train_here(model, plan, encoder, phase.settings, scratch, lambda step, before=before: on_step(before + step))
+        train_here(model, plan, encoder, phase.settings, scratch, partial(_after, on_step, done))
         shutil.rmtree(scratch)
         done += phase.settings.steps
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+
+
+def _after(on_step: OnStep, before: int, step: int) -> None:
+    on_step(before + step)
 
 
 def train_here(
