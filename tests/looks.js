@@ -19,6 +19,13 @@ layout() {
       faults.push(`wider than its column: ${named(e)}`);
     if (style.display !== "inline" && e.clientWidth && e.scrollWidth > e.clientWidth + 1 && !["INPUT", "SELECT", "TEXTAREA"].includes(e.tagName))
       faults.push(`its text is wider than it: ${named(e)}`);
+    const words = e.childElementCount ? "" : e.textContent.trim();
+    if (/^\S{1,12}$|^[\d.,]+ %$/.test(words)) {
+      const range = document.createRange();
+      range.selectNodeContents(e);
+      const tops = new Set([...range.getClientRects()].map((line) => Math.round(line.top)));
+      if (tops.size > 1) faults.push(`a short word or number is broken: ${named(e)}`);
+    }
     if (style.textOverflow === "ellipsis") faults.push(`text ends in an ellipsis: ${named(e)}`);
   }
   for (const svg of document.querySelectorAll("svg")) {

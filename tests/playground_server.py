@@ -74,7 +74,7 @@ def serving(settings, registry, keys):
 
     thread = threading.Thread(target=asyncio.run, args=(run(),), daemon=True)
     thread.start()
-    until(lambda: found.server is not None and found.server.started, 60)
+    until(lambda: found.server is not None and found.server.started, 300)
     found.url = f"http://127.0.0.1:{found.server.servers[0].sockets[0].getsockname()[1]}"
     try:
         yield found
