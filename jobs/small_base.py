@@ -8,7 +8,6 @@ Rows whose `split` is `train` are learned (all, where the file has no such colum
 from __future__ import annotations
 
 import argparse
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -16,7 +15,6 @@ from rich.progress import Progress
 
 from ialign_ray.config import DataSource, TrainConfig
 from ialign_ray.corpus.readers import read_table
-from ialign_ray.pocket.base import base_config
 from ialign_ray.storage import once
 from ialign_ray.tasks.replay import instruction_pool
 from ialign_ray.training.pocket import Phase, train_small
@@ -44,15 +42,16 @@ def main() -> None:
         weight_decay=0.1,
         checkpoint_every=given.steps,
     )
-    shape = partial(base_config, initializer_range=0.08)
     console = Console()
     with Progress(console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task("base", total=recipe.steps)
 
         def make(folder: Path) -> None:
-            train_small(
-                folder, pool, [Phase(recipe)], given.vocabulary, shape, lambda step: bar.update(task, completed=step)
-            )
+            def on_step(step: int) -> None:
+                bar.update(task, completed=step)
+
+            # 0.08: as the base of the published miniature began
+            train_small(folder, pool, [Phase(recipe)], given.vocabulary, 0.08, on_step)
 
         once(given.to, make)
     console.print(f"{given.to}: trained on {pool.num_rows:,} instructions", highlight=False, soft_wrap=True)

@@ -37,3 +37,22 @@ def sentences(count, first=0):
 def write_jsonl(path, rows):
     path.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), encoding="utf-8")
     return path
+
+
+def two_corpora(folder, model, name, rows):
+    """Plain data of an experiment whose corpus `name` has these rows, and whose corpus `gone` loses its only one."""
+    write_jsonl(folder / "rows.jsonl", rows)
+    write_jsonl(folder / "gone.jsonl", [{"eng": "same", "jav": "same"}])
+    return {
+        "name": "tiny",
+        "languages": {"l1": ["eng"], "l2": ["jav", "sun"]},
+        "model": {"id": str(model)},
+        "replay": {"ratio": 0},
+        "corpora": [
+            {"name": name, "path": "rows.jsonl", "columns": {"eng": "eng", "jav": "jav"}, "id": "sid"},
+            {"name": "gone", "path": "gone.jsonl", "columns": {"eng": "eng", "sun": "jav"}},
+        ],
+        "tasks": {"mix": {"mt": 0.5, "tlm": 0.5, "xss": 0}},
+        "train": {"max_prompt_tokens": 40, "max_target_tokens": 24},
+        "storage": {"data": str(folder), "runs": str(folder / "runs")},
+    }

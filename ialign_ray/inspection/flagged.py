@@ -100,7 +100,7 @@ def _flagged_row(row: Mapping[str, Any]) -> FlaggedRow:
     odd = sorted((m for m in MEASURES if counted[m] > 0), key=lambda m: -counted[m])
     return FlaggedRow(
         row["id"], row["file"], row["line"], pivot, other, (row[pivot], row[other]), row[":anomaly"],
-        [m.tell(row[f":{m.name}"]) for m in odd],
+        [m.describe(row[f":{m.name}"]) for m in odd],
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class QualityMeasure:
         counted = np.clip((values - self.usual) / (self.odd - self.usual), 0, 1)
         return np.nan_to_num(counted, nan=0.0)
 
-    def tell(self, value: float) -> str:
+    def describe(self, value: float) -> str:
         """A value in words."""
         return self.says.format(value)
 

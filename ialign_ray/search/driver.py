@@ -22,7 +22,7 @@ from ialign_ray.search.actor import SearchTrial, train_control
 from ialign_ray.search.budget import Demand, budgets, concurrency, demand, whole_budget
 from ialign_ray.search.objective import ESTIMATE, References
 from ialign_ray.search.progress import NestedRuns, Progress, shown
-from ialign_ray.search.results import STOPPED, TRIALS, WINNER, write_results
+from ialign_ray.search.results import STOPPED, TRIALS, WINNER, is_chosen, write_results
 from ialign_ray.search.searchers import searcher
 from ialign_ray.search.space import Point, check_space, point_name, search_of, trial_count
 from ialign_ray.search.trial import read_losses
@@ -81,7 +81,7 @@ def search(experiment: Experiment, console: Console, *, resume: bool = False) ->
         shared.plan.save(folder / "data" / "plan")  # suites that are added later are searched for in it
         run_trials(shared, folder, need, most, console)
         found = write_results(folder, settings)
-        if found and found["feasible"]:
+        if found and is_chosen(found):
             train_own_control(shared, found["point"], need, console)
             train_again(shared, found["point"], need, console)
     write_json(folder / SETTINGS, read_json(folder / SETTINGS) | {"finished": True})

@@ -15,7 +15,7 @@ from rich.live import Live
 
 from ialign_ray.config import Experiment
 from ialign_ray.search.objective import pareto
-from ialign_ray.terminal import BlockTable
+from ialign_ray.terminal import BlockTable, say
 from ialign_ray.training.display import PLAIN_SECONDS
 
 SHOWN = 8
@@ -38,7 +38,7 @@ class Progress:
         self.last[name] = {**result, "point": point}
         if not self.console.is_terminal and time.monotonic() - self._printed > PLAIN_SECONDS:
             self._printed = time.monotonic()
-            self.console.print(self.line(), highlight=False, markup=False, soft_wrap=True)
+            say(self.console, self.line())
 
     def end(self, name: str) -> None:
         """A trial ended or was stopped."""
@@ -107,7 +107,7 @@ def shown(progress: Progress) -> Iterator[None]:
     console = progress.console
     if not console.is_terminal:
         yield
-        console.print(progress.line(), highlight=False, markup=False, soft_wrap=True)
+        say(console, progress.line())
         return
     with Live(get_renderable=progress.table, console=console, refresh_per_second=2, vertical_overflow="visible"):
         yield
@@ -144,7 +144,7 @@ class NestedRuns:
             self._client = None
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             text = f"warning: tracking stopped ({cause}); the search continues"
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            say(self._console, text)
 
     def result(self, name: str, point: dict[str, Any], result: dict[str, Any]) -> None:
         """Log one outcome under the trial's run; only once, even if a resumed trial reports it again."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +80,11 @@ def winner(table: pd.DataFrame, search: SearchConfig) -> dict[str, Any] | None:
         "trials": len(ends(table)),
         **{name: _plain(row[name]) for name in numbers},
     }
+
+
+def is_chosen(found: Mapping[str, Any]) -> bool:
+    """Return True if a search's winner is judged on the test rows: a merely nearest trial is, by the estimate alone."""
+    return bool(found["feasible"]) or found["rule"] != SHOWN
 
 
 def sentence(row: dict[str, Any], rows: Sequence[dict[str, Any]], search: SearchConfig) -> str:

@@ -23,6 +23,7 @@ from rich.progress import (
 )
 
 from ialign_ray.config import Experiment
+from ialign_ray.terminal import say
 from ialign_ray.training.run_log import RECORDS, VALIDATIONS, RunLogFile, records, shown_warnings
 
 PLAIN_SECONDS = 15.0
@@ -169,12 +170,12 @@ class _Watcher:
             self._track(partial(self.sinks.log, new, validation_curves))
             for record in new:
                 line = f"{self._run.name}: {validation_line(record, said[0])}"
-                self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+                say(self._console, line)
 
     def _warnings(self) -> None:
         told = shown_warnings(self._run)
         for text in told[self._told :]:
-            self._console.print(f"warning: {text}", highlight=False, markup=False, soft_wrap=True)
+            say(self._console, f"warning: {text}")
         self._told = len(told)
 
     def close(self, finished: bool) -> None:
@@ -191,7 +192,7 @@ class _Watcher:
             self._tracking = False
             cause = (str(error).splitlines() or [type(error).__name__])[0]
             text = f"warning: tracking stopped ({cause}); {self._run / RECORDS} continues"
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            say(self._console, text)
 
     def _note(self, new: list[dict[str, Any]]) -> str:
         tokens, seconds = sum(r["tokens"] for r in new), sum(r["seconds"] for r in new)

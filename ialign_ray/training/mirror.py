@@ -18,6 +18,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from rich.console import Console
 from ialign_ray.config import Experiment
 from ialign_ray.errors import CheckpointError
 from ialign_ray.storage import file_hash, is_intact
+from ialign_ray.terminal import say
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.full_disk import CURE
 
@@ -73,7 +75,7 @@ class Mirror:
             self._system.pipe_file(f"{self._root}/copies/{name}.json", listed)
             self._prune()
 
-    def pull(self, run: Path, fingerprint: str, tell: Callable[[str], object]) -> str | None:
+    def pull(self, run: Path, fingerprint: str, report: Callable[[str], object]) -> str | None:
         """Replace a run's files by the newest complete copy; return its name, None if the mirror has no such copy.
 
         Raises CheckpointError for a copy of a run with other settings or data, or if the local disk is full.
@@ -87,7 +89,7 @@ class Mirror:
                     with room_at(str(run), CURE):
                         _take_place(scratch, run)
                     return name
-                tell(f"warning: copy {name} at {self.address} is torn ({lacking}); using the previous one")
+                report(f"warning: copy {name} at {self.address} is torn ({lacking}); using the previous one")
             finally:
                 shutil.rmtree(scratch, ignore_errors=True)
         return None
@@ -204,15 +206,12 @@ def mirror_of(experiment: Experiment, run: Path) -> Mirror | None:
 
 def bring_back(mirror: Mirror, run: Path, checkpoints: Checkpoints, console: Console) -> None:
     """Restore the run from its mirror if the copy there has more steps than the local run."""
-
-    def tell(text: str) -> None:
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
-
+    report = partial(say, console)
     newest = mirror.names()[:1]
     if not newest or newest[0] <= state_of(run, checkpoints):
         return
-    if name := mirror.pull(run, checkpoints.fingerprint, tell):
-        tell(f"{run.name}: restored from {mirror.address}, {name}")
+    if name := mirror.pull(run, checkpoints.fingerprint, report):
+        report(f"{run.name}: restored from {mirror.address}, {name}")
 
 
 def state_of(run: Path, checkpoints: Checkpoints) -> str:
@@ -265,7 +264,7 @@ class _Sender:
                 self._sent = state
         except (CheckpointError, OSError, shutil.Error) as error:
             text = f"warning: {error}; the run continues, and its next checkpoint is sent again"
-            self._console.print(text, highlight=False, markup=False, soft_wrap=True)
+            say(self._console, text)
 
 
 def _take_place(scratch: Path, run: Path) -> None:

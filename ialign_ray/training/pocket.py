@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -18,7 +18,7 @@ from torch import nn
 
 from ialign_ray.config import DataSource, Experiment, TrainConfig
 from ialign_ray.pocket import POCKET
-from ialign_ray.pocket.base import VOCABULARY, base_config, train_tokenizer
+from ialign_ray.pocket.base import INITIALIZER_RANGE, VOCABULARY, base_config, train_tokenizer
 from ialign_ray.pocket.corpus import RAW
 from ialign_ray.pocket.locate import base_folder
 from ialign_ray.storage import is_intact, once
@@ -31,8 +31,6 @@ from ialign_ray.training.loop import Loop, run_loop
 from ialign_ray.training.prepare import save_data
 from ialign_ray.training.run_log import RunLog
 
-Weighting = Literal["examples", "tokens"]
-
 
 @dataclass(frozen=True)
 class Phase:
@@ -43,30 +41,21 @@ class Phase:
     """Sources of the instructions that are drawn; all if empty."""
 
 
-def _phase(steps: int, batch: int, rate: float, weighting: Weighting, *families: str) -> Phase:
-    settings = TrainConfig(
-        steps=steps,
-        batch_size=batch,
-        learning_rate=rate,
-        weighting=weighting,
-        warmup=0.05,
-        weight_decay=0.1,
-        checkpoint_every=steps,
-        max_prompt_tokens=256,
-        max_target_tokens=128,
-        spike_deviations=1000,  # a rate as high as these makes spikes that pass
-    )
-    return Phase(settings, frozenset(families))
+def _phase(*families: str, **settings: Any) -> Phase:
+    same = {"warmup": 0.05, "weight_decay": 0.1, "max_prompt_tokens": 256, "max_target_tokens": 128}
+    # a rate as high as these makes spikes that pass
+    train = TrainConfig(**same, **settings, checkpoint_every=settings["steps"], spike_deviations=1000)
+    return Phase(train, frozenset(families))
 
 
 RECIPE = (
     # Everything, by tokens: translation is learned here. Sentiment, whose answers are one token, is not: its gradient
     # drowns in that of the sentences, however long this is.
-    _phase(900, 16, 3e-3, "tokens"),
+    _phase(steps=900, batch_size=16, learning_rate=3e-3, weighting="tokens"),
     # So it is learned alone, in a sixth of the time, while translation is forgotten ...
-    _phase(220, 32, 2e-3, "examples", "sentiment", "word-sentiment"),
+    _phase("sentiment", "word-sentiment", steps=220, batch_size=32, learning_rate=2e-3, weighting="examples"),
     # ... and back within a few steps, as the way to it is still there.
-    _phase(300, 16, 2.5e-3, "examples"),
+    _phase(steps=300, batch_size=16, learning_rate=2.5e-3, weighting="examples"),
 )
 """Phases of the pocket base: 1,420 steps, 200 to 280 core-seconds."""
 
@@ -104,13 +93,13 @@ def train_small(
     pool: pa.Table,
     recipe: Sequence[Phase],
     vocabulary: int = VOCABULARY,
-    shape: Callable[[Any], Any] = base_config,
+    initializer_range: float = INITIALIZER_RANGE,
     on_step: OnStep = lambda step: None,
 ) -> None:
     """Train a base model on a pool of instructions (REPLAY_SCHEMA), and save it and its tokenizer into `folder`.
 
-    Instructions that exceed the recipe's lengths are left out. `shape` makes the config of a Llama for a tokenizer,
-    whose vocabulary of `vocabulary` pieces at most is learned from the pool.
+    Instructions that exceed the recipe's lengths are left out. The model is `pocket.base.base_config`, with a
+    vocabulary of `vocabulary` pieces at most that is learned from the pool.
     """
     from transformers import LlamaForCausalLM
 
@@ -120,7 +109,7 @@ def train_small(
     encoder = Encoder.of(tokenizer, "never", "\n", first.max_prompt_tokens, first.max_target_tokens)
     pool = pool.filter(pa.array([encoder.fits(*pair) for pair in pairs], pa.bool_()))
     torch.manual_seed(first.seed)
-    model = LlamaForCausalLM(shape(tokenizer))
+    model = LlamaForCausalLM(base_config(tokenizer, initializer_range))
     done = 0
     for k, phase in enumerate(recipe):
         chosen = pool.filter(pc.is_in(pool["source"], pa.array(sorted(phase.families)))) if phase.families else pool

@@ -19,6 +19,7 @@ from ialign_ray.config import Experiment, build_experiment, dump_yaml
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError, StoppedError
 from ialign_ray.storage import alone, is_intact, join_writers, read_json, write_json, write_text
 from ialign_ray.streaming.examples import ExampleSource
+from ialign_ray.terminal import say
 from ialign_ray.training.checkpoint import Checkpoints
 from ialign_ray.training.display import watching
 from ialign_ray.training.full_disk import CURE, writing
@@ -78,7 +79,7 @@ def _train(experiment: Experiment, run: Path, name: str, resume: bool, console: 
     record = read_json(run / MODEL / RECORD)
     write_json(run / RECORD, record | {"wall_seconds": round(time.time() - began, 1)})
     for sentence in ending_sentences(record["ending"]):
-        console.print(f"{name}: {sentence}", highlight=False, markup=False, soft_wrap=True)
+        say(console, f"{name}: {sentence}")
 
 
 def ending_sentences(ending: dict[str, Any]) -> list[str]:
@@ -111,7 +112,7 @@ def resources_beside(
         return validation_resources(experiment.scaling, resources, use_gpu)
     except ClusterError as error:
         text = f"warning: {error}; the workers validate between two steps"
-        console.print(text, highlight=False, markup=False, soft_wrap=True)
+        say(console, text)
         return None
 
 

@@ -18,7 +18,7 @@ from ialign_ray.search.driver import by_stored_rule, search
 from ialign_ray.search.objective import SHOWN
 from ialign_ray.search.page import write_page
 from ialign_ray.search.progress import COLUMNS, cells
-from ialign_ray.search.results import PARETO_FRONT, POINT, TRIALS, WINNER
+from ialign_ray.search.results import PARETO_FRONT, POINT, TRIALS, WINNER, is_chosen
 from ialign_ray.search.space import search_of
 from ialign_ray.search.trial_context import (
     confirmation_folder,
@@ -58,7 +58,7 @@ def _tune(experiment: Experiment, console: Console, resume: bool) -> Path:
     console.print(pareto_table(read_json(folder / PARETO_FRONT)))
     found = read_json(folder / WINNER)
     settings = ", ".join(f"{k} {v}" for k, v in found["point"].items())
-    chosen = found["feasible"] or found["rule"] != SHOWN
+    chosen = is_chosen(found)
     say(console, f"\n{'Winner' if chosen else 'Nearest'}: {settings}\n{found['why'][0].upper()}{found['why'][1:]}.")
     run = folder / TRIALS / str(found["trial"])
     if not chosen:

@@ -9,7 +9,7 @@ from looks import SCHEMES, WIDTHS, faults, looked_at
 from playground_server import SECRET
 from report_material import material
 from rich.console import Console
-from tiny_corpus import sentences, write_jsonl
+from tiny_corpus import sentences, two_corpora
 
 from ialign_ray.config import Domain, SearchConfig, build_experiment
 from ialign_ray.corpus.build import build_corpus
@@ -63,21 +63,7 @@ def test_the_corpus_page(browser, tmp_path, tiny_model_folder):
     rows[7]["jav"] = '<script>window.broken = 1</script> <img src="http://evil.example/x.png">'
     rows[9]["eng"] = rows[9]["jav"] = "the same words here"
     rows[10]["jav"] = "W" * 400
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    write_jsonl(tmp_path / "gone.jsonl", [{"eng": "same", "jav": "same"}])
-    data = {
-        "name": "tiny",
-        "languages": {"l1": ["eng"], "l2": ["jav", "sun"]},
-        "model": {"id": str(tiny_model_folder)},
-        "replay": {"ratio": 0},
-        "corpora": [
-            {"name": UNBROKEN, "path": "rows.jsonl", "columns": {"eng": "eng", "jav": "jav"}, "id": "sid"},
-            {"name": "gone", "path": "gone.jsonl", "columns": {"eng": "eng", "sun": "jav"}},
-        ],
-        "tasks": {"mix": {"mt": 0.5, "tlm": 0.5, "xss": 0}},
-        "train": {"max_prompt_tokens": 40, "max_target_tokens": 24},
-        "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
-    }
+    data = two_corpora(tmp_path, tiny_model_folder, UNBROKEN, rows)
     experiment = build_experiment(data, "test")
     built = build_corpus(experiment, EvaluationIndex.build([]))
     path = write_inspection(inspect(experiment, built, make_encoder(experiment)), tmp_path / "corpus.html")

@@ -76,13 +76,13 @@ def trained_on(experiment: Experiment, runs: Mapping[str, Path], units: Sequence
         if not ids:
             continue
         every, names = rows["id"].nunique(), [name for name, plan in data.items() if plan and by[plan]]
-        told = f"{suite.name}: {len(ids)} of {every} rows were trained on by {', '.join(names)}"
+        sentence = f"{suite.name}: {len(ids)} of {every} rows were trained on by {', '.join(names)}"
         if len(ids) == every:
             raise DataError(
-                f"{told}, so nothing is left to measure; remove evaluate.suites.{suite.name}, or use others"
+                f"{sentence}, so nothing is left to measure; remove evaluate.suites.{suite.name}, or use others"
             )
         found[suite.name] = ids
-        warnings.append(f"{told}; they are excluded from every score")
+        warnings.append(f"{sentence}; they are excluded from every score")
     return TrainedOn(found, warnings)
 
 

@@ -33,7 +33,7 @@ def read(source, columns=(), size=100):
     return [r for c in plan_chunks(source, ".", columns, size) for t in read_chunk(c, bad) for r in t.to_pylist()]
 
 
-def told(call):
+def message_of(call):
     with pytest.raises(DataError) as caught:
         call()
     assert "\n" not in str(caught.value)
@@ -77,11 +77,11 @@ def test_a_compressed_file_cut_short_is_refused(tmp_path, suffix, kept):
     data = PACK[suffix](TEXT.encode())
     path.write_bytes(data[: int(len(data) * kept)])
     for policy in ("refuse", "drop"):
-        message = told(lambda policy=policy: read(DataSource(path=str(path), bad_rows=policy)))
+        message = message_of(lambda policy=policy: read(DataSource(path=str(path), bad_rows=policy)))
         assert f"{path} ends in the middle of its" in message
         assert "fetch it again" in message
     path.write_bytes(b"plain text")
-    assert "is not a whole" in told(lambda: read(DataSource(path=str(path))))
+    assert "is not a whole" in message_of(lambda: read(DataSource(path=str(path))))
 
 
 def test_a_pattern_is_sorted_and_keeps_the_number_of_the_file(tmp_path):
@@ -97,7 +97,7 @@ def test_a_pattern_is_sorted_and_keeps_the_number_of_the_file(tmp_path):
         "c1",
         "c2",
     ]
-    assert "matches no file" in told(lambda: plan_chunks(DataSource(path="*.tsv"), str(tmp_path)))
+    assert "matches no file" in message_of(lambda: plan_chunks(DataSource(path="*.tsv"), str(tmp_path)))
 
 
 def test_a_limit_asks_for_one_chunk_over_all_files(tmp_path):
@@ -112,16 +112,18 @@ def test_a_limit_asks_for_one_chunk_over_all_files(tmp_path):
 def test_a_missing_column_is_told_before_reading(tmp_path):
     path = tmp_path / "rows.jsonl"
     path.write_text(TEXT, encoding="utf-8")
-    assert "has no column 'min'; it has eng, jav" in told(lambda: plan_chunks(DataSource(path=str(path)), ".", ["min"]))
+    assert "has no column 'min'; it has eng, jav" in message_of(
+        lambda: plan_chunks(DataSource(path=str(path)), ".", ["min"])
+    )
     packed = tmp_path / "rows.jsonl.gz"
     packed.write_bytes(gzip.compress(TEXT.encode()))
-    assert "has no column 'min'" in told(lambda: read(DataSource(path=str(packed)), ["min"]))
+    assert "has no column 'min'" in message_of(lambda: read(DataSource(path=str(packed)), ["min"]))
 
 
 def test_a_folder_names_the_cure(tmp_path):
     (tmp_path / "data").mkdir()
     for kind in ("auto", "parquet", "csv", "jsonl", "tmx", "po"):
-        message = told(
+        message = message_of(
             lambda kind=kind: read(
                 DataSource(path=str(tmp_path / "data"), format=kind),
                 ["eng", "source"][:1] if kind != "po" else ["source"],
@@ -135,7 +137,7 @@ def test_a_file_that_changed_since_it_was_planned_is_refused(tmp_path):
     path.write_text(TEXT, encoding="utf-8")
     (chunk,) = plan_chunks(DataSource(path=str(path)), ".")
     path.write_text(TEXT * 2, encoding="utf-8")
-    assert "changed while" in told(lambda: list(read_chunk(chunk, [])))
+    assert "changed while" in message_of(lambda: list(read_chunk(chunk, [])))
 
 
 def test_bad_rows_are_dropped_and_listed_with_their_lines(tmp_path):
@@ -160,7 +162,7 @@ def test_remote_files_are_globbed_and_split():
     pq.write_table(pa.Table.from_pylist(ROWS), buffer, row_group_size=10)
     system.pipe("/ialign/rows.parquet", buffer.getvalue().to_pybytes())
     assert read_table(DataSource(path="rows.parquet"), "memory://ialign").num_rows == 50
-    assert "does not exist" in told(lambda: read(DataSource(path="memory://ialign/none.csv")))
+    assert "does not exist" in message_of(lambda: read(DataSource(path="memory://ialign/none.csv")))
 
 
 class Closed(fsspec.AbstractFileSystem):
@@ -178,9 +180,9 @@ class Closed(fsspec.AbstractFileSystem):
 
 def test_a_remote_store_without_credentials_or_package_is_told():
     fsspec.register_implementation("closed", Closed, clobber=True)
-    message = told(lambda: plan_chunks(DataSource(path="closed://bucket/rows.csv"), "."))
+    message = message_of(lambda: plan_chunks(DataSource(path="closed://bucket/rows.csv"), "."))
     assert "closed://bucket/rows.csv cannot be opened: Unable to locate credentials; set credentials" in message
-    assert "cannot be opened" in told(lambda: plan_chunks(DataSource(path="nosuch://bucket/rows.csv"), "."))
+    assert "cannot be opened" in message_of(lambda: plan_chunks(DataSource(path="nosuch://bucket/rows.csv"), "."))
 
 
 def test_a_missing_package_names_the_extra(monkeypatch):
@@ -188,7 +190,7 @@ def test_a_missing_package_names_the_extra(monkeypatch):
         raise ImportError("Install s3fs to access S3")
 
     monkeypatch.setattr(fsspec.core, "url_to_fs", absent)
-    message = told(lambda: plan_chunks(DataSource(path="s3://bucket/rows.parquet"), "."))
+    message = message_of(lambda: plan_chunks(DataSource(path="s3://bucket/rows.parquet"), "."))
     assert "s3://bucket/rows.parquet cannot be opened: Install s3fs to access S3" in message
     assert "install ialign_ray[s3]" in message
 
@@ -206,7 +208,7 @@ def test_saved_and_hub_data_sets_are_cut_by_rows(tmp_path, monkeypatch):
     for name in ("saved", "splits"):
         assert len(plan_chunks(DataSource(path=name), str(tmp_path), ["jav"])) == 3
         assert read(DataSource(path=str(tmp_path / name)), ["jav"]) == expected
-    assert "no split 'test'; it has train" in told(
+    assert "no split 'test'; it has train" in message_of(
         lambda: read(DataSource(path=str(tmp_path / "splits"), split="test"))
     )
     columnar._saved.cache_clear()
@@ -219,6 +221,6 @@ def test_saved_and_hub_data_sets_are_cut_by_rows(tmp_path, monkeypatch):
         raise ConnectionError("no route\nto host")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    assert "hub data set 'owner/name' (split 'train') cannot be loaded: no route" in told(
+    assert "hub data set 'owner/name' (split 'train') cannot be loaded: no route" in message_of(
         lambda: read(DataSource(hub="owner/name"))
     )

@@ -2,7 +2,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from tiny_corpus import sentences, write_jsonl
+from tiny_corpus import sentences, two_corpora
 
 from ialign_ray.config import build_experiment
 from ialign_ray.corpus.build import build_corpus
@@ -34,21 +34,7 @@ def experiment(tmp_path, tiny_model_folder):
     rows[8]["jav"] = EVIL.upper()
     rows[9]["eng"] = rows[9]["jav"] = "<b>same</b> words here"
     rows[10]["jav"] = "مرحبا بالعالم " * 3
-    write_jsonl(tmp_path / "rows.jsonl", rows)
-    write_jsonl(tmp_path / "gone.jsonl", [{"eng": "same", "jav": "same"}])
-    data = {
-        "name": "tiny",
-        "languages": {"l1": ["eng"], "l2": ["jav", "sun"]},
-        "model": {"id": str(tiny_model_folder)},
-        "replay": {"ratio": 0},
-        "corpora": [
-            {"name": "<i>all", "path": "rows.jsonl", "columns": {"eng": "eng", "jav": "jav"}, "id": "sid"},
-            {"name": "gone", "path": "gone.jsonl", "columns": {"eng": "eng", "sun": "jav"}},
-        ],
-        "tasks": {"mix": {"mt": 0.5, "tlm": 0.5, "xss": 0}},
-        "train": {"max_prompt_tokens": 40, "max_target_tokens": 24},
-        "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
-    }
+    data = two_corpora(tmp_path, tiny_model_folder, "<i>all", rows)
     return build_experiment(data | {"cleaning": {"steps": ["empty", "identical"]}}, "test")
 
 

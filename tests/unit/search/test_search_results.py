@@ -15,7 +15,7 @@ from ialign_ray.search.driver import DECIDE, begin, by_stored_rule
 from ialign_ray.search.estimate import Speed, estimate, print_estimate, reaching
 from ialign_ray.search.page import importances, render_page, write_page
 from ialign_ray.search.progress import Progress
-from ialign_ray.search.results import trials_table, write_results
+from ialign_ray.search.results import is_chosen, trials_table, write_results
 from ialign_ray.search.trial_context import (
     confirmations,
     control_folder,
@@ -176,6 +176,15 @@ def test_the_control_of_a_winner_has_its_settings_but_for_the_pairs(experiment_d
                    "train.seed": 7}  # fmt: skip
     assert own_control_folder(experiment, other).parent == search_folder(experiment)
     assert own_control_folder(experiment, other) != control_folder(experiment, 7)
+
+
+@pytest.mark.parametrize(("rule", "judged"), [("shown", False), ("estimate", True)])
+def test_a_nearest_trial_is_judged_by_the_estimate_alone(folder, rule, judged):
+    for path in (folder / "trials").glob("*/outcomes.json"):
+        write_json(path, [r | {"violation": r["forgetting"], "feasible": False} for r in read_json(path)])
+    found = write_results(folder, SETTINGS.model_copy(update={"feasible": rule}))
+    assert found["feasible"] is False
+    assert is_chosen(found) is judged
 
 
 def test_winner_and_control_are_confirmed_with_other_seeds(experiment_data):
