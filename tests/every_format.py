@@ -24,11 +24,9 @@ EXPECTED = [(r["eng"], " ".join(r["jav"].split())) for r in ROWS]
 PAIR = {"eng": "eng", "jav": "jav"}
 
 
-def delimited(path, mark, encoding="utf-8-sig", lineterminator="\r\n"):
+def delimited(path, mark, encoding="utf-8-sig", head=(("sid", "eng", "jav"),), **style):
     with path.open("w", encoding=encoding, newline="") as file:
-        writer = csv.DictWriter(file, ["sid", "eng", "jav"], delimiter=mark, lineterminator=lineterminator)
-        writer.writeheader()
-        writer.writerows(ROWS)
+        csv.writer(file, delimiter=mark, **style).writerows([*head, *([r["sid"], r["eng"], r["jav"]] for r in ROWS)])
 
 
 def lines(code):
@@ -75,7 +73,12 @@ def write_corpora(tmp_path):
         text = "".join(json.dumps(r) + "\n" for r in ROWS[part * 20 : part * 20 + 20])
         (tmp_path / "many" / f"p{part}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
     delimited(tmp_path / "a.csv", ",")
-    delimited(tmp_path / "a.tsv", "\t")
+    bare = {"quoting": csv.QUOTE_NONE, "quotechar": None}
+    delimited(tmp_path / "a.tsv", "\t", **bare)
+    delimited(tmp_path / "quoted.tsv", "\t", quoting=csv.QUOTE_ALL)
+    delimited(tmp_path / "bare.tsv", "\t", head=(), **bare)
+    delimited(tmp_path / "excel.csv", ";", head=(("Glossary; 2nd edition",), ("sid", "eng", "jav")))
+    delimited(tmp_path / "pipes.csv", "|", quotechar="'")
     delimited(tmp_path / "wide.csv", ",", "utf-16")
     for name in ("moses.en-jv", "packed"):
         for code, part in (("eng", "en"), ("jav", "jv")):
@@ -109,6 +112,10 @@ def write_corpora(tmp_path):
         "jsonl-gz-glob": {"path": "many/*.jsonl.gz", "columns": PAIR, "id": "sid"},
         "csv": {"path": "a.csv", "columns": PAIR, "id": "sid"},
         "tsv": {"path": "a.tsv", "columns": PAIR, "id": "sid"},
+        "tsv-quoted": {"path": "quoted.tsv", "columns": PAIR, "id": "sid", "quote": '"'},
+        "tsv-bare": {"path": "bare.tsv", "columns": {"eng": 2, "jav": 3}, "id": 1, "header": "none"},
+        "excel": {"path": "excel.csv", "columns": PAIR, "id": "sid", "header": 2},
+        "pipes": {"path": "pipes.csv", "columns": PAIR, "id": "sid", "delimiter": "|", "quote": "'"},
         "utf-16": {"path": "wide.csv", "columns": PAIR, "id": "sid", "encoding": "utf-16"},
         "moses": {"path": "moses.en-jv", "columns": files},
         "moses-zst": {"path": "packed.{language}.zst", "columns": files},

@@ -24,7 +24,7 @@ from ialign_ray.config import CorpusConfig, Experiment, dump_yaml
 from ialign_ray.config.base import Section
 from ialign_ray.corpus.assemble import IDENTITY, TRAIN, Assembly, assemble
 from ialign_ray.corpus.card import dataset_card
-from ialign_ray.corpus.chunks import Chunk
+from ialign_ray.corpus.chunks import Chunk, ReadNotes
 from ialign_ray.corpus.cleaning.step import StepDecision
 from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings, LeakStep
 from ialign_ray.corpus.rows import corpus_chunks
@@ -282,6 +282,10 @@ class _Build:
 
     def _report(self, version: str) -> dict[str, Any]:
         corpora = {name: {"files": self.files[name], **c.plain()} for name, c in self.counts.items()}
+        notes = ReadNotes()
         for counts in corpora.values():
             del counts["pieces"]
-        return {"version": version, "corpora": corpora, "learned": self.learned, "warnings": self.warnings}
+            for path, message, count, line in counts.pop("odd"):
+                notes.add(path, message, count, line)
+        warnings = notes.warnings() + self.warnings
+        return {"version": version, "corpora": corpora, "learned": self.learned, "warnings": warnings}

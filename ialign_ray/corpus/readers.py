@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import pyarrow.compute as pc
 from ialign_ray.config import DataSource
 from ialign_ray.config.data import Scalar
 from ialign_ray.corpus import formats
-from ialign_ray.corpus.chunks import LINE, ROWS, BadRow, Chunk, ReadRequest, Rejects, joined, parts
+from ialign_ray.corpus.chunks import LINE, ROWS, BadRow, Chunk, ReadNotes, ReadRequest, Rejects, joined, parts
 from ialign_ray.corpus.formats.files import resolve, stamp
 from ialign_ray.corpus.identity import rng
 from ialign_ray.errors import DataError
@@ -41,18 +42,18 @@ def _plan(source: DataSource, base: str, columns: Sequence[str], size: int, proj
     return joined(chunks) if whole else chunks
 
 
-def read_chunk(chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
+def read_chunk(chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None = None) -> Iterator[pa.Table]:
     """Raw tables of a chunk, of bounded size, before `where` and `limit`; `__line` is the line or row of each row.
 
     Bad rows are added to `bad` if the source drops them; otherwise the first one raises DataError.
     """
-    for _, table in read_parts(chunk, bad):
+    for _, table in read_parts(chunk, bad, notes):
         yield table
 
 
-def read_parts(chunk: Chunk, bad: list[BadRow]) -> Iterator[tuple[int, pa.Table]]:
+def read_parts(chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None = None) -> Iterator[tuple[int, pa.Table]]:
     """(number of the file, raw table) for each table of a chunk, which may be over several files."""
-    rejects, found = Rejects(chunk.source, bad), formats.format_of(chunk.source)
+    rejects, found = Rejects(chunk.source, bad, notes or ReadNotes()), formats.format_of(chunk.source)
     for part in parts(chunk, len(chunk.names) if found.layout == "aligned" else 1):
         if found.layout != "folder":
             _check_unchanged(part)
@@ -73,9 +74,11 @@ def read_table(source: DataSource, base: str = ".", needed: Sequence[str] = ()) 
     Raises DataError when the source is missing, empty or malformed, or lacks a needed column.
     """
     origin = f"hub:{source.hub}" if source.hub else resolve(str(source.path), base)
-    tables = []
+    tables, notes = [], ReadNotes()
     for chunk in _plan(source, base, needed, CHUNK, project=False, whole=True):
-        tables += [chosen(t.drop_columns(LINE), source, origin) for t in read_chunk(chunk, [])]
+        tables += [chosen(t.drop_columns(LINE), source, origin) for t in read_chunk(chunk, [], notes)]
+    for warning in notes.warnings():
+        logging.getLogger("ialign_ray").warning(warning)
     tables = tables or [pa.table({})]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")

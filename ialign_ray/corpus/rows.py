@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ialign_ray.config import CorpusConfig, LongLayout
-from ialign_ray.corpus.chunks import LINE, BadRow, Chunk, Rejects
+from ialign_ray.corpus.chunks import LINE, BadRow, Chunk, ReadNotes, Rejects
 from ialign_ray.corpus.identity import text_key
 from ialign_ray.corpus.readers import CHUNK, chosen, plan_chunks, read_parts, sample
 from ialign_ray.corpus.schema import schema
@@ -33,14 +33,16 @@ def _wanted(corpus: CorpusConfig) -> list[str]:
     return list(dict.fromkeys(c for c in [*corpus.columns.values(), corpus.id, *extra] if c))
 
 
-def read_rows(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
+def read_rows(
+    corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None = None
+) -> Iterator[pa.Table]:
     """Tables of `corpus.table`, after `where` and `limit`; texts without outer white space, null if empty.
 
     An id is `<corpus>:<identity>`: the value of the id column, of `long.join`, or a hash of the text of the first
     language that the row has; with `units`, `/1`, `/2` and so on follow.
     """
     rejects = Rejects(corpus, bad)
-    raw = _raw(corpus, chunk, bad)
+    raw = _raw(corpus, chunk, bad, notes)
     if corpus.limit is not None:
         raw = _sampled(raw, corpus.limit)
     rows: Iterator[pa.Table] = (_rows(table, corpus) for table in raw)
@@ -52,8 +54,8 @@ def read_rows(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator
             yield _split(made, corpus.languages) if corpus.units else made
 
 
-def _raw(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
-    for file, table in read_parts(chunk, bad):
+def _raw(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None) -> Iterator[pa.Table]:
+    for file, table in read_parts(chunk, bad, notes):
         kept = chosen(table, corpus, corpus.origin)
         columns = {name: kept[name] if name in kept.column_names else None for name in _wanted(corpus)}
         # one object of JSON Lines may lack a column, and another have it as a number

@@ -5,10 +5,11 @@ An installed package adds a format by an entry point of the group `ialign.format
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import replace
 
 from ialign_ray.config import DataSource
-from ialign_ray.corpus.chunks import Chunk, Format, ReadRequest
+from ialign_ray.corpus.chunks import SETTINGS, Chunk, Format, ReadRequest
 from ialign_ray.corpus.formats import aligned, bilingual, columnar, delimited, jsonl, spreadsheet, tmx
 from ialign_ray.corpus.formats.files import exists, is_folder, is_folder_error, matches, suffix
 from ialign_ray.errors import DataError
@@ -48,11 +49,22 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
     name = format_name(path, request)
     request = replace(request, source=request.source.model_copy(update={"format": name}))
     found = format_of(request.source)
+    _check_settings(path, request.source, found.settings)
     if found.layout == "aligned":
         sets = aligned.file_sets(path, request.columns)
     else:
         sets = [(file,) for file in ([path] if found.layout == "folder" else matches(path))]
     return [found.plan(request, files, number) for number, files in enumerate(sets, start=1)]
+
+
+def _check_settings(path: str, source: DataSource, known: Collection[str]) -> None:
+    """Raise DataError for a setting that the format has no use for."""
+    for name in SETTINGS:
+        if getattr(source, name) != DataSource.model_fields[name].default and name not in known:
+            users = [n for n, other in FORMATS.builtin.items() if name in other.settings]
+            raise DataError(
+                f"{path}: `{name}` is for the formats {', '.join(users)}, and this is {source.format}; remove it"
+            )
 
 
 def format_name(path: str, request: ReadRequest) -> str:

@@ -51,8 +51,8 @@ READING = ((1, 1, 1, 1), "071477121afb62d8")
 READERS = {
     "parquet": (1, "b92f2e98cd0e3478"),
     "jsonl": (1, "7bd131d1265dc30e"),
-    "csv": (1, "431d22bcd9979a8f"),
-    "tsv": (1, "74fb7b86075e056e"),
+    "csv": (2, "431d22bcd9979a8f"),
+    "tsv": (2, "bc10c266ac7b2b5f"),
     "tmx": (1, "57e31a22a9a301d2"),
     "xliff": (1, "fbbe6866fc0400ae"),
     "po": (1, "efeefb997d83c224"),
