@@ -72,6 +72,11 @@ def write_corpora(tmp_path):
     for part in range(3):
         text = "".join(json.dumps(r) + "\n" for r in ROWS[part * 20 : part * 20 + 20])
         (tmp_path / "many" / f"p{part}.jsonl.gz").write_bytes(gzip.compress(text.encode()))
+    (tmp_path / "a.json").write_text(json.dumps({"data": ROWS}, indent=1), encoding="utf-8")
+    nested = [{"sid": r["sid"], "translation": {"en": r["eng"], "jv": r["jav"]}} for r in ROWS]
+    (tmp_path / "nested.jsonl").write_text("".join(json.dumps(r) + "\n" for r in nested), encoding="utf-8")
+    lists = [{"sid": r["sid"], "srcs": [r["eng"]], "trgs": [r["jav"]]} for r in ROWS]
+    pq.write_table(pa.Table.from_pylist(lists), tmp_path / "segments.parquet")
     delimited(tmp_path / "a.csv", ",")
     bare = {"quoting": csv.QUOTE_NONE, "quotechar": None}
     delimited(tmp_path / "a.tsv", "\t", **bare)
@@ -110,6 +115,13 @@ def write_corpora(tmp_path):
     return {
         "parquet": {"path": "a.parquet", "columns": PAIR, "id": "sid"},
         "jsonl-gz-glob": {"path": "many/*.jsonl.gz", "columns": PAIR, "id": "sid"},
+        "json": {"path": "a.json", "columns": PAIR, "id": "sid"},
+        "nested": {
+            "path": "nested.jsonl",
+            "columns": {"eng": "translation.en", "jav": "translation.jv"},
+            "id": "sid",
+        },
+        "segments": {"path": "segments.parquet", "columns": {"eng": "srcs", "jav": "trgs"}, "id": "sid"},
         "csv": {"path": "a.csv", "columns": PAIR, "id": "sid"},
         "tsv": {"path": "a.tsv", "columns": PAIR, "id": "sid"},
         "tsv-quoted": {"path": "quoted.tsv", "columns": PAIR, "id": "sid", "quote": '"'},
@@ -154,6 +166,8 @@ def write_ugly(tmp_path):
     rows = [json.dumps(r) for r in _TABLE]
     bad = ["", "{", "[1, 2]", '{"sid": "n", "eng": 3, "jav": "angka"}', '{"sid": "x", "eng": "no partner"}']
     (tmp_path / "ugly.jsonl").write_text("\ufeff" + "\r\n".join(rows[:3] + bad + rows[3:]), encoding="utf-8")
+    objects = [*_TABLE, None, "text", *map(json.loads, bad[3:])]
+    (tmp_path / "ugly.json").write_text("\ufeff\n" + json.dumps(objects), encoding="utf-8")
     for name, mark in (("csv", ","), ("tsv", "\t")):
         with (tmp_path / f"ugly.{name}").open("w", encoding="utf-8", newline="") as file:
             writer = csv.writer(file, delimiter=mark, lineterminator="\n")
@@ -201,7 +215,8 @@ def write_ugly(tmp_path):
     book.save(tmp_path / "ugly.xlsx")
     two = {"eng": "en", "jav": "jv"}
     named = {
-        name: {"path": f"ugly.{name}", "columns": PAIR, "id": "sid"} for name in ("parquet", "jsonl", "csv", "tsv")
+        name: {"path": f"ugly.{name}", "columns": PAIR, "id": "sid"}
+        for name in ("parquet", "jsonl", "json", "csv", "tsv")
     }
     corpora = named | {
         "sheet": {"path": "ugly.xlsx", "columns": PAIR, "id": "sid"},

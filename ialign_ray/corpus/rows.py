@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from ialign_ray.config import CorpusConfig, LongLayout
 from ialign_ray.corpus.chunks import LINE, BadRow, Chunk, ReadNotes, Rejects
 from ialign_ray.corpus.identity import text_key
+from ialign_ray.corpus.nested import as_text, pick
 from ialign_ray.corpus.readers import CHUNK, chosen, plan_chunks, read_parts, sample
 from ialign_ray.corpus.schema import schema
 from ialign_ray.errors import DataError
@@ -19,6 +20,8 @@ from ialign_ray.errors import DataError
 _KEY = "__key"
 """The identity without the corpus' name, null if the text identifies the row."""
 _FILE = "__file"
+_WITHIN = "\0"
+"""Line feed inside a segment of a list, while texts are split into units: no text contains a NUL."""
 
 
 def corpus_chunks(corpus: CorpusConfig, base: str, size: int = CHUNK) -> list[Chunk]:
@@ -57,7 +60,7 @@ def read_rows(
 def _raw(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None) -> Iterator[pa.Table]:
     for file, table in read_parts(chunk, bad, notes):
         kept = chosen(table, corpus, corpus.origin)
-        columns = {name: kept[name] if name in kept.column_names else None for name in _wanted(corpus)}
+        columns = {name: pick(kept, name) for name in _wanted(corpus)}
         # one object of JSON Lines may lack a column, and another have it as a number
         texts = {n: _text(c, n, corpus, kept.num_rows) for n, c in columns.items()}
         yield pa.table(texts | {LINE: kept[LINE], _FILE: pa.array(np.full(kept.num_rows, file, np.int32))})
@@ -66,10 +69,8 @@ def _raw(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow], notes: ReadNotes
 def _text(column: pa.ChunkedArray | None, name: str, corpus: CorpusConfig, rows: int) -> pa.ChunkedArray | pa.Array:
     if column is None:
         return pa.nulls(rows, pa.string())
-    try:
-        return column.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{corpus.origin}: column {name!r} holds {column.type}, not text; choose another") from error
+    # a segment of a list is one unit, whatever is in it
+    return as_text(column, name, corpus.origin, _WITHIN if corpus.units else "\n")
 
 
 def _sampled(tables: Iterable[pa.Table], limit: int) -> Iterator[pa.Table]:
@@ -183,7 +184,9 @@ def _split(table: pa.Table, languages: Sequence[str]) -> pa.Table:
     units = pa.table(columns, schema=table.schema)
     units, parent = _without_empty(units, parent, languages)
     order = np.argsort(np.concatenate([np.flatnonzero(whole), parent]), kind="stable")
-    return pa.concat_tables([table.filter(pa.array(whole)), units]).take(pa.array(order))
+    made = pa.concat_tables([table.filter(pa.array(whole)), units]).take(pa.array(order))
+    restored = [pc.replace_substring(made[code], _WITHIN, "\n") for code in languages]
+    return pa.table([made["id"], made["file"], made["line"], *restored], schema=table.schema)
 
 
 def _lines(column: pa.ChunkedArray) -> NDArray[np.int64]:

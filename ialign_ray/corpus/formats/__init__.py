@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from ialign_ray.config import DataSource
 from ialign_ray.corpus.chunks import SETTINGS, Chunk, Format, ReadRequest
-from ialign_ray.corpus.formats import aligned, bilingual, columnar, delimited, jsonl, spreadsheet, tmx
+from ialign_ray.corpus.formats import aligned, bilingual, columnar, delimited, json_files, jsonl, spreadsheet, tmx
 from ialign_ray.corpus.formats.files import exists, is_folder, is_folder_error, matches, suffix
 from ialign_ray.errors import DataError
 from ialign_ray.plugins import Extensible
@@ -23,6 +23,7 @@ FORMATS: Extensible[Format] = Extensible(
     {
         "parquet": columnar.PARQUET,
         "jsonl": jsonl.FORMAT,
+        "json": json_files.FORMAT,
         "csv": delimited.CSV,
         "tsv": delimited.TSV,
         "tmx": tmx.FORMAT,

@@ -50,7 +50,8 @@ READING = ((1, 1, 1, 1), "071477121afb62d8")
 """Versions of shards, finished corpora, the leak search and identities, and the digest of a build without steps."""
 READERS = {
     "parquet": (1, "b92f2e98cd0e3478"),
-    "jsonl": (1, "7bd131d1265dc30e"),
+    "jsonl": (2, "7bd131d1265dc30e"),
+    "json": (1, "d62c189dd5602bbb"),
     "csv": (2, "431d22bcd9979a8f"),
     "tsv": (2, "bc10c266ac7b2b5f"),
     "tmx": (1, "57e31a22a9a301d2"),
