@@ -47,6 +47,9 @@ class DataSource(Section):
     """Format of the files: `auto` decides by their names; otherwise `parquet`, `jsonl`, `csv`, `tsv`, `tmx`, `xliff`,
     `po`, `sheet`, or one that an installed plug-in adds. `lines` is one text file per language, aligned line by line
     (Moses, FLORES); `articles` the same with blank lines between articles; `disk` a saved `datasets` folder."""
+    text: Column = "text"
+    """Column of the text in files of one language each, such as `{language}.jsonl`; their rows are joined by `id`, or
+    by their place in the file."""
     encoding: str = "utf-8"
     """Encoding of text files, as Python names it."""
     bad_rows: Literal["refuse", "drop"] = "refuse"

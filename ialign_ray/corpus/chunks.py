@@ -50,6 +50,8 @@ class Chunk:
     """Line or row number, from 1, at `start`."""
     stamp: tuple[Stamp, ...]
     """Marks that change with a file: size and mtime for local files, the file system's marks for remote ones."""
+    by_language: bool = False
+    """True if each file is one language's, in a format with columns."""
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,8 @@ class Format:
     """Endings, in lower case and with the dot, of the files that `format: auto` reads in this format."""
     settings: frozenset[str] = frozenset()
     """Names of the fields of `SETTINGS` that its files can be read with."""
+    by_language: bool = False
+    """True if several files, each with the text of one language in a column, can be joined."""
     version: int = 1
     """Raised whenever the same files give different tables: it is part of the key of what is built from them."""
     layout: Literal["file", "aligned", "folder"] = "file"

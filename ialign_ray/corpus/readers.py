@@ -13,6 +13,7 @@ from ialign_ray.config import DataSource
 from ialign_ray.config.data import Scalar
 from ialign_ray.corpus import formats
 from ialign_ray.corpus.chunks import LINE, ROWS, BadRow, Chunk, ReadNotes, ReadRequest, Rejects, joined, parts
+from ialign_ray.corpus.formats import by_language
 from ialign_ray.corpus.formats.files import resolve, stamp
 from ialign_ray.corpus.identity import rng
 from ialign_ray.corpus.nested import as_text, pick
@@ -54,11 +55,13 @@ def read_chunk(chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None = None) 
 
 def read_parts(chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None = None) -> Iterator[tuple[int, pa.Table]]:
     """(number of the file, raw table) for each table of a chunk, which may be over several files."""
-    rejects, found = Rejects(chunk.source, bad, notes or ReadNotes()), formats.format_of(chunk.source)
-    for part in parts(chunk, len(chunk.names) if found.layout == "aligned" else 1):
+    # an empty `notes` is false, but the caller's
+    rejects = Rejects(chunk.source, bad, ReadNotes() if notes is None else notes)
+    found = formats.format_of(chunk.source)
+    for part in parts(chunk, len(chunk.names) if chunk.by_language or found.layout == "aligned" else 1):
         if found.layout != "folder":
             _check_unchanged(part)
-        for table in found.read(part, rejects):
+        for table in by_language.read(found, part, rejects) if part.by_language else found.read(part, rejects):
             for k in range(0, table.num_rows, ROWS):
                 yield part.file, table.slice(k, ROWS)
 

@@ -92,7 +92,7 @@ def _undeclared_languages(source: DataSource, base: str, declared: Sequence[str]
     if named == "tmx":
         spoken = {code for file in matches(path) for code in languages_in(file)}
         return {"memory": sorted(spoken - set(declared))}
-    if formats.FORMATS[named].layout != "aligned":
+    if not formats.is_by_language(path, declared):
         return {}
     return {"aligned": sorted(set(_codes(path, declared)) - set(declared))}
 

@@ -5,17 +5,27 @@ An installed package adds a format by an entry point of the group `ialign.format
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ialign_ray.config import DataSource
 from ialign_ray.corpus.chunks import SETTINGS, Chunk, Format, ReadRequest
-from ialign_ray.corpus.formats import aligned, bilingual, columnar, delimited, json_files, jsonl, spreadsheet, tmx
+from ialign_ray.corpus.formats import (
+    aligned,
+    bilingual,
+    by_language,
+    columnar,
+    delimited,
+    json_files,
+    jsonl,
+    spreadsheet,
+    tmx,
+)
 from ialign_ray.corpus.formats.files import exists, is_folder, is_folder_error, matches, suffix
 from ialign_ray.errors import DataError
 from ialign_ray.plugins import Extensible
 
-__all__ = ["FORMATS", "Format", "format_name", "format_of", "plan"]
+__all__ = ["FORMATS", "Format", "format_name", "format_of", "is_by_language", "plan"]
 
 FORMATS: Extensible[Format] = Extensible(
     "ialign.formats",
@@ -51,11 +61,20 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
     request = replace(request, source=request.source.model_copy(update={"format": name}))
     found = format_of(request.source)
     _check_settings(path, request.source, found.settings)
+    languages = by_language.languages_of(request.source, request.columns)
     if found.layout == "aligned":
         sets = aligned.file_sets(path, request.columns)
+    elif found.layout == "file" and is_by_language(path, languages):
+        sets = aligned.file_sets(path, languages)
+        return [by_language.plan(found, request, files, number) for number, files in enumerate(sets, start=1)]
     else:
         sets = [(file,) for file in ([path] if found.layout == "folder" else matches(path))]
     return [found.plan(request, files, number) for number, files in enumerate(sets, start=1)]
+
+
+def is_by_language(path: str, languages: Sequence[str]) -> bool:
+    """Return True if a path is that of several files, one for each language."""
+    return aligned.SLOT in path or ((not exists(path) or is_folder(path)) and aligned.are_there(path, languages))
 
 
 def _check_settings(path: str, source: DataSource, known: Collection[str]) -> None:
@@ -76,14 +95,17 @@ def format_name(path: str, request: ReadRequest) -> str:
         return "disk"
     if request.source.format != "auto":
         return request.source.format
-    if aligned.SLOT in path:
-        return "lines"
     if known := _by_suffix(path):
         return known
+    languages = by_language.languages_of(request.source, request.columns)
+    if aligned.SLOT in path:
+        return "lines"
     if exists(f"{path}/state.json") or exists(f"{path}/dataset_dict.json"):
         return "disk"
-    if aligned.are_there(path, request.columns):
-        return "lines"
+    if aligned.are_there(path, languages):
+        first = aligned.file_sets(path, languages)[0][0]
+        # the end of a prefix's file is its language: `tab` is Tabasaran
+        return (None if first == f"{path}.{languages[0]}" and "." not in languages[0] else _by_suffix(first)) or "lines"
     found = matches(path)[0]
     if known := _by_suffix(found):
         return known

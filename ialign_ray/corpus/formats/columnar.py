@@ -124,5 +124,5 @@ def _saved(path: str, split: str, age: int) -> Any:
     return loaded
 
 
-PARQUET = Format(plan_parquet, read_parquet, suffixes=(".parquet",))
+PARQUET = Format(plan_parquet, read_parquet, suffixes=(".parquet",), by_language=True)
 SAVED = Format(plan_saved, read_saved, layout="folder")

@@ -297,6 +297,10 @@ def _count(positions: Longs, records: TextRecords, dialect: Dialect) -> Longs:
     return counts
 
 
-_SETTINGS = frozenset({"delimiter", "quote", "header"})
-CSV = Format(partial(plan, False), partial(read, False), suffixes=(".csv",), settings=_SETTINGS, version=2)
-TSV = Format(partial(plan, True), partial(read, True), suffixes=(".tsv", ".tab"), settings=_SETTINGS, version=2)
+_COMMON: dict[str, Any] = {
+    "settings": frozenset({"delimiter", "quote", "header"}),
+    "by_language": True,
+    "version": 2,
+}
+CSV = Format(partial(plan, False), partial(read, False), suffixes=(".csv",), **_COMMON)
+TSV = Format(partial(plan, True), partial(read, True), suffixes=(".tsv", ".tab"), **_COMMON)

@@ -87,4 +87,4 @@ def _lists(value: dict[str, Any]) -> dict[str, list[Any]]:
     return {k: v for k, v in value.items() if isinstance(v, list) and v and all(isinstance(i, dict) for i in v)}
 
 
-FORMAT = Format(plan, read, suffixes=(".json",))
+FORMAT = Format(plan, read, suffixes=(".json",), by_language=True)

@@ -156,4 +156,4 @@ def _of_one_type(lines: list[int], rows: list[dict[str, Any]], columns: dict[str
     return kept
 
 
-FORMAT = Format(plan, read, suffixes=(".jsonl", ".ndjson"), version=2)
+FORMAT = Format(plan, read, suffixes=(".jsonl", ".ndjson"), by_language=True, version=2)

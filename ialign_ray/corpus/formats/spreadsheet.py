@@ -83,4 +83,6 @@ def _text(cell: Any) -> str | None:
     return (str(int(cell)) if whole else str(cell)) or None
 
 
-FORMAT = Format(plan, read, suffixes=(".xlsx", ".xls", ".ods"), settings=frozenset({"header", "sheet"}))
+FORMAT = Format(
+    plan, read, suffixes=(".xlsx", ".xls", ".ods"), by_language=True, settings=frozenset({"header", "sheet"})
+)
