@@ -21,6 +21,7 @@ from ialign_ray.corpus.formats import (
     spreadsheet,
     tmx,
 )
+from ialign_ray.corpus.formats.archives import inside
 from ialign_ray.corpus.formats.files import exists, is_folder, is_folder_error, matches, suffix
 from ialign_ray.errors import DataError
 from ialign_ray.plugins import Extensible
@@ -57,19 +58,35 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
 
     Raises ConfigError for an unknown `format`, DataError for a path that is missing or of no known format.
     """
-    name = format_name(path, request)
+    paths = _unpacked(path, request)
+    name = format_name(paths[0], request)
     request = replace(request, source=request.source.model_copy(update={"format": name}))
     found = format_of(request.source)
     _check_settings(path, request.source, found.settings)
     languages = by_language.languages_of(request.source, request.columns)
-    if found.layout == "aligned":
-        sets = aligned.file_sets(path, request.columns)
-    elif found.layout == "file" and is_by_language(path, languages):
-        sets = aligned.file_sets(path, languages)
-        return [by_language.plan(found, request, files, number) for number, files in enumerate(sets, start=1)]
-    else:
-        sets = [(file,) for file in ([path] if found.layout == "folder" else matches(path))]
-    return [found.plan(request, files, number) for number, files in enumerate(sets, start=1)]
+    planned: list[list[Chunk]] = []
+    for each in paths:
+        joined = found.layout == "file" and is_by_language(each, languages)
+        if joined or found.layout == "aligned":
+            sets = aligned.file_sets(each, languages if joined else request.columns)
+        else:
+            sets = [(file,) for file in ([each] if found.layout == "folder" else matches(each))]
+        for files in sets:
+            number = len(planned) + 1
+            planned.append(
+                by_language.plan(found, request, files, number) if joined else found.plan(request, files, number)
+            )
+    return planned
+
+
+def _unpacked(path: str, request: ReadRequest) -> list[str]:
+    """The paths to read in the zip archives of a path; the path itself if it is of no archive."""
+    if not path.lower().endswith(".zip") or aligned.SLOT in path:
+        return [path]
+    named = request.source.format
+    endings = [e for n, f in FORMATS.builtin.items() for e in f.suffixes if named in {"auto", n}]
+    languages = by_language.languages_of(request.source, request.columns)
+    return [inside(archive, languages, named, endings) for archive in matches(path)]
 
 
 def is_by_language(path: str, languages: Sequence[str]) -> bool:
@@ -89,6 +106,7 @@ def _check_settings(path: str, source: DataSource, known: Collection[str]) -> No
 
 def format_name(path: str, request: ReadRequest) -> str:
     """Return the format that the source names, or that the path's name or folder implies."""
+    path = _unpacked(path, request)[0]
     if request.source.format != "auto":
         format_of(request.source)
     if path.startswith("hub:"):
