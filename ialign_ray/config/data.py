@@ -28,6 +28,11 @@ def _or_none(value: Any) -> Any:
     return "none" if value is None or value == "" else value
 
 
+def _joined_value(value: Any) -> Any:
+    """Return the values of several columns as one."""
+    return "_".join(map(str, value)) if isinstance(value, list) else value
+
+
 Column = Annotated[str, BeforeValidator(_column)]
 """Name of a column; in nested data a path such as `translation.en` or `srcs.0`, where no column has that very name."""
 
@@ -101,15 +106,32 @@ class DataSource(Section):
 class LongLayout(Section):
     """Layout with one language per row: one column names the language, another contains the text."""
 
-    language: Column
-    """Column that names the language."""
+    language: Column | list[Column]
+    """Column that names the language, or several whose values together do: `[iso_639_3, iso_15924]`."""
     text: Column
     """Column of the text."""
-    values: ByLanguage[str]
-    """Language code -> value in the `language` column; rows of other languages are left out."""
+    values: ByLanguage[Annotated[str, BeforeValidator(_joined_value)]]
+    """Language code -> value in the `language` column; of several columns a list of values, or these joined by `_`
+    (`ace_Arab`). Rows of other languages are left out."""
     join: Column | None = None
     """Column (an article's number, a sentence's id) whose equal values make one row of several languages; without it
     each row is a pair with the corpus' `columns`."""
+
+    @field_validator("values")
+    @classmethod
+    def _distinct(cls, values: dict[str, str]) -> dict[str, str]:
+        for code, value in values.items():
+            if twice := [c for c, v in values.items() if v == value and c != code]:
+                raise ValueError(
+                    f"{code} and {twice[0]} have the same value {value!r}; if another column separates them, name both "
+                    "columns in `language`, as in [iso_639_3, iso_15924]"
+                )
+        return values
+
+    @property
+    def languages(self) -> list[str]:
+        """The columns that name the language."""
+        return [self.language] if isinstance(self.language, str) else self.language
 
 
 class CorpusConfig(DataSource):

@@ -32,7 +32,7 @@ def corpus_chunks(corpus: CorpusConfig, base: str, size: int = CHUNK) -> list[Ch
 
 def _wanted(corpus: CorpusConfig) -> list[str]:
     long = corpus.long
-    extra = [long.language, long.text, long.join] if long else []
+    extra = [*long.languages, long.text, long.join] if long else []
     return list(dict.fromkeys(c for c in [*corpus.columns.values(), corpus.id, *extra] if c))
 
 
@@ -100,12 +100,14 @@ def _spoken(
     table: pa.Table, texts: dict[str, pa.ChunkedArray], long: LongLayout
 ) -> tuple[pa.Table, dict[str, pa.ChunkedArray]]:
     """The rows of known languages, with each text in the column of its language."""
-    known = pc.is_in(table[long.language], value_set=pa.array(list(long.values.values()), pa.string()))
-    table = table.filter(known)
+    # null where one of several columns is
+    spoken = pc.binary_join_element_wise(*(table[name] for name in long.languages), "_")
+    known = pc.is_in(spoken, value_set=pa.array(list(long.values.values()), pa.string()))
+    table, spoken = table.filter(known), spoken.filter(known)
     texts = {code: column.filter(known) for code, column in texts.items()}
     text, nothing = _trimmed(table[long.text]), pa.scalar(None, pa.string())
     for code, value in long.values.items():
-        own = pc.if_else(pc.fill_null(pc.equal(table[long.language], value), False), text, nothing)
+        own = pc.if_else(pc.fill_null(pc.equal(spoken, value), False), text, nothing)
         texts[code] = pc.coalesce(own, texts[code]) if code in texts else own
     return table, texts
 

@@ -12,14 +12,15 @@ from ialign_ray.config import DataSource
 from ialign_ray.corpus.chunks import SETTINGS, Chunk, Format, ReadRequest
 from ialign_ray.corpus.formats import (
     aligned,
-    bilingual,
     by_language,
     columnar,
     delimited,
     json_files,
     jsonl,
+    po,
     spreadsheet,
     tmx,
+    xliff,
 )
 from ialign_ray.corpus.formats.archives import inside
 from ialign_ray.corpus.formats.files import exists, is_folder, is_folder_error, matches, suffix
@@ -38,8 +39,8 @@ FORMATS: Extensible[Format] = Extensible(
         "csv": delimited.CSV,
         "tsv": delimited.TSV,
         "tmx": tmx.FORMAT,
-        "xliff": bilingual.XLIFF,
-        "po": bilingual.PO,
+        "xliff": xliff.FORMAT,
+        "po": po.FORMAT,
         "sheet": spreadsheet.FORMAT,
         "lines": aligned.LINES,
         "articles": aligned.ARTICLES,
