@@ -70,6 +70,8 @@ class DataSource(Section):
     called 1, 2, 3 and so on."""
     sheet: int | str = 1
     """Sheet of a spreadsheet, by its number or its name."""
+    links: str | None = None
+    """Table of the links between sentences, a path like `path`, for the format `tatoeba`."""
     where: Annotated[dict[str, Scalar | list[Scalar]], BeforeValidator(_named_columns)] = Field(default_factory=dict)
     """Keep only rows whose column equals the value (or one of the values)."""
     limit: int | None = Field(None, ge=1)

@@ -26,7 +26,7 @@ Stamp = tuple[str | int, ...]
 Span = tuple[int, int, int]
 """First byte, one past the last (-1: to the end), and the line number of the first."""
 WHOLE: Span = (0, -1, 1)
-SETTINGS = ("delimiter", "quote", "header", "sheet")
+SETTINGS = ("delimiter", "quote", "header", "sheet", "links")
 """Fields of a source that only some formats have a use for."""
 
 
@@ -135,9 +135,9 @@ class Format:
     """True if several files, each with the text of one language in a column, can be joined."""
     version: int = 1
     """Raised whenever the same files give different tables: it is part of the key of what is built from them."""
-    layout: Literal["file", "aligned", "folder"] = "file"
-    """One source is a file (or a pattern of files), a set of files of one language each, or a folder or hub data set,
-    which `plan` itself watches for changes."""
+    layout: Literal["file", "aligned", "folder", "together"] = "file"
+    """One source is a file (or a pattern of files), a set of files of one language each, a folder or hub data set,
+    which `plan` itself watches for changes, or all files of a pattern at once."""
 
 
 def chunks_of(

@@ -39,6 +39,8 @@ def plan_chunks(
 def _plan(source: DataSource, base: str, columns: Sequence[str], size: int, project: bool, whole: bool) -> list[Chunk]:
     wanted = tuple(dict.fromkeys([*columns, *source.where]))
     path = f"hub:{source.hub}" if source.hub else resolve(str(source.path), base)
+    if source.links:
+        source = source.model_copy(update={"links": resolve(source.links, base)})
     planned = formats.plan(path, ReadRequest(source, wanted, project, size, whole))
     chunks = [chunk for of_file in planned for chunk in of_file]
     return joined(chunks) if whole else chunks
@@ -58,7 +60,8 @@ def read_parts(chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None = None) 
     # an empty `notes` is false, but the caller's
     rejects = Rejects(chunk.source, bad, ReadNotes() if notes is None else notes)
     found = formats.format_of(chunk.source)
-    for part in parts(chunk, len(chunk.names) if chunk.by_language or found.layout == "aligned" else 1):
+    width = len(chunk.names) if chunk.by_language or found.layout == "aligned" else 1
+    for part in [chunk] if found.layout == "together" else parts(chunk, width):
         if found.layout != "folder":
             _check_unchanged(part)
         for table in by_language.read(found, part, rejects) if part.by_language else found.read(part, rejects):

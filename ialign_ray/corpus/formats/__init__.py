@@ -19,6 +19,7 @@ from ialign_ray.corpus.formats import (
     jsonl,
     po,
     spreadsheet,
+    tatoeba,
     tmx,
     xliff,
 )
@@ -45,6 +46,7 @@ FORMATS: Extensible[Format] = Extensible(
         "lines": aligned.LINES,
         "articles": aligned.ARTICLES,
         "disk": columnar.SAVED,
+        "tatoeba": tatoeba.FORMAT,
     },
 )
 
@@ -71,7 +73,8 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
         if joined or found.layout == "aligned":
             sets = aligned.file_sets(each, languages if joined else request.columns)
         else:
-            sets = [(file,) for file in ([each] if found.layout == "folder" else matches(each))]
+            names = [each] if found.layout == "folder" else matches(each)
+            sets = [tuple(names)] if found.layout == "together" else [(name,) for name in names]
         for files in sets:
             number = len(planned) + 1
             planned.append(
