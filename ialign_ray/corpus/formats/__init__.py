@@ -21,6 +21,7 @@ from ialign_ray.corpus.formats import (
     spreadsheet,
     tatoeba,
     tmx,
+    wmt,
     xliff,
 )
 from ialign_ray.corpus.formats.archives import inside
@@ -47,6 +48,7 @@ FORMATS: Extensible[Format] = Extensible(
         "articles": aligned.ARTICLES,
         "disk": columnar.SAVED,
         "tatoeba": tatoeba.FORMAT,
+        "wmt": wmt.FORMAT,
     },
 )
 

@@ -67,7 +67,7 @@ def _in_folder(path: str, code: str) -> str:
 
 def _slotted(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
     found = {code: matches(path.replace(SLOT, code)) for code in languages}
-    if all(names == [path.replace(SLOT, code)] for code, names in found.items()):
+    if all(len(names) == 1 for names in found.values()):  # whatever wildcards match: `*.{language}.sgm`
         return [tuple(found[code][0] for code in languages)]
     keyed = {code: {_wild(path, code, name): name for name in names} for code, names in found.items()}
     for code, names in keyed.items():
