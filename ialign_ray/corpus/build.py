@@ -8,6 +8,7 @@ drawn.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -27,6 +28,7 @@ from ialign_ray.corpus.card import dataset_card
 from ialign_ray.corpus.chunks import Chunk, ReadNotes
 from ialign_ray.corpus.cleaning.step import StepDecision
 from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings, LeakStep
+from ialign_ray.corpus.readers import file_sets
 from ialign_ray.corpus.rows import corpus_chunks
 from ialign_ray.corpus.shards import (
     ShardCounts,
@@ -45,6 +47,8 @@ from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_
 VERSION = 1
 """Version of identities, splits and writing: raised whenever the same pieces give a different finished corpus."""
 COUNTS = "counts.json"
+FEW = 2
+"""Most files of a set that are named one by one."""
 SHARDS, LEAKS = ".shards", ".leaks"
 """Folders that all builds share; no experiment's name begins with a dot."""
 CORPUS_STEPS = frozenset({"ratio", "language", "duplicates", "near_duplicates"})
@@ -142,6 +146,15 @@ def _version(experiment: Experiment, chunks: Sequence[tuple[CorpusConfig, Chunk]
     return json_hash([[ShardJob(*c).key for c in chunks], steps, settings, others, holdout, index.digest])[:12]
 
 
+def named(files: Sequence[str]) -> str:
+    """Name of the files that rows come from: one or two by name, more as `FOLDER (33 files)`."""
+    if len(files) <= FEW:
+        return ", ".join(files)
+    # up to a slash, so that no name is cut; commonpath would break an address
+    folder = os.path.commonprefix(files).rpartition("/")[0].removesuffix("!")  # noqa: RUF071
+    return f"{folder} ({len(files)} files)"
+
+
 @dataclass
 class _Build:
     """The state of one build."""
@@ -167,9 +180,9 @@ class _Build:
         self.counts = {c.name: ShardCounts() for c in self.experiment.corpora}
         for corpus, chunk in chunks:
             self.files.setdefault(corpus.name, [])
-            # a file cut into several chunks is listed once
-            if chunk.file > len(self.files[corpus.name]):
-                self.files[corpus.name].append(", ".join(chunk.files))
+            # a file cut into several chunks is listed once, and a chunk may be of several files
+            new = chunk.file > len(self.files[corpus.name])
+            self.files[corpus.name] += [named(part.files) for part in file_sets(chunk)] * new
         self.jobs = [ShardJob(corpus, chunk) for corpus, chunk in chunks]
         identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
         for steps, corpus_step in cut(self.experiment.cleaning.steps):

@@ -60,13 +60,19 @@ def read_parts(chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None = None) 
     # an empty `notes` is false, but the caller's
     rejects = Rejects(chunk.source, bad, ReadNotes() if notes is None else notes)
     found = formats.format_of(chunk.source)
-    width = len(chunk.names) if chunk.by_language or found.layout == "aligned" else 1
-    for part in [chunk] if found.layout == "together" else parts(chunk, width):
+    for part in file_sets(chunk):
         if found.layout != "folder":
             _check_unchanged(part)
         for table in by_language.read(found, part, rejects) if part.by_language else found.read(part, rejects):
             for k in range(0, table.num_rows, ROWS):
                 yield part.file, table.slice(k, ROWS)
+
+
+def file_sets(chunk: Chunk) -> list[Chunk]:
+    """A chunk of several files as one for each file, or set of files of one language each, that its rows come from."""
+    layout = formats.format_of(chunk.source).layout
+    width = len(chunk.names) if chunk.by_language or layout == "aligned" else 1
+    return [chunk] if layout == "together" else parts(chunk, width)
 
 
 def _check_unchanged(part: Chunk) -> None:
