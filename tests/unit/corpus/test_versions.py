@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from every_format import write_corpora, write_ugly
+from every_format import write_corpora
 from pydantic import TypeAdapter
 from tiny_corpus import write_jsonl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from ugly_format import write_ugly
 
 from ialign_ray.config import build_experiment
 from ialign_ray.config.cleaning import Step
@@ -61,6 +62,8 @@ READERS = {
     "lines": (1, "14b71689adbe1b40"),
     "articles": (1, "769bca29dcb43e74"),
     "disk": (1, "4b8f8a71c4169239"),
+    "tatoeba": (1, "c5777ba803bff499"),
+    "wmt": (1, "7e0f41fab99eb954"),
 }
 """Format -> its version and the digest of what it reads of `every_format`."""
 RENDERING = ((1, {"mlm": 2, "tlm": 2, "mt": 1, "xss": 2}), "6e7a43b4e3c9b4aa")
