@@ -20,15 +20,15 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-def expand_suites(items: Any, beside: Path | None = None) -> Any:
+def expand_suites(items: Any, folder: Path | None = None) -> Any:
     """Replace names, paths and `use:` in `evaluate.suites` by the contents of their files; keep the rest.
 
     `use` takes a bundled name or the path of a YAML file, as a plain string does; fields next to it replace the file's,
-    and a suite that is used twice needs another `name`. A file is searched for in the folder `beside`, then in the
-    working directory. Raises `ConfigError` for an unknown name or a file without a
+    and a suite that is used twice needs another `name`. A file is searched for in `folder`, then in the working
+    directory. Raises `ConfigError` for an unknown name or a file without a
     suite.
     """
-    return [_expanded(item, beside or Path()) for item in items] if isinstance(items, list) else items
+    return [_expanded(item, folder or Path()) for item in items] if isinstance(items, list) else items
 
 
 def grouped(suite: Any, groups: Mapping[str, str]) -> Any:
@@ -41,9 +41,9 @@ def grouped(suite: Any, groups: Mapping[str, str]) -> Any:
     return suite | {"languages": [code for code in chosen if _canonical(code) in groups]}
 
 
-def _expanded(item: Any, beside: Path) -> Any:
+def _expanded(item: Any, folder: Path) -> Any:
     if isinstance(item, str):
-        return dict(_read(item, beside))
+        return dict(_read(item, folder))
     if not isinstance(item, dict) or "use" not in item:
         return item
     changes = {key: value for key, value in item.items() if key != "use"}
@@ -53,7 +53,7 @@ def _expanded(item: Any, beside: Path) -> Any:
     chosen: dict[str, Any] = {"grouped": False} if "languages" in changes else {}
     if "cluster" in changes:
         chosen["cluster_optional"] = False  # a column that the user named must exist
-    return _read(item["use"], beside) | chosen | changes
+    return _read(item["use"], folder) | chosen | changes
 
 
 @lru_cache(maxsize=64)
@@ -69,8 +69,8 @@ def _stored(file: str, changed: float) -> dict[str, Any]:
     return {str(key): value for key, value in data.items()}
 
 
-def _read(name: str, beside: Path) -> dict[str, Any]:
-    own = (beside / name).expanduser()
+def _read(name: str, folder: Path) -> dict[str, Any]:
+    own = (folder / name).expanduser()
     file = _FOLDER / f"{name}.yaml" if name in bundled_names() else own if own.is_file() else Path(name)
     if not file.is_file():
         close = difflib.get_close_matches(name, bundled_names(), n=1)

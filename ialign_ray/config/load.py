@@ -10,9 +10,9 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ialign_ray.config.beside import use_files_beside
 from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.experiment import PAPER, Experiment
+from ialign_ray.config.nearby import use_nearby_files
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.config.suites import KINDS
 from ialign_ray.errors import ConfigError
@@ -21,7 +21,7 @@ from ialign_ray.errors import ConfigError
 def load_experiment(path: str | Path, overrides: Iterable[str] = (), *, stored: bool = False) -> Experiment:
     """Read an experiment file and apply `section.field=value` overrides (values are YAML).
 
-    Relative paths of suites and data are those of files beside the experiment, if there are such files; not in the
+    Relative paths of suites and data are those of files in the experiment's folder, if it has them; not in the
     `stored` experiment of a run, whose paths are those that were used.
     Raises ConfigError with one sentence per wrong field.
     """
@@ -33,7 +33,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = (), *, stored: 
         data["evaluate"]["suites"] = expand_suites(suites, None if stored else file.parent)
     _apply(data, overrides)
     if not stored:
-        use_files_beside(data, file.parent)
+        use_nearby_files(data, file.parent)
     return build_experiment(data, str(file))
 
 

@@ -18,7 +18,7 @@ _DEPTH = 3
 
 
 def pick(table: pa.Table, name: str) -> pa.ChunkedArray | None:
-    """The column of a name or path, null where a row lacks it; None if no row can have it."""
+    """The column of a name or path, null if a row lacks it; None if no row can have it."""
     if name in table.column_names:
         return table[name]
     for root, path in _paths(name):
@@ -37,7 +37,7 @@ def has_column(schema: pa.Schema, name: str) -> bool:
 
 
 def root_of(schema: pa.Schema, name: str) -> str | None:
-    """The column that a name or path begins with; None if there is none."""
+    """The column that a name or path begins with; None if the schema has no such column."""
     if name in schema.names:
         return name
     found = (r for r, path in _paths(name) if r in schema.names and _below(schema.field(r).type, path) is not None)

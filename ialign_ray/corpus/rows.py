@@ -100,7 +100,7 @@ def _spoken(
     table: pa.Table, texts: dict[str, pa.ChunkedArray], long: LongLayout
 ) -> tuple[pa.Table, dict[str, pa.ChunkedArray]]:
     """The rows of known languages, with each text in the column of its language."""
-    # null where one of several columns is
+    # null if one of several columns is
     spoken = pc.binary_join_element_wise(*(table[name] for name in long.languages), "_")
     known = pc.is_in(spoken, value_set=pa.array(list(long.values.values()), pa.string()))
     table, spoken = table.filter(known), spoken.filter(known)

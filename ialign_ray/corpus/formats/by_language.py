@@ -49,7 +49,7 @@ def _inner(found: Format, source: DataSource, files: tuple[str, ...]) -> list[li
 
 
 def read(found: Format, chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
-    """Tables with a column for each language and shared column; null where a file lacks the row."""
+    """Tables with a column for each language and shared column; null if a file lacks the row."""
     source, before = chunk.source, len(rejects.bad)
     key = getattr(source, "id", None)
     others = [c for c in _shared(source) if c != key]

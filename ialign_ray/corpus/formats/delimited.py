@@ -104,13 +104,13 @@ class Dialect:
 
 
 @dataclass(frozen=True)
-class Head:
-    """How a file is read, found in its first rows."""
+class DelimitedHead:
+    """Marks and names of a file, found in its first rows."""
 
     dialect: Dialect
     names: list[str]
     line: int
-    """Line of the header row; 0 if there is none."""
+    """Line of the header row; 0 for a file without one."""
 
 
 def plan(tabs: bool, request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
@@ -138,7 +138,7 @@ def read(tabs: bool, chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
             yield table
 
 
-def head_of(path: str, source: DataSource, tabs: bool, wanted: Sequence[str] = ()) -> Head:
+def head_of(path: str, source: DataSource, tabs: bool, wanted: Sequence[str] = ()) -> DelimitedHead:
     """Dialect and column names of a file.
 
     Raises DataError if the file is empty, a name occurs twice, or a wanted column is missing.
@@ -162,7 +162,7 @@ def head_of(path: str, source: DataSource, tabs: bool, wanted: Sequence[str] = (
         raise DataError(f"{path} has its column names in quotation marks; set `quote: '\"'`")
     below = ((n, dialect.fields(t)) for n, t in islice(_rows(path, source, dialect, _ignore), 1, _SAMPLE))
     check_names(path, wanted, names, source.header, below)
-    return Head(dialect, unique(path, names), line)
+    return DelimitedHead(dialect, unique(path, names), line)
 
 
 def _ignore(line: int, reason: str) -> None:
@@ -207,7 +207,7 @@ def _filled(records: TextRecords) -> TextRecords:
 
 
 def _note(records: TextRecords, table: pa.Table, path: str, dialect: Dialect, rejects: Rejects) -> None:
-    """Note signs that quotes were read that are none, or the reverse; a `quote` of the user's settles it."""
+    """Note signs of wrong quoting, unless the user has named the `quote`."""
     if rejects.source.quote != "auto":
         return
     if dialect.quote:
@@ -229,7 +229,7 @@ def _note(records: TextRecords, table: pa.Table, path: str, dialect: Dialect, re
         rejects.notes.add(path, _QUOTED_TEXT, quoted, int(records.lines[0]))
 
 
-def _table(records: TextRecords, path: str, head: Head, reject: Reject) -> pa.Table:
+def _table(records: TextRecords, path: str, head: DelimitedHead, reject: Reject) -> pa.Table:
     table = _parsed(records, head)
     if table is None:
         # only now: counting fields costs a scan that valid files do not need
@@ -242,7 +242,7 @@ def _table(records: TextRecords, path: str, head: Head, reject: Reject) -> pa.Ta
     return table.select(kept).append_column(LINE, pa.array(records.lines, pa.int64()))
 
 
-def _parsed(records: TextRecords, head: Head) -> pa.Table | None:
+def _parsed(records: TextRecords, head: DelimitedHead) -> pa.Table | None:
     """The records as pyarrow reads them; None if it finds another number of rows."""
     if not len(records):
         return pa.table({n: pa.array([], pa.string()) for n in head.names})
@@ -272,7 +272,7 @@ def _parsed(records: TextRecords, head: Head) -> pa.Table | None:
     return table if table.num_rows == len(records) else None
 
 
-def _even(records: TextRecords, head: Head, reject: Reject) -> TextRecords:
+def _even(records: TextRecords, head: DelimitedHead, reject: Reject) -> TextRecords:
     """Records with the header's number of fields, and no line end except their last."""
     view, width, dialect = np.frombuffer(records.data, np.uint8), len(head.names), head.dialect
     fields = 1 + _count(np.flatnonzero(view == dialect.mark[0]), records, dialect)

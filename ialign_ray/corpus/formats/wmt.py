@@ -161,7 +161,7 @@ def _line(feeds: list[int], position: int) -> int:
 
 
 def _character(found: re.Match[str]) -> str:
-    """The character of a reference; one that is none stays as it is."""
+    """The character of a reference; the text itself for a number without a character."""
     if found[1]:
         return _NAMED[found[1]]
     code = int(found[2]) if found[2] else int(found[3], 16)

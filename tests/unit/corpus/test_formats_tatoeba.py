@@ -86,7 +86,7 @@ def test_what_does_not_fit_is_one_sentence(export):
     assert "no sentence in 'xho'; it has eng, fra, kat, swh" in refused(export, columns={"eng": "eng", "xho": "xho"})
     assert "does not exist" in refused(export, links="absent.csv")
     put(export, "links.csv", ["a\tb"])
-    assert "is no table of Tatoeba" in refused(export)
+    assert "is not a table of Tatoeba" in refused(export)
     put(export, "links.csv", ["1", "2"])
     assert "has no column 2" in refused(export)
     put(export, "links.csv", ["5\t2", "5"])
