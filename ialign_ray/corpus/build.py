@@ -25,6 +25,8 @@ from ialign_ray.config.base import Section
 from ialign_ray.corpus.assemble import IDENTITY, TRAIN, Assembly, assemble
 from ialign_ray.corpus.card import dataset_card
 from ialign_ray.corpus.chunks import Chunk
+from ialign_ray.corpus.cleaning import make_step
+from ialign_ray.corpus.cleaning.script import Script
 from ialign_ray.corpus.cleaning.step import StepDecision
 from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings, LeakStep
 from ialign_ray.corpus.rows import corpus_chunks
@@ -142,6 +144,19 @@ def _version(experiment: Experiment, chunks: Sequence[tuple[CorpusConfig, Chunk]
     return json_hash([[ShardJob(*c).key for c in chunks], steps, settings, others, holdout, index.digest])[:12]
 
 
+def _unchecked(experiment: Experiment) -> list[str]:
+    """A warning of languages that the step `script` cannot judge; whoever uses a private code (qaa-qtz) knows it."""
+    languages = sorted({code for corpus in experiment.corpora for code in corpus.languages})
+    steps = [make_step(s) for s in experiment.cleaning.steps]
+    found = sorted({code for step in steps if isinstance(step, Script) for code in step.unchecked(languages)})
+    if not (unknown := [code for code in found if not "qaa" <= code <= "qtz"]):
+        return []
+    return [
+        f"cleaning step `script` checks no text of {', '.join(unknown)}, since the usual script is not known; add "
+        f"`scripts: {{{unknown[0]}: [Latn]}}` to the step, or the script to the code"
+    ]
+
+
 @dataclass
 class _Build:
     """The state of one build."""
@@ -171,6 +186,7 @@ class _Build:
             if chunk.file > len(self.files[corpus.name]):
                 self.files[corpus.name].append(", ".join(chunk.files))
         self.jobs = [ShardJob(corpus, chunk) for corpus, chunk in chunks]
+        self.warnings += _unchecked(self.experiment)
         identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
         for steps, corpus_step in cut(self.experiment.cleaning.steps):
             # last, after cleaning: texts that are dropped anyway need no comparison

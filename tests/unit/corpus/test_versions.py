@@ -32,12 +32,12 @@ from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.prepare import prepare
 
 STEPS = {
-    "normalise": (1, "bc31da767408e1e3"),
-    "characters": (1, "f442afb40098c344"),
+    "normalise": (2, "bc31da767408e1e3"),
+    "characters": (2, "f442afb40098c344"),
     "empty": (1, "0cd2432dec7eed3a"),
     "identical": (1, "489f247df8d06936"),
     "length": (1, "927d5ec5c3ce11b2"),
-    "script": (1, "61ef46b8d7d129e5"),
+    "script": (2, "61ef46b8d7d129e5"),
     "language": (1, "dbd422b2f6b44a03"),
     "numbers": (1, "19843c5f2b2270c7"),
     "links": (1, "d8a6ddca7c7075d4"),
