@@ -170,7 +170,7 @@ class LeakSettings(Section):
 class LeakStep:
     """Drops a row in every language if one of its texts leaks."""
 
-    version = 1
+    version = 2
 
     def __init__(self, settings: LeakSettings) -> None:
         self._index = _open(str(Path(settings.folder, settings.index)))
