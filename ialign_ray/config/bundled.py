@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from ialign_ray.config.base import parse_yaml
 from ialign_ray.errors import ConfigError
 
 _FOLDER = Path(__file__).parent / "suite_files"
@@ -58,7 +59,7 @@ def _expanded(item: Any) -> Any:
 @lru_cache(maxsize=64)
 def _stored(file: str, changed: float) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        data = parse_yaml(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"suite file {file} cannot be read as YAML in UTF-8: {' '.join(str(error).split())}"

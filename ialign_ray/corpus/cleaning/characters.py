@@ -214,4 +214,5 @@ def _tagged(texts: Texts, tags: Mask) -> Mask:
     places = np.arange(len(tags))
     before = np.maximum.accumulate(np.where(tags, 0, places))
     found: Mask = look_up(matching(_EMOJI), texts.points)[before]
-    return found & (texts.rows(before) == texts.rows(places))
+    same: Mask = texts.rows(before) == texts.rows(places)
+    return found & same

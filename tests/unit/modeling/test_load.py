@@ -18,6 +18,7 @@ from ialign_ray.modeling.load import (
     merge,
     model_shape,
     names_encoder_decoder,
+    save_model,
 )
 
 
@@ -44,6 +45,13 @@ def test_a_rank_above_a_layers_side_is_refused(settings):
     assert "model.lora.rank is 33" in message
     assert "layers.0.self_attn.q_proj" in message
     assert "at most 32" in message
+
+
+def test_an_adapter_names_the_revision_of_its_base(settings, tmp_path):
+    for revision in (None, "2f3c0e1"):
+        model = load_base(settings.model_copy(update={"revision": revision}))
+        save_model(add_adapter(model, LoraSettings(rank=2), 0), tmp_path / str(revision))
+        assert json.loads((tmp_path / str(revision) / "adapter_config.json").read_text())["revision"] == revision
 
 
 def test_the_rank_is_checked_without_weights(settings):
