@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -53,6 +54,12 @@ _BROKEN = (
 """Letters between which U+200B marks the ends of words."""
 _MONGOLIAN = r"[\p{Mongolian}]"
 """Letters that U+180E and U+202F join to a suffix."""
+_ZAWGYI = (
+    r"[\x{105A}\x{1060}-\x{1097}]|\x{1039}(?:[^\x{1000}-\x{1021}]|$)"
+    r"|(?:^|[^\x{1000}-\x{1028}\x{103B}-\x{103F}\x{1050}-\x{108F}\x{AA60}-\x{AA7F}])\x{1031}"
+)
+"""What only text in Zawgyi has, or other languages of the Burmese script: few texts need the detector."""
+_SURELY = 0.95
 _EMOJI = r"[\p{So}\x{FE0F}\x{1F3FB}-\x{1F3FF}]"
 _TAGS = r"[\x{E0020}-\x{E007F}]"
 
@@ -94,7 +101,8 @@ class Characters:
     joiners, interlinear and tag characters, noncharacters. Whether a format character is needed is judged by its
     neighbours, not by the language: U+200C and U+200D stay beside letters that they shape, U+200B beside those whose
     words it separates, U+180E beside Mongolian ones, U+200D between two emoji, and tags behind an emoji (the flag of
-    Wales). U+FFFD means that a decoder met bytes it could not read: the text there is lost.
+    Wales). U+FFFD means that a decoder met bytes it could not read: the text there is lost. Burmese in the encoding of
+    the font Zawgyi, whose code points are other letters in Unicode, is dropped too.
     """
 
     version = 2
@@ -107,8 +115,25 @@ class Characters:
         outcome = _rewrite(table, scope, lambda _: _cleaned)
         for code in scope.languages:
             damaged = pc.match_substring(outcome.table[code], chr(_DAMAGE)).fill_null(False)
-            outcome.dropped[code] = damaged.to_numpy()
+            outcome.dropped[code] = damaged.to_numpy() | in_zawgyi(outcome.table[code])
         return outcome
+
+
+def in_zawgyi(column: pa.ChunkedArray) -> Mask:
+    """Mask of the texts that are surely in Zawgyi, by the detector of Google's myanmar-tools."""
+    found: Mask = pc.match_substring_regex(column, _ZAWGYI).fill_null(False).to_numpy().copy()
+    suspects = np.flatnonzero(found)
+    if len(suspects):
+        texts = column.take(pa.array(suspects)).to_pylist()
+        found[suspects] = [_zawgyi_detector().get_zawgyi_probability(text) > _SURELY for text in texts]
+    return found
+
+
+@lru_cache(maxsize=1)
+def _zawgyi_detector() -> Any:
+    from myanmartools import ZawgyiDetector
+
+    return ZawgyiDetector()
 
 
 Rewrite = Callable[[pa.Array], tuple[pa.Array, int]]

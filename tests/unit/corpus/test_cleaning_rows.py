@@ -118,6 +118,12 @@ def test_characters_drops_damaged_texts():
     assert drops("characters", eng=["a", "b", None], ind=["caf\ufffd", "utuh", None]) == [True, False, False]
 
 
+def test_characters_drops_burmese_in_zawgyi():
+    zawgyi = "ျမန္မာႏိုင္ငံသည္ အေရွ႕ေတာင္အာရွတြင္ တည္ရွိသည္"
+    good = ["မြန်မာနိုင်ငံသည် အရှေ့တောင်အာရှတွင် တည်ရှိသည်", "ကျေးဇူးတင်ပါတယ်", "ဩဂုတ်လ", "မိူင်းတႆး ပဵၼ် မိူင်းဢၼ်မီး", None, "x"]
+    assert drops("characters", eng=["x"] * 7, mya=[zawgyi, *good]) == [True] + [False] * 6
+
+
 def test_empty():
     texts = ["", " ", "?!… —", "🙂", None, "7", "字", "ก", "ا", "a"]
     assert drops("empty", ind=texts) == [True] * 4 + [False] * 6
