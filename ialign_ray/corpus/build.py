@@ -41,6 +41,7 @@ from ialign_ray.corpus.shards import (
     versioned,
 )
 from ialign_ray.corpus.splits import CorpusRows, IdentityMeasurement, IdentitySettings, resolve
+from ialign_ray.corpus.spoken import check_languages
 from ialign_ray.corpus.statistics import StoredMeasures
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
@@ -118,6 +119,7 @@ def build_corpus(
         build = _Build(experiment, ShardStore(root / SHARDS), runner, watch)
         saved = {"index": index.save(root / LEAKS), "folder": str(root / LEAKS)}
         build.clean(chunks, [LeakSettings(step="leaks", **saved), LeakSettings(step="overlaps", **saved)])
+        build.check_languages()
         build.write(folder, version)
     write_text(root / experiment.name / "latest", version + "\n")
     return Built(folder)
@@ -194,6 +196,12 @@ class _Build:
             self._run((*steps, *final), corpus_step or identity)
             if corpus_step:
                 self._decide(corpus_step)
+
+    def check_languages(self) -> None:
+        """Refuse a declared language without a text, which would make an empty corpus look built."""
+        for corpus in self.experiment.corpora:
+            files = [file for listed in self.files[corpus.name] for file in listed.split(", ")]
+            self.warnings += check_languages(corpus, self.counts[corpus.name].cells_in, files)
 
     def _run(self, steps: tuple[Section, ...], measure: Section) -> None:
         first = not self.shards

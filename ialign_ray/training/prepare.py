@@ -121,6 +121,7 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
     Raises DataError, ConfigError or ModelError with one sentence.
     """
     objective_of(experiment.train)
+    experiment.check_suites()
     templates = experiment_templates(experiment)
     names = language_names(experiment, templates)
     built, index = curate(experiment, console, cluster=cluster)

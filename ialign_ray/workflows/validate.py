@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from ialign_ray.config import Experiment
+from ialign_ray.config import Experiment, SuiteSource
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
 from ialign_ray.modeling.load import check_rank, model_shape
@@ -43,6 +43,8 @@ def validate(experiment: Experiment, console: Console) -> None:
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))
     console.print(mix_table(experiment, prepared))
+    if experiment.evaluate.suites:
+        console.print(suite_table(experiment))
     if XSS in prepared.plan.mix and not prepared.plan.matching and prepared.plan.ratio < 1:
         say(console, f"XSS: under {FEWEST} pairs per direction, so its surface was not matched and may reveal labels")
     if prepared.plan.matching:
@@ -99,6 +101,15 @@ def data_table(prepared: Prepared) -> BlockTable:
     kept = f"{r.pool} of {r.eligible}"
     of_replay = (r.read, r.empty, 0, r.leaked, r.validation, kept, "-", r.too_long)
     return BlockTable(header, [*rows, ("replay", *map(str, of_replay))])
+
+
+def suite_table(experiment: Experiment) -> BlockTable:
+    """Table of the suites, with the languages that each measures."""
+    rows = [
+        (suite.name, suite.kind, ", ".join(sorted(suite.measured)) if isinstance(suite, SuiteSource) else "old tasks")
+        for suite in experiment.evaluate.suites
+    ]
+    return BlockTable(("suite", "kind", "languages"), rows)
 
 
 def held_out_line(prepared: Prepared, every: int) -> str:

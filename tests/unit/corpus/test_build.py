@@ -62,6 +62,43 @@ def shard_times(data):
     return {p: p.stat().st_mtime_ns for p in (corpora_folder(experiment) / SHARDS).glob("*/*/manifest.json")}
 
 
+MEMORY = """<tmx version="1.4"><header/><body>
+<tu><tuv xml:lang="en"><seg>The bus is full.</seg></tuv><tuv xml:lang="sw"><seg>Basi limejaa.</seg></tuv></tu>
+</body></tmx>"""
+
+
+def of_memory(tmp_path, code, column):
+    (tmp_path / "m.tmx").write_text(MEMORY, encoding="utf-8")
+    return {
+        "name": "memory",
+        "languages": {"l1": ["eng"], "l2": [code]},
+        "model": {"id": "none"},
+        "corpora": [{"name": "m", "path": "m.tmx", "columns": {"eng": "en", code: column}}],
+        "replay": {"ratio": 0},
+        "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
+    }
+
+
+def test_a_language_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    with pytest.raises(DataError, match=r"corpus 'm' \(m.tmx\) has no text in kin \(as 'rw'\); the file has en, sw;"):
+        build(of_memory(tmp_path, "kin", "rw"))
+    write_jsonl(
+        tmp_path / "rows.jsonl", [{"lang": "eng", "text": "a bus", "n": 1}, {"lang": "swa", "text": "b", "n": 1}]
+    )
+    data = of_memory(tmp_path, "swh", "swh")
+    long = {"language": "lang", "text": "text", "join": "n", "values": {"eng": "eng", "swh": "swh"}}
+    with pytest.raises(DataError, match="no text in swh"):
+        build(data | {"corpora": [{"name": "m", "path": "rows.jsonl", "long": long}]})
+
+
+def test_a_macro_language_is_read_for_its_usual_member_and_told(tmp_path):
+    built = build(of_memory(tmp_path, "swh", "swh"))
+    (row,) = rows_of(built, corpus="m").values()
+    assert row["swh"] == "Basi limejaa."
+    assert built.counts["warnings"] == ["corpus 'm': swh is read from sw, not swh"]
+    assert build(of_memory(tmp_path, "swh", "sw")).counts["warnings"] == []
+
+
 def test_every_step_is_counted_and_its_drops_are_kept(data):
     built = build(data)
     counts = built.counts["corpora"]["all"]

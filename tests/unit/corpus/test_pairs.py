@@ -64,7 +64,9 @@ def lengthened(tmp_path, language, rows):
 def test_a_language_that_vanishes_is_refused_with_what_took_it(only_second, tmp_path, way):
     lengthened(tmp_path, "jav", 12)
     only_second["tasks"]["directions"] = way
-    with pytest.raises(DataError, match="language jav has no pair left of 12 texts: (12|24) of .* are over train.max_target"):
+    with pytest.raises(
+        DataError, match="language jav has no pair left of 12 texts: (12|24) of .* are over train.max_target"
+    ):
         prepare(build_experiment(only_second, "x"))
     only_second["cleaning"] = {"steps": [{"step": "length", "max_characters": 300}]}
     with pytest.raises(DataError, match="language jav has no pair left of 12 texts: length dropped 12"):

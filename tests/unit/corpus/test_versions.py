@@ -53,7 +53,7 @@ READERS = {
     "jsonl": (1, "7bd131d1265dc30e"),
     "csv": (1, "431d22bcd9979a8f"),
     "tsv": (1, "74fb7b86075e056e"),
-    "tmx": (1, "57e31a22a9a301d2"),
+    "tmx": (2, "57e31a22a9a301d2"),
     "xliff": (1, "fbbe6866fc0400ae"),
     "po": (1, "efeefb997d83c224"),
     "sheet": (1, "c7321ddefb5da222"),
