@@ -17,7 +17,7 @@ from torch import nn
 
 from ialign_ray.config import LoraSettings, ModelSettings
 from ialign_ray.errors import ModelError, first_line
-from ialign_ray.modeling.architecture import auto_class, is_encoder_decoder
+from ialign_ray.modeling.architecture import FORCED, auto_class, is_encoder_decoder
 from ialign_ray.modeling.attention import attention_kernel
 from ialign_ray.modeling.patterns import check_patterns
 from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
@@ -98,6 +98,35 @@ def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
             bnb_4bit_compute_dtype=dtype,
         )
     }
+
+
+_USED = {*FORCED, "eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id", "transformers_version"}
+_SAMPLING = {"do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens", "use_cache"}
+"""Settings that every request, or every evaluation, makes for itself."""
+
+
+def set_aside(settings: ModelSettings, location: str | None = None) -> list[str]:
+    """Settings of the folder's generation_config that neither evaluation nor serving applies.
+
+    Suppressed tokens, penalties, stop strings: what one of them applied and the other did not would give two answers.
+    """
+    from transformers import GenerationConfig
+
+    where, revision = location or model_location(settings.id), None if location else settings.revision
+    try:
+        config = GenerationConfig.from_pretrained(where, revision=revision)
+    except _UNLOADABLE:  # most folders have none
+        return []
+    seq2seq = getattr(load_config(settings, location), "is_encoder_decoder", False)
+    used = _USED if seq2seq else _USED - set(FORCED)
+    return sorted(name for name in config.to_diff_dict() if name not in used | _SAMPLING and not name.startswith("_"))
+
+
+def set_aside_warning(settings: ModelSettings) -> list[str]:
+    """A sentence about what `set_aside` found, or nothing."""
+    if not (names := set_aside(settings)):
+        return []
+    return [f"generation_config of {settings.id} sets {', '.join(names)}; evaluation and serving set them aside"]
 
 
 def names_encoder_decoder(settings: ModelSettings) -> bool:

@@ -15,7 +15,7 @@ from rich.text import Text
 from ialign_ray.config import Experiment, SuiteSource
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
-from ialign_ray.modeling.load import check_rank, model_shape
+from ialign_ray.modeling.load import check_rank, model_shape, set_aside_warning
 from ialign_ray.streaming.examples import encode_drawn
 from ialign_ray.tasks.alignment import XSS
 from ialign_ray.tasks.negatives import Pair
@@ -51,7 +51,11 @@ def validate(experiment: Experiment, console: Console) -> None:
         console.print(matching_table(prepared.plan.matching))
     if experiment.train.validation:
         console.print(held_out_line(prepared, experiment.train.validation.every), highlight=False)
-    for warning in [*coverage(prepared, experiment.languages.l1), *fallback_warnings(prepared)]:
+    for warning in [
+        *coverage(prepared, experiment.languages.l1),
+        *fallback_warnings(prepared),
+        *set_aside_warning(experiment.model),
+    ]:
         console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
     for task, example in examples(prepared.plan).items():
         console.print(Panel(Text(f"{example.prompt}\n\n→ {example.target}"), title=f"{task} ({example.template})"))
