@@ -24,6 +24,7 @@ from ialign_ray.corpus.cleaning.codepoints import (
     matching,
     normal_characters,
     normalised,
+    per_block,
 )
 from ialign_ray.corpus.cleaning.step import Mask, Outcome, Scope
 
@@ -121,11 +122,18 @@ class Characters:
 
 def in_zawgyi(column: pa.ChunkedArray) -> Mask:
     """Mask of the texts that are surely in Zawgyi, by the detector of Google's myanmar-tools."""
-    found: Mask = pc.match_substring_regex(column, _ZAWGYI).fill_null(False).to_numpy().copy()
-    suspects = np.flatnonzero(found)
-    if len(suspects):
-        texts = column.take(pa.array(suspects)).to_pylist()
-        found[suspects] = [_zawgyi_detector().get_zawgyi_probability(text) > _SURELY for text in texts]
+    return per_block(column, _in_zawgyi)
+
+
+def _in_zawgyi(array: pa.Array) -> Mask:
+    found = np.zeros(len(array), bool)
+    points = decode(array).points
+    if ((points >= 0x1031) & (points <= 0x1097)).any():  # regular expressions cost much more, and few texts need them
+        suspects = pc.match_substring_regex(array, _ZAWGYI).fill_null(False)
+        texts = array.filter(suspects).to_pylist()
+        found[suspects.to_numpy(zero_copy_only=False)] = [
+            _zawgyi_detector().get_zawgyi_probability(text) > _SURELY for text in texts
+        ]
     return found
 
 
