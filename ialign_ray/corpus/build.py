@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ialign_ray.config import CorpusConfig, Experiment, dump_yaml
@@ -45,7 +46,7 @@ from ialign_ray.corpus.spoken import check_languages
 from ialign_ray.corpus.statistics import StoredMeasures
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
-VERSION = 1
+VERSION = 2
 """Version of identities, splits and writing: raised whenever the same pieces give a different finished corpus."""
 COUNTS = "counts.json"
 SHARDS, LEAKS = ".shards", ".leaks"
@@ -120,7 +121,7 @@ def build_corpus(
         saved = {"index": index.save(root / LEAKS), "folder": str(root / LEAKS)}
         build.clean(chunks, [LeakSettings(step="leaks", **saved), LeakSettings(step="overlaps", **saved)])
         build.check_languages()
-        build.write(folder, version)
+        build.write(folder, version, index)
     write_text(root / experiment.name / "latest", version + "\n")
     return Built(folder)
 
@@ -144,6 +145,24 @@ def _version(experiment: Experiment, chunks: Sequence[tuple[CorpusConfig, Chunk]
     holdout = [c.holdout for c in experiment.corpora]
     settings = experiment.cleaning.model_dump(mode="json", exclude={"steps"})
     return json_hash([[ShardJob(*c).key for c in chunks], steps, settings, others, holdout, index.digest])[:12]
+
+
+def _leaked_from(drops: Path, index: EvaluationIndex) -> dict[str, dict[str, int]]:
+    """Corpus -> suite or protected set -> rows dropped for a sentence of it, from the texts that steps dropped."""
+    found: dict[str, dict[str, int]] = {}
+    for folder in sorted(drops.glob("corpus=*")):
+        rows: dict[tuple[Any, ...], str | None] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            table = pq.ParquetFile(path).read()
+            table = table.filter(pc.is_in(table["step"], pa.array(["leaks", "overlaps"])))
+            # a row goes in all its languages, for one that is in a suite
+            table = table.filter(pa.array(np.logical_or(*index.leaks(table["text"]))))
+            for row, origin in zip(table.to_pylist(), index.origins_of(table["text"]), strict=True):
+                rows.setdefault((row["id"], row["file"], row["line"]), origin)
+        found[folder.name.removeprefix("corpus=")] = dict(
+            Counter(origin for origin in rows.values() if origin).most_common()
+        )
+    return found
 
 
 def _unchecked(experiment: Experiment) -> list[str]:
@@ -249,7 +268,7 @@ class _Build:
         languages = list(dict.fromkeys(code for c in self.experiment.corpora for code in c.languages))
         return StoredMeasures(self.store, [p for _, p in self.pieces], languages)
 
-    def write(self, folder: Path, version: str) -> None:
+    def write(self, folder: Path, version: str, index: EvaluationIndex) -> None:
         """Check identities, draw the split, and write the finished folder."""
         measures = self.measures()
         offsets = [int(o) for o in measures.offsets]
@@ -269,7 +288,7 @@ class _Build:
                 # they carried the decisions to the tasks and are not part of the corpus
                 (scratch / f"{name}.npy").unlink()
             self._keep_drops(scratch)
-            report = self._report(version)
+            report = self._report(version) | {"leaked_from": _leaked_from(scratch / "drops", index)}
             write_json(scratch / COUNTS, report)
             write_text(scratch / "experiment.yaml", dump_yaml(self.experiment))
             write_text(scratch / "README.md", dataset_card(self.experiment, report))

@@ -226,6 +226,13 @@ def test_evaluation_sentences_are_dropped_and_counted(data):
     lost = built.counts["corpora"]["all"]["dropped_rows"]
     assert lost["leaks"] == 1  # equality; the others hold a part, or are part of more
     assert lost["leaks"] + lost["overlaps"] == len(expected & rows_of(clean).keys())
+    assert built.counts["leaked_from"] == {"all": {}}  # an index without names
+    named = build(data, EvaluationIndex.build({"flores": secrets[:1], "mood": secrets[1:], "unused": ["Nothing."]}))
+    assert rows_of(named).keys() == rows_of(built).keys()
+    by_suite = named.counts["leaked_from"]["all"]
+    assert by_suite["flores"] >= 1
+    assert set(by_suite) == {"flores", "mood"}
+    assert sum(by_suite.values()) == lost["leaks"] + lost["overlaps"]
     exact = build(data, EvaluationIndex.build([rows[100]["jav"].upper()], threshold=None))
     assert rows_of(clean).keys() - rows_of(exact).keys() == {"all:100"}
 
