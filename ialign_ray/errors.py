@@ -72,3 +72,8 @@ def load(data: Mapping[str, str]) -> IalignError:
     # errors of other modules take other arguments and are never passed between processes
     own = {kind.__name__: kind for kind in IalignError.__subclasses__() if kind.__module__ == __name__}
     return own.get(data["kind"], IalignError)(data["message"])
+
+
+def first_line(error: BaseException) -> str:
+    """First line of a message, or the exception's name if it has none: libraries explain at length."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

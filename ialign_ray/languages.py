@@ -50,6 +50,8 @@ _NAMES = {
     "cym": {"ind": "Wales"},
 }
 """Names that CLDR lacks, or that do not read well in a sentence."""
+_MEMBERS = {"nob": "nor", "fil": "tgl"}
+"""Usual members of a macro-language, or names of one language, that CLDR does not merge."""
 _SCRIPTS = {"azb": "Arab"}
 """Usual scripts that the registry lacks and the macro-language does not give."""
 _WIDER = {"Hang": "Kore", "Hira": "Jpan", "Kana": "Jpan"}
@@ -109,6 +111,42 @@ def macrolanguage(code: str) -> str | None:
     iso = normalise(code)
     above = MACROLANGUAGES.get(iso) or MACROLANGUAGES.get(str(langcodes.Language.get(iso).language))
     return normalise(above) if above and normalise(above) != iso else None
+
+
+EQUAL = 1
+"""Largest distance of two spellings of one tag."""
+LAST_RESORT = 4
+"""Distance of two tags of which one names a macro-language, the other its usual member."""
+
+
+@lru_cache(maxsize=1 << 16)
+def tag_distance(wanted: str, found: str) -> int | None:
+    """Distance of a language tag in a file from the one asked for; None if its text is in another language or script.
+
+    0 the same tag, 1 up to case, 2 the same language (`en` and `en-US`), 3 another region's (`pt-BR` for `pt-PT`), 4
+    the macro-language of its usual member (`sw` for `swh`, `zh` for `cmn`).
+    """
+    if wanted == found:
+        return 0
+    if wanted.lower().replace("_", "-") == found.lower().replace("_", "-"):
+        return 1
+    try:
+        if _family(wanted) != _family(found) or script_of(wanted) != script_of(found):
+            return None
+        if normalise(wanted) != normalise(found):
+            return LAST_RESORT
+        one, two = (langcodes.Language.get(code, normalize=False).territory for code in (wanted, found))
+        return 3 if one and two and one != two else 2
+    except (ConfigError, ValueError):  # a code that no registry knows, or no tag
+        return None
+
+
+def _family(code: str) -> str:
+    """A macro-language and its usual member as one: CLDR names that member alone (`cmn` of `zho`, not `yue`)."""
+    iso = normalise(code)
+    if iso in _MEMBERS or iso in _DISTINCT.values():
+        return _MEMBERS.get(iso, iso)
+    return normalise(str(langcodes.Language.get(iso).prefer_macrolanguage().language))
 
 
 def display_name(code: str, spoken: str = "eng", names: Mapping[str, Mapping[str, str]] | None = None) -> str:

@@ -17,7 +17,7 @@ from ialign_ray.cluster.local import check_token_file, private_ray
 from ialign_ray.cluster.ports import exposure
 from ialign_ray.cluster.resources import grown, present, reachable
 from ialign_ray.config import ScalingConfig
-from ialign_ray.errors import ClusterError, IalignError
+from ialign_ray.errors import ClusterError, IalignError, first_line
 
 SETTINGS = {
     "RAY_DATA_USE_DATASOURCE_V2": "0",  # 0.5-0.9 s instead of 9-12 s per small execution (ray 2.60)
@@ -125,5 +125,6 @@ def refusal(address: str, error: Exception) -> str:
         return f"scaling.address {address!r} does not answer; start a head there or omit the field"
     if "timed out during startup" in str(error):
         return "Ray did not start in its 30 s, since this machine is busy; run the command again"
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return f"the cluster at {address or 'this machine'} cannot be joined: {said}; check the log of its head"
+    return (
+        f"the cluster at {address or 'this machine'} cannot be joined: {first_line(error)}; check the log of its head"
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from ialign_ray.config.base import parse_yaml
 from ialign_ray.errors import ConfigError
 
 _FOLDER = Path(__file__).parent / "suite_files"
@@ -32,13 +33,41 @@ def expand_suites(items: Any, folder: Path | None = None) -> Any:
 
 
 def grouped(suite: Any, groups: Mapping[str, str]) -> Any:
-    """Restrict `languages` of a suite with `grouped: true` to languages in a group; return other suites unchanged."""
+    """Restrict `languages` of a suite with `grouped: true` to languages in a group; return other suites unchanged.
+
+    A macro-language and its usual member (`swa` and `swh`) are one: the suite takes the group's code.
+    """
     if not isinstance(suite, dict) or suite.get("grouped") is not True or not groups:
         return suite
-    long = suite.get("long")
-    known = [*_keys(suite.get("columns")), *_keys(long.get("values") if isinstance(long, dict) else None)]
-    chosen = suite.get("languages") or list(dict.fromkeys(known))
-    return suite | {"languages": [code for code in chosen if _canonical(code) in groups]}
+    long: dict[str, Any] = suite["long"] if isinstance(suite.get("long"), dict) else {}
+    known = list(dict.fromkeys([*_keys(suite.get("columns")), *_keys(long.get("values"))]))
+    codes = {code: _of_group(code, groups, known) for code in known}
+    renamed = {
+        key: _renamed(suite[key], codes) for key in ("columns", "languages", "directions", "pivot") if key in suite
+    }
+    if long:
+        renamed["long"] = long | {"values": _renamed(long.get("values"), codes)}
+    chosen = renamed.get("languages") or list(codes.values())
+    return suite | renamed | {"languages": [code for code in chosen if _canonical(code) in groups]}
+
+
+def _of_group(code: Any, groups: Mapping[str, str], known: Sequence[Any]) -> Any:
+    """The group's code for a suite's language; the suite's own if no group has it under another."""
+    from ialign_ray.languages import LAST_RESORT, tag_distance
+
+    have = {_canonical(c) for c in known}
+    if not isinstance(code, str) or _canonical(code) in groups:
+        return code
+    return next((c for c in groups if c not in have and tag_distance(c, code) == LAST_RESORT), code)
+
+
+def _renamed(value: Any, codes: Mapping[Any, Any]) -> Any:
+    """A setting with the codes of languages replaced, at any depth; columns of a language are left."""
+    if isinstance(value, dict):
+        return {codes.get(code, code): below for code, below in value.items()}
+    if isinstance(value, list):
+        return [_renamed(item, codes) for item in value]
+    return codes.get(value, value)
 
 
 def _expanded(item: Any, folder: Path) -> Any:
@@ -59,7 +88,7 @@ def _expanded(item: Any, folder: Path) -> Any:
 @lru_cache(maxsize=64)
 def _stored(file: str, changed: float) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+        data = parse_yaml(Path(file).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(
             f"suite file {file} cannot be read as YAML in UTF-8: {' '.join(str(error).split())}"

@@ -18,6 +18,7 @@ from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.model import ModelSettings
 from ialign_ray.config.search import SearchConfig
 from ialign_ray.config.serve import ServeConfig
+from ialign_ray.config.suites import SuiteSource
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 from ialign_ray.errors import ConfigError
 
@@ -208,6 +209,23 @@ class Experiment(Section):
                         "remove the column or move the language to languages.l2"
                     )
         return self
+
+    def check_suites(self) -> None:
+        """Raise ConfigError for a suite that measures a language of no group, before anything is trained for it.
+
+        No validator, since runs that were trained under such a file still load.
+        """
+        from ialign_ray.languages import tag_distance  # CLDR's tables
+
+        groups = self.languages.groups()
+        for suite in self.evaluate.suites:
+            for code in sorted(suite.measured - set(groups)) if isinstance(suite, SuiteSource) else ():
+                near = [c for c in groups if tag_distance(c, code) is not None]
+                cure = f"write {near[0]} here, as the group does" if near else "add it to l1, l2 or l3 of languages"
+                raise ConfigError(
+                    f"evaluate.suites.{suite.name}: language {code!r} is in no group; {cure}, or leave it out by "
+                    "`languages` of the suite"
+                )
 
     @model_validator(mode="after")
     def _promotion_measured(self) -> Self:

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ialign_ray.config.base import parse_yaml
 from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.experiment import PAPER, Experiment
 from ialign_ray.config.nearby import use_nearby_files
@@ -111,14 +112,14 @@ def _apply(data: dict[str, Any], overrides: Iterable[str]) -> None:
         if not sign or not key:
             raise ConfigError(f"--set {override!r} is not of the form section.field=value")
         try:
-            set_value(data, key, yaml.safe_load(value))
+            set_value(data, key, parse_yaml(value))
         except yaml.YAMLError as error:
             raise ConfigError(f"--set {override!r}: the value is not valid YAML ({_line(error)})") from error
 
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        data = yaml.safe_load(file.read_text(encoding="utf-8"))
+        data = parse_yaml(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"{file} does not exist; name an experiment file") from error
     except IsADirectoryError as error:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ialign_ray.config.base import Section
+
+
+def _listed(value: Any) -> Any:
+    """One name as a list of it: PEFT takes a string for a pattern over whole names."""
+    return [value] if isinstance(value, str) and value != "all-linear" else value
 
 
 class LoraSettings(Section):
@@ -17,8 +22,8 @@ class LoraSettings(Section):
     """Rank of the update, at least 1 and at most the smallest dimension of a target layer."""
     alpha: float | None = Field(None, gt=0)
     """Scale of the update. Default: twice the rank, or 8 with `rslora`, so that both scale by 2 at rank 16."""
-    targets: str | list[str] = "all-linear"
-    """Module names to adapt, or `all-linear`."""
+    targets: Literal["all-linear"] | Annotated[list[str], BeforeValidator(_listed), Field(min_length=1)] = "all-linear"
+    """Names of modules to adapt (one, or a list), or `all-linear`."""
     dropout: float = Field(0.0, ge=0, lt=1)
     """Dropout on the adapter's input, from 0 to below 1."""
     dora: bool = False

@@ -215,6 +215,12 @@ class ClassificationSuite(SuiteSource):
                     raise ValueError(
                         f"label {label!r} has no word in {prompt.language!r}, which prompt {prompt.name!r} needs"
                     )
+            said = [words[prompt.language].strip() for words in self.labels.values()]
+            if twice := [word for word in said if said.count(word) > 1]:
+                raise ValueError(
+                    f"two labels are {twice[0]!r} in {prompt.language!r}, and no model can choose between them; give "
+                    "each its own word"
+                )
         return self
 
     @model_validator(mode="after")

@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ialign_ray.config import CorpusConfig, Experiment, dump_yaml
@@ -26,6 +27,8 @@ from ialign_ray.config.base import Section
 from ialign_ray.corpus.assemble import IDENTITY, TRAIN, Assembly, assemble
 from ialign_ray.corpus.card import dataset_card
 from ialign_ray.corpus.chunks import Chunk, ReadNotes
+from ialign_ray.corpus.cleaning import make_step
+from ialign_ray.corpus.cleaning.script import Script
 from ialign_ray.corpus.cleaning.step import StepDecision
 from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings, LeakStep
 from ialign_ray.corpus.readers import file_sets
@@ -41,10 +44,11 @@ from ialign_ray.corpus.shards import (
     versioned,
 )
 from ialign_ray.corpus.splits import CorpusRows, IdentityMeasurement, IdentitySettings, resolve
+from ialign_ray.corpus.spoken import check_languages
 from ialign_ray.corpus.statistics import StoredMeasures
 from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 
-VERSION = 1
+VERSION = 2
 """Version of identities, splits and writing: raised whenever the same pieces give a different finished corpus."""
 COUNTS = "counts.json"
 FEW = 2
@@ -120,7 +124,8 @@ def build_corpus(
         build = _Build(experiment, ShardStore(root / SHARDS), runner, watch)
         saved = {"index": index.save(root / LEAKS), "folder": str(root / LEAKS)}
         build.clean(chunks, [LeakSettings(step="leaks", **saved), LeakSettings(step="overlaps", **saved)])
-        build.write(folder, version)
+        build.check_languages()
+        build.write(folder, version, index)
     write_text(root / experiment.name / "latest", version + "\n")
     return Built(folder)
 
@@ -155,6 +160,37 @@ def named(files: Sequence[str]) -> str:
     return f"{folder} ({len(files)} files)"
 
 
+def _leaked_from(drops: Path, index: EvaluationIndex) -> dict[str, dict[str, int]]:
+    """Corpus -> suite or protected set -> rows dropped for a sentence of it, from the texts that steps dropped."""
+    found: dict[str, dict[str, int]] = {}
+    for folder in sorted(drops.glob("corpus=*")):
+        rows: dict[tuple[Any, ...], str | None] = {}
+        for path in sorted(folder.glob("*.parquet")):
+            table = pq.ParquetFile(path).read()
+            table = table.filter(pc.is_in(table["step"], pa.array(["leaks", "overlaps"])))
+            # a row goes in all its languages, for one that is in a suite
+            table = table.filter(pa.array(np.logical_or(*index.leaks(table["text"]))))
+            for row, origin in zip(table.to_pylist(), index.origins_of(table["text"]), strict=True):
+                rows.setdefault((row["id"], row["file"], row["line"]), origin)
+        found[folder.name.removeprefix("corpus=")] = dict(
+            Counter(origin for origin in rows.values() if origin).most_common()
+        )
+    return found
+
+
+def _unchecked(experiment: Experiment) -> list[str]:
+    """A warning of languages that the step `script` cannot judge; whoever uses a private code (qaa-qtz) knows it."""
+    languages = sorted({code for corpus in experiment.corpora for code in corpus.languages})
+    steps = [make_step(s) for s in experiment.cleaning.steps]
+    found = sorted({code for step in steps if isinstance(step, Script) for code in step.unchecked(languages)})
+    if not (unknown := [code for code in found if not "qaa" <= code <= "qtz"]):
+        return []
+    return [
+        f"cleaning step `script` checks no text of {', '.join(unknown)}, since the usual script is not known; add "
+        f"`scripts: {{{unknown[0]}: [Latn]}}` to the step, or the script to the code"
+    ]
+
+
 @dataclass
 class _Build:
     """The state of one build."""
@@ -184,6 +220,7 @@ class _Build:
             new = chunk.file > len(self.files[corpus.name])
             self.files[corpus.name] += [named(part.files) for part in file_sets(chunk)] * new
         self.jobs = [ShardJob(corpus, chunk) for corpus, chunk in chunks]
+        self.warnings += _unchecked(self.experiment)
         identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
         for steps, corpus_step in cut(self.experiment.cleaning.steps):
             # last, after cleaning: texts that are dropped anyway need no comparison
@@ -191,6 +228,12 @@ class _Build:
             self._run((*steps, *final), corpus_step or identity)
             if corpus_step:
                 self._decide(corpus_step)
+
+    def check_languages(self) -> None:
+        """Refuse a declared language without a text, which would make an empty corpus look built."""
+        for corpus in self.experiment.corpora:
+            files = [file for listed in self.files[corpus.name] for file in listed.split(", ")]
+            self.warnings += check_languages(corpus, self.counts[corpus.name].cells_in, files)
 
     def _run(self, steps: tuple[Section, ...], measure: Section) -> None:
         first = not self.shards
@@ -238,7 +281,7 @@ class _Build:
         languages = list(dict.fromkeys(code for c in self.experiment.corpora for code in c.languages))
         return StoredMeasures(self.store, [p for _, p in self.pieces], languages)
 
-    def write(self, folder: Path, version: str) -> None:
+    def write(self, folder: Path, version: str, index: EvaluationIndex) -> None:
         """Check identities, draw the split, and write the finished folder."""
         measures = self.measures()
         offsets = [int(o) for o in measures.offsets]
@@ -258,7 +301,7 @@ class _Build:
                 # they carried the decisions to the tasks and are not part of the corpus
                 (scratch / f"{name}.npy").unlink()
             self._keep_drops(scratch)
-            report = self._report(version)
+            report = self._report(version) | {"leaked_from": _leaked_from(scratch / "drops", index)}
             write_json(scratch / COUNTS, report)
             write_text(scratch / "experiment.yaml", dump_yaml(self.experiment))
             write_text(scratch / "README.md", dataset_card(self.experiment, report))

@@ -7,11 +7,11 @@ n words have no n-gram and are found by equality only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,7 +27,7 @@ NO_WORDS = np.uint64(0)
 Hashes = npt.NDArray[np.uint64]
 _TEXTS = 20_000
 """Texts whose n-grams are in memory at a time."""
-_ARRAYS = ("keys", "ngrams", "owners", "sizes")
+_ARRAYS = ("keys", "key_origins", "ngrams", "owners", "sizes", "sentence_origins")
 
 
 @dataclass(frozen=True)
@@ -36,12 +36,18 @@ class EvaluationIndex:
 
     keys: Hashes
     """`text_hashes` of each, ascending; empty if exact search is off."""
+    key_origins: npt.NDArray[np.int64]
+    """Number of the origin of each."""
     ngrams: Hashes
     """All n-grams of all sentences, ascending."""
     owners: npt.NDArray[np.int64]
     """The sentence that each n-gram belongs to; an n-gram of several sentences is repeated."""
     sizes: npt.NDArray[np.int64]
     """Distinct n-grams of each sentence."""
+    sentence_origins: npt.NDArray[np.int64]
+    """Number of the origin of each sentence."""
+    origins: tuple[str, ...]
+    """Names of the suites or sets that the sentences are from; a sentence of several is counted to the first."""
     n: int
     threshold: float | None
     """None if overlap search is off."""
@@ -49,24 +55,32 @@ class EvaluationIndex:
     @classmethod
     def build(
         cls,
-        texts: Iterable[str],
+        texts: Iterable[str] | Mapping[str, Iterable[str]],
         *,
         exact: bool = True,
         n: int = 5,
         threshold: float | None = 0.5,
-        only_exact: Iterable[str] = (),
+        only_exact: Mapping[str, Iterable[str]] | None = None,
     ) -> EvaluationIndex:
-        """Index evaluation sentences; those of `only_exact` are found by equality only."""
-        distinct = sorted(set(texts))
-        keys = np.unique(text_hashes(pa.array([*distinct, *only_exact] if exact else [], pa.string()))[0])
+        """Index evaluation sentences, by the name of their origin; those of `only_exact` are found by equality only."""
+        named = texts if isinstance(texts, Mapping) else {"": texts}
+        origins = tuple(dict.fromkeys([*named, *(only_exact or {})]))
+        first = _first_origins(named, origins)
+        equal = _first_origins(only_exact or {}, origins)
+        distinct = sorted(first)
+        listed = [*distinct, *equal] if exact else []
+        keys, places = np.unique(text_hashes(pa.array(listed, pa.string()))[0], return_index=True)
+        owner = np.array([*(first[t] for t in distinct), *equal.values()], np.int64)[places] if listed else places
         # otherwise one such evaluation text would drop every text without letters
-        keys = keys[keys != NO_WORDS]
+        keys, owner = keys[keys != NO_WORDS], owner[keys != NO_WORDS]
         searched = distinct if threshold is not None else []
         hashes, offsets = _distinct_ngrams(pa.array(searched, pa.string()), n)
         owners = np.repeat(np.arange(len(searched), dtype=np.int64), np.diff(offsets))
         # sorted, so that a lookup is two binary searches
         order = np.argsort(hashes, kind="stable")
-        return cls(keys, hashes[order], owners[order], np.diff(offsets), n, threshold)
+        of_sentences = np.array([first[text] for text in searched], np.int64)
+        sizes = np.diff(offsets)
+        return cls(keys, owner, hashes[order], owners[order], sizes, of_sentences, origins, n, threshold)
 
     def exact(self, texts: pa.Array | pa.ChunkedArray) -> Mask:
         """Mask of the texts that equal an evaluation sentence."""
@@ -107,6 +121,18 @@ class EvaluationIndex:
         pairs, shared = np.unique(np.stack([np.repeat(rows, counts), sentence]), axis=1, return_counts=True)
         return pairs[0], pairs[1], shared / self.sizes[pairs[1]]
 
+    def origins_of(self, texts: pa.Array | pa.ChunkedArray) -> list[str | None]:
+        """For each text, the origin of the sentence that it equals, or else has the largest share of; None if it has no
+        common n-gram with any."""
+        found = np.full(len(texts), -1, np.int64)
+        rows, sentences, shares = self._shared(texts)
+        for place in np.argsort(shares, kind="stable"):  # the largest share is written last
+            found[rows[place]] = self.sentence_origins[sentences[place]]
+        hashes = text_hashes(texts)[0]
+        equal = np.isin(hashes, self.keys)
+        found[equal] = self.key_origins[np.searchsorted(self.keys, hashes[equal])]
+        return [None if number < 0 else self.origins[number] for number in found]
+
     def leaks(self, texts: pa.Array | pa.ChunkedArray) -> tuple[Mask, Mask]:
         """Masks of the texts that leak: by equality, and (others) by overlap."""
         exact = self.exact(texts)
@@ -125,7 +151,7 @@ class EvaluationIndex:
         def write(folder: Path) -> None:
             arrays = {name: getattr(self, name) for name in _ARRAYS}
             np.savez(folder / "index.npz", **arrays)
-            write_json(folder / "settings.json", {"n": self.n, "threshold": self.threshold})
+            write_json(folder / "settings.json", self._settings)
 
         once(root / name, write)
         return name
@@ -133,14 +159,29 @@ class EvaluationIndex:
     @cached_property
     def digest(self) -> str:
         """Hash of the index's content."""
-        return json_hash([*(getattr(self, name).tobytes().hex() for name in _ARRAYS), self.n, self.threshold])[:32]
+        return json_hash([*(getattr(self, name).tobytes().hex() for name in _ARRAYS), self._settings])[:32]
+
+    @property
+    def _settings(self) -> dict[str, Any]:
+        return {"n": self.n, "threshold": self.threshold, "origins": self.origins}
 
     @classmethod
     def load(cls, folder: Path) -> EvaluationIndex:
         """Read an index that `save` wrote."""
         settings = read_json(folder / "settings.json")
         with np.load(folder / "index.npz") as arrays:
-            return cls(**{name: arrays[name] for name in _ARRAYS}, **settings)
+            origins = tuple(settings.pop("origins"))
+            return cls(**{name: arrays[name] for name in _ARRAYS}, origins=origins, **settings)
+
+
+def _first_origins(named: Mapping[str, Iterable[str]], origins: Sequence[str]) -> dict[str, int]:
+    """Text -> number of the first origin that has it."""
+    first: dict[str, int] = {}
+    for name, texts in named.items():
+        number = origins.index(name)
+        for text in texts:
+            first.setdefault(text, number)
+    return first
 
 
 def sentences_found(
@@ -170,7 +211,7 @@ class LeakSettings(Section):
 class LeakStep:
     """Drops a row in every language if one of its texts leaks."""
 
-    version = 1
+    version = 2
 
     def __init__(self, settings: LeakSettings) -> None:
         self._index = _open(str(Path(settings.folder, settings.index)))

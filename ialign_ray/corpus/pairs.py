@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -134,6 +136,43 @@ def drop_long(parallel: Parallel, fits: Callable[[list[str]], list[bool]]) -> Pa
         own = pc.starts_with(pairs["row_id"], f"{name}:")
         counts.too_long += pc.sum(pc.and_(own, pc.invert(keep))).as_py() or 0
     return Parallel(pairs.filter(keep), parallel.counts)
+
+
+NOTABLE = 0.2
+"""Largest share of a language's texts that may be dropped without a warning."""
+
+
+def language_losses(experiment: Experiment, counts: Mapping[str, Any], read: pa.Table, kept: pa.Table) -> list[str]:
+    """Warnings about languages of which much was dropped.
+
+    `counts` are those of the built corpus, `read` its pairs and `kept` those of them that fit. Raises DataError for a
+    declared language that has no pair left.
+    """
+    warnings = []
+    corpora = experiment.corpora
+    for code in dict.fromkeys(code for c in corpora for code in c.languages if code not in c.pivots):
+        own = [counts["corpora"][c.name] for c in corpora if code in c.languages]
+        there = sum(c["cells_in"].get(code, 0) for c in own)
+        steps = Counter({step: n for c in own for step, cells in c["dropped"].items() if (n := cells.get(code, 0))})
+        before, after = (_pairs_with(code, pairs) for pairs in (read, kept))
+        reasons = [f"{step} dropped {n:,}" for step, n in steps.items()]
+        if before > after:
+            reasons.append(f"{before - after:,} of {before:,} pairs are over train.max_target_tokens")
+        why = "; ".join(reasons) or "none is beside a text of a pivot"
+        if not after:
+            raise DataError(
+                f"language {code} has no pair left of {there:,} texts: {why}; fix its texts or these limits, or remove "
+                "it from the corpora"
+            )
+        left = (1 - steps.total() / max(there, 1)) * after / before
+        if 1 - left > NOTABLE:
+            warnings.append(f"{code} lost {1 - left:.0%} of its {there:,} texts: {why}")
+    return warnings
+
+
+def _pairs_with(code: str, pairs: pa.Table) -> int:
+    sides = (pc.equal(pairs[f"{side}_language"], code) for side in ("source", "target"))
+    return pc.sum(pc.or_(*sides)).as_py() or 0
 
 
 def _each(column: pa.ChunkedArray, fits: Callable[[list[str]], list[bool]]) -> pa.ChunkedArray:

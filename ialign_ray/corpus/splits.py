@@ -42,7 +42,7 @@ class IdentitySettings(Section):
 class IdentityMeasurement:
     """Measures what rows have in common, for `resolve` to decide from."""
 
-    version = 1
+    version = 2
 
     def __init__(self, settings: IdentitySettings) -> None:
         self._shares = settings.shares

@@ -21,7 +21,7 @@ from ialign_ray.inference.batching import (
     takes_left_padding,
     token_batches,
 )
-from ialign_ray.modeling.architecture import decoder_start
+from ialign_ray.modeling.architecture import FORCED, decoder_start
 from ialign_ray.modeling.head import base_model
 
 
@@ -61,8 +61,9 @@ def generate(
     """The model's answer to each prompt, without the prompt, in the order of `prompts_ids`.
 
     Greedy by default, and then the same text whatever the batch size (fp32). Sampling depends on the seed,
-    the prompts and `max_batch_tokens`; with a seed, torch's global random state is unchanged. Sampling defaults in the
-    model's folder (temperature, penalties) are not used.
+    the prompts and `max_batch_tokens`; with a seed, torch's global random state is unchanged. Of the folder's
+    generation_config only the ends of an answer are used, and the forced first and last token of an encoder-decoder,
+    as in serving; `modeling.load.set_aside` names the others.
 
     Args:
         model: any causal or encoder-decoder model of transformers, wrapped by peft or not.
@@ -95,7 +96,7 @@ def generate(
     lengths = [len(prompt) + max_new_tokens for prompt in prompts_ids]
     found = [Generation("", 0, False)] * len(prompts_ids)
     done = 0
-    with _seeded(seed, device), read_only(model):
+    with _seeded(seed, device), read_only(model), _only(inner, config):
         for rows in token_batches(lengths, max_batch_tokens, same_length=alone):
             ids, mask = padded([prompts_ids[i] for i in rows], device, left=not seq2seq, fill=config.pad_token_id or 0)
             out = inner.generate(
@@ -129,8 +130,9 @@ def _config(
     temperature: float,
     top_p: float,
 ) -> Any:
-    ends = end_tokens(inner, tokenizer)
-    pads = (tokenizer.pad_token_id, inner.generation_config.pad_token_id, *sorted(ends), 0)
+    ends, own = end_tokens(inner, tokenizer), inner.generation_config
+    forced = {} if start is None else {name: getattr(own, name) for name in FORCED}
+    pads = (tokenizer.pad_token_id, own.pad_token_id, *sorted(ends), 0)
     return GenerationConfig(
         max_new_tokens=max_new_tokens,
         do_sample=temperature > 0,
@@ -145,6 +147,7 @@ def _config(
         eos_token_id=sorted(ends) or None,
         pad_token_id=next(pad for pad in pads if pad is not None),
         decoder_start_token_id=start,
+        **forced,
     )
 
 
@@ -158,6 +161,16 @@ def _check_finite(_: Tensor, scores: Tensor) -> Tensor:
 def _until(ids: list[int], ends: list[int] | None) -> list[int]:
     """`ids` up to the first end-of-sequence token."""
     return ids[: next((i for i, token in enumerate(ids) if token in (ends or ())), len(ids))]
+
+
+@contextmanager
+def _only(inner: Any, config: GenerationConfig) -> Iterator[None]:
+    """Keep `generate` from filling what the config leaves unset from the model's folder."""
+    own, inner.generation_config = inner.generation_config, config
+    try:
+        yield
+    finally:
+        inner.generation_config = own
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class StepTable:
     """Steps that did neither."""
     counts: Mapping[str, Any]
     """Counts of the build."""
+    leaked_from: Mapping[str, int]
+    """Suite or protected set -> rows dropped for a sentence of it."""
 
     @property
     def splits(self) -> list[str]:
@@ -136,7 +138,8 @@ def step_table(experiment: Experiment, corpus: CorpusConfig, built: Built) -> St
     touched = {s for what in ("dropped", "changed") for s, cells in counts[what].items() if any(cells.values())}
     steps = [*(s for s in dict.fromkeys(order) if s in touched), *sorted(touched - set(order))]
     idle = [str(s.step) for s in experiment.cleaning.steps if s.step not in touched]
-    return StepTable(corpus.name, corpus.languages, steps, idle, counts)
+    leaked_from = built.counts.get("leaked_from", {}).get(corpus.name, {})
+    return StepTable(corpus.name, corpus.languages, steps, idle, counts, leaked_from)
 
 
 def learned(found: Mapping[str, Any]) -> list[str]:

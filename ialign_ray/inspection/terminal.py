@@ -75,6 +75,9 @@ def remarks(steps: StepTable) -> list[str]:
     said = ["-n dropped, ~n changed; a row is dropped when no pair of it is left."]
     if steps.idle:
         said.append(f"Nothing dropped or changed by: {', '.join(steps.idle)}.")
+    if steps.leaked_from:
+        named = ", ".join(f"{n:,} of {origin}" for origin, n in steps.leaked_from.items())
+        said.append(f"Rows with an evaluation sentence: {named}.")
     if steps.counts["unreadable"]:
         said.append(f"{steps.counts['unreadable']:,} rows could not be read.")
     if left_out := steps.counts.get("left_out"):  # older corpora have no such counts

@@ -9,6 +9,9 @@ from torch import nn
 from ialign_ray.errors import ModelError
 from ialign_ray.modeling.head import base_model
 
+FORCED = ("forced_bos_token_id", "forced_eos_token_id")
+"""Settings of a generation config that are part of how an encoder-decoder writes (BART, mBART, NLLB)."""
+
 
 def is_encoder_decoder(model: nn.Module) -> bool:
     """Return True if prompts go to an encoder and answers to a decoder."""

@@ -16,8 +16,8 @@ from safetensors import SafetensorError
 from torch import nn
 
 from ialign_ray.config import LoraSettings, ModelSettings
-from ialign_ray.errors import ModelError
-from ialign_ray.modeling.architecture import auto_class, is_encoder_decoder
+from ialign_ray.errors import ModelError, first_line
+from ialign_ray.modeling.architecture import FORCED, auto_class, is_encoder_decoder
 from ialign_ray.modeling.attention import attention_kernel
 from ialign_ray.modeling.patterns import check_patterns
 from ialign_ray.modeling.vocabulary import resize_rows, trainable_rows
@@ -57,6 +57,7 @@ def load_base(settings: ModelSettings, location: str | None = None) -> Any:
     extra = _quantized(settings, dtype) | ({} if kernel is None else {"attn_implementation": kernel})
     model = _from_pretrained(loader, settings, location, dtype=dtype, **extra)
     _keep_gradients(model)
+    model.base_revision = settings.revision  # for an adapter's config
     return model.eval()
 
 
@@ -97,6 +98,35 @@ def _quantized(settings: ModelSettings, dtype: torch.dtype) -> dict[str, Any]:
             bnb_4bit_compute_dtype=dtype,
         )
     }
+
+
+_USED = {*FORCED, "eos_token_id", "pad_token_id", "bos_token_id", "decoder_start_token_id", "transformers_version"}
+_SAMPLING = {"do_sample", "temperature", "top_p", "top_k", "max_length", "max_new_tokens", "use_cache"}
+"""Settings that every request, or every evaluation, makes for itself."""
+
+
+def set_aside(settings: ModelSettings, location: str | None = None) -> list[str]:
+    """Settings of the folder's generation_config that neither evaluation nor serving applies.
+
+    Suppressed tokens, penalties, stop strings: what one of them applied and the other did not would give two answers.
+    """
+    from transformers import GenerationConfig
+
+    where, revision = location or model_location(settings.id), None if location else settings.revision
+    try:
+        config = GenerationConfig.from_pretrained(where, revision=revision)
+    except _UNLOADABLE:  # most folders have none
+        return []
+    seq2seq = getattr(load_config(settings, location), "is_encoder_decoder", False)
+    used = _USED if seq2seq else _USED - set(FORCED)
+    return sorted(name for name in config.to_diff_dict() if name not in used | _SAMPLING and not name.startswith("_"))
+
+
+def set_aside_warning(settings: ModelSettings) -> list[str]:
+    """A sentence about what `set_aside` found, or nothing."""
+    if not (names := set_aside(settings)):
+        return []
+    return [f"generation_config of {settings.id} sets {', '.join(names)}; evaluation and serving set them aside"]
 
 
 def names_encoder_decoder(settings: ModelSettings) -> bool:
@@ -146,6 +176,7 @@ def add_adapter(model: nn.Module, lora: LoraSettings, seed: int, rows: Sequence[
             trainable_token_indices=trainable_rows(model, rows, lora.targets),
             task_type="SEQ_2_SEQ_LM" if is_encoder_decoder(model) else "CAUSAL_LM",
         ),
+        revision=getattr(model, "base_revision", None),
     )
 
 
@@ -169,13 +200,12 @@ def lora_targets(model: nn.Module, lora: LoraSettings) -> dict[str, int]:
     """Adapted layers and their smaller dimension; the output head is never one of `all-linear`."""
     inner: Any = model
     head = inner.get_output_embeddings() if hasattr(inner, "get_output_embeddings") else None
-    names = [lora.targets] if isinstance(lora.targets, str) else lora.targets
     chosen = {}
     for name, module in model.named_modules():
         if not is_matrix(module):
             continue
         if (lora.targets == "all-linear" and module is not head) or any(
-            name == n or name.endswith("." + n) for n in names
+            name == n or name.endswith("." + n) for n in lora.targets
         ):
             chosen[name] = _smaller_side(module)
     return chosen
@@ -203,7 +233,7 @@ def load_adapted(settings: ModelSettings, folder: Path | None) -> tuple[Any, Any
         resize_rows(base, _rows_needed(config))
         model = peft.PeftModel.from_pretrained(base, str(folder))
     except (*_UNLOADABLE, TypeError, AttributeError, re.error) as error:
-        raise ModelError(f"adapter {folder} does not load onto {settings.id!r}: {_first_line(error)}") from error
+        raise ModelError(f"adapter {folder} does not load onto {settings.id!r}: {first_line(error)}") from error
     own = (folder / "tokenizer_config.json").exists()
     return model.eval(), load_tokenizer(settings, str(folder) if own else None)
 
@@ -244,7 +274,7 @@ def adapter_config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelError(f"{file.name} of {folder} cannot be read: {_first_line(error)}") from error
+        raise ModelError(f"{file.name} of {folder} cannot be read: {first_line(error)}") from error
     if not isinstance(config, dict):
         raise ModelError(f"{file.name} of {folder} cannot be read: it is not a JSON object")
     return config
@@ -307,11 +337,6 @@ def _from_pretrained(loader: Any, settings: ModelSettings, location: str | None,
             )
     except (*_UNLOADABLE, ImportError) as error:
         raise ModelError(
-            f"model.id {where!r} cannot be loaded ({_first_line(error)}); name a hub id that this machine can "
+            f"model.id {where!r} cannot be loaded ({first_line(error)}); name a hub id that this machine can "
             "reach, or a folder with config.json, weights and tokenizer"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0] if lines else type(error).__name__

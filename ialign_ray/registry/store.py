@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ialign_ray.errors import RegistryError
+from ialign_ray.errors import RegistryError, first_line
 from ialign_ray.storage import MANIFEST, cache_folder, json_hash, read_json, spoiled_file
 
 TAG = "ialign."
@@ -324,7 +324,7 @@ def _sentence(error: Exception, uri: str) -> str:
             f"registry {uri} was made by another version of MLflow; back it up and run `mlflow db upgrade {uri}`, or "
             "install the MLflow that made it"
         )
-    first = (text.strip().splitlines() or [type(error).__name__])[0]
+    first = first_line(error)
     if "API request to" in text or "Max retries" in text:
         return f"registry {uri} cannot be reached ({first[:300]}); check the address and the server"
     return f"registry {uri} refuses: {first[:300]}"

@@ -14,9 +14,10 @@ from rich.console import Console
 from rich.live import Live
 
 from ialign_ray.config import Experiment
+from ialign_ray.errors import first_line
 from ialign_ray.search.objective import pareto
 from ialign_ray.terminal import BlockTable, say
-from ialign_ray.training.display import PLAIN_SECONDS
+from ialign_ray.training.display import PLAIN_SECONDS, mlflow_experiment
 
 SHOWN = 8
 """Rows of the front on the terminal."""
@@ -126,12 +127,7 @@ class NestedRuns:
                 self._open(experiment, folder)
 
     def _open(self, experiment: Experiment, folder: Path) -> None:
-        from mlflow import MlflowClient
-
-        uri = experiment.tracking_uri
-        client: Any = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment.name)
-        self._number = found.experiment_id if found else client.create_experiment(experiment.name)
+        client, self._number = mlflow_experiment(experiment)
         self._parent = client.create_run(self._number, run_name="search").info.run_id
         client.set_tag(self._parent, "ialign.search", str(folder))
         self._client = client
@@ -142,9 +138,7 @@ class NestedRuns:
             yield
         except Exception as error:  # exceptions of MLflow and its database have no common base
             self._client = None
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
-            text = f"warning: tracking stopped ({cause}); the search continues"
-            say(self._console, text)
+            say(self._console, f"warning: tracking stopped ({first_line(error)}); the search continues")
 
     def result(self, name: str, point: dict[str, Any], result: dict[str, Any]) -> None:
         """Log one outcome under the trial's run; only once, even if a resumed trial reports it again."""

@@ -22,7 +22,7 @@ from typing import Any, Final, Self
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from ialign_ray.config.base import Section
+from ialign_ray.config.base import Section, parse_yaml
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ConfigError
 from ialign_ray.storage import write_text
@@ -192,7 +192,7 @@ def _loopback(host: str) -> bool:
 
 def _parsed(text: str, where: str) -> KeyFile:
     try:
-        return KeyFile.model_validate(yaml.safe_load(text))
+        return KeyFile.model_validate(parse_yaml(text))
     except yaml.YAMLError as error:
         raise ConfigError(f"{where} is not YAML; write keys: [{{name: ..., sha256: ...}}]") from error
     except ValidationError as error:

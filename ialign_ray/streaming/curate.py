@@ -42,16 +42,17 @@ def evaluation_index(experiment: Experiment) -> EvaluationIndex:
     Held-out instructions are searched for by equality only: they share their wording with replayed ones.
     """
     settings, base = experiment.decontamination, experiment.storage.data
-    sentences: list[str] = []
-    requests: list[str] = []
+    sentences: dict[str, list[str]] = {}
+    requests: dict[str, list[str]] = {}
     for suite in experiment.evaluate.suites:
         if isinstance(suite, InstructionSuite):
-            requests += [inputs for _, _, inputs, _ in instructions(suite, base)]
-            requests += _texts(file_texts(suite, base, (), ANSWERS))
+            requests[suite.name] = [inputs for _, _, inputs, _ in instructions(suite, base)]
+            requests[suite.name] += _texts(file_texts(suite, base, (), ANSWERS))
         else:
-            sentences += _texts(file_texts(suite, base, suite.text_columns, aside(suite)))
+            sentences[suite.name] = _texts(file_texts(suite, base, suite.text_columns, aside(suite)))
     for protected in settings.sets:
-        sentences += _texts(file_texts(protected, base, protected.columns))
+        found = _texts(file_texts(protected, base, protected.columns))
+        sentences[protected.origin] = [*sentences.get(protected.origin, ()), *found]
     return EvaluationIndex.build(
         sentences, exact=settings.exact, n=settings.ngram, threshold=settings.threshold, only_exact=requests
     )

@@ -19,6 +19,7 @@ from pydantic import (
 )
 
 from ialign_ray.config import Experiment
+from ialign_ray.config.base import parse_yaml
 from ialign_ray.config.slots import BRACES, find_slots, slots_of
 from ialign_ray.config.tasks import resolve_mix
 from ialign_ray.errors import ConfigError, DataError
@@ -99,7 +100,7 @@ def load_templates(name: str) -> TemplateSet:
     bundled = Path(__file__).parent / "templates" / f"{name}.yaml"
     file = bundled if bundled.exists() else Path(name)
     try:
-        return template_set(yaml.safe_load(file.read_text(encoding="utf-8")), f"template file {file}")
+        return template_set(parse_yaml(file.read_text(encoding="utf-8")), f"template file {file}")
     except FileNotFoundError as error:
         have = ", ".join(sorted(p.stem for p in bundled.parent.glob("*.yaml")))
         raise ConfigError(f"tasks.templates: {name!r} is neither a file nor one of {have}") from error

@@ -54,7 +54,8 @@ def _loading(experiment: Experiment, loader: str) -> str:
     lines = ['tokenizer = AutoTokenizer.from_pretrained("THIS FOLDER")']
     if model.tuning == "full":
         return "\n".join([*lines, f'model = {loader}.from_pretrained("THIS FOLDER")'])
-    lines.append(f'base = {loader}.from_pretrained("{model.id}")')
+    revision = f', revision="{model.revision}"' if model.revision else ""
+    lines.append(f'base = {loader}.from_pretrained("{model.id}"{revision})')
     if model.quantization is not None:
         lines.append(f"# Trained over the base in {model.quantization}; full weights answer slightly differently.")
     if model.vocabulary is not None:

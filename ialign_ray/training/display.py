@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections import defaultdict
@@ -23,6 +24,7 @@ from rich.progress import (
 )
 
 from ialign_ray.config import Experiment
+from ialign_ray.errors import ConfigError, first_line
 from ialign_ray.terminal import say
 from ialign_ray.training.run_log import RECORDS, VALIDATIONS, RunLogFile, records, shown_warnings
 
@@ -71,28 +73,52 @@ def validation_line(record: dict[str, Any], base: dict[str, Any]) -> str:
     return f"step {record['step']}: held out, nats per token: {'; '.join(said)}"
 
 
+def mlflow_experiment(experiment: Experiment) -> tuple[Any, str]:
+    """MLflow's client, and the id of the experiment of this name, which is created unless it exists."""
+    # MLflow's default of 7 takes minutes to report an unreachable server
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+
+    client = MlflowClient(tracking_uri=experiment.tracking_uri)
+    try:
+        return client, client.create_experiment(experiment.name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    found = client.get_experiment_by_name(experiment.name)
+    if found.lifecycle_stage == "deleted":
+        raise ConfigError(
+            f"experiment {experiment.name!r} of {experiment.tracking_uri} was deleted; restore it there, or rename "
+            "yours (`name`)"
+        )
+    return client, found.experiment_id
+
+
 class Sinks:
     """TensorBoard and MLflow of one run; each step is logged once, even after a resume."""
 
     def __init__(self, experiment: Experiment, run: Path, params: dict[str, Any]) -> None:
-        self._board = self._client = None
+        self._board: Any = None
+        self._client: Any = None
         if experiment.tracking.tensorboard:
             from torch.utils.tensorboard import SummaryWriter
 
             self._board = SummaryWriter(str(run / "tensorboard"))
+        self.problem: str | None = None
+        """Why the run is not in MLflow, although the experiment asks for it."""
         if experiment.tracking.mlflow:
-            self._open_mlflow(experiment, run, params)
+            try:
+                self._open_mlflow(experiment, run, params)
+            except Exception as error:  # exceptions of MLflow and its database have no common base
+                self.problem = first_line(error)
 
     def _open_mlflow(self, experiment: Experiment, run: Path, params: dict[str, Any]) -> None:
-        from mlflow import MlflowClient
-
-        uri = experiment.tracking_uri
-        self._client = client = MlflowClient(tracking_uri=uri)
-        found = client.get_experiment_by_name(experiment.name)
-        number = found.experiment_id if found else client.create_experiment(experiment.name)
+        client, number = mlflow_experiment(experiment)
         self._id = client.create_run(number, run_name=run.name).info.run_id
         for key, value in params.items():
             client.log_param(self._id, key, value)
+        self._client = client
 
     def log(self, batch: list[dict[str, Any]], curves: Callable[[dict[str, Any]], dict[str, float]] = curves) -> None:
         """Log the records of some steps, or, with `validation_curves`, of some validations."""
@@ -142,6 +168,8 @@ class _Watcher:
         self._validated: set[int] = set()
         self._told = len(shown_warnings(run))
         self._tracking = True
+        if sinks.problem:
+            self._stopped(sinks.problem)
 
     def follow(self, stop: threading.Event) -> None:
         columns = (
@@ -190,9 +218,10 @@ class _Watcher:
             work()
         except Exception as error:  # exceptions of TensorBoard, MLflow and their database have no common base
             self._tracking = False
-            cause = (str(error).splitlines() or [type(error).__name__])[0]
-            text = f"warning: tracking stopped ({cause}); {self._run / RECORDS} continues"
-            say(self._console, text)
+            self._stopped(first_line(error))
+
+    def _stopped(self, cause: str) -> None:
+        say(self._console, f"warning: tracking stopped ({cause}); {self._run / RECORDS} continues")
 
     def _note(self, new: list[dict[str, Any]]) -> str:
         tokens, seconds = sum(r["tokens"] for r in new), sum(r["seconds"] for r in new)

@@ -26,7 +26,7 @@ import fsspec
 from rich.console import Console
 
 from ialign_ray.config import Experiment
-from ialign_ray.errors import CheckpointError
+from ialign_ray.errors import CheckpointError, first_line
 from ialign_ray.storage import file_hash, is_intact
 from ialign_ray.terminal import say
 from ialign_ray.training.checkpoint import Checkpoints
@@ -155,7 +155,7 @@ class Mirror:
         except CheckpointError:
             raise
         except Exception as error:  # each remote file system has its own tree of exceptions
-            said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            said = first_line(error)
             raise CheckpointError(
                 f"storage.mirror {self.address} does not answer ({said}); set credentials in the environment, fix the "
                 "address, or install ialign_ray[s3] or [gs]"

@@ -12,11 +12,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from rich.console import Console
+from rich.markup import escape
 
 from ialign_ray.config import Experiment, ValidationConfig
 from ialign_ray.config.tasks import resolve_mix
 from ialign_ray.config.train import TOKENS
-from ialign_ray.corpus.pairs import Parallel, drop_long, load_parallel
+from ialign_ray.corpus.pairs import Parallel, drop_long, language_losses, load_parallel
 from ialign_ray.corpus.validation import hold_out_pairs
 from ialign_ray.errors import ConfigError, ModelError
 from ialign_ray.modeling.load import check_quantization, load_tokenizer, names_encoder_decoder
@@ -120,13 +121,17 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
     Raises DataError, ConfigError or ModelError with one sentence.
     """
     objective_of(experiment.train)
+    experiment.check_suites()
     templates = experiment_templates(experiment)
     names = language_names(experiment, templates)
     built, index = curate(experiment, console, cluster=cluster)
     wanted = experiment.train.validation or ValidationConfig(pairs=0, instructions=0)
     parallel, pairs = hold_out_pairs(experiment, built, load_parallel(experiment, built), wanted.pairs)
     encoder = make_encoder(experiment, new_texts(parallel.pairs, experiment.languages.l2))
+    every = parallel.pairs
     parallel = drop_long(parallel, encoder.targets_fit)
+    for warning in language_losses(experiment, built.counts, every, parallel.pairs):
+        (console or Console(stderr=True)).print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
     pool, instructions, counts = split_replay(experiment, index, encoder.fits, wanted.instructions)
     plan = Plan(
         seed=experiment.train.seed,

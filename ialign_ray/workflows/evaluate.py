@@ -18,7 +18,9 @@ from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.trained_on import TrainedOn, trained_on
 from ialign_ray.evaluation.scoring.worker import Subject
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
+from ialign_ray.modeling.load import set_aside_warning
 from ialign_ray.storage import alone
+from ialign_ray.terminal import say
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.runs import finished_run
 
@@ -74,6 +76,8 @@ def judge(
 def _judge(
     experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
 ) -> list[Statement]:
+    for warning in set_aside_warning(experiment.model):
+        say(console, f"warning: {warning}")
     statements: list[Statement] = []
     every = [subject for seeds in subjects.values() for subject in seeds]
     suites, tasks = experiment.evaluate.suites, experiment.evaluate.lm_eval.tasks

@@ -12,10 +12,10 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from ialign_ray.config import Experiment
+from ialign_ray.config import Experiment, SuiteSource
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
-from ialign_ray.modeling.load import check_rank, model_shape
+from ialign_ray.modeling.load import check_rank, model_shape, set_aside_warning
 from ialign_ray.streaming.examples import encode_drawn
 from ialign_ray.tasks.alignment import XSS
 from ialign_ray.tasks.negatives import Pair
@@ -43,13 +43,19 @@ def validate(experiment: Experiment, console: Console) -> None:
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))
     console.print(mix_table(experiment, prepared))
+    if experiment.evaluate.suites:
+        console.print(suite_table(experiment))
     if XSS in prepared.plan.mix and not prepared.plan.matching and prepared.plan.ratio < 1:
         say(console, f"XSS: under {FEWEST} pairs per direction, so its surface was not matched and may reveal labels")
     if prepared.plan.matching:
         console.print(matching_table(prepared.plan.matching))
     if experiment.train.validation:
         console.print(held_out_line(prepared, experiment.train.validation.every), highlight=False)
-    for warning in [*coverage(prepared, experiment.languages.l1), *fallback_warnings(prepared)]:
+    for warning in [
+        *coverage(prepared, experiment.languages.l1),
+        *fallback_warnings(prepared),
+        *set_aside_warning(experiment.model),
+    ]:
         console.print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
     for task, example in examples(prepared.plan).items():
         console.print(Panel(Text(f"{example.prompt}\n\n→ {example.target}"), title=f"{task} ({example.template})"))
@@ -99,6 +105,15 @@ def data_table(prepared: Prepared) -> BlockTable:
     kept = f"{r.pool} of {r.eligible}"
     of_replay = (r.read, r.empty, 0, r.leaked, r.validation, kept, "-", r.too_long)
     return BlockTable(header, [*rows, ("replay", *map(str, of_replay))])
+
+
+def suite_table(experiment: Experiment) -> BlockTable:
+    """Table of the suites, with the languages that each measures."""
+    rows = [
+        (suite.name, suite.kind, ", ".join(sorted(suite.measured)) if isinstance(suite, SuiteSource) else "old tasks")
+        for suite in experiment.evaluate.suites
+    ]
+    return BlockTable(("suite", "kind", "languages"), rows)
 
 
 def held_out_line(prepared: Prepared, every: int) -> str:

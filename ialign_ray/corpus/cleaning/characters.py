@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -23,12 +24,13 @@ from ialign_ray.corpus.cleaning.codepoints import (
     matching,
     normal_characters,
     normalised,
+    per_block,
 )
 from ialign_ray.corpus.cleaning.step import Mask, Outcome, Scope
-from ialign_ray.corpus.cleaning.writing import BREAKING, JOINING, scripts_of
 
 _SPACE = 0x20
 _ZWJ = 0x200D
+_NARROW = 0x202F
 # White_Space of Unicode, and the four separators among the ASCII controls, at which Python's `split` splits too
 _WHITE = r"[\t-\r\x1C-\x20\x{85}\x{A0}\x{1680}\x{2000}-\x{200A}\x{2028}\x{2029}\x{202F}\x{205F}\x{3000}]"
 _CONTROLS = r"\x00-\x08\x0E-\x1B\x7F-\x{84}\x{86}-\x{9F}"
@@ -40,11 +42,36 @@ _NONCHARACTERS = r"\x{FDD0}-\x{FDEF}" + "".join(rf"\x{{{plane:X}FFFE}}\x{{{plane
 _TEXTLESS = rf"[{_CONTROLS}{_FORMATS}{_NONCHARACTERS}]"
 _DAMAGE = 0xFFFD
 
+_UNSHAPED = (
+    r"[\p{Common}\p{Latin}\p{Greek}\p{Cyrillic}\p{Armenian}\p{Georgian}\p{Ethiopic}\p{Cherokee}\p{Han}\p{Hangul}"
+    r"\p{Hiragana}\p{Katakana}\p{Bopomofo}\p{Yi}\p{Thai}\p{Lao}\x{300}-\x{36F}\x{1AB0}-\x{1AFF}\x{1DC0}-\x{1DFF}"
+    r"\x{20D0}-\x{20FF}\x{FE20}-\x{FE2F}]"
+)
+"""Characters whose form U+200C and U+200D do not change; next to any other letter or mark they are part of the text."""
+_BROKEN = (
+    r"[\p{Khmer}\p{Thai}\p{Lao}\p{Myanmar}\p{Tibetan}\p{Javanese}\p{Balinese}\p{Tai_Tham}\p{New_Tai_Lue}\p{Tai_Le}"
+    r"\p{Tai_Viet}\p{Cham}\p{Batak}\p{Buginese}\p{Rejang}\p{Makasar}\p{Kawi}\p{Sundanese}\p{Lepcha}\p{Ahom}]"
+)
+"""Letters between which U+200B marks the ends of words."""
+_MONGOLIAN = r"[\p{Mongolian}]"
+"""Letters that U+180E and U+202F join to a suffix."""
+_ZAWGYI = (
+    r"[\x{105A}\x{1060}-\x{1097}]|\x{1039}(?:[^\x{1000}-\x{1021}]|$)"
+    r"|(?:^|[^\x{1000}-\x{1028}\x{103B}-\x{103F}\x{1050}-\x{108F}\x{AA60}-\x{AA7F}])\x{1031}"
+)
+"""What only text in Zawgyi has, or other languages of the Burmese script: few texts need the detector."""
+_SURELY = 0.95
+_EMOJI = r"[\p{So}\x{FE0F}\x{1F3FB}-\x{1F3FF}]"
+_TAGS = r"[\x{E0020}-\x{E007F}]"
+
 
 class Normalise:
-    """Step `normalise`: a Unicode normalisation form; runs of any white space as one space, none at the ends."""
+    """Step `normalise`: a Unicode normalisation form; runs of any white space as one space, none at the ends.
 
-    version = 1
+    U+202F beside a Mongolian letter joins a suffix to its word and stays.
+    """
+
+    version = 2
 
     def __init__(self, settings: NormaliseStep) -> None:
         self.form = settings.form
@@ -72,23 +99,49 @@ class Characters:
     """Step `characters`: remove invisible characters without meaning; drop texts with U+FFFD.
 
     Removed are C0 and C1 controls except white space, soft hyphens, byte order marks, marks of writing direction, word
-    joiners, interlinear and tag characters, noncharacters. U+200C and U+200D stay in scripts whose letters they shape,
-    U+200B in those whose words it separates, U+180E in Mongolian, and U+200D between two emoji. U+FFFD means that a
-    decoder met bytes it could not read: the text there is lost.
+    joiners, interlinear and tag characters, noncharacters. Whether a format character is needed is judged by its
+    neighbours, not by the language: U+200C and U+200D stay beside letters that they shape, U+200B beside those whose
+    words it separates, U+180E beside Mongolian ones, U+200D between two emoji, and tags behind an emoji (the flag of
+    Wales). U+FFFD means that a decoder met bytes it could not read: the text there is lost. Burmese in the encoding of
+    the font Zawgyi, whose code points are other letters in Unicode, is dropped too.
     """
 
-    version = 1
+    version = 2
 
     def __init__(self, settings: CharactersStep) -> None:
         self.settings = settings
 
     def __call__(self, table: pa.Table, scope: Scope) -> Outcome:
         """Clean every language."""
-        outcome = _rewrite(table, scope, lambda code: lambda array: _cleaned(array, _textless(scripts_of(code))))
+        outcome = _rewrite(table, scope, lambda _: _cleaned)
         for code in scope.languages:
             damaged = pc.match_substring(outcome.table[code], chr(_DAMAGE)).fill_null(False)
-            outcome.dropped[code] = damaged.to_numpy()
+            outcome.dropped[code] = damaged.to_numpy() | in_zawgyi(outcome.table[code])
         return outcome
+
+
+def in_zawgyi(column: pa.ChunkedArray) -> Mask:
+    """Mask of the texts that are surely in Zawgyi, by the detector of Google's myanmar-tools."""
+    return per_block(column, _in_zawgyi)
+
+
+def _in_zawgyi(array: pa.Array) -> Mask:
+    found = np.zeros(len(array), bool)
+    points = decode(array).points
+    if ((points >= 0x1031) & (points <= 0x1097)).any():  # regular expressions cost much more, and few texts need them
+        suspects = pc.match_substring_regex(array, _ZAWGYI).fill_null(False)
+        texts = array.filter(suspects).to_pylist()
+        found[suspects.to_numpy(zero_copy_only=False)] = [
+            _zawgyi_detector().get_zawgyi_probability(text) > _SURELY for text in texts
+        ]
+    return found
+
+
+@lru_cache(maxsize=1)
+def _zawgyi_detector() -> Any:
+    from myanmartools import ZawgyiDetector
+
+    return ZawgyiDetector()
 
 
 Rewrite = Callable[[pa.Array], tuple[pa.Array, int]]
@@ -120,6 +173,9 @@ def _unstable(form: Form) -> Table:
 def _spaced(texts: Texts) -> Texts | None:
     """White space in order: one plain space between words, none at the ends; None if it is so already."""
     white = look_up(matching(_WHITE), texts.points)
+    narrow = texts.points == _NARROW
+    if narrow.any():
+        white &= ~(narrow & _beside(texts, _MONGOLIAN))
     heads, ends = texts.offsets[:-1][texts.filled()], texts.offsets[1:][texts.filled()]
     after = np.concatenate([white[1:], [True]])[: len(white)]
     after[ends - 1] = True
@@ -136,23 +192,11 @@ def _spaced(texts: Texts) -> Texts | None:
     return tidy.keep(kept)
 
 
-@lru_cache(maxsize=256)
-def _textless(scripts: tuple[str, ...]) -> Table:
-    removed = matching(_TEXTLESS).copy()
-    if JOINING.intersection(scripts):
-        removed[[0x200C, _ZWJ]] = False
-    if BREAKING.intersection(scripts):
-        removed[0x200B] = False
-    if "Mong" in scripts:
-        removed[0x180E] = False
-    return removed
-
-
-def _cleaned(array: pa.Array, textless: Table) -> tuple[pa.Array, int]:
+def _cleaned(array: pa.Array) -> tuple[pa.Array, int]:
     texts = decode(array)
-    removed = look_up(textless, texts.points)
+    removed = look_up(matching(_TEXTLESS), texts.points)
     if removed.any():
-        removed &= ~_joins_emoji(texts)
+        removed &= ~_needed(texts)
     touched = texts.any(removed)
     if not touched.any():
         return array, 0
@@ -162,16 +206,46 @@ def _cleaned(array: pa.Array, textless: Table) -> tuple[pa.Array, int]:
     return pc.if_else(pa.array(touched), clean, array), int(touched.sum())
 
 
-def _joins_emoji(texts: Texts) -> Mask:
-    """Zero-width joiners between two emoji, as in a family; the left one may carry a skin tone or U+FE0F."""
+def _needed(texts: Texts) -> Mask:
+    """Format characters that are part of the text, by their neighbours."""
     points = texts.points
-    joins: Mask = points == _ZWJ
-    if not joins.any():
-        return joins
-    right = look_up(matching(r"\p{So}"), points)
-    left = right | look_up(matching(r"[\x{FE0F}\x{1F3FB}-\x{1F3FF}]"), points)
-    before, after = np.zeros_like(joins), np.zeros_like(joins)
-    before[1:], after[:-1] = left[:-1], right[1:]
-    heads, ends = texts.offsets[:-1][texts.filled()], texts.offsets[1:][texts.filled()]
-    before[heads], after[ends - 1] = False, False
-    return joins & before & after
+    joiner, zwj = (points == 0x200C) | (points == _ZWJ), points == _ZWJ
+    needed = np.zeros(len(points), bool)
+    if joiner.any():
+        # the left emoji may carry a skin tone or U+FE0F
+        family = zwj & _neighbour(texts, _EMOJI, -1) & _neighbour(texts, r"\p{So}", 1)
+        needed |= (joiner & _beside(texts, r"[\p{L}\p{M}]", _UNSHAPED)) | family
+    for point, letters in ((0x200B, _BROKEN), (0x180E, _MONGOLIAN)):
+        if (here := points == point).any():
+            needed |= here & _beside(texts, letters)
+    tags = look_up(matching(_TAGS), points)
+    if tags.any():
+        needed |= tags & _tagged(texts, tags)
+    return needed
+
+
+def _beside(texts: Texts, pattern: str, but: str = "") -> Mask:
+    """Characters with a neighbour in their text that matches the pattern, and not `but`."""
+    return _neighbour(texts, pattern, -1, but) | _neighbour(texts, pattern, 1, but)
+
+
+def _neighbour(texts: Texts, pattern: str, side: int, but: str = "") -> Mask:
+    """Characters whose neighbour before (-1) or after (1) them in their text matches."""
+    table = matching(pattern) & ~matching(but) if but else matching(pattern)
+    here, found = look_up(table, texts.points), np.zeros(len(texts.points), bool)
+    if side < 0:
+        found[1:] = here[:-1]
+        found[texts.offsets[:-1][texts.filled()]] = False
+    else:
+        found[:-1] = here[1:]
+        found[texts.offsets[1:][texts.filled()] - 1] = False
+    return found
+
+
+def _tagged(texts: Texts, tags: Mask) -> Mask:
+    """Characters whose nearest character before them that is no tag is an emoji of the same text."""
+    places = np.arange(len(tags))
+    before = np.maximum.accumulate(np.where(tags, 0, places))
+    found: Mask = look_up(matching(_EMOJI), texts.points)[before]
+    same: Mask = texts.rows(before) == texts.rows(places)
+    return found & same

@@ -23,7 +23,7 @@ class Duplicates:
     form to compare and are left to step `empty`.
     """
 
-    version = 1
+    version = 2
 
     def __init__(self, settings: DuplicatesStep) -> None:
         self.settings = settings

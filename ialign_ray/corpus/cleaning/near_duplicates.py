@@ -40,7 +40,7 @@ _BATCH = 1 << 16
 class NearDuplicates:
     """Keeps the first of the rows that are linked by pairs of Jaccard similarity `threshold` or more."""
 
-    version = 1
+    version = 2
 
     def __init__(self, settings: NearDuplicatesStep) -> None:
         self.threshold = settings.threshold

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache, partial
 
 import numpy as np
@@ -23,10 +24,10 @@ _OUTSIDE = 1 << 31
 class Script:
     """Drops texts with less than the share `minimum` of their letters in a script of their language.
 
-    Texts without letters pass, and so do languages of unknown script.
+    Texts without letters pass, and so do languages of unknown script (`unchecked`).
     """
 
-    version = 1
+    version = 2
 
     def __init__(self, settings: ScriptStep) -> None:
         self.minimum = settings.minimum
@@ -45,6 +46,10 @@ class Script:
             if weights is not None:
                 outcome.dropped[code] = per_block(table[code], partial(self._judge, weights))
         return outcome
+
+    def unchecked(self, languages: Sequence[str]) -> list[str]:
+        """Languages whose script nothing names, so that no text of theirs is judged."""
+        return [code for code in languages if self._weights(code) is None]
 
     def _weights(self, code: str) -> npt.NDArray[np.int64] | None:
         names = [unicode_name(script) for script in self.scripts.get(code) or scripts_of(code)]

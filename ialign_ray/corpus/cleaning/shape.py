@@ -32,7 +32,7 @@ class Identical:
     Numbers, codes and emoji may well be the same in two languages, and are kept.
     """
 
-    version = 1
+    version = 2
 
     def __init__(self, settings: IdenticalStep) -> None:
         self.settings = settings

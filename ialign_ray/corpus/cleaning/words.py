@@ -1,15 +1,16 @@
 """Hashes of texts and of their words in the normal form in which two texts count as the same.
 
-The normal form: NFKC, lower case, letters, marks and digits only. Anything between them separates words; format
-characters and variation selectors are removed. Each character of a script written without spaces is a separate word,
-with its marks.
+The normal form: NFKC, lower case, letters, marks and digits only, everyday spellings of a letter as one (`spellings`).
+Anything between them separates words; format characters, variation selectors and apostrophes are removed. Each
+character of a script written without spaces is a separate word, with its marks.
 
-Case is folded character by character: `ẞ` and `ß` are equal and differ from `ss`; `İ`, `I` and `i` are equal and differ
-from `ı`; final sigma is a sigma. `ialign_ray.corpus.identity.text_key` folds `ß` to `ss`, and keeps punctuation.
+Case is folded character by character: `İ`, `I` and `i` are equal and differ from `ı`; final sigma is a sigma.
+`ialign_ray.corpus.identity.text_key` keeps punctuation and spellings.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -28,6 +29,7 @@ from ialign_ray.corpus.cleaning.codepoints import (
     Texts,
     blocks,
     decode,
+    encode,
     look_up,
     matching,
     normal_characters,
@@ -35,10 +37,12 @@ from ialign_ray.corpus.cleaning.codepoints import (
     row_sums,
 )
 from ialign_ray.corpus.cleaning.hashing import Hashes
+from ialign_ray.corpus.cleaning.spellings import LETTERS, OMITTED, SEQUENCES
+from ialign_ray.corpus.cleaning.step import Mask
 
 _APART = 0  # code point for anything that separates words
 _WORD = r"[\p{L}\p{M}\p{N}]"
-_IGNORED = r"[\p{Cf}\x{034F}\x{180B}-\x{180F}\x{FE00}-\x{FE0F}\x{E0100}-\x{E01EF}]"
+_IGNORED = rf"[{OMITTED}\p{{Cf}}\x{{34F}}\x{{180B}}-\x{{180F}}\x{{FE00}}-\x{{FE0F}}\x{{E0100}}-\x{{E01EF}}]"
 _SPACELESS = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}\p{Tibetan}\x{3099}\x{309A}\x{30FC}]"
 _CASED_END = 0x20000  # no character beyond has case
 
@@ -78,14 +82,55 @@ def text_hashes(column: pa.ChunkedArray | pa.Array, lanes: int = 1) -> npt.NDArr
 def folded(array: pa.Array) -> Texts:
     """Texts in normal form, with code point 0 for every character that is not part of a word."""
     folding, texts = _folding(), decode(array)
-    context = texts.any(look_up(folding.context, texts.points))
+    ignored = look_up(folding.ignored, texts.points)
+    if ignored.any():
+        texts = texts.keep(~ignored)
+        array = encode(texts)
+    context = texts.any(look_up(folding.context, texts.points)) | _with_sequences(texts)
     if context.any():
         # only where a character's form depends on its neighbours: several times as slow as the table
-        composed = normalised(array.filter(pa.array(context)), "NFKC")
+        composed = _respelled(array.filter(pa.array(context)))
         texts = decode(pc.replace_with_mask(array, pa.array(context), composed))
-    ignored = look_up(folding.ignored, texts.points)
-    texts = texts.keep(~ignored) if ignored.any() else texts
+        # a presentation form may hold them
+        ignored = look_up(folding.ignored, texts.points)
+        texts = texts.keep(~ignored) if ignored.any() else texts
     return Texts(look_up(folding.form, texts.points), texts.offsets, texts.present)
+
+
+def _respelled(array: pa.Array) -> pa.Array:
+    """Texts in NFKC, one spelling for each sequence of letters that has several."""
+    for mark in "\u0326\u0329":  # before they compose: l with a comma below is also l with a cedilla
+        array = pc.replace_substring(array, mark, chr(LETTERS[ord(mark)]))
+    composed = normalised(array, "NFKC")
+    rows = pa.array(_with_sequences(decode(composed)))
+    texts = [_pattern().sub(lambda found: SEQUENCES[found[0]], text) for text in composed.filter(rows).to_pylist()]
+    return pc.replace_with_mask(composed, rows, pa.array(texts, pa.string()))
+
+
+def _with_sequences(texts: Texts) -> Mask:
+    """Mask of the texts that may hold one of `SEQUENCES`."""
+    alone, first, second = _sequence_masks()
+    begins = look_up(first, texts.points)
+    if not begins.any():
+        return np.zeros(len(texts.present), bool)
+    begins[:-1] &= look_up(second, texts.points)[1:] | look_up(alone, texts.points)[:-1]
+    return texts.any(begins)
+
+
+@lru_cache(maxsize=1)
+def _pattern() -> re.Pattern[str]:
+    return re.compile("|".join(map(re.escape, SEQUENCES)))
+
+
+@lru_cache(maxsize=1)
+def _sequence_masks() -> tuple[Table, Table, Table]:
+    """Masks of characters that are a sequence, begin one, and end one of two characters."""
+    alone, first, second = np.zeros((3, UNICODE), bool)
+    for sequence in SEQUENCES:
+        alone[ord(sequence[0])] |= len(sequence) == 1
+        first[ord(sequence[0])] = True
+        second[ord(sequence[-1])] |= len(sequence) == 2
+    return alone, first, second
 
 
 @dataclass(frozen=True)
@@ -109,7 +154,9 @@ def _folding() -> _Folding:
     first = decode(pc.utf8_slice_codeunits(composed, 0, 1)).points
     form[:NORMALISED_END] = np.where(wordy, cases[first], _APART)
     context[:NORMALISED_END] = (several & wordy) | joins
-    return _Folding(form, context & ~ignored, ignored)
+    spelt = np.arange(UNICODE, dtype=np.uint32)
+    spelt[list(LETTERS)] = list(LETTERS.values())
+    return _Folding(spelt[form], context & ~ignored, ignored)
 
 
 @lru_cache(maxsize=1)

@@ -5,21 +5,13 @@ from __future__ import annotations
 from functools import lru_cache
 
 import langcodes
-from langcodes.data_dicts import LIKELY_SUBTAGS
+import pyarrow as pa
+from babel.core import get_global
+from fontTools.unicodedata import Scripts
 
-_NAMES = """
-Adlm=Adlam Ahom=Ahom Arab=Arabic Armn=Armenian Bali=Balinese Bamu=Bamum Batk=Batak Beng=Bengali Bopo=Bopomofo
-Brai=Braille Bugi=Buginese Buhd=Buhid Cakm=Chakma Cans=Canadian_Aboriginal Cham=Cham Cher=Cherokee Copt=Coptic
-Cyrl=Cyrillic Deva=Devanagari Ethi=Ethiopic Geor=Georgian Goth=Gothic Grek=Greek Gujr=Gujarati Guru=Gurmukhi
-Hang=Hangul Hani=Han Hano=Hanunoo Hebr=Hebrew Hira=Hiragana Java=Javanese Kali=Kayah_Li Kana=Katakana Khmr=Khmer
-Knda=Kannada Lana=Tai_Tham Laoo=Lao Latn=Latin Lepc=Lepcha Limb=Limbu Lisu=Lisu Mlym=Malayalam Mong=Mongolian
-Mtei=Meetei_Mayek Mymr=Myanmar Newa=Newa Nkoo=Nko Olck=Ol_Chiki Orya=Oriya Osge=Osage Plrd=Miao Rjng=Rejang
-Rohg=Hanifi_Rohingya Runr=Runic Samr=Samaritan Saur=Saurashtra Sinh=Sinhala Sund=Sundanese Sylo=Syloti_Nagri
-Syrc=Syriac Tagb=Tagbanwa Tale=Tai_Le Talu=New_Tai_Lue Taml=Tamil Tavt=Tai_Viet Telu=Telugu Tfng=Tifinagh
-Tglg=Tagalog Thaa=Thaana Thai=Thai Tibt=Tibetan Vaii=Vai Yiii=Yi
-"""
-_UNICODE = dict(item.split("=") for item in _NAMES.split())
-"""ISO 15924 code -> name that regular expressions know."""
+from ialign_ray.corpus.cleaning.codepoints import matching
+from ialign_ray.errors import ConfigError
+from ialign_ray.languages import macrolanguage
 
 _TOGETHER = {
     "Hans": ["Hani"],
@@ -42,20 +34,16 @@ _TWO_ALPHABETS = frozenset(["srp", "sr", "hbs", "sh", "bos", "bs", "cnr", "uzb",
 """Languages that are commonly written in Latin and in Cyrillic; a script in the code (`srp_Latn`) says which."""
 
 _SPACELESS = frozenset(["Hani", "Hira", "Kana", "Bopo", "Thai", "Laoo", "Khmr", "Mymr", "Tibt", "Lana", "Talu", "Tale"])
-_JOINING = """
-Arab Deva Beng Guru Gujr Orya Taml Telu Knda Mlym Sinh Khmr Mymr Mong Syrc Java Bali Sund Cham Batk Rohg Adlm Nkoo Mtei
-Newa Cakm Lepc Limb Saur Sylo Lana Tibt
-"""
-JOINING = frozenset(_JOINING.split())
-"""Scripts in which U+200C and U+200D change what is read."""
-
-BREAKING = frozenset(["Khmr", "Thai", "Laoo", "Mymr", "Tibt", "Java", "Bali", "Lana", "Talu"])
-"""Scripts in which U+200B marks the ends of words."""
 
 
 def unicode_name(script: str) -> str | None:
     """Name of a script in regular expressions: `Latn` -> `Latin`; None if it is unknown there."""
-    return _UNICODE.get(script)
+    name = str(Scripts.NAMES.get(script, ""))
+    try:
+        matching(rf"\p{{{name}}}")
+    except pa.ArrowInvalid:  # younger than pyarrow's Unicode, or a style such as `Latf`
+        return None
+    return name
 
 
 def expand(script: str) -> list[str]:
@@ -67,7 +55,8 @@ def expand(script: str) -> list[str]:
 def scripts_of(code: str) -> tuple[str, ...]:
     """ISO 15924 codes of the scripts that a language is written in; empty if unknown (`und`, private codes).
 
-    A script in the code (`ace_Arab`) takes precedence over CLDR's likely script.
+    A script in the code (`ace_Arab`) takes precedence over CLDR's likely script. CLDR lists some 7,800 languages; a
+    language that it does not list has its macro-language's script.
     """
     try:
         language = langcodes.Language.get(code)
@@ -77,10 +66,14 @@ def scripts_of(code: str) -> tuple[str, ...]:
         return tuple(expand(str(language.script)))
     if code.lower() in _TWO_ALPHABETS or language.language in _TWO_ALPHABETS:
         return ("Latn", "Cyrl")
-    likely = language.maximize()
-    # langcodes treats what CLDR does not list as American English
-    known = language.language in LIKELY_SUBTAGS or (likely.territory, likely.script) != ("US", "Latn")
-    return tuple(expand(str(likely.script))) if known and likely.script else ()
+    # Babel's CLDR: the one in langcodes lists 1,800 languages
+    if likely := get_global("likely_subtags").get(str(language.language)):
+        return tuple(expand(likely.split("_")[1]))
+    try:
+        above = macrolanguage(code)
+    except ConfigError:
+        return ()
+    return scripts_of(above) if above else ()
 
 
 def has_spaces(code: str) -> bool:

@@ -1,8 +1,8 @@
 """Translation memories (TMX 1.4), in constant memory and cut between units.
 
-A `tuv` belongs to the columns that name its language: exactly, else ignoring case, else as the same language
-(`EN-US` for `en`). Real memories contain several variants of one language in a unit: the first that is not empty is
-kept. Text in `bpt`, `ept`, `ph`, `it`, `ut` and `sub` is formatting code and skipped; `hi` is kept.
+A `tuv` belongs to the columns that name its language. Real memories contain several variants of one language in a
+unit: the one nearest to the column's tag is kept (`ialign_ray.languages.tag_distance`), of equally near ones the first
+that is not empty. Text in `bpt`, `ept`, `ph`, `it`, `ut` and `sub` is formatting code and skipped; `hi` is kept.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from ialign_ray.corpus.chunks import LONGEST, WHOLE, Chunk, Format, ReadRequest,
 from ialign_ray.corpus.formats.files import stamp, stored
 from ialign_ray.corpus.formats.markup import Gathered, tables
 from ialign_ray.corpus.formats.text import Reject, splittable
-from ialign_ray.errors import ConfigError, DataError
-from ialign_ray.languages import normalise
+from ialign_ray.errors import DataError
+from ialign_ray.languages import EQUAL, LAST_RESORT, tag_distance
 
 ID = "tuid"
 _UNIT = re.compile(rb"<tu[\s>]")
@@ -88,13 +88,13 @@ class Units:
         self.rows: dict[str, list[str | None]] = {name: [] for name in names}
         self.lines: list[int] = []
         self._languages = [n for n in names if n != ID]
-        self._known: dict[str, list[str]] = {}
+        self._known: dict[str, list[tuple[str, int]]] = {}
         self._reject = reject
         self.text = Gathered(_CODES)
-        self._unit: dict[str, str] | None = None
+        self._unit: dict[str, tuple[int, str]] | None = None
         self.line: Callable[[], int] = lambda: 0
         self._line = 0
-        self._columns: list[str] = []
+        self._spoken = ""
         self._bad = False
 
     def start(self, name: str, attributes: dict[str, str]) -> None:
@@ -105,11 +105,11 @@ class Units:
             self.text.open()
         elif name == "tuv":
             # `lang` is its name in older memories
-            self._columns = self._match(attributes.get("xml:lang") or attributes.get("lang") or "")
+            self._spoken = attributes.get("xml:lang") or attributes.get("lang") or ""
         elif name == "tu":
             self._unit, self._line, self._bad = {}, self.line(), False
             if ID in self.rows and ID in attributes:
-                self._unit[ID] = attributes[ID]
+                self._unit[ID] = (0, attributes[ID])
 
     def end(self, name: str) -> None:
         """Close one of them; the end of a unit makes a row."""
@@ -118,12 +118,12 @@ class Units:
         elif name == "seg":
             self._keep(self.text.close())
         elif name == "tuv":
-            self._columns = []
+            self._spoken = ""
         elif name == "tu" and self._unit is not None:
             if not self._bad:
                 self.lines.append(self._line)
                 for column, kept in self.rows.items():
-                    kept.append(self._unit.get(column))
+                    kept.append(self._unit[column][1] if column in self._unit else None)
             self._unit = None
 
     def _keep(self, text: str | None) -> None:
@@ -134,13 +134,16 @@ class Units:
             self._reject(self.line(), f"ends a segment of more than {LONGEST >> 20} MB; shorten it")
             return
         if text.strip():
-            for column in self._columns:
-                self._unit.setdefault(column, text)
+            for column, distance in self._columns():
+                if distance < self._unit.get(column, (LAST_RESORT + 1, ""))[0]:
+                    self._unit[column] = (distance, text)
 
-    def _match(self, spoken: str) -> list[str]:
-        if spoken not in self._known:
-            self._known[spoken] = _columns_for(spoken, self._languages)
-        return self._known[spoken]
+    def _columns(self) -> list[tuple[str, int]]:
+        """Columns that a text of this variant may fill, and its distance from each; those that name it come alone."""
+        if self._spoken not in self._known:
+            far = [(c, d) for c in self._languages if (d := tag_distance(c, self._spoken)) is not None]
+            self._known[self._spoken] = [(c, d) for c, d in far if d <= EQUAL] or far
+        return self._known[self._spoken]
 
 
 def languages_in(path: str) -> set[str]:
@@ -153,17 +156,4 @@ def languages_in(path: str) -> set[str]:
     return found
 
 
-def _columns_for(spoken: str, columns: list[str]) -> list[str]:
-    exact = [c for c in columns if c == spoken]
-    alike = [c for c in columns if c.lower() == spoken.lower()]
-    return exact or alike or [c for c in columns if _language(c) is not None and _language(c) == _language(spoken)]
-
-
-def _language(code: str) -> str | None:
-    try:
-        return normalise(code)
-    except ConfigError:
-        return None
-
-
-FORMAT = Format(plan, read, suffixes=(".tmx",))
+FORMAT = Format(plan, read, suffixes=(".tmx",), version=2)

@@ -8,6 +8,7 @@ scores high (FLORES devtest, Indonesian to Banjar: chrF++ 36.6, to Javanese 31.8
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -81,7 +82,7 @@ def generation_draws(cell: Cell) -> dict[str, Floats]:
     """Metrics of one direction of generated translations, as draw vectors (draws,).
 
     The rows have the texts `source`, `reference` and `hypothesis`, and `cut`: True if the output was ended by its
-    length.
+    length. Texts are compared in NFC: a reader cannot see how a letter is encoded, and sacrebleu can.
 
     - chrf (chrF++), bleu, spbleu: 0 to 100; `*_copy` of the source as hypothesis, `chrf_over_copy` their difference
     - copied, empty, cut: shares of outputs that equal the source (ignoring case and spacing), are empty, or are too
@@ -98,6 +99,9 @@ def generation_draws(cell: Cell) -> dict[str, Floats]:
     missing = [i for i, h in enumerate(hypotheses) if not isinstance(h, str)]
     if missing:
         raise DataError(f"translations: row {missing[0]} has no hypothesis; generate it (nothing is an empty text)")
+    sources, references, hypotheses = (
+        [unicodedata.normalize("NFC", text) for text in texts] for texts in (sources, references, hypotheses)
+    )
     drawn: dict[str, Floats] = {}
     for name, scorer in scorers(language).items():
         drawn[name] = corpus_draws(scorer, cell.weights, cell.unit, hypotheses, references)

@@ -145,7 +145,11 @@ class SuiteKind:
 
 
 def suite_units(experiment: Experiment) -> list[Unit]:
-    """The units of all suites, suites in order. Raises DataError for a missing column, label or row."""
+    """The units of all suites, suites in order.
+
+    Raises DataError for a missing column, label or row, ConfigError for a language of no group.
+    """
+    experiment.check_suites()
     return [unit for suite in experiment.evaluate.suites for unit in SUITES[suite.kind].units(suite, experiment)]
 
 
@@ -155,7 +159,7 @@ def kind_of(suite: str, rows: pd.DataFrame, given: Mapping[str, str] | None) -> 
         return given[suite]
     if "label" in rows.columns:
         return CLASSIFICATION
-    directions = rows["language"].astype(str).str.fullmatch(r"[a-z]{2,3}-[a-z]{2,3}")
+    directions = rows["language"].astype(str).str.fullmatch(r"[a-z]{2,3}(_[A-Z][a-z]{3})?-[a-z]{2,3}(_[A-Z][a-z]{3})?")
     return TRANSLATION if directions.all() else INSTRUCTIONS
 
 

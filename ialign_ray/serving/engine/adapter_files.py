@@ -21,6 +21,8 @@ WEIGHTS, PICKLED = "adapter_model.safetensors", "adapter_model.bin"
 PREFIX = "base_model.model."
 # Settings that change more than low-rank products add, and that no tensor of the file would reveal.
 UNLIKE_LORA = ("use_dora", "alora_invocation_tokens", "layer_replication", "use_qalora", "arrow_config", "kasa_config")
+# Ways to begin an adapter that leave the base as it is; PiSSA, OLoRA, CorDA and LoftQ do not.
+ON_THE_BASE = (True, False, None, "gaussian", "orthogonal", "eva", "mica")
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 LARGEST = 1e6
 """Largest norm of a layer's update (Frobenius, after scaling). The weights of trained layers have norms of a few
@@ -76,6 +78,11 @@ def _config(folder: Path, shapes: Mapping[str, tuple[int, int]]) -> Any:
     unlike = [name for name in UNLIKE_LORA if getattr(config, name, None)]
     if unlike:
         raise ModelError(f"adapter {folder} has {unlike[0]}, which is more than plain LoRA; {MERGE}.")
+    if config.init_lora_weights not in ON_THE_BASE:
+        raise ModelError(
+            f"adapter {folder} was begun with init_lora_weights {config.init_lora_weights!r}, which takes its first "
+            f"weights away from the base; {MERGE}."
+        )
     return config
 
 

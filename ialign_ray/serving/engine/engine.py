@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -19,7 +20,7 @@ from ialign_ray.inference.batching import check_prompts
 from ialign_ray.inference.generation import end_tokens
 from ialign_ray.modeling.architecture import decoder_start, is_encoder_decoder
 from ialign_ray.modeling.head import base_model
-from ialign_ray.modeling.load import check_finite, load_adapted, merge
+from ialign_ray.modeling.load import check_finite, load_adapted, merge, set_aside_warning
 from ialign_ray.serving.engine.adapter_files import read_adapter
 from ialign_ray.serving.engine.detokenize import AnswerText
 from ialign_ray.serving.engine.lora import LoraBank
@@ -37,6 +38,8 @@ from ialign_ray.serving.protocol import (
     UnknownModelError,
 )
 
+log = logging.getLogger("ialign_ray.serving")
+
 
 def open_engine(
     settings: ModelSettings,
@@ -52,6 +55,8 @@ def open_engine(
     It runs on the GPU if there is one. Raises ModelError as `load_adapted` does, and if a weight is not finite.
     """
     model, tokenizer = load_adapted(settings, folder)
+    for warning in set_aside_warning(settings):
+        log.warning(warning)
     model = merge(model)
     check_finite(model, str(folder or settings.id))
     if torch.cuda.is_available() and not getattr(model, "is_quantized", False):

@@ -1,6 +1,7 @@
 import copy
 
 import pytest
+import yaml
 
 from ialign_ray.config import Experiment, build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.errors import ConfigError
@@ -233,6 +234,44 @@ def test_files_that_cannot_be_read(tmp_path):
             load_experiment(tmp_path / name)
         assert part in str(caught.value)
         assert str(tmp_path) in str(caught.value)
+
+
+TWICE = {
+    "a section": ("name: x\ntrain: {steps: 5}\nmodel: {id: m}\ntrain: {learning_rate: 1.0e-4}\n", "'train'", "2 and 4"),
+    "a language": ("name: x\ncorpora:\n- {name: c, columns: {eng: en, jav: jv,\n   jav: jw}}\n", "'jav'", "3 and 4"),
+    "in quotes": ("name: x\n'name': y\n", "'name'", "1 and 2"),
+}
+
+
+@pytest.mark.parametrize("case", TWICE)
+def test_a_key_that_occurs_twice_is_refused_with_both_lines(tmp_path, case):
+    text, key, lines = TWICE[case]
+    (tmp_path / "e.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(ConfigError, match=f"{key} is given twice, at lines {lines}"):
+        load_experiment(tmp_path / "e.yaml")
+
+
+def test_merged_keys_may_be_overridden(experiment_data, tmp_path):
+    text = yaml.safe_dump(experiment_data | {"train": {"steps": 5, "batch_size": 4}}).replace("train:", "train: &t")
+    (tmp_path / "e.yaml").write_text(text.replace("train: &t", "train:\n  <<: {steps: 9, batch_size: 8}"))
+    assert load_experiment(tmp_path / "e.yaml").train.steps == 5
+
+
+@pytest.mark.parametrize("targets", ["q_proj", ["q_proj"]])
+def test_one_target_is_a_list_of_it(experiment_data, targets):
+    experiment_data["model"]["lora"] = {"targets": targets}
+    assert build_experiment(experiment_data, "x").model.lora.targets == ["q_proj"]
+    with pytest.raises(ConfigError, match="targets"):
+        build_experiment(experiment_data | {"model": {"id": "m", "lora": {"targets": []}}}, "x")
+
+
+def test_labels_of_one_word_are_refused(experiment_data):
+    mood = {"kind": "classification", "name": "mood", "path": "a.csv", "columns": {"jav": "jav"}}
+    mood |= {"labels": {"a": {"eng": "good"}, "b": {"eng": "good "}}, "prompts": [{"name": "p", "text": "{text}"}]}
+    with pytest.raises(ConfigError, match="two labels are 'good'"):
+        build_experiment(experiment_data | {"evaluate": {"suites": [mood]}}, "x")
+    mood["labels"]["b"] = {"eng": "good enough"}
+    assert build_experiment(experiment_data | {"evaluate": {"suites": [mood]}}, "x")
 
 
 def test_sections_are_frozen(experiment_data):

@@ -8,6 +8,7 @@ import yaml
 from ialign_ray.config import build_experiment, dump_yaml, load_experiment
 from ialign_ray.config.bundled import bundled_names, expand_suites
 from ialign_ray.errors import ConfigError
+from ialign_ray.languages import canonical
 
 OWN = """\
 kind: classification
@@ -64,6 +65,44 @@ def test_other_styles_of_code_are_the_same_languages(experiment_data):
     experiment_data["corpora"] = [{"name": "a", "path": "a.csv", "columns": {"en": "eng", "vi_Latn": "vie"}}]
     (suite,) = built(experiment_data, "xnli", languages={"l1": ["en"], "l2": ["vi_Latn"], "l3": ["ara"]})
     assert suite.spoken == ["eng", "ara", "vie"]
+
+
+@pytest.mark.parametrize(
+    ("code", "own"),
+    [("swh", "swa"), ("sw", "swa"), ("swh_Latn", "swa"), ("arb_Arab", "ara"), ("cmn", "zho"), ("zho_Hans", "zho")],
+)
+def test_a_macro_language_and_its_usual_member_are_one(experiment_data, code, own):
+    experiment_data["corpora"] = [{"name": "a", "path": "a.csv", "columns": {"eng": "e", code: "x"}}]
+    (suite,) = built(experiment_data, "xnli", languages={"l1": ["eng"], "l2": [code]})
+    assert suite.spoken == ["eng", canonical(code)]
+    (bundled,) = expand_suites(["xnli"])
+    assert suite.columns[canonical(code)] == bundled["columns"][own]
+
+
+@pytest.mark.parametrize("code", ["swc", "zho_Hant", "arz", "yue"])
+def test_another_member_or_script_is_not(experiment_data, code):
+    experiment_data["corpora"] = [{"name": "a", "path": "a.csv", "columns": {"eng": "e", code: "x"}}]
+    (suite,) = built(experiment_data, "xnli", languages={"l1": ["eng"], "l2": [code]})
+    assert suite.spoken == ["eng"]
+
+
+def test_a_direction_follows_the_name_of_its_language(experiment_data):
+    experiment_data["corpora"] = [{"name": "a", "path": "a.csv", "columns": {"eng": "e", "zsm": "x"}}]
+    both = {"kind": "translation", "name": "t", "path": "t.csv", "columns": {"eng": "e", "msa": "m"}, "grouped": True}
+    for how in ({"pivot": "eng"}, {"directions": [["eng", "msa"], ["msa", "eng"]]}):
+        (suite,) = built(experiment_data, both | how, languages={"l1": ["eng"], "l2": ["zsm"]})
+        assert suite.pairs == [("eng", "zsm"), ("zsm", "eng")]
+
+
+def test_a_suite_of_no_groups_language_names_what_the_group_has(experiment_data):
+    experiment_data["corpora"] = [{"name": "a", "path": "a.csv", "columns": {"eng": "e", "sw": "x"}}]
+    own = {"kind": "perplexity", "name": "p", "path": "f.parquet", "columns": {"eng": "eng_Latn", "swh_Latn": "swh"}}
+    experiment_data |= {"languages": {"l1": ["eng"], "l2": ["sw"]}, "evaluate": {"suites": [own]}}
+    with pytest.raises(ConfigError, match=r"evaluate\.suites\.p: language 'swh' is in no group; write swa here"):
+        build_experiment(experiment_data, "x").check_suites()
+    own["columns"] = {"eng": "eng_Latn", "kin": "kin_Latn"}
+    with pytest.raises(ConfigError, match="language 'kin' is in no group; add it to l1"):
+        build_experiment(experiment_data, "x").check_suites()
 
 
 def test_groups_without_a_language_of_the_suite_are_refused(experiment_data):

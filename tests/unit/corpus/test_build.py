@@ -63,6 +63,43 @@ def shard_times(data):
     return {p: p.stat().st_mtime_ns for p in (corpora_folder(experiment) / SHARDS).glob("*/*/manifest.json")}
 
 
+MEMORY = """<tmx version="1.4"><header/><body>
+<tu><tuv xml:lang="en"><seg>The bus is full.</seg></tuv><tuv xml:lang="sw"><seg>Basi limejaa.</seg></tuv></tu>
+</body></tmx>"""
+
+
+def of_memory(tmp_path, code, column):
+    (tmp_path / "m.tmx").write_text(MEMORY, encoding="utf-8")
+    return {
+        "name": "memory",
+        "languages": {"l1": ["eng"], "l2": [code]},
+        "model": {"id": "none"},
+        "corpora": [{"name": "m", "path": "m.tmx", "columns": {"eng": "en", code: column}}],
+        "replay": {"ratio": 0},
+        "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
+    }
+
+
+def test_a_language_that_is_not_there_is_refused_with_those_that_are(tmp_path):
+    with pytest.raises(DataError, match=r"corpus 'm' \(m.tmx\) has no text in kin \(as 'rw'\); the file has en, sw;"):
+        build(of_memory(tmp_path, "kin", "rw"))
+    write_jsonl(
+        tmp_path / "rows.jsonl", [{"lang": "eng", "text": "a bus", "n": 1}, {"lang": "swa", "text": "b", "n": 1}]
+    )
+    data = of_memory(tmp_path, "swh", "swh")
+    long = {"language": "lang", "text": "text", "join": "n", "values": {"eng": "eng", "swh": "swh"}}
+    with pytest.raises(DataError, match="no text in swh"):
+        build(data | {"corpora": [{"name": "m", "path": "rows.jsonl", "long": long}]})
+
+
+def test_a_macro_language_is_read_for_its_usual_member_and_told(tmp_path):
+    built = build(of_memory(tmp_path, "swh", "swh"))
+    (row,) = rows_of(built, corpus="m").values()
+    assert row["swh"] == "Basi limejaa."
+    assert built.counts["warnings"] == ["corpus 'm': swh is read from sw, not swh"]
+    assert build(of_memory(tmp_path, "swh", "sw")).counts["warnings"] == []
+
+
 def test_every_step_is_counted_and_its_drops_are_kept(data):
     built = build(data)
     counts = built.counts["corpora"]["all"]
@@ -190,6 +227,13 @@ def test_evaluation_sentences_are_dropped_and_counted(data):
     lost = built.counts["corpora"]["all"]["dropped_rows"]
     assert lost["leaks"] == 1  # equality; the others hold a part, or are part of more
     assert lost["leaks"] + lost["overlaps"] == len(expected & rows_of(clean).keys())
+    assert built.counts["leaked_from"] == {"all": {}}  # an index without names
+    named = build(data, EvaluationIndex.build({"flores": secrets[:1], "mood": secrets[1:], "unused": ["Nothing."]}))
+    assert rows_of(named).keys() == rows_of(built).keys()
+    by_suite = named.counts["leaked_from"]["all"]
+    assert by_suite["flores"] >= 1
+    assert set(by_suite) == {"flores", "mood"}
+    assert sum(by_suite.values()) == lost["leaks"] + lost["overlaps"]
     exact = build(data, EvaluationIndex.build([rows[100]["jav"].upper()], threshold=None))
     assert rows_of(clean).keys() - rows_of(exact).keys() == {"all:100"}
 
@@ -330,7 +374,7 @@ def test_rows_of_several_files_name_their_folder(tmp_path):
         "x",
     )
     counts = build_corpus(experiment, EvaluationIndex.build([])).counts["corpora"]
-    shown = {name: StepTable(name, codes, [], [], counts[name]) for name in counts}
+    shown = {name: StepTable(name, codes, [], [], counts[name], {}) for name in counts}
     assert shown["many"].place(1, 51) == f"{tmp_path / 'dev'} (4 files):51"
     assert shown["two"].place(1, 2) == f"{tmp_path / 'dev' / 'eng.txt'}, {tmp_path / 'dev' / 'jav.txt'}:2"
     assert shown["long"].place(8, 1) == f"{tmp_path / 'b-sun.jsonl'}:1"

@@ -11,9 +11,10 @@ from pydantic import TypeAdapter
 from ialign_ray.config.cleaning import CleaningConfig, Step
 from ialign_ray.corpus.cleaning import make_step
 from ialign_ray.corpus.cleaning.step import Scope
-from ialign_ray.corpus.cleaning.writing import scripts_of
+from ialign_ray.corpus.cleaning.writing import expand, scripts_of, unicode_name
 from ialign_ray.corpus.schema import languages, schema
 from ialign_ray.errors import ConfigError
+from ialign_ray.languages import canonical
 
 ROW_STEPS = ["normalise", "characters", "empty", "identical", "length", "script", "numbers", "links"]
 
@@ -83,13 +84,30 @@ def test_normalise_leaves_what_is_in_order_as_it_is():
         ("mon_Mong", "ᠠ\u180eᠡ", "ᠠ\u180eᠡ"),
         ("ind", "👩🏽\u200d💻 ❤\ufe0f\u200d🔥 👩\u200d👧", "👩🏽\u200d💻 ❤\ufe0f\u200d🔥 👩\u200d👧"),
         ("ind", "👩\u200d \u200d👧", "👩 👧"),
+        ("fra", "🏴\U000e0067\U000e0062\U000e0077\U000e006c\U000e0073\U000e007f", None),  # the flag of Wales
+        ("fra", "a\U000e0067b", "ab"),
+        # as the letters beside them need it, whatever the language
+        ("azb", "گؤزل\u200cلیک", None),
+        ("ctg", "ক্\u200dষ", None),
+        ("qci", "می\u200cروم", None),
+        ("mvf", "ᠮᠣᠩᠭᠣᠯ\u180eᠠ", None),
+        ("eng", "the word می\u200cروم means I go", None),
+        ("mai", "𑒣𑒹\u200d𑒟", None),
+        ("brx", "क्\u200c ", None),
+        ("kac", "ကျ\u200bန", None),
         ("ind", "\ufffe\U0001ffff\ufdd0x\U000e0041", "x"),
         ("qci", "a\u200db", "ab"),
         ("zho", "中\u2060文", "中文"),
     ],
 )
 def test_characters(code, text, clean):
-    assert rewritten("characters", [text, None, "utuh"], code) == [clean, None, "utuh"]
+    assert rewritten("characters", [text, None, "utuh"], code) == [clean or text, None, "utuh"]
+
+
+def test_a_space_that_joins_a_mongolian_suffix_stays():
+    texts = ["ᠮᠣᠩᠭᠣᠯ\u202fᠤᠨ", "10\u202f000", "\u202fᠤᠨ"]
+    assert rewritten("normalise", texts, "mon_Mong") == [texts[0], "10 000", texts[2]]
+    assert rewritten("characters", ["ᠮᠣᠩᠭᠣᠯ\u202fᠤᠨ\x00"], "mon_Mong") == ["ᠮᠣᠩᠭᠣᠯ\u202fᠤᠨ"]
 
 
 def test_characters_joiners_do_not_reach_into_the_next_text():
@@ -98,6 +116,12 @@ def test_characters_joiners_do_not_reach_into_the_next_text():
 
 def test_characters_drops_damaged_texts():
     assert drops("characters", eng=["a", "b", None], ind=["caf\ufffd", "utuh", None]) == [True, False, False]
+
+
+def test_characters_drops_burmese_in_zawgyi():
+    zawgyi = "ျမန္မာႏိုင္ငံသည္ အေရွ႕ေတာင္အာရွတြင္ တည္ရွိသည္"
+    good = ["မြန်မာနိုင်ငံသည် အရှေ့တောင်အာရှတွင် တည်ရှိသည်", "ကျေးဇူးတင်ပါတယ်", "ဩဂုတ်လ", "မိူင်းတႆး ပဵၼ် မိူင်းဢၼ်မီး", None, "x"]
+    assert drops("characters", eng=["x"] * 7, mya=[zawgyi, *good]) == [True] + [False] * 6
 
 
 def test_empty():
@@ -144,7 +168,7 @@ def test_length_knows_that_some_languages_put_no_spaces():
         ("srp", ["Здраво", "Zdravo"], ["你好"]),
         ("srp_Latn", ["Zdravo"], ["Здраво"]),
         ("qci", ["anything", "что угодно"], []),  # nobody knows its script
-        ("abs", ["katong", "что угодно"], []),  # CLDR does not
+        ("qci", ["katong", "что угодно"], []),  # nobody knows a private code
     ],
 )
 def test_script(code, good, bad):
@@ -271,6 +295,11 @@ def test_every_default_step_can_be_made():
         ("kor", "Hang Hani"),
         ("ace_Arab", "Arab"),
         ("prs", "Arab"),
+        ("azb", "Arab"),
+        ("ctg", "Beng"),
+        ("mvf", "Mong"),
+        ("ajp", "Arab"),
+        ("kmr", "Latn"),
         ("und", ""),
         ("qci", ""),
         ("x-klingon-no", ""),
@@ -279,3 +308,29 @@ def test_every_default_step_can_be_made():
 )
 def test_scripts_of(code, scripts):
     assert scripts_of(code) == tuple(scripts.split())
+
+
+FLORES = """
+ace_Arab ace_Latn acm_Arab acq_Arab aeb_Arab afr_Latn ajp_Arab aka_Latn als_Latn amh_Ethi apc_Arab arb_Arab arb_Latn
+ars_Arab ary_Arab arz_Arab asm_Beng ast_Latn awa_Deva ayr_Latn azb_Arab azj_Latn bak_Cyrl bam_Latn ban_Latn bel_Cyrl
+bem_Latn ben_Beng bho_Deva bjn_Arab bjn_Latn bod_Tibt bos_Latn bug_Latn bul_Cyrl cat_Latn ceb_Latn ces_Latn cjk_Latn
+ckb_Arab crh_Latn cym_Latn dan_Latn deu_Latn dik_Latn dyu_Latn dzo_Tibt ell_Grek eng_Latn epo_Latn est_Latn eus_Latn
+ewe_Latn fao_Latn fij_Latn fin_Latn fon_Latn fra_Latn fur_Latn fuv_Latn gaz_Latn gla_Latn gle_Latn glg_Latn grn_Latn
+guj_Gujr hat_Latn hau_Latn heb_Hebr hin_Deva hne_Deva hrv_Latn hun_Latn hye_Armn ibo_Latn ilo_Latn ind_Latn isl_Latn
+ita_Latn jav_Latn jpn_Jpan kab_Latn kac_Latn kam_Latn kan_Knda kas_Arab kas_Deva kat_Geor kaz_Cyrl kbp_Latn kea_Latn
+khk_Cyrl khm_Khmr kik_Latn kin_Latn kir_Cyrl kmb_Latn kmr_Latn knc_Arab knc_Latn kon_Latn kor_Hang lao_Laoo lij_Latn
+lim_Latn lin_Latn lit_Latn lmo_Latn ltg_Latn ltz_Latn lua_Latn lug_Latn luo_Latn lus_Latn lvs_Latn mag_Deva mai_Deva
+mal_Mlym mar_Deva min_Arab min_Latn mkd_Cyrl mlt_Latn mni_Beng mos_Latn mri_Latn mya_Mymr nld_Latn nno_Latn nob_Latn
+npi_Deva nso_Latn nus_Latn nya_Latn oci_Latn ory_Orya pag_Latn pan_Guru pap_Latn pbt_Arab pes_Arab plt_Latn pol_Latn
+por_Latn prs_Arab quy_Latn ron_Latn run_Latn rus_Cyrl sag_Latn san_Deva sat_Olck scn_Latn shn_Mymr sin_Sinh slk_Latn
+slv_Latn smo_Latn sna_Latn snd_Arab som_Latn sot_Latn spa_Latn srd_Latn srp_Cyrl ssw_Latn sun_Latn swe_Latn swh_Latn
+szl_Latn tam_Taml taq_Latn taq_Tfng tat_Cyrl tel_Telu tgk_Cyrl tgl_Latn tha_Thai tir_Ethi tpi_Latn tsn_Latn tso_Latn
+tuk_Latn tum_Latn tur_Latn twi_Latn tzm_Tfng uig_Arab ukr_Cyrl umb_Latn urd_Arab uzn_Latn vec_Latn vie_Latn war_Latn
+wol_Latn xho_Latn ydd_Hebr yor_Latn yue_Hant zho_Hans zho_Hant zsm_Latn zul_Latn
+"""
+
+
+def test_every_flores_language_is_checked_in_its_script():
+    wrong = {code: scripts_of(canonical(code)) for code in FLORES.split()}
+    wrong = {c: s for c, s in wrong.items() if not {*expand(c[4:])} <= {*s} or not all(map(unicode_name, s))}
+    assert not wrong

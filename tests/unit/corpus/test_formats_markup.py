@@ -1,6 +1,7 @@
 """TMX, XLIFF and PO: what is read of them, torn and hostile files, and constant memory."""
 
 import gzip
+import itertools
 import resource
 
 import pytest
@@ -64,9 +65,28 @@ def test_languages_match_exactly_then_but_for_case_then_as_the_same_language(tmp
     assert [(r["en-us"], r["en-GB"]) for r in read(path, ["en-us", "en-GB"])] == [("color", None), (None, "colour")]
 
 
-def test_the_first_variant_with_text_is_kept(tmp_path):
-    path = put(tmp_path, "m.tmx", HEAD + unit(("en-US", " "), ("en-GB", "colour"), ("en", "hue"), ("jv", "a")) + TAIL)
-    assert read(path)[0]["en"] == "colour"
+VARIANTS = {
+    "the first with text": (("en-US", " "), ("en-GB", "colour"), ("en-NZ", "hue"), "en", "colour"),
+    "the tag itself": (("en-US", "color"), ("en", "hue"), ("en-GB", "colour"), "en", "hue"),
+    "the region": (("pt-PT", "autocarro"), ("pt", "carro"), ("pt-BR", "ônibus"), "pt-BR", "ônibus"),
+    "no region before another": (("pt-PT", "autocarro"), ("pt", "carro"), ("fr", "x"), "pt-BR", "carro"),
+    "another region at last": (("pt-PT", "autocarro"), ("fr", "x"), ("pt-AO", "machimbombo"), "pt-BR", "autocarro"),
+    "the script": (("sr-Cyrl", "Добар дан."), ("sr", "Здраво."), ("sr-Latn", "Dobar dan."), "sr-Latn", "Dobar dan."),
+    "no other script": (("zh-CN", "软件"), ("zh", "软"), ("zh-Hans-SG", "件"), "zh-TW", None),
+    "the script of a region": (("zh-CN", "软件"), ("zh-Hant", "軟"), ("zh-HK", "軟件"), "zh-TW", "軟"),
+    "the macro-language at last": (("sw", "basi"), ("en", "bus"), ("fr", "bus"), "swh", "basi"),
+    "the member before it": (("sw", "gari"), ("swh", "basi"), ("fr", "bus"), "swh", "basi"),
+    "the usual member": (("arz", "أتوبيس"), ("arb", "حافلة"), ("fr", "bus"), "ar", "حافلة"),
+    "not another member": (("ms", "bas"), ("min", "bus"), ("zsm", "bas"), "id", None),
+}
+
+
+@pytest.mark.parametrize("case", VARIANTS)
+def test_the_variant_nearest_to_the_tag_is_kept(tmp_path, case):
+    *variants, asked, expected = VARIANTS[case]
+    for order in itertools.permutations(variants) if "first" not in case and "region" not in case else [variants]:
+        path = put(tmp_path, "m.tmx", HEAD + unit(*order) + TAIL)
+        assert read(path, [asked])[0][asked] == expected
 
 
 def test_codes_are_left_out_and_highlights_kept(tmp_path):

@@ -139,6 +139,6 @@ def test_a_build_counts_what_was_left_out(tmp_path, name):
         counts = built.counts["corpora"]["c"]
         assert (counts["rows_in"], counts["left_out"]) == (len(expected), counted)
         card = (built.folder / "README.md").read_text(encoding="utf-8")
-        shown = " ".join(remarks(StepTable("c", ["eng", "khm"], [], [], counts)))
+        shown = " ".join(remarks(StepTable("c", ["eng", "khm"], [], [], counts, {})))
         assert all(f"{reason} {rows}" in card for reason, rows in counted.items())
         assert all(f"{rows} {reason}" in shown for reason, rows in counted.items())

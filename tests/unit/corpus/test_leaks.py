@@ -62,7 +62,7 @@ def test_switches():
     assert [m.tolist() for m in only_exact.leaks(text)] == [[True, False], [False, False]]
     only_overlap = EvaluationIndex.build([SENTENCE], exact=False)
     assert [m.tolist() for m in only_overlap.leaks(text)] == [[False, False], [True, True]]
-    requests = EvaluationIndex.build([], only_exact=[SENTENCE])
+    requests = EvaluationIndex.build([], only_exact={"": [SENTENCE]})
     assert [m.tolist() for m in requests.leaks(text)] == [[True, False], [False, False]]
 
 
@@ -108,3 +108,20 @@ def test_a_leak_in_one_language_drops_the_row_in_all(tmp_path):
         search = LeakStep(LeakSettings(step=step, index=index.save(tmp_path), folder=str(tmp_path)))
         dropped = search(leaky, Scope(["eng", "jav"], ["eng"])).dropped
         assert {c: m.tolist() for c, m in dropped.items()} == {"eng": [True, False], "jav": [True, False]}
+
+
+def test_a_leak_names_the_suite_that_it_is_from(tmp_path):
+    suites = {"mood": [SENTENCE, "Good morning."], "news": ["Good morning.", "The harbour was closed after the storm."]}
+    index = EvaluationIndex.build(suites, only_exact={"old": ["Sort these names."]})
+    texts = column(
+        "good morning!",
+        SENTENCE.upper(),
+        "They say the harbour was closed after the storm of May.",
+        "Sort these names",
+        "Something else entirely, in ten words or a few more.",
+        None,
+    )
+    expected = ["mood", "mood", "news", "old", None, None]
+    assert index.origins_of(texts) == expected
+    assert EvaluationIndex.load(tmp_path / index.save(tmp_path)).origins_of(texts) == expected
+    assert EvaluationIndex.build([]).origins_of(texts) == [None] * 6

@@ -1,6 +1,8 @@
+import io
 import json
 
 import pytest
+from rich.console import Console
 
 from ialign_ray.config import build_experiment
 from ialign_ray.corpus.identity import share_of, text_key
@@ -48,6 +50,35 @@ def test_each_pivot_is_paired_with_each_new_language(only_second):
     )
     counts = parallel.counts["second"]
     assert (counts.read, counts.kept, counts.pairs, counts.leaked, counts.held_out) == (12, 12, 48, 0, 0)
+
+
+def lengthened(tmp_path, language, rows):
+    def change(found):
+        for row in found[:rows]:
+            row[language] = " ".join([row[language]] * 40)
+
+    return rewrite(tmp_path, "second.jsonl", change)
+
+
+@pytest.mark.parametrize("way", ["both", "from-pivot", "to-pivot"])
+def test_a_language_that_vanishes_is_refused_with_what_took_it(only_second, tmp_path, way):
+    lengthened(tmp_path, "jav", 12)
+    only_second["tasks"]["directions"] = way
+    with pytest.raises(
+        DataError, match="language jav has no pair left of 12 texts: (12|24) of .* are over train.max_target"
+    ):
+        prepare(build_experiment(only_second, "x"))
+    only_second["cleaning"] = {"steps": [{"step": "length", "max_characters": 300}]}
+    with pytest.raises(DataError, match="language jav has no pair left of 12 texts: length dropped 12"):
+        prepare(build_experiment(only_second, "x"))
+
+
+def test_a_language_that_loses_much_is_warned_of(only_second, tmp_path):
+    lengthened(tmp_path, "jav", 4)
+    said = io.StringIO()
+    prepare(build_experiment(only_second, "x"), Console(file=said, width=200))
+    assert "warning: jav lost 33% of its 12 texts: 8 of 24 pairs are over" in said.getvalue()
+    assert "ind lost" not in said.getvalue()
 
 
 @pytest.mark.parametrize(("way", "first"), [("from-pivot", True), ("to-pivot", False)])

@@ -33,21 +33,21 @@ from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.prepare import prepare
 
 STEPS = {
-    "normalise": (1, "bc31da767408e1e3"),
-    "characters": (1, "f442afb40098c344"),
+    "normalise": (2, "bc31da767408e1e3"),
+    "characters": (2, "f442afb40098c344"),
     "empty": (1, "0cd2432dec7eed3a"),
-    "identical": (1, "489f247df8d06936"),
+    "identical": (2, "489f247df8d06936"),
     "length": (1, "927d5ec5c3ce11b2"),
-    "script": (1, "61ef46b8d7d129e5"),
+    "script": (2, "61ef46b8d7d129e5"),
     "language": (1, "dbd422b2f6b44a03"),
     "numbers": (1, "19843c5f2b2270c7"),
     "links": (1, "d8a6ddca7c7075d4"),
     "ratio": (1, "e8f5c9878e9361bd"),
-    "duplicates": (1, "0fa5eee31a05ba11"),
-    "near_duplicates": (1, "0cc9f156c9d5efea"),
+    "duplicates": (2, "0fa5eee31a05ba11"),
+    "near_duplicates": (2, "0cc9f156c9d5efea"),
 }
 """Step -> its version and the digest of what it makes of ROWS."""
-READING = ((1, 1, 1, 1), "071477121afb62d8")
+READING = ((1, 2, 2, 2), "071477121afb62d8")
 """Versions of shards, finished corpora, the leak search and identities, and the digest of a build without steps."""
 READERS = {
     "parquet": (1, "b92f2e98cd0e3478"),
@@ -55,7 +55,7 @@ READERS = {
     "json": (1, "d62c189dd5602bbb"),
     "csv": (2, "431d22bcd9979a8f"),
     "tsv": (2, "bc10c266ac7b2b5f"),
-    "tmx": (1, "57e31a22a9a301d2"),
+    "tmx": (2, "57e31a22a9a301d2"),
     "xliff": (2, "7c207491b84a2a90"),
     "po": (2, "efeefb997d83c224"),
     "sheet": (1, "c7321ddefb5da222"),

@@ -1,5 +1,7 @@
 """Scores of generated translations against sacrebleu called directly, and what is beside them."""
 
+import unicodedata
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -90,6 +92,23 @@ def test_copies_empty_and_cut_outputs_are_counted():
         sources, ["x y", "z", "w", "v"], ["  one two  THREE.", "", "Sieben", " "], "jav", [False, True, False, False]
     )
     assert (found["copied"], found["empty"], found["cut"]) == (0.25, 0.5, 0.25)
+
+
+@pytest.mark.parametrize(
+    ("language", "text"),
+    [
+        ("ben", "আমাদের বা\u09dcি ব\u09dc এবং গা\u09dcি নতুন হ\u09dfেছে"),
+        ("yor", unicodedata.normalize("NFD", "ẹ̀kọ́ gbọ́ dára púpọ̀ fún àwọn ọmọdé")),
+        ("kor", unicodedata.normalize("NFD", "오늘은 날씨가 아주 좋습니다")),
+    ],
+)
+def test_how_a_letter_is_encoded_costs_nothing(language, text):
+    composed = unicodedata.normalize("NFC", text)
+    assert composed != text
+    for one, two in ((text, composed), (composed, text)):
+        found = generation_metrics(["x"], [one], [two], language)
+        assert (round(found["chrf"], 6), round(found["bleu"], 6)) == (100, 100)
+        assert generation_metrics([one], [one], [two], language)["copied"] == 1
 
 
 def test_nothing_but_empty_outputs_score_zero():

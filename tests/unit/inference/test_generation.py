@@ -51,6 +51,36 @@ def test_equals_one_row_at_a_time(name):
         assert texts(model, Letters(), prompts, max_new_tokens=6, max_batch_tokens=budget) == expected
 
 
+FOLDERS = {
+    "suppress_tokens": [7, 8, 9],
+    "begin_suppress_tokens": [7],
+    "bad_words_ids": [[7], [8, 9]],
+    "stop_strings": ["a"],
+    "repetition_penalty": 3.0,
+    "no_repeat_ngram_size": 1,
+    "forced_eos_token_id": 1,
+    "exponential_decay_length_penalty": (1, 9.0),
+    "sequence_bias": [[[7], -9.0]],
+    "guidance_scale": 2.0,
+    "min_new_tokens": 6,
+    "num_beams": 3,
+    "penalty_alpha": 0.6,
+    "prompt_lookup_num_tokens": 3,
+    "do_sample": True,
+    "temperature": 9.0,
+}
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_what_the_folder_sets_beside_the_ends_is_set_aside(name):
+    model, prompts = build("llama"), some_prompts((5, 9, 3))
+    expected = texts(model, Letters(), prompts, max_new_tokens=6)
+    model.generation_config.update(**{name: FOLDERS[name]})
+    before = model.generation_config
+    assert texts(model, Letters(), prompts, max_new_tokens=6) == expected
+    assert model.generation_config is before
+
+
 def test_stops_at_the_end_of_sequence():
     model, prompts = build("llama"), some_prompts((5, 9, 3))
     whole = [text.split() for text in texts(model, Letters(), prompts, max_new_tokens=6)]

@@ -18,6 +18,8 @@ from ialign_ray.modeling.load import (
     merge,
     model_shape,
     names_encoder_decoder,
+    save_model,
+    set_aside_warning,
 )
 
 
@@ -44,6 +46,24 @@ def test_a_rank_above_a_layers_side_is_refused(settings):
     assert "model.lora.rank is 33" in message
     assert "layers.0.self_attn.q_proj" in message
     assert "at most 32" in message
+
+
+def test_an_adapter_names_the_revision_of_its_base(settings, tmp_path):
+    for revision in (None, "2f3c0e1"):
+        model = load_base(settings.model_copy(update={"revision": revision}))
+        save_model(add_adapter(model, LoraSettings(rank=2), 0), tmp_path / str(revision))
+        assert json.loads((tmp_path / str(revision) / "adapter_config.json").read_text())["revision"] == revision
+
+
+def test_settings_of_generation_that_are_set_aside_are_named(settings, tiny_model_folder, tmp_path):
+    folder = shutil.copytree(tiny_model_folder, tmp_path / "model")
+    (folder / "generation_config.json").unlink(missing_ok=True)
+    there = settings.model_copy(update={"id": str(folder)})
+    assert set_aside_warning(there) == []
+    config = {"eos_token_id": [1, 2], "do_sample": True, "top_k": 20, "suppress_tokens": [3], "repetition_penalty": 1.1}
+    (folder / "generation_config.json").write_text(json.dumps(config))
+    (warning,) = set_aside_warning(there)
+    assert "sets repetition_penalty, suppress_tokens;" in warning
 
 
 def test_the_rank_is_checked_without_weights(settings):

@@ -71,6 +71,8 @@ TORN = {
     "a JSON list": (lambda f: (f / "adapter_config.json").write_text("[]"), "cannot be read"),
     "another method": (lambda f: changed(f, peft_type="VERA"), "VERA"),
     "DoRA": (lambda f: changed(f, use_dora=True), "use_dora.* --merge"),
+    "PiSSA": (lambda f: changed(f, init_lora_weights="pissa_niter_4"), "pissa_niter_4.* --merge"),
+    "OLoRA": (lambda f: changed(f, init_lora_weights="olora"), "olora.* --merge"),
     "half of a layer": (lambda f: rewritten(f, lambda t: t.pop(first(t))), "half of layer"),
     "no tensors": (lambda f: rewritten(f, lambda t: t.clear()), "no weights"),
     "another layer": (

@@ -1,13 +1,16 @@
 """What the driver shows of a run's records: lines of a job's log, and curves."""
 
 import io
+import re
 
 import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from test_loop import Setting
 
-from ialign_ray.training.display import curves, validation_curves, validation_line, watching
+from ialign_ray.config import build_experiment
+from ialign_ray.search.progress import NestedRuns
+from ialign_ray.training.display import curves, mlflow_experiment, validation_curves, validation_line, watching
 from ialign_ray.training.run_log import VALIDATIONS, RunLogFile, records
 from ialign_ray.training.trainer import ending_sentences
 
@@ -62,6 +65,34 @@ def test_a_step_of_one_worker_on_this_machine_is_plausible(finished):
         assert 0.05 < flat["train/memory_gib"] < 100
         assert record["flops"] > 0
         assert not record["skipped"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "why"), [("sqlite:///{}/mlflow.db", "'tiny' .* was deleted"), ("http://127.0.0.1:9", "127.0.0.1")]
+)
+def test_a_run_without_its_tracking_server_continues(experiment_data, tmp_path, monkeypatch, uri, why):
+    from mlflow import MlflowClient
+
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    uri = uri.format(tmp_path)
+    if uri.startswith("sqlite"):
+        client = MlflowClient(uri)
+        client.delete_experiment(client.create_experiment("tiny"))
+    experiment = build_experiment(experiment_data | {"tracking": {"mlflow": True, "mlflow_uri": uri}}, "x")
+    (tmp_path / "run").mkdir()
+    said = io.StringIO()
+    with watching(experiment, tmp_path / "run", Console(file=said, width=200)):
+        pass
+    assert re.match(f"warning: tracking stopped .*{why}", said.getvalue())
+    said = io.StringIO()
+    NestedRuns(experiment, tmp_path, Console(file=said, width=200))
+    assert re.match(f"warning: tracking stopped .*{why}", said.getvalue())
+
+
+def test_the_loser_of_a_race_for_an_experiment_takes_the_winners(experiment_data, tmp_path):
+    tracking = {"mlflow": True, "mlflow_uri": f"sqlite:///{tmp_path}/mlflow.db"}
+    experiment = build_experiment(experiment_data | {"tracking": tracking}, "x")
+    assert mlflow_experiment(experiment)[1] == mlflow_experiment(experiment)[1]
 
 
 NAN = float("nan")
