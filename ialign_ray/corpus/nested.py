@@ -26,7 +26,7 @@ def pick(table: pa.Table, name: str) -> pa.ChunkedArray | None:
             column = table[root].combine_chunks()
             array = pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
             for part in path:
-                array = _item(array, int(part)) if _is_list(array.type) else pc.struct_field(array, part)
+                array = _inside(array, part)
             return pa.chunked_array([array])
     return None
 
@@ -91,6 +91,8 @@ def _below(kind: pa.DataType, path: Sequence[str]) -> pa.DataType | None:
     for part in path:
         if pa.types.is_struct(kind) and kind.get_field_index(part) >= 0:
             kind = kind.field(part).type
+        elif pa.types.is_map(kind) and _is_text(kind.key_type):
+            kind = kind.item_type
         elif _is_list(kind) and part.isascii() and part.isdigit():
             kind = kind.value_type
         else:
@@ -104,6 +106,12 @@ def _is_list(kind: pa.DataType) -> bool:
 
 def _is_text(kind: pa.DataType) -> bool:
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_null(kind))
+
+
+def _inside(column: pa.Array, part: str) -> pa.Array:
+    if pa.types.is_map(column.type):
+        return pc.map_lookup(column, pa.scalar(part, column.type.key_type), "first")
+    return _item(column, int(part)) if _is_list(column.type) else pc.struct_field(column, part)
 
 
 def _item(column: pa.Array, place: int) -> pa.Array:
@@ -134,7 +142,10 @@ def _named(path: str, kind: pa.DataType, name: str, depth: int) -> Iterator[str]
 
 
 def _example(name: str, kind: pa.DataType) -> str:
-    while pa.types.is_nested(kind) and kind.num_fields and not pa.types.is_map(kind):
+    while pa.types.is_nested(kind) and kind.num_fields:
+        if pa.types.is_map(kind):
+            name, kind = f"{name}.KEY", kind.item_type
+            continue
         first = None if _is_list(kind) else kind.field(0)
         name, kind = (f"{name}.{first.name}", first.type) if first else (f"{name}.0", kind.value_type)
     return repr(name)

@@ -42,6 +42,7 @@ _SAMPLE = 20
 _MARKS = (b",", b";", b"\t")
 _MANY = 10
 """At least one field in this many begins and ends with a quotation mark: the file looks quoted."""
+_DOUBLED = r'(?s)^"(?:[^"]|"")*""(?:[^"]|"")*"$'
 _OVER_LINES = (
     "{count} rows have a quoted field that goes over a line end (the first in line {line}); if these are several rows "
     "that were merged, set `quote: none`, and if not, `quote: '%s'`"
@@ -217,15 +218,17 @@ def _note(records: TextRecords, table: pa.Table, path: str, dialect: Dialect, re
             message = _OVER_LINES % dialect.quote.decode()
             rejects.notes.add(path, message, int(over.sum()), int(records.lines[over][0]))
         return
-    quoted, filled = 0, 0
+    if b'"' not in records.data:
+        return
+    quoted, filled, certain = 0, 0, False
     for name in table.column_names[:-1]:
-        column = table[name]
-        inner = pc.match_substring_regex(column, r'(?s)^".*"$')
+        column = table[name].drop_null()
+        around = column.filter(pc.and_(pc.starts_with(column, '"'), pc.ends_with(column, '"')))
+        around = around.filter(pc.greater(pc.utf8_length(around), 1))
+        quoted, filled = quoted + len(around), filled + len(column)
         # a mark that is doubled inside is quoting for certain
-        doubled = pc.any(pc.match_substring_regex(column, r'(?s)^"(?:[^"]|"")*""(?:[^"]|"")*"$')).as_py()
-        count = pc.sum(inner).as_py() or 0
-        quoted, filled = quoted + count, filled + (count if doubled else len(column) - column.null_count)
-    if quoted and quoted * _MANY >= filled:
+        certain = certain or bool(pc.any(pc.match_substring_regex(around, _DOUBLED)).as_py())
+    if quoted and (certain or quoted * _MANY >= filled):
         rejects.notes.add(path, _QUOTED_TEXT, quoted, int(records.lines[0]))
 
 

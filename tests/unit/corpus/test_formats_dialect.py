@@ -154,6 +154,8 @@ def test_signs_of_other_quoting_are_one_warning_of_the_build(tmp_path):
     assert warning.startswith(f"{path}: 60 fields begin and end")
     assert not warned(tmp_path, path="a.tsv", quote='"')
     assert not warned(tmp_path, path="a.tsv", quote="none")
+    put(tmp_path, "few.tsv", "en\tx\n" + "one\tሀ\n" * 99 + '"say ""hi"""\tለ\n')
+    assert "few.tsv: 1 fields begin and end" in warned(tmp_path, path="few.tsv")[0]
     path = put(tmp_path, "b.csv", 'en,x\n"one\n",ሀ\nb,"ለ\n\nለ"\nc,d\n')
     [warning] = warned(tmp_path, path="b.csv")
     assert warning.startswith(f"{path}: 2 rows have a quoted field")

@@ -72,6 +72,15 @@ def test_a_column_inside_another_is_named(tmp_path, kind, size):
     assert "such as 'translation.en'" in refused(path=path, columns={"eng": "translation", "npi": "translation.ne"})
 
 
+def test_a_map_is_read_by_its_keys(tmp_path):
+    kind = pa.map_(pa.string(), pa.string())
+    values = pa.array([[("en", "one"), ("dz", "གཅིག")], None, [("en", "three")]], kind)
+    pq.write_table(pa.table({"t": values}), tmp_path / "a.parquet")
+    made = rows(path=str(tmp_path / "a.parquet"), columns={"eng": "t.en", "dzo": "t.dz"})
+    assert [(r["eng"], r["dzo"]) for r in made] == [("one", "གཅིག"), (None, None), ("three", None)]
+    assert "such as 't.KEY'" in refused(path=str(tmp_path / "a.parquet"), columns={"eng": "t", "dzo": "t.dz"})
+
+
 def test_a_column_of_that_very_name_is_preferred(tmp_path):
     values = [{"a.b": "plain", "a": {"b": "inside", "c.d": "dotted"}, "x.y": {"z": ["ក", "ខ"]}}]
     for kind in KINDS:
