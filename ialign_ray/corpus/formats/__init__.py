@@ -72,6 +72,8 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
     planned: list[list[Chunk]] = []
     for each in paths:
         joined = found.layout == "file" and is_by_language(each, languages)
+        if not joined and request.source.text != DataSource.model_fields["text"].default:
+            raise DataError(f"{each}: `text` is for files of one language each, as in {{language}}.jsonl; remove it")
         if joined or found.layout == "aligned":
             sets = aligned.file_sets(each, languages if joined else request.columns)
         else:

@@ -44,11 +44,11 @@ _MANY = 10
 """At least one field in this many begins and ends with a quotation mark: the file looks quoted."""
 _DOUBLED = r'(?s)^"(?:[^"]|"")*""(?:[^"]|"")*"$'
 _OVER_LINES = (
-    "{count} rows have a quoted field that goes over a line end (the first in line {line}); if these are several rows "
+    "a quoted field goes over a line end in {count} of the rows (the first in line {line}); if these are several rows "
     "that were merged, set `quote: none`, and if not, `quote: '%s'`"
 )
 _QUOTED_TEXT = (
-    "{count} fields begin and end with a quotation mark, which is read as part of the text (the first in line {line} "
+    "{count} of the fields begin and end with a quotation mark, which is read as part of the text (the first in line {line} "
     "or below); if the file was written with quoting, set `quote: '\"'`, and if not, `quote: none`"
 )
 

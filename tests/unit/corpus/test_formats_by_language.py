@@ -85,6 +85,11 @@ def test_rows_are_joined_by_id(tmp_path):
     assert "has no column 'text'; it has n, said" in refused(path=path)
 
 
+def test_a_text_column_of_a_file_of_all_languages_is_refused(tmp_path):
+    write(tmp_path / "a.jsonl", [{"eng_Latn": "a", "amh_Ethi": "ሀ", "urd_Arab": "ا"}])
+    assert "`text` is for files of one language each" in refused(path=str(tmp_path / "a.jsonl"), text="said")
+
+
 def test_rows_without_partner_by_id_or_place_are_refused(tmp_path):
     for code, texts in TEXTS.items():
         write(tmp_path / f"{code}.jsonl", [{"id": min(k, 1), "text": t} for k, t in enumerate(texts)])

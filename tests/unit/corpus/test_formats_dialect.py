@@ -151,14 +151,14 @@ def test_signs_of_other_quoting_are_one_warning_of_the_build(tmp_path):
     body = "".join(f'"en {k}, b"\t"ሀ ""{k}"""\n' for k in range(30))
     path = put(tmp_path, "a.tsv", "en\tx\n" + body)
     [warning] = warned(tmp_path, path="a.tsv")
-    assert warning.startswith(f"{path}: 60 fields begin and end")
+    assert warning.startswith(f"{path}: 60 of the fields begin and end")
     assert not warned(tmp_path, path="a.tsv", quote='"')
     assert not warned(tmp_path, path="a.tsv", quote="none")
     put(tmp_path, "few.tsv", "en\tx\n" + "one\tሀ\n" * 99 + '"say ""hi"""\tለ\n')
-    assert "few.tsv: 1 fields begin and end" in warned(tmp_path, path="few.tsv")[0]
+    assert "few.tsv: 1 of the fields begin and end" in warned(tmp_path, path="few.tsv")[0]
     path = put(tmp_path, "b.csv", 'en,x\n"one\n",ሀ\nb,"ለ\n\nለ"\nc,d\n')
     [warning] = warned(tmp_path, path="b.csv")
-    assert warning.startswith(f"{path}: 2 rows have a quoted field")
+    assert warning.startswith(f"{path}: a quoted field goes over a line end in 2 of the rows")
     assert "line 2" in warning
     assert not warned(tmp_path, path="b.csv", quote='"')
     put(tmp_path, "c.csv", "en,x\n" + "".join(f'"a, {k}",ሀ{k}\n' for k in range(30)))
@@ -171,5 +171,5 @@ def test_chunks_add_up_to_one_note(tmp_path):
     path, notes = put(tmp_path, "a.csv", "x,en\n" + '"a\nb",c\n' * 20), ReadNotes()
     read(path=path, size=1, notes=notes)
     [warning] = notes.warnings()
-    assert warning.startswith(f"{path}: 20 rows")
+    assert warning.startswith(f"{path}: a quoted field goes over a line end in 20 of the rows")
     assert "line 2)" in warning

@@ -88,6 +88,19 @@ def test_a_column_of_that_very_name_is_preferred(tmp_path):
         assert (made[0]["eng"], made[0]["khm"]) == ("plain", "ខ")
 
 
+def test_a_hub_data_set_has_paths_and_lists_too(monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    features = datasets.Features(
+        {"translation": datasets.Translation(["en", "te"]), "srcs": datasets.List(datasets.Value("string"))}
+    )
+    values = [{"translation": {"en": "one", "te": "ఒకటి"}, "srcs": ["a", "b"]}]
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_list(values, features))
+    made = rows(hub="owner/nested", columns={"eng": "translation.en", "tel": "translation.te"})
+    assert [(r["eng"], r["tel"]) for r in made] == [("one", "ఒకటి")]
+    assert "write 'translation.te'" in refused(hub="owner/nested", columns={"eng": "translation.en", "tel": "te"})
+    assert rows(hub="owner/nested", columns={"eng": "srcs", "tel": "translation.te"})[0]["eng"] == "a\nb"
+
+
 SEGMENTS = [
     {"n": 0, "srcs": ["One.", "Two."], "trgs": ["ஒன்று.", "இரண்டு."], "alt": ["一。", "二。"]},
     {"n": 1, "srcs": ["Three.", "Four."], "trgs": ["மூன்று நான்கு."], "alt": []},
