@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from ialign_ray.config.base import parse_yaml
 from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.experiment import PAPER, Experiment
-from ialign_ray.config.nearby import use_nearby_files
+from ialign_ray.config.adjacent import use_adjacent_files
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.config.suites import KINDS
 from ialign_ray.errors import ConfigError
@@ -34,7 +34,7 @@ def load_experiment(path: str | Path, overrides: Iterable[str] = (), *, stored: 
         data["evaluate"]["suites"] = expand_suites(suites, None if stored else file.parent)
     _apply(data, overrides)
     if not stored:
-        use_nearby_files(data, file.parent)
+        use_adjacent_files(data, file.parent)
     return build_experiment(data, str(file))
 
 

@@ -105,7 +105,7 @@ class Dialect:
 
 
 @dataclass(frozen=True)
-class DelimitedHead:
+class HeaderRow:
     """Marks and names of a file, found in its first rows."""
 
     dialect: Dialect
@@ -139,7 +139,7 @@ def read(tabs: bool, chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
             yield table
 
 
-def head_of(path: str, source: DataSource, tabs: bool, wanted: Sequence[str] = ()) -> DelimitedHead:
+def head_of(path: str, source: DataSource, tabs: bool, wanted: Sequence[str] = ()) -> HeaderRow:
     """Dialect and column names of a file.
 
     Raises DataError if the file is empty, a name occurs twice, or a wanted column is missing.
@@ -163,7 +163,7 @@ def head_of(path: str, source: DataSource, tabs: bool, wanted: Sequence[str] = (
         raise DataError(f"{path} has its column names in quotation marks; set `quote: '\"'`")
     below = ((n, dialect.fields(t)) for n, t in islice(_rows(path, source, dialect, _ignore), 1, _SAMPLE))
     check_names(path, wanted, names, source.header, below)
-    return DelimitedHead(dialect, unique(path, names), line)
+    return HeaderRow(dialect, unique(path, names), line)
 
 
 def _ignore(line: int, reason: str) -> None:
@@ -232,7 +232,7 @@ def _note(records: TextRecords, table: pa.Table, path: str, dialect: Dialect, re
         rejects.notes.add(path, _QUOTED_TEXT, quoted, int(records.lines[0]))
 
 
-def _table(records: TextRecords, path: str, head: DelimitedHead, reject: Reject) -> pa.Table:
+def _table(records: TextRecords, path: str, head: HeaderRow, reject: Reject) -> pa.Table:
     table = _parsed(records, head)
     if table is None:
         # only now: counting fields costs a scan that valid files do not need
@@ -245,7 +245,7 @@ def _table(records: TextRecords, path: str, head: DelimitedHead, reject: Reject)
     return table.select(kept).append_column(LINE, pa.array(records.lines, pa.int64()))
 
 
-def _parsed(records: TextRecords, head: DelimitedHead) -> pa.Table | None:
+def _parsed(records: TextRecords, head: HeaderRow) -> pa.Table | None:
     """The records as pyarrow reads them; None if it finds another number of rows."""
     if not len(records):
         return pa.table({n: pa.array([], pa.string()) for n in head.names})
@@ -275,7 +275,7 @@ def _parsed(records: TextRecords, head: DelimitedHead) -> pa.Table | None:
     return table if table.num_rows == len(records) else None
 
 
-def _even(records: TextRecords, head: DelimitedHead, reject: Reject) -> TextRecords:
+def _even(records: TextRecords, head: HeaderRow, reject: Reject) -> TextRecords:
     """Records with the header's number of fields, and no line end except their last."""
     view, width, dialect = np.frombuffer(records.data, np.uint8), len(head.names), head.dialect
     fields = 1 + _count(np.flatnonzero(view == dialect.mark[0]), records, dialect)

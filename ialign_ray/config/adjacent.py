@@ -1,4 +1,4 @@
-"""Data files in the folder of the experiment file, which are found before those of `storage.data`."""
+"""Data files next to the experiment file, which are found before those of `storage.data`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _FIELDS = ("path", "links")
 _SLOT = "{language}"
 
 
-def use_nearby_files(data: Mapping[str, Any], folder: Path) -> None:
+def use_adjacent_files(data: Mapping[str, Any], folder: Path) -> None:
     """Make the relative path of each data source absolute if there are such files in the folder; in place."""
     storage = data.get("storage")
     base = str(storage.get("data") or ".") if isinstance(storage, Mapping) else "."
