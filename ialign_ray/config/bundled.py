@@ -21,14 +21,15 @@ def bundled_names() -> list[str]:
     return sorted(path.stem for path in _FOLDER.glob("*.yaml"))
 
 
-def expand_suites(items: Any) -> Any:
+def expand_suites(items: Any, beside: Path | None = None) -> Any:
     """Replace names, paths and `use:` in `evaluate.suites` by the contents of their files; keep the rest.
 
     `use` takes a bundled name or the path of a YAML file, as a plain string does; fields next to it replace the file's,
-    and a suite that is used twice needs another `name`. Raises `ConfigError` for an unknown name or a file without a
+    and a suite that is used twice needs another `name`. A file is searched for in the folder `beside`, then in the
+    working directory. Raises `ConfigError` for an unknown name or a file without a
     suite.
     """
-    return [_expanded(item) for item in items] if isinstance(items, list) else items
+    return [_expanded(item, beside or Path()) for item in items] if isinstance(items, list) else items
 
 
 def grouped(suite: Any, groups: Mapping[str, str]) -> Any:
@@ -69,9 +70,9 @@ def _renamed(value: Any, codes: Mapping[Any, Any]) -> Any:
     return codes.get(value, value)
 
 
-def _expanded(item: Any) -> Any:
+def _expanded(item: Any, beside: Path) -> Any:
     if isinstance(item, str):
-        return dict(_read(item))
+        return dict(_read(item, beside))
     if not isinstance(item, dict) or "use" not in item:
         return item
     changes = {key: value for key, value in item.items() if key != "use"}
@@ -81,7 +82,7 @@ def _expanded(item: Any) -> Any:
     chosen: dict[str, Any] = {"grouped": False} if "languages" in changes else {}
     if "cluster" in changes:
         chosen["cluster_optional"] = False  # a column that the user named must exist
-    return _read(item["use"]) | chosen | changes
+    return _read(item["use"], beside) | chosen | changes
 
 
 @lru_cache(maxsize=64)
@@ -97,8 +98,9 @@ def _stored(file: str, changed: float) -> dict[str, Any]:
     return {str(key): value for key, value in data.items()}
 
 
-def _read(name: str) -> dict[str, Any]:
-    file = _FOLDER / f"{name}.yaml" if name in bundled_names() else Path(name)
+def _read(name: str, beside: Path) -> dict[str, Any]:
+    own = (beside / name).expanduser()
+    file = _FOLDER / f"{name}.yaml" if name in bundled_names() else own if own.is_file() else Path(name)
     if not file.is_file():
         close = difflib.get_close_matches(name, bundled_names(), n=1)
         hint = f"; did you mean {close[0]!r}?" if close else f"; bundled are {', '.join(bundled_names())}"

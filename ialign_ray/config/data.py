@@ -2,15 +2,39 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ialign_ray.config.base import Section
 from ialign_ray.config.languages import ByLanguage, LanguageList
 from ialign_ray.config.tasks import resolve_mix
 
 Scalar = str | int | float | bool
+
+
+def _column(value: Any) -> Any:
+    """Return a whole number as text: the columns of a file without a header row are numbered."""
+    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _named_columns(value: Any) -> Any:
+    return {_column(key): item for key, item in value.items()} if isinstance(value, Mapping) else value
+
+
+def _or_none(value: Any) -> Any:
+    """Return the text `none` for an empty value: YAML reads `quote: null` and `quote:` as one."""
+    return "none" if value is None or value == "" else value
+
+
+def _joined_value(value: Any) -> Any:
+    """Return the values of several columns as one."""
+    return "_".join(map(str, value)) if isinstance(value, list) else value
+
+
+Column = Annotated[str, BeforeValidator(_column)]
+"""Name of a column; in nested data a path such as `translation.en` or `srcs.0`, where no column has that very name."""
 
 
 class DataSource(Section):
@@ -28,11 +52,27 @@ class DataSource(Section):
     """Format of the files: `auto` decides by their names; otherwise `parquet`, `jsonl`, `csv`, `tsv`, `tmx`, `xliff`,
     `po`, `sheet`, or one that an installed plug-in adds. `lines` is one text file per language, aligned line by line
     (Moses, FLORES); `articles` the same with blank lines between articles; `disk` a saved `datasets` folder."""
+    text: Column = "text"
+    """Column of the text in files of one language each, such as `{language}.jsonl`; their rows are joined by `id`, or
+    by their place in the file."""
     encoding: str = "utf-8"
     """Encoding of text files, as Python names it."""
     bad_rows: Literal["refuse", "drop"] = "refuse"
     """`refuse` stops at a malformed row with its file and line; `drop` drops and counts it."""
-    where: dict[str, Scalar | list[Scalar]] = Field(default_factory=dict)
+    delimiter: str | None = Field(None, min_length=1, max_length=1)
+    """Character between the fields of a `csv` or `tsv` file; if omitted a tab for `tsv`, and for `csv` whichever of
+    comma, semicolon and tab divides its first rows."""
+    quote: Annotated[str, BeforeValidator(_or_none)] = "auto"
+    """Character around fields of a `csv` or `tsv` file that hold a delimiter or a line end; `none` where a quotation
+    mark is part of the text. `auto` is `none` for fields divided by tabs, and `"` for others."""
+    header: Annotated[int, Field(ge=1)] | Literal["none"] = 1
+    """Line of a `csv`, `tsv` or `sheet` file that names the columns; `none` if no line does: the columns are then
+    called 1, 2, 3 and so on."""
+    sheet: int | str = 1
+    """Sheet of a spreadsheet, by its number or its name."""
+    links: str | None = None
+    """Table of the links between sentences, a path like `path`, for the format `tatoeba`."""
+    where: Annotated[dict[str, Scalar | list[Scalar]], BeforeValidator(_named_columns)] = Field(default_factory=dict)
     """Keep only rows whose column equals the value (or one of the values)."""
     limit: int | None = Field(None, ge=1)
     """Keep a seeded sample of at most this many rows."""
@@ -41,6 +81,22 @@ class DataSource(Section):
     def _one_origin(self) -> Self:
         if (self.path is None) == (self.hub is None):
             raise ValueError("give exactly one of `path` and `hub`")
+        return self
+
+    @field_validator("header", mode="before")
+    @classmethod
+    def _no_header(cls, value: Any) -> Any:
+        return _or_none(value)
+
+    @model_validator(mode="after")
+    def _marks_differ(self) -> Self:
+        for name, mark in (("delimiter", self.delimiter), ("quote", self.quote)):
+            if mark in {None, "auto", "none"}:
+                continue
+            if len(str(mark)) != 1 or not str(mark).isascii() or str(mark) in "\r\n\0":
+                raise ValueError(f"{name} is {mark!r}; give one ASCII character that is not a line end")
+        if self.delimiter == self.quote:
+            raise ValueError(f"delimiter and quote are both {self.quote!r}; they must differ")
         return self
 
     @property
@@ -52,15 +108,32 @@ class DataSource(Section):
 class LongLayout(Section):
     """Layout with one language per row: one column names the language, another contains the text."""
 
-    language: str
-    """Column that names the language."""
-    text: str
+    language: Column | list[Column]
+    """Column that names the language, or several whose values together do: `[iso_639_3, iso_15924]`."""
+    text: Column
     """Column of the text."""
-    values: ByLanguage[str]
-    """Language code -> value in the `language` column; rows of other languages are left out."""
-    join: str | None = None
+    values: ByLanguage[Annotated[str, BeforeValidator(_joined_value)]]
+    """Language code -> value in the `language` column; of several columns a list of values, or these joined by `_`
+    (`ace_Arab`). Rows of other languages are left out."""
+    join: Column | None = None
     """Column (an article's number, a sentence's id) whose equal values make one row of several languages; without it
     each row is a pair with the corpus' `columns`."""
+
+    @field_validator("values")
+    @classmethod
+    def _distinct(cls, values: dict[str, str]) -> dict[str, str]:
+        for code, value in values.items():
+            if twice := [c for c, v in values.items() if v == value and c != code]:
+                raise ValueError(
+                    f"{code} and {twice[0]} have the same value {value!r}; if another column separates them, name both "
+                    "columns in `language`, as in [iso_639_3, iso_15924]"
+                )
+        return values
+
+    @property
+    def languages(self) -> list[str]:
+        """The columns that name the language."""
+        return [self.language] if isinstance(self.language, str) else self.language
 
 
 class CorpusConfig(DataSource):
@@ -68,13 +141,13 @@ class CorpusConfig(DataSource):
 
     name: str = Field(pattern=r"^[^:/]+$")
     """Short name without colon or slash; it prefixes sentence ids and names the source in curves."""
-    columns: ByLanguage[str] = Field(default_factory=dict)
+    columns: ByLanguage[Column] = Field(default_factory=dict)
     """Language code -> column (or file name part, or `xml:lang` of a TMX file); at least two languages."""
     long: LongLayout | None = None
     """Layout of files with one language per row; null for one column per language."""
     units: bool = False
     """Split texts at line feeds into smaller pairs if all languages of a row have the same number of lines."""
-    id: str | None = None
+    id: Column | None = None
     """Column with the sentence id; without it the text of the first language identifies the sentence."""
     pivots: LanguageList = Field(default_factory=lambda: ["eng"])
     """L1 languages that the others are paired with, in both directions."""

@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ialign_ray.config.adjacent import use_adjacent_files
 from ialign_ray.config.base import parse_yaml
 from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.experiment import PAPER, Experiment
@@ -18,16 +19,22 @@ from ialign_ray.config.suites import KINDS
 from ialign_ray.errors import ConfigError
 
 
-def load_experiment(path: str | Path, overrides: Iterable[str] = ()) -> Experiment:
+def load_experiment(path: str | Path, overrides: Iterable[str] = (), *, stored: bool = False) -> Experiment:
     """Read an experiment file and apply `section.field=value` overrides (values are YAML).
 
+    Relative paths of suites and data are those of files next to the experiment, if there are such files; not in the
+    `stored` experiment of a run, whose paths are those that were used.
     Raises ConfigError with one sentence per wrong field.
     """
     file = Path(path)
     data = _read(file)
     if isinstance(data.get("evaluate"), dict) and "suites" in data["evaluate"]:
-        data["evaluate"]["suites"] = expand_suites(data["evaluate"]["suites"])  # so that overrides find their fields
+        # so that overrides find their fields
+        suites = data["evaluate"]["suites"]
+        data["evaluate"]["suites"] = expand_suites(suites, None if stored else file.parent)
     _apply(data, overrides)
+    if not stored:
+        use_adjacent_files(data, file.parent)
     return build_experiment(data, str(file))
 
 

@@ -8,6 +8,7 @@ drawn.
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,11 +26,12 @@ from ialign_ray.config import CorpusConfig, Experiment, dump_yaml
 from ialign_ray.config.base import Section
 from ialign_ray.corpus.assemble import IDENTITY, TRAIN, Assembly, assemble
 from ialign_ray.corpus.card import dataset_card
-from ialign_ray.corpus.chunks import Chunk
+from ialign_ray.corpus.chunks import Chunk, ReadNotes
 from ialign_ray.corpus.cleaning import make_step
 from ialign_ray.corpus.cleaning.script import Script
 from ialign_ray.corpus.cleaning.step import StepDecision
 from ialign_ray.corpus.leaks import EvaluationIndex, LeakSettings, LeakStep
+from ialign_ray.corpus.readers import file_sets
 from ialign_ray.corpus.rows import corpus_chunks
 from ialign_ray.corpus.shards import (
     ShardCounts,
@@ -49,6 +51,8 @@ from ialign_ray.storage import MANIFEST, is_intact, json_hash, read_json, whole_
 VERSION = 2
 """Version of identities, splits and writing: raised whenever the same pieces give a different finished corpus."""
 COUNTS = "counts.json"
+FEW = 2
+"""Most files of a set that are named one by one."""
 SHARDS, LEAKS = ".shards", ".leaks"
 """Folders that all builds share; no experiment's name begins with a dot."""
 CORPUS_STEPS = frozenset({"ratio", "language", "duplicates", "near_duplicates"})
@@ -120,7 +124,7 @@ def build_corpus(
         build = _Build(experiment, ShardStore(root / SHARDS), runner, watch)
         saved = {"index": index.save(root / LEAKS), "folder": str(root / LEAKS)}
         build.clean(chunks, [LeakSettings(step="leaks", **saved), LeakSettings(step="overlaps", **saved)])
-        build.check_languages()
+        build.check_languages(chunks)
         build.write(folder, version, index)
     write_text(root / experiment.name / "latest", version + "\n")
     return Built(folder)
@@ -178,6 +182,15 @@ def _unchecked(experiment: Experiment) -> list[str]:
     ]
 
 
+def named(files: Sequence[str]) -> str:
+    """Name of the files that rows come from: one or two by name, more as `FOLDER (33 files)`."""
+    if len(files) <= FEW:
+        return ", ".join(files)
+    # up to a slash, so that no name is cut; commonpath would break an address
+    folder = os.path.commonprefix(files).rpartition("/")[0].removesuffix("!")  # noqa: RUF071
+    return f"{folder} ({len(files)} files)"
+
+
 @dataclass
 class _Build:
     """The state of one build."""
@@ -203,9 +216,9 @@ class _Build:
         self.counts = {c.name: ShardCounts() for c in self.experiment.corpora}
         for corpus, chunk in chunks:
             self.files.setdefault(corpus.name, [])
-            # a file cut into several chunks is listed once
-            if chunk.file > len(self.files[corpus.name]):
-                self.files[corpus.name].append(", ".join(chunk.files))
+            # a file cut into several chunks is listed once, and a chunk may be of several files
+            new = chunk.file > len(self.files[corpus.name])
+            self.files[corpus.name] += [named(part.files) for part in file_sets(chunk)] * new
         self.jobs = [ShardJob(corpus, chunk) for corpus, chunk in chunks]
         self.warnings += _unchecked(self.experiment)
         identity = IdentitySettings(shares=any(c.holdout > 0 for c in self.experiment.corpora))
@@ -216,11 +229,12 @@ class _Build:
             if corpus_step:
                 self._decide(corpus_step)
 
-    def check_languages(self) -> None:
+    def check_languages(self, chunks: Sequence[tuple[CorpusConfig, Chunk]]) -> None:
         """Refuse a declared language without a text, which would make an empty corpus look built."""
         for corpus in self.experiment.corpora:
-            files = [file for listed in self.files[corpus.name] for file in listed.split(", ")]
-            self.warnings += check_languages(corpus, self.counts[corpus.name].cells_in, files)
+            own = [chunk for of, chunk in chunks if of is corpus]
+            memories = {file for chunk in own if chunk.source.format == "tmx" for file in chunk.files}
+            self.warnings += check_languages(corpus, self.counts[corpus.name].cells_in, sorted(memories))
 
     def _run(self, steps: tuple[Section, ...], measure: Section) -> None:
         first = not self.shards
@@ -325,6 +339,10 @@ class _Build:
 
     def _report(self, version: str) -> dict[str, Any]:
         corpora = {name: {"files": self.files[name], **c.plain()} for name, c in self.counts.items()}
+        notes = ReadNotes()
         for counts in corpora.values():
             del counts["pieces"]
-        return {"version": version, "corpora": corpora, "learned": self.learned, "warnings": self.warnings}
+            for path, message, count, line in counts.pop("odd"):
+                notes.add(path, message, count, line)
+        warnings = notes.warnings() + self.warnings
+        return {"version": version, "corpora": corpora, "learned": self.learned, "warnings": warnings}

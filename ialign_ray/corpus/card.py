@@ -50,7 +50,7 @@ def _corpus(experiment: Experiment, name: str, counts: dict[str, Any]) -> str:
     lines = [
         f"## {name}\n",
         f"From {', '.join(f'`{f}`' for f in counts['files'][:5])}{' ...' if len(counts['files']) > 5 else ''}: "
-        f"{counts['rows_in']:,} rows read, {counts['unreadable']:,} unreadable; {splits}.\n",
+        f"{counts['rows_in']:,} rows read, {counts['unreadable']:,} unreadable; {splits}.{_left_out(counts)}\n",
         f"| language | read |{head} kept |",
         "|---|---|" + "---|" * (len(steps) + 1),
     ]
@@ -59,6 +59,11 @@ def _corpus(experiment: Experiment, name: str, counts: dict[str, Any]) -> str:
         kept = sum(s["texts"].get(code, 0) for s in counts["splits"].values())
         lines.append(f"| {_name(experiment, code)} ({code}) | {counts['cells_in'].get(code, 0):,} |{cells} {kept:,} |")
     return "\n".join(lines) + "\n\n"
+
+
+def _left_out(counts: dict[str, Any]) -> str:
+    reasons = ", ".join(f"{reason} {rows:,}" for reason, rows in counts["left_out"].items())
+    return f" Left out by the state that the file gives them: {reasons}." if reasons else ""
 
 
 def _cell(counts: dict[str, Any], step: str, code: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -25,6 +26,8 @@ Stamp = tuple[str | int, ...]
 Span = tuple[int, int, int]
 """First byte, one past the last (-1: to the end), and the line number of the first."""
 WHOLE: Span = (0, -1, 1)
+SETTINGS = ("delimiter", "quote", "header", "sheet", "links")
+"""Fields of a source that only some formats have a use for."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Chunk:
     """Line or row number, from 1, at `start`."""
     stamp: tuple[Stamp, ...]
     """Marks that change with a file: size and mtime for local files, the file system's marks for remote ones."""
+    by_language: bool = False
+    """True if each file is one language's, in a format with columns."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,25 @@ class BadRow:
     path: str
     line: int
     reason: str
+
+
+@dataclass
+class ReadNotes:
+    """Counts of a read besides its rows: those left out by the file's own word, and oddities worth a warning."""
+
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Reason, such as "fuzzy" -> rows."""
+    odd: dict[tuple[str, str], tuple[int, int]] = field(default_factory=dict)
+    """(file, message with the slots {count} and {line}) -> count, and the first line."""
+
+    def add(self, path: str, message: str, count: int, line: int) -> None:
+        """Count an oddity of a file."""
+        before, first = self.odd.get((path, message), (0, line))
+        self.odd[path, message] = before + count, min(first, line)
+
+    def warnings(self) -> list[str]:
+        """One sentence for each file and kind of oddity."""
+        return [f"{path}: {m.format(count=f'{n:,}', line=f'{at:,}')}" for (path, m), (n, at) in self.odd.items()]
 
 
 @dataclass(frozen=True)
@@ -84,6 +108,7 @@ class Rejects:
 
     source: DataSource
     bad: list[BadRow] = field(default_factory=list)
+    notes: ReadNotes = field(default_factory=ReadNotes)
 
     def __call__(self, path: str, line: int, reason: str) -> None:
         """Refuse or list a row; `reason` continues the sentence "<file>, line <n> "."""
@@ -104,11 +129,15 @@ class Format:
     """Tables of one chunk, with the columns that it names and `LINE`; a malformed row is passed to the rejects."""
     suffixes: tuple[str, ...] = ()
     """Endings, in lower case and with the dot, of the files that `format: auto` reads in this format."""
+    settings: frozenset[str] = frozenset()
+    """Names of the fields of `SETTINGS` that its files can be read with."""
+    by_language: bool = False
+    """True if several files, each with the text of one language in a column, can be joined."""
     version: int = 1
     """Raised whenever the same files give different tables: it is part of the key of what is built from them."""
-    layout: Literal["file", "aligned", "folder"] = "file"
-    """One source is a file (or a pattern of files), a set of files of one language each, or a folder or hub data set,
-    which `plan` itself watches for changes."""
+    layout: Literal["file", "aligned", "folder", "together"] = "file"
+    """One source is a file (or a pattern of files), a set of files of one language each, a folder or hub data set,
+    which `plan` itself watches for changes, or all files of a pattern at once."""
 
 
 def chunks_of(

@@ -158,7 +158,7 @@ def language_losses(experiment: Experiment, counts: Mapping[str, Any], read: pa.
         reasons = [f"{step} dropped {n:,}" for step, n in steps.items()]
         if before > after:
             reasons.append(f"{before - after:,} of {before:,} pairs are over train.max_target_tokens")
-        why = "; ".join(reasons) or "none is beside a text of a pivot"
+        why = "; ".join(reasons) or "no text of a pivot belongs to them"
         if not after:
             raise DataError(
                 f"language {code} has no pair left of {there:,} texts: {why}; fix its texts or these limits, or remove "

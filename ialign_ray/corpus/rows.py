@@ -10,8 +10,9 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from ialign_ray.config import CorpusConfig, LongLayout
-from ialign_ray.corpus.chunks import LINE, BadRow, Chunk, Rejects
+from ialign_ray.corpus.chunks import LINE, BadRow, Chunk, ReadNotes, Rejects
 from ialign_ray.corpus.identity import text_key
+from ialign_ray.corpus.nested import as_text, pick
 from ialign_ray.corpus.readers import CHUNK, chosen, plan_chunks, read_parts, sample
 from ialign_ray.corpus.schema import schema
 from ialign_ray.errors import DataError
@@ -19,6 +20,8 @@ from ialign_ray.errors import DataError
 _KEY = "__key"
 """The identity without the corpus' name, null if the text identifies the row."""
 _FILE = "__file"
+_WITHIN = "\0"
+"""Line feed inside a segment of a list, while texts are split into units: no text contains a NUL."""
 
 
 def corpus_chunks(corpus: CorpusConfig, base: str, size: int = CHUNK) -> list[Chunk]:
@@ -29,18 +32,20 @@ def corpus_chunks(corpus: CorpusConfig, base: str, size: int = CHUNK) -> list[Ch
 
 def _wanted(corpus: CorpusConfig) -> list[str]:
     long = corpus.long
-    extra = [long.language, long.text, long.join] if long else []
+    extra = [*long.languages, long.text, long.join] if long else []
     return list(dict.fromkeys(c for c in [*corpus.columns.values(), corpus.id, *extra] if c))
 
 
-def read_rows(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
+def read_rows(
+    corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None = None
+) -> Iterator[pa.Table]:
     """Tables of `corpus.table`, after `where` and `limit`; texts without outer white space, null if empty.
 
     An id is `<corpus>:<identity>`: the value of the id column, of `long.join`, or a hash of the text of the first
     language that the row has; with `units`, `/1`, `/2` and so on follow.
     """
     rejects = Rejects(corpus, bad)
-    raw = _raw(corpus, chunk, bad)
+    raw = _raw(corpus, chunk, bad, notes)
     if corpus.limit is not None:
         raw = _sampled(raw, corpus.limit)
     rows: Iterator[pa.Table] = (_rows(table, corpus) for table in raw)
@@ -52,10 +57,10 @@ def read_rows(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator
             yield _split(made, corpus.languages) if corpus.units else made
 
 
-def _raw(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.Table]:
-    for file, table in read_parts(chunk, bad):
+def _raw(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow], notes: ReadNotes | None) -> Iterator[pa.Table]:
+    for file, table in read_parts(chunk, bad, notes):
         kept = chosen(table, corpus, corpus.origin)
-        columns = {name: kept[name] if name in kept.column_names else None for name in _wanted(corpus)}
+        columns = {name: pick(kept, name) for name in _wanted(corpus)}
         # one object of JSON Lines may lack a column, and another have it as a number
         texts = {n: _text(c, n, corpus, kept.num_rows) for n, c in columns.items()}
         yield pa.table(texts | {LINE: kept[LINE], _FILE: pa.array(np.full(kept.num_rows, file, np.int32))})
@@ -64,10 +69,8 @@ def _raw(corpus: CorpusConfig, chunk: Chunk, bad: list[BadRow]) -> Iterator[pa.T
 def _text(column: pa.ChunkedArray | None, name: str, corpus: CorpusConfig, rows: int) -> pa.ChunkedArray | pa.Array:
     if column is None:
         return pa.nulls(rows, pa.string())
-    try:
-        return column.cast(pa.string())
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
-        raise DataError(f"{corpus.origin}: column {name!r} holds {column.type}, not text; choose another") from error
+    # a segment of a list is one unit, whatever is in it
+    return as_text(column, name, corpus.origin, _WITHIN if corpus.units else "\n")
 
 
 def _sampled(tables: Iterable[pa.Table], limit: int) -> Iterator[pa.Table]:
@@ -97,12 +100,14 @@ def _spoken(
     table: pa.Table, texts: dict[str, pa.ChunkedArray], long: LongLayout
 ) -> tuple[pa.Table, dict[str, pa.ChunkedArray]]:
     """The rows of known languages, with each text in the column of its language."""
-    known = pc.is_in(table[long.language], value_set=pa.array(list(long.values.values()), pa.string()))
-    table = table.filter(known)
+    # null if one of several columns is
+    spoken = pc.binary_join_element_wise(*(table[name] for name in long.languages), "_")
+    known = pc.is_in(spoken, value_set=pa.array(list(long.values.values()), pa.string()))
+    table, spoken = table.filter(known), spoken.filter(known)
     texts = {code: column.filter(known) for code, column in texts.items()}
     text, nothing = _trimmed(table[long.text]), pa.scalar(None, pa.string())
     for code, value in long.values.items():
-        own = pc.if_else(pc.fill_null(pc.equal(table[long.language], value), False), text, nothing)
+        own = pc.if_else(pc.fill_null(pc.equal(spoken, value), False), text, nothing)
         texts[code] = pc.coalesce(own, texts[code]) if code in texts else own
     return table, texts
 
@@ -181,7 +186,9 @@ def _split(table: pa.Table, languages: Sequence[str]) -> pa.Table:
     units = pa.table(columns, schema=table.schema)
     units, parent = _without_empty(units, parent, languages)
     order = np.argsort(np.concatenate([np.flatnonzero(whole), parent]), kind="stable")
-    return pa.concat_tables([table.filter(pa.array(whole)), units]).take(pa.array(order))
+    made = pa.concat_tables([table.filter(pa.array(whole)), units]).take(pa.array(order))
+    restored = [pc.replace_substring(made[code], _WITHIN, "\n") for code in languages]
+    return pa.table([made["id"], made["file"], made["line"], *restored], schema=table.schema)
 
 
 def _lines(column: pa.ChunkedArray) -> NDArray[np.int64]:

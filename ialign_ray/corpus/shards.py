@@ -20,7 +20,7 @@ import pyarrow.parquet as pq
 
 from ialign_ray.config import CorpusConfig
 from ialign_ray.config.base import Section
-from ialign_ray.corpus.chunks import BadRow, Chunk
+from ialign_ray.corpus.chunks import BadRow, Chunk, ReadNotes
 from ialign_ray.corpus.cleaning import STEPS
 from ialign_ray.corpus.cleaning.step import Mask, Measurement, RowStep, Scope
 from ialign_ray.corpus.formats import format_of
@@ -115,6 +115,10 @@ class ShardCounts:
     """Rows that could not be read."""
     bad: list[dict[str, Any]] = field(default_factory=list)
     """The first hundred of them: path, line, reason."""
+    left_out: Counter[str] = field(default_factory=Counter)
+    """Reason, in the words of the files -> rows left out: untranslated, fuzzy and the like."""
+    odd: list[tuple[str, str, int, int]] = field(default_factory=list)
+    """Oddities of the files: (file, message, count, first line)."""
     pieces: list[int] = field(default_factory=list)
     """Rows of each piece written."""
     splits: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -136,11 +140,12 @@ class ShardCounts:
         """Add the counts of a job, as returned by `plain`."""
         for name in ("rows_in", "rows_out", "unreadable"):
             setattr(self, name, getattr(self, name) + other[name])
-        for name in ("cells_in", "cells_out", "dropped_rows"):
+        for name in ("cells_in", "cells_out", "dropped_rows", "left_out"):
             getattr(self, name).update(other[name])
         for name in ("dropped", "changed"):
             for step, cells in other[name].items():
                 getattr(self, name).setdefault(step, Counter()).update(cells)
+        self.odd += map(tuple, other["odd"])
         # cut here too: a file with only bad rows must not fill the report
         self.bad = (self.bad + list(other["bad"]))[:KEPT_BAD_ROWS]
 
@@ -215,8 +220,9 @@ def _fill(job: ShardJob, store: ShardStore, folder: Path, counts: ShardCounts) -
     scope = Scope(job.corpus.languages, job.corpus.pivots, job.corpus.name)
     pieces = _Pieces(folder, counts)
     bad: list[BadRow] = []
+    notes = ReadNotes()
     with pq.ParquetWriter(folder / "drops.parquet", DROPS, compression="zstd") as drops:
-        for table, masks in _tables(job, store, bad):
+        for table, masks in _tables(job, store, bad, notes):
             counts.rows_in += table.num_rows
             counts.cells_in.update(_cells(table))
             table = _settle(table, masks, job.decided or INCOMPLETE, scope, counts, drops)
@@ -230,12 +236,16 @@ def _fill(job: ShardJob, store: ShardStore, folder: Path, counts: ShardCounts) -
     pieces.close()
     counts.unreadable = len(bad)
     counts.bad = [asdict(b) for b in bad[:KEPT_BAD_ROWS]]
+    counts.left_out.update(notes.left_out)
+    counts.odd = [(*place, *counted) for place, counted in notes.odd.items()]
 
 
-def _tables(job: ShardJob, store: ShardStore, bad: list[BadRow]) -> Iterator[tuple[pa.Table, dict[str, Mask]]]:
+def _tables(
+    job: ShardJob, store: ShardStore, bad: list[BadRow], notes: ReadNotes
+) -> Iterator[tuple[pa.Table, dict[str, Mask]]]:
     """The job's rows in tables of bounded size, each with what the decision drops of it."""
     if isinstance(job.origin, Chunk):
-        for table in read_rows(job.corpus, job.origin, bad):
+        for table in read_rows(job.corpus, job.origin, bad, notes):
             for start in range(0, table.num_rows, BATCH_ROWS):
                 yield table.slice(start, BATCH_ROWS), {}
         return

@@ -74,7 +74,7 @@ def file_texts(
 def _read(source: DataSource, base: str, declared: Sequence[str]) -> pa.Table:
     """Extend a source to every language in its file, or in aligned files next to it."""
     others = _undeclared_languages(source, base, declared)
-    table = read_table(source, base, [*declared, *others.get("memory", ())])
+    table = read_table(source, base, [*declared, *others.get("memory", ())], structured=True)
     for code in others.get("aligned", ()):
         try:
             beside = read_table(source, base, [*declared[:1], code])
@@ -92,7 +92,7 @@ def _undeclared_languages(source: DataSource, base: str, declared: Sequence[str]
     if named == "tmx":
         spoken = {code for file in matches(path) for code in languages_in(file)}
         return {"memory": sorted(spoken - set(declared))}
-    if formats.FORMATS[named].layout != "aligned":
+    if not formats.is_by_language(path, declared):
         return {}
     return {"aligned": sorted(set(_codes(path, declared)) - set(declared))}
 

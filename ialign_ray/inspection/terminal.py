@@ -80,6 +80,9 @@ def remarks(steps: StepTable) -> list[str]:
         said.append(f"Rows with an evaluation sentence: {named}.")
     if steps.counts["unreadable"]:
         said.append(f"{steps.counts['unreadable']:,} rows could not be read.")
+    if left_out := steps.counts.get("left_out"):  # older corpora have no such counts
+        reasons = ", ".join(f"{rows:,} {reason}" for reason, rows in left_out.items())
+        said.append(f"Left out by the state that the file gives them: {reasons}.")
     if not steps.all_rows:
         said.append("Nothing is left of this corpus.")
     elif steps.empty:

@@ -116,7 +116,7 @@ def write_version(material: RunEvidence, target: Path) -> str:
 
 def evidence(folder: Path, name: str) -> dict[str, Evidence]:
     """`version`, `base` and, if there is one, `control` -> its contents in a version's folder."""
-    experiment = load_experiment(folder / _EXPERIMENT)
+    experiment = load_experiment(folder / _EXPERIMENT, stored=True)
     # absent in versions that were registered before the texts were hashed
     data = read_json(folder / _DATA) if (folder / _DATA).exists() else {}
     return {
@@ -132,7 +132,7 @@ def evidence(folder: Path, name: str) -> dict[str, Evidence]:
 
 def headline(folder: Path) -> list[dict[str, Any]]:
     """The version's scores by group with intervals: what tables show."""
-    experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
+    experiment, scores = load_experiment(folder / _EXPERIMENT, stored=True), pd.read_csv(folder / _METRICS)
     columns = ["suite", "scope", "metric", "value", "low", "high", "n"]
     found = _judged(scores[scores["run"] == VERSION], experiment)[columns]
     return [
@@ -157,7 +157,7 @@ def old_work(version: Version, experiment: Experiment) -> float:
 
 def beside_base(folder: Path) -> dict[str, list[dict[str, Any]]]:
     """`by_group` and `by_language`: scores of the version and the base, with intervals."""
-    experiment, scores = load_experiment(folder / _EXPERIMENT), pd.read_csv(folder / _METRICS)
+    experiment, scores = load_experiment(folder / _EXPERIMENT, stored=True), pd.read_csv(folder / _METRICS)
     groups, judged = _judged(scores, experiment), _by_gate(scores, experiment)
     languages = judged[judged["scope"].str.startswith("language:")]
     languages = languages.assign(language=languages["scope"].str.removeprefix("language:"))

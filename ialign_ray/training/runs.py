@@ -121,4 +121,4 @@ def model_folder(path: Path) -> Path:
 
 def run_experiment(folder: Path) -> Experiment:
     """Load the resolved experiment in a model's folder."""
-    return load_experiment(folder / "experiment.yaml")
+    return load_experiment(folder / "experiment.yaml", stored=True)

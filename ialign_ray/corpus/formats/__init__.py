@@ -5,16 +5,31 @@ An installed package adds a format by an entry point of the group `ialign.format
 
 from __future__ import annotations
 
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from ialign_ray.config import DataSource
-from ialign_ray.corpus.chunks import Chunk, Format, ReadRequest
-from ialign_ray.corpus.formats import aligned, bilingual, columnar, delimited, jsonl, spreadsheet, tmx
+from ialign_ray.corpus.chunks import SETTINGS, Chunk, Format, ReadRequest
+from ialign_ray.corpus.formats import (
+    aligned,
+    by_language,
+    columnar,
+    delimited,
+    json_files,
+    jsonl,
+    po,
+    spreadsheet,
+    tatoeba,
+    tmx,
+    wmt,
+    xliff,
+)
+from ialign_ray.corpus.formats.archives import inside
 from ialign_ray.corpus.formats.files import exists, is_folder, is_folder_error, matches, suffix
 from ialign_ray.errors import DataError
 from ialign_ray.plugins import Extensible
 
-__all__ = ["FORMATS", "Format", "format_name", "format_of", "plan"]
+__all__ = ["FORMATS", "Format", "format_name", "format_of", "is_by_language", "plan"]
 
 FORMATS: Extensible[Format] = Extensible(
     "ialign.formats",
@@ -22,15 +37,18 @@ FORMATS: Extensible[Format] = Extensible(
     {
         "parquet": columnar.PARQUET,
         "jsonl": jsonl.FORMAT,
+        "json": json_files.FORMAT,
         "csv": delimited.CSV,
         "tsv": delimited.TSV,
         "tmx": tmx.FORMAT,
-        "xliff": bilingual.XLIFF,
-        "po": bilingual.PO,
+        "xliff": xliff.FORMAT,
+        "po": po.FORMAT,
         "sheet": spreadsheet.FORMAT,
         "lines": aligned.LINES,
         "articles": aligned.ARTICLES,
         "disk": columnar.SAVED,
+        "tatoeba": tatoeba.FORMAT,
+        "wmt": wmt.FORMAT,
     },
 )
 
@@ -45,32 +63,73 @@ def plan(path: str, request: ReadRequest) -> list[list[Chunk]]:
 
     Raises ConfigError for an unknown `format`, DataError for a path that is missing or of no known format.
     """
-    name = format_name(path, request)
+    paths = _unpacked(path, request)
+    name = format_name(paths[0], request)
     request = replace(request, source=request.source.model_copy(update={"format": name}))
     found = format_of(request.source)
-    if found.layout == "aligned":
-        sets = aligned.file_sets(path, request.columns)
-    else:
-        sets = [(file,) for file in ([path] if found.layout == "folder" else matches(path))]
-    return [found.plan(request, files, number) for number, files in enumerate(sets, start=1)]
+    _check_settings(path, request.source, found.settings)
+    languages = by_language.languages_of(request.source, request.columns)
+    planned: list[list[Chunk]] = []
+    for each in paths:
+        joined = found.layout == "file" and is_by_language(each, languages)
+        if joined or found.layout == "aligned":
+            sets = aligned.file_sets(each, languages if joined else request.columns)
+        else:
+            names = [each] if found.layout == "folder" else matches(each)
+            sets = [tuple(names)] if found.layout == "together" else [(name,) for name in names]
+        for files in sets:
+            number = len(planned) + 1
+            planned.append(
+                by_language.plan(found, request, files, number) if joined else found.plan(request, files, number)
+            )
+    return planned
+
+
+def _unpacked(path: str, request: ReadRequest) -> list[str]:
+    """The paths to read in the zip archives of a path; the path itself if it is of no archive."""
+    if not path.lower().endswith(".zip") or aligned.SLOT in path:
+        return [path]
+    named = request.source.format
+    endings = [e for n, f in FORMATS.builtin.items() for e in f.suffixes if named in {"auto", n}]
+    languages = by_language.languages_of(request.source, request.columns)
+    return [inside(archive, languages, named, endings) for archive in matches(path)]
+
+
+def is_by_language(path: str, languages: Sequence[str]) -> bool:
+    """Return True if a path is that of several files, one for each language."""
+    return aligned.SLOT in path or ((not exists(path) or is_folder(path)) and aligned.are_there(path, languages))
+
+
+def _check_settings(path: str, source: DataSource, known: Collection[str]) -> None:
+    """Raise DataError for a setting that the format has no use for."""
+    for name in SETTINGS:
+        if getattr(source, name) != DataSource.model_fields[name].default and name not in known:
+            users = [n for n, other in FORMATS.builtin.items() if name in other.settings]
+            raise DataError(
+                f"{path}: `{name}` is for the formats {', '.join(users)}, and this is {source.format}; remove it"
+            )
 
 
 def format_name(path: str, request: ReadRequest) -> str:
     """Return the format that the source names, or that the path's name or folder implies."""
+    path = _unpacked(path, request)[0]
     if request.source.format != "auto":
         format_of(request.source)
     if path.startswith("hub:"):
         return "disk"
     if request.source.format != "auto":
         return request.source.format
-    if aligned.SLOT in path:
-        return "lines"
     if known := _by_suffix(path):
         return known
+    languages = by_language.languages_of(request.source, request.columns)
+    if aligned.SLOT in path:
+        return "lines"
     if exists(f"{path}/state.json") or exists(f"{path}/dataset_dict.json"):
         return "disk"
-    if aligned.are_there(path, request.columns):
-        return "lines"
+    if aligned.are_there(path, languages):
+        first = aligned.file_sets(path, languages)[0][0]
+        # the end of a prefix's file is its language: `tab` is Tabasaran
+        return (None if first == f"{path}.{languages[0]}" and "." not in languages[0] else _by_suffix(first)) or "lines"
     found = matches(path)[0]
     if known := _by_suffix(found):
         return known

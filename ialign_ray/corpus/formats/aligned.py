@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from ialign_ray.corpus.chunks import LINE, LONGEST, ROWS, WHOLE, Chunk, Format, ReadRequest, Rejects, parts
-from ialign_ray.corpus.formats.files import exists, is_folder, listing, matches, stamp, stored
+from ialign_ray.corpus.formats.files import beside, exists, is_folder, listing, matches, stamp, stored
 from ialign_ray.corpus.formats.text import (
     Longs,
     Reject,
@@ -35,7 +35,8 @@ def file_sets(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
     """The files of each aligned set, in the order of `languages`.
 
     `path` contains {language}, or is a folder with one file `<language>.<anything>` each, or the prefix of files
-    `<path>.<language>`. Raises DataError for a language without a file, or with several in a folder.
+    `<path>.<language>`, which may be compressed. Raises DataError for a language without a file, or with several in
+    a folder.
     """
     if not languages:
         raise DataError(f"{path}: aligned text files need their languages; name them in `columns`")
@@ -43,7 +44,7 @@ def file_sets(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
         return _slotted(path, languages)
     if is_folder(path):
         return [tuple(_in_folder(path, code) for code in languages)]
-    return [tuple(f"{path}.{code}" for code in languages)]
+    return [tuple(beside(path, code) for code in languages)]
 
 
 def are_there(path: str, languages: Sequence[str]) -> bool:
@@ -52,7 +53,7 @@ def are_there(path: str, languages: Sequence[str]) -> bool:
         return False
     if is_folder(path):
         return all(listing(f"{glob.escape(path.rstrip('/'))}/{glob.escape(code)}.*") for code in languages)
-    return any(exists(f"{path}.{code}") for code in languages)
+    return any(exists(beside(path, code)) for code in languages)
 
 
 def _in_folder(path: str, code: str) -> str:
@@ -66,7 +67,7 @@ def _in_folder(path: str, code: str) -> str:
 
 def _slotted(path: str, languages: Sequence[str]) -> list[tuple[str, ...]]:
     found = {code: matches(path.replace(SLOT, code)) for code in languages}
-    if all(names == [path.replace(SLOT, code)] for code, names in found.items()):
+    if all(len(names) == 1 for names in found.values()):  # whatever wildcards match: `*.{language}.sgm`
         return [tuple(found[code][0] for code in languages)]
     keyed = {code: {_wild(path, code, name): name for name in names} for code, names in found.items()}
     for code, names in keyed.items():

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from ialign_ray.corpus.chunks import LINE, ROWS, Chunk, Format, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import first_line, raw, stamp
+from ialign_ray.corpus.nested import check_columns, root_of
 from ialign_ray.errors import DataError
 
 _TABLE = 16 << 20
@@ -21,10 +22,9 @@ _SLICE = 200_000
 """Rows of a chunk of a hub data set or saved folder."""
 
 
-def _check(origin: str, known: Sequence[str], columns: Sequence[str]) -> None:
-    for column in columns:
-        if column not in known:
-            raise DataError(f"{origin} has no column {column!r}; it has {', '.join(known)}")
+def _roots(schema: pa.Schema, names: Sequence[str]) -> list[str]:
+    """The columns to read for names and paths."""
+    return list(dict.fromkeys(root for name in names if (root := root_of(schema, name)) is not None))
 
 
 def _lined(table: pa.Table, line: int) -> pa.Table:
@@ -48,7 +48,7 @@ def plan_parquet(request: ReadRequest, files: tuple[str, ...], file: int) -> lis
     """Chunks of whole row groups, small ones combined."""
     (path,) = files
     with _parquet(path) as opened:
-        _check(path, opened.schema_arrow.names, request.columns)
+        check_columns(path, opened.schema_arrow, request.columns)
         meta = opened.metadata
         groups = [(meta.row_group(k).num_rows, meta.row_group(k).total_byte_size) for k in range(meta.num_row_groups)]
     spans: list[Span] = []
@@ -71,7 +71,7 @@ def read_parquet(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
         for group in range(chunk.start[0], stop):
             meta = opened.metadata.row_group(group)
             rows = max(1, min(ROWS, _TABLE * meta.num_rows // max(1, meta.total_byte_size)))
-            columns = list(dict.fromkeys(chunk.names)) or None
+            columns = _roots(opened.schema_arrow, chunk.names) or None
             for batch in opened.iter_batches(rows, row_groups=[group], columns=columns, use_threads=False):
                 yield _lined(pa.Table.from_batches([batch]), line)
                 line += batch.num_rows
@@ -81,7 +81,7 @@ def plan_saved(request: ReadRequest, files: tuple[str, ...], file: int) -> list[
     """Chunks of rows of a hub data set (`hub:` and its id) or of a saved folder."""
     (path,) = files
     data = _saved(path, request.source.split, _age(path))
-    _check(path, data.column_names, request.columns)
+    check_columns(path, data.features.arrow_schema, request.columns)
     step = len(data) if request.whole else _SLICE
     spans = [(k, min(k + step, len(data)), k + 1) for k in range(0, len(data), max(1, step))]
     return chunks_of(request, files, file, spans, request.names, (str(data._fingerprint), len(data)))
@@ -91,7 +91,7 @@ def read_saved(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables of a chunk's rows."""
     data = _saved(chunk.files[0], chunk.source.split, _age(chunk.files[0]))
     if chunk.names:
-        data = data.select_columns(list(dict.fromkeys(chunk.names)))
+        data = data.select_columns(_roots(data.features.arrow_schema, chunk.names))
     data = data.with_format("arrow")
     for k in range(chunk.start[0], chunk.end[0], ROWS):
         yield _lined(data[k : min(k + ROWS, chunk.end[0])], k + 1)
@@ -124,5 +124,5 @@ def _saved(path: str, split: str, age: int) -> Any:
     return loaded
 
 
-PARQUET = Format(plan_parquet, read_parquet, suffixes=(".parquet",))
+PARQUET = Format(plan_parquet, read_parquet, suffixes=(".parquet",), by_language=True)
 SAVED = Format(plan_saved, read_saved, layout="folder")

@@ -58,15 +58,15 @@ def tables(
                 raise DataError(
                     f"{path}, line {parser.CurrentLineNumber + shift} begins a tag of over 16 MB; shorten it"
                 )
-            yield from _taken(events)
+            yield from taken(events)
         parser.Parse(after, True)
     except expat.ExpatError as error:
-        yield from _taken(events)
+        yield from taken(events)
         reason = expat.ErrorString(error.code)
         rejects(path, error.lineno + shift, f"is malformed XML ({reason}); fetch it again or fix it")
     except (ValueError, LookupError) as error:  # raised by pyexpat for a declared encoding that it lacks
         raise DataError(f"{path} declares an encoding that cannot be read ({error}); set `encoding`") from error
-    yield from _taken(events)
+    yield from taken(events)
 
 
 def _blocks(chunk: Chunk) -> Iterator[bytes]:
@@ -104,7 +104,8 @@ def _parser(events: Events, path: str, shift: int, chunk: Chunk) -> expat.XMLPar
     return parser
 
 
-def _taken(events: Events) -> Iterator[pa.Table]:
+def taken(events: Events) -> Iterator[pa.Table]:
+    """Tables of the rows that were made, which are taken from the handler."""
     for k in range(0, len(events.lines), ROWS):
         columns = {n: pa.array(texts[k : k + ROWS], pa.string()) for n, texts in events.rows.items()}
         yield pa.table(columns | {LINE: pa.array(events.lines[k : k + ROWS], pa.int64())})

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ialign_ray.config import DataSource
 from ialign_ray.corpus.chunks import LONGEST, Chunk, Span
-from ialign_ray.corpus.formats.files import compression, stored
+from ialign_ray.corpus.formats.files import compression, member_of, stored
 from ialign_ray.errors import DataError
 
 Longs = NDArray[np.int64]
@@ -81,7 +81,7 @@ def codec(source: DataSource) -> str:
 
 def splittable(path: str, source: DataSource) -> bool:
     """Return True if reading can begin in the middle of a file."""
-    return compression(path) is None and codec(source) == "utf-8"
+    return compression(path) is None and codec(source) == "utf-8" and member_of(path) is None
 
 
 def texts(path: str, source: DataSource, start: int = 0, end: int = -1, block: int | None = None) -> Iterator[bytes]:

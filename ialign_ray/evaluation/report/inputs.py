@@ -115,7 +115,7 @@ def load_material(folder: Path) -> ReportInputs:
             rows = frame.drop(columns=["run", "seed"]).dropna(axis=1, how="all").reset_index(drop=True)
             runs[str(run)].setdefault(int(str(seed)), {})[str(rows["suite"].iloc[0])] = rows
     return ReportInputs(
-        load_experiment(kept / _EXPERIMENT),
+        load_experiment(kept / _EXPERIMENT, stored=True),
         {run: [seeds[k] for k in sorted(seeds)] for run, seeds in runs.items()},
         {run: [(folder / path).resolve() for path in paths] for run, paths in meta["folders"].items()},
         _baselines(kept),

@@ -155,7 +155,7 @@ def _each(folders: Folders) -> Iterator[tuple[str, int, Path]]:
 def _built(run: Path) -> dict[str, dict[str, Any]]:
     """Corpus -> counts of the build that the run read, as far as that is known."""
     try:
-        built = latest(load_experiment(run / EXPERIMENT))
+        built = latest(load_experiment(run / EXPERIMENT, stored=True))
         read = read_json(run / "record.json")["data"]["corpora"]
     except (IalignError, OSError, KeyError, ValueError):
         return {}

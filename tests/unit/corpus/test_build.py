@@ -13,6 +13,7 @@ from ialign_ray.corpus.build import SHARDS, Built, build_corpus, corpora_folder,
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.leaks import EvaluationIndex
 from ialign_ray.errors import DataError
+from ialign_ray.inspection.report import StepTable
 from ialign_ray.storage import file_hash
 from ialign_ray.streaming.curate import curate
 
@@ -344,3 +345,36 @@ def test_length_ratios_are_learned_of_each_corpus_apart(data, tmp_path):
     learned = built.counts["learned"]["ratio"]
     assert learned["all eng-jav"]["deviation"] < learned["free eng-jav"]["deviation"]
     assert built.counts["corpora"]["free"]["dropped"].get("ratio", {}) == {}
+
+
+def test_rows_of_several_files_name_their_folder(tmp_path):
+    codes = ["eng", "jav", "sun", "ind"]
+    (tmp_path / "dev").mkdir()
+    for code in codes:
+        (tmp_path / "dev" / f"{code}.txt").write_text(f"one {code}\ntwo {code}\n", encoding="utf-8")
+        for part in "ab":
+            lines = "".join(json.dumps({"n": f"{part}{k}", "l": code, "t": f"{code} {part}{k}"}) + "\n" for k in "01")
+            (tmp_path / f"{part}-{code}.jsonl").write_text(lines, encoding="utf-8")
+    columns = {code: code for code in codes}
+    long = {"language": "l", "text": "t", "values": columns, "join": "n"}
+    experiment = build_experiment(
+        {
+            "name": "places",
+            "languages": {"l1": ["eng"], "l2": codes[1:]},
+            "model": {"id": "none"},
+            "corpora": [
+                {"name": "many", "path": "dev/{language}.txt", "columns": columns},
+                {"name": "two", "path": "dev/{language}.txt", "columns": {"eng": "eng", "jav": "jav"}},
+                {"name": "long", "path": "*-*.jsonl", "long": long},
+            ],
+            "replay": {"ratio": 0},
+            "cleaning": {"steps": []},
+            "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
+        },
+        "x",
+    )
+    counts = build_corpus(experiment, EvaluationIndex.build([])).counts["corpora"]
+    shown = {name: StepTable(name, codes, [], [], counts[name]) for name in counts}
+    assert shown["many"].place(1, 51) == f"{tmp_path / 'dev'} (4 files):51"
+    assert shown["two"].place(1, 2) == f"{tmp_path / 'dev' / 'eng.txt'}, {tmp_path / 'dev' / 'jav.txt'}:2"
+    assert shown["long"].place(8, 1) == f"{tmp_path / 'b-sun.jsonl'}:1"

@@ -3,10 +3,11 @@
 import csv
 import io
 import json
+import zipfile
 from xml.sax.saxutils import escape, quoteattr
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from ialign_ray.config import DataSource
@@ -49,10 +50,42 @@ MARKUP = [
     b"&lol;",
 ]
 PO = [b"msgid ", b"msgstr ", b'"a"', b'msgstr[0] "x"', b"msgctxt", b"#~ ", b"#, fuzzy", b"msgid_plural"]
+SEGMENTS = [
+    b"<trans-unit id='1'>",
+    b"</trans-unit>",
+    b"<source>",
+    b"</source>",
+    b"<seg-source>",
+    b"</seg-source>",
+    b"<target state='new'>",
+    b"<target>",
+    b"</target>",
+    b"<mrk mtype='seg' mid='1'>",
+    b"</mrk>",
+    b"<sdl:seg id='1' conf='Draft'/>",
+    b"<group translate='no'>",
+    b"</group>",
+    b"<segment state='initial'>",
+    b"</segment>",
+]
+DOCUMENTS = [
+    b"<dataset>",
+    b"<doc id=d>",
+    b"</doc>",
+    b"<src lang=eng>",
+    b"<ref lang='jav' translator='A'>",
+    b"</src>",
+    b"</ref>",
+    b"<seg id='1'>",
+    b"</seg>",
+    b"&amp;",
+    b"&#x0;",
+    b"&",
+]
 JSON = [b'{"eng": ', b'"x"', b"}", b"[", b"1", b"1e999", b"null", b'"\\ud800"', b', "jav": ']
-dirty = st.lists(st.one_of(st.sampled_from(PIECES + MARKUP + PO + JSON), st.binary(max_size=4)), max_size=40).map(
-    b"".join
-)
+dirty = st.lists(
+    st.one_of(st.sampled_from(PIECES + MARKUP + PO + JSON + SEGMENTS + DOCUMENTS), st.binary(max_size=4)), max_size=40
+).map(b"".join)
 
 
 @pytest.fixture(autouse=True)
@@ -79,16 +112,79 @@ def ends_well(source, columns, size):
 
 
 @pytest.mark.parametrize("policy", ["refuse", "drop"])
-@pytest.mark.parametrize("kind", ["csv", "tsv", "jsonl", "tmx", "xliff", "po"])
+@pytest.mark.parametrize(
+    "kind", ["csv", "tsv", "jsonl", "json", "tmx", "xliff", "sdlxliff", "mqxliff", "po", "xml", "sgm"]
+)
 @QUICK
 @given(data=dirty, size=sizes, encoding=st.sampled_from(["utf-8", "utf-8", "utf-16", "cp1252", "utf-7"]))
 def test_any_bytes_are_read_or_refused(tmp_path, kind, policy, data, size, encoding):
-    heads = {"csv": b"eng,jav\n", "tsv": b"eng\tjav\n", "tmx": b"<tmx><body>", "xliff": b"<xliff><file>"}
-    columns = {"xliff": ["source"], "po": ["source"]}.get(kind, LANGUAGES)
+    heads = {"csv": b"eng,jav\n", "tsv": b"eng\tjav\n", "tmx": b"<tmx><body>", "json": b'[{"eng": "a"}, '}
+    heads |= {"xliff": b"<xliff><file>", "sdlxliff": b"<xliff><file>", "mqxliff": b"<xliff><file>", "xml": b"<dataset>"}
+    columns = ["source"] if kind.endswith("xliff") or kind == "po" else LANGUAGES
     path = tmp_path / f"rows.{kind}"
     for content in (data, heads.get(kind, b"") + data):
         path.write_bytes(content)
         ends_well(DataSource(path=str(path), bad_rows=policy, encoding=encoding), columns, size)
+
+
+marks = st.sampled_from([",", ";", "\t", "|", "a", '"', "'", " "])
+
+
+@pytest.mark.parametrize("kind", ["csv", "tsv"])
+@QUICK
+@given(
+    data=dirty,
+    size=sizes,
+    delimiter=st.one_of(st.none(), marks),
+    quote=st.one_of(st.sampled_from(["auto", "none"]), marks),
+    header=st.one_of(st.just("none"), st.integers(1, 4)),
+    drop=st.booleans(),
+)
+def test_any_bytes_in_any_dialect_are_read_or_refused(tmp_path, kind, data, size, delimiter, quote, header, drop):
+    assume(delimiter != quote)
+    path = tmp_path / f"rows.{kind}"
+    settings = {"delimiter": delimiter, "quote": quote, "header": header, "bad_rows": "drop" if drop else "refuse"}
+    for head in (b"", b"Title\neng,jav\n", b"eng\tjav\n"):
+        path.write_bytes(head + data)
+        ends_well(DataSource(path=str(path), **settings), [], size)
+        ends_well(DataSource(path=str(path), **settings), ["1", "2"] if header == "none" else LANGUAGES, size)
+
+
+@QUICK
+@given(data=dirty, size=sizes, packed=st.booleans(), cut=st.integers(0, 200), flip=st.integers(0, 400))
+def test_any_archive_is_read_or_refused(tmp_path, data, size, packed, cut, flip):
+    path = tmp_path / "rows.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED if packed else zipfile.ZIP_STORED) as file:
+        file.writestr("a.eng", data)
+        file.writestr("a.jav", b"a\n")
+    ends_well(DataSource(path=str(path), bad_rows="drop"), LANGUAGES, size)
+    torn = bytearray(path.read_bytes())
+    torn[flip % len(torn)] ^= 0xFF
+    path.write_bytes(bytes(torn[: len(torn) - cut]))
+    ends_well(DataSource(path=str(path), bad_rows="drop"), LANGUAGES, size)
+    path.write_bytes(data)
+    ends_well(DataSource(path=str(path)), LANGUAGES, size)
+
+
+@QUICK
+@given(data=dirty, links=dirty, size=sizes, drop=st.booleans())
+def test_any_sentences_and_links_are_read_or_refused(tmp_path, data, links, size, drop):
+    (tmp_path / "s.csv").write_bytes(b"1\teng\ta\n2\tjav\tb\n" + data)
+    (tmp_path / "l.csv").write_bytes(b"1\t2\n" + links)
+    source = {"path": str(tmp_path / "s.csv"), "links": str(tmp_path / "l.csv"), "format": "tatoeba"}
+    ends_well(DataSource(**source, bad_rows="drop" if drop else "refuse"), LANGUAGES, size)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".sgm"])
+@QUICK
+@given(first=dirty, second=dirty, size=sizes, drop=st.booleans())
+def test_any_tables_of_one_language_each_are_read_or_refused(tmp_path, suffix, first, second, size, drop):
+    for name, data in zip(LANGUAGES, (first, second), strict=True):
+        (tmp_path / f"{name}{suffix}").write_bytes(
+            {".jsonl": b'{"text": "a"}\n', ".csv": b"text\n"}.get(suffix, b"") + data
+        )
+    path = str(tmp_path / f"{{language}}{suffix}")
+    ends_well(DataSource(path=path, bad_rows="drop" if drop else "refuse"), LANGUAGES, size)
 
 
 @pytest.mark.parametrize("policy", ["refuse", "drop"])
@@ -127,7 +223,7 @@ def test_csv_comes_back_with_its_lines(tmp_path, mark, rows, size, end):
         writer.writerow(row)
     path = tmp_path / f"rows.{'csv' if mark == ',' else 'tsv'}"
     path.write_bytes(buffer.getvalue().encode())
-    found, _ = rows_of(DataSource(path=str(path)), [], size)
+    found, _ = rows_of(DataSource(path=str(path), delimiter=mark, quote='"'), [], size)
     assert [r[LINE] for r in found] == lines
     assert [(r["eng"] or "", r["jav"] or "") for r in found] == rows
 
@@ -147,6 +243,37 @@ def test_stray_quotes_move_no_row(tmp_path, fields, size):
     found, _ = rows_of(DataSource(path=str(path)), [], size)
     assert [(r["eng"], r["jav"]) for r in found] == rows
     assert [r[LINE] for r in found] == list(range(2, len(rows) + 2))
+
+
+bare = st.text(st.characters(codec="utf-8", exclude_characters="\0\t\r\n"), max_size=12)
+
+
+@QUICK
+@given(
+    rows=st.lists(st.tuples(bare, bare), min_size=1, max_size=12),
+    size=sizes,
+    end=st.sampled_from(["\n", "\r\n"]),
+    named=st.booleans(),
+)
+def test_tsv_without_quoting_comes_back_with_its_lines(tmp_path, rows, size, end, named):
+    path = tmp_path / "rows.tsv"
+    head = [("eng", "jav")] * named
+    path.write_text("".join(f"{a}\t{b}{end}" for a, b in [*head, *rows]), encoding="utf-8", newline="")
+    source = DataSource(path=str(path), header=1 if named else "none")
+    found, _ = rows_of(source, LANGUAGES if named else ["1", "2"], size)
+    kept = [{k: v or "" for k, v in r.items() if k != LINE} for r in found]
+    assert [tuple(r.values()) for r in kept] == rows
+    assert [r[LINE] for r in found] == [k + 1 + named for k in range(len(rows))]
+
+
+@QUICK
+@given(rows=cells, size=sizes, around=st.booleans(), indent=st.sampled_from([None, 1]))
+def test_json_arrays_come_back(tmp_path, rows, size, around, indent):
+    path = tmp_path / "rows.json"
+    objects = [dict(zip(LANGUAGES, row, strict=True)) for row in rows]
+    path.write_text(json.dumps({"data": objects} if around else objects, indent=indent), encoding="utf-8")
+    found, _ = rows_of(DataSource(path=str(path)), LANGUAGES, size)
+    assert [(r["eng"], r["jav"]) for r in found] == rows
 
 
 @QUICK

@@ -37,6 +37,11 @@ def fails(path, *parts, needed=(), **source):
         assert part in message
 
 
+def quoted(path):
+    """Settings for what `write` writes: TSV with quotes."""
+    return {"path": str(path), **({"quote": '"'} if str(path).endswith(".tsv") else {})}
+
+
 def typed(suffix, rows=ROWS):
     """What a format keeps of these rows: CSV and TSV have text alone."""
     return [r | {"id": str(r["id"])} for r in rows] if suffix in {".csv", ".tsv"} else rows
@@ -45,8 +50,8 @@ def typed(suffix, rows=ROWS):
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv"])
 def test_every_format_gives_the_same_rows(tmp_path, suffix):
     path = write(tmp_path, suffix)
-    assert read_table(DataSource(path=path.name), str(tmp_path)).to_pylist() == typed(suffix)
-    assert read_table(DataSource(path=str(path))).to_pylist() == typed(suffix)
+    assert read_table(DataSource(**quoted(path) | {"path": path.name}), str(tmp_path)).to_pylist() == typed(suffix)
+    assert read_table(DataSource(**quoted(path))).to_pylist() == typed(suffix)
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".tsv"])
@@ -69,9 +74,9 @@ def test_where_on_text_takes_numbers_and_truths(tmp_path):
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv"])
 def test_where_and_limit_choose_the_same_rows_in_every_format(tmp_path, suffix):
     path = write(tmp_path, suffix)
-    kept = read_table(DataSource(path=str(path), where={"kind": "a", "id": [0, 2, 4, 5]})).to_pylist()
+    kept = read_table(DataSource(**quoted(path), where={"kind": "a", "id": [0, 2, 4, 5]})).to_pylist()
     assert [int(r["id"]) for r in kept] == [0, 2, 4]
-    first, again = (read_table(DataSource(path=str(path), limit=7)).to_pylist() for _ in range(2))
+    first, again = (read_table(DataSource(**quoted(path), limit=7)).to_pylist() for _ in range(2))
     expected = typed(suffix)
     assert first == again
     assert len(first) == 7
@@ -90,8 +95,9 @@ def test_a_limit_above_the_size_keeps_all(tmp_path):
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv"])
 def test_a_wrong_column_lists_those_there(tmp_path, suffix):
     path = write(tmp_path, suffix)
-    fails(path, "no column 'ind'", "id, eng, jav, kind", needed=["ind"])
-    fails(path, "no column 'sort'", "id, eng, jav, kind", where={"sort": "a"})
+    quote = {"quote": '"'} if suffix == ".tsv" else {}
+    fails(path, "no column 'ind'", "id, eng, jav, kind", needed=["ind"], **quote)
+    fails(path, "no column 'sort'", "id, eng, jav, kind", where={"sort": "a"}, **quote)
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".jsonl", ".csv", ".tsv"])

@@ -5,6 +5,7 @@ import json
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from ialign_ray.config import CorpusConfig
 from ialign_ray.corpus.identity import text_key
@@ -56,9 +57,9 @@ def test_an_id_column_names_the_rows_and_a_hash_those_without(tmp_path):
     assert [r["id"] for r in rows(path=path, id="n")] == ["c:7", f"c:{text_key('c').hex()}"]
 
 
-def test_numbers_are_texts_and_lists_are_refused(tmp_path):
+def test_numbers_are_texts_and_other_values_are_refused(tmp_path):
     assert rows(path=put(tmp_path, "a.jsonl", [{"eng": 3, "jav": "b"}]))[0]["eng"] == "3"
-    assert "column 'eng' holds list" in told(path=put(tmp_path, "b.jsonl", [{"eng": ["x"], "jav": "b"}]))
+    assert "column 'eng' holds list" in told(path=put(tmp_path, "b.jsonl", [{"eng": [1], "jav": "b"}]))
     assert "has no column 'jav'" in told(path=put(tmp_path, "c.jsonl", [{"eng": "x"}]))
 
 
@@ -162,3 +163,37 @@ def test_aligned_files_and_memories_give_the_same_form(tmp_path):
     )  # fmt: skip
     made = rows(path=str(tmp_path / "m.tmx"), columns={"eng": "en", "jav": "jv"}, id="tuid")
     assert made == [{"id": "c:q", "file": 1, "line": 1, "eng": "one", "jav": "siji"}]
+
+
+SCRIPTS = [
+    {"id": k, "iso": iso, "script": script, "text": text}
+    for k in (0, 1)
+    for iso, script, text in (
+        ("eng", "Latn", f"Hello {k}."),
+        ("ace", "Latn", f"Peue haba {k}?"),
+        ("ace", "Arab", f"ڤو هابا {k}؟"),
+        ("srp", "Cyrl", f"Здраво {k}."),
+        ("srp", None, "?"),
+    )
+]
+
+
+@pytest.mark.parametrize("values", [["ace", "Arab"], "ace_Arab"])
+@pytest.mark.parametrize("join", ["id", None])
+def test_two_columns_name_a_language_and_its_script(tmp_path, values, join):
+    path = put(tmp_path, "r.jsonl", SCRIPTS)
+    known = {"ace": "ace_Latn", "ace_Arab": values, "srp": ["srp", "Cyrl"], "eng": "eng_Latn"}
+    long = {"language": ["iso", "script"], "text": "text", "values": known, "join": join}
+    made = rows(path=path, columns={}, long=long)
+    texts = [(r["ace"], r["ace_Arab"], r["srp"]) for r in made]
+    if join:
+        assert texts == [(f"Peue haba {k}?", f"ڤو هابا {k}؟", f"Здраво {k}.") for k in (0, 1)]
+    else:
+        assert [sum(t is not None for t in found) for found in texts] == [0, 1, 1, 1] * 2
+        assert texts[2] == (None, "ڤو هابا 0؟", None)
+
+
+def test_two_languages_of_one_value_are_refused():
+    long = {"language": "iso", "text": "text", "values": {"ace": "ace", "ace_Arab": "ace", "eng": "eng"}}
+    with pytest.raises(ValidationError, match="ace and ace_Arab have the same value 'ace'"):
+        CorpusConfig(name="c", path="a.jsonl", long=long)

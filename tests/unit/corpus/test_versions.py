@@ -10,11 +10,12 @@ from dataclasses import replace
 
 import pyarrow.parquet as pq
 import pytest
-from every_format import write_corpora, write_ugly
+from every_format import write_corpora
 from pydantic import TypeAdapter
 from tiny_corpus import write_jsonl
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
+from ugly_format import write_ugly
 
 from ialign_ray.config import build_experiment
 from ialign_ray.config.cleaning import Step
@@ -50,16 +51,19 @@ READING = ((1, 2, 2, 2), "071477121afb62d8")
 """Versions of shards, finished corpora, the leak search and identities, and the digest of a build without steps."""
 READERS = {
     "parquet": (1, "b92f2e98cd0e3478"),
-    "jsonl": (1, "7bd131d1265dc30e"),
-    "csv": (1, "431d22bcd9979a8f"),
-    "tsv": (1, "74fb7b86075e056e"),
+    "jsonl": (2, "7bd131d1265dc30e"),
+    "json": (1, "d62c189dd5602bbb"),
+    "csv": (2, "431d22bcd9979a8f"),
+    "tsv": (2, "bc10c266ac7b2b5f"),
     "tmx": (2, "57e31a22a9a301d2"),
-    "xliff": (1, "fbbe6866fc0400ae"),
-    "po": (1, "efeefb997d83c224"),
+    "xliff": (2, "7c207491b84a2a90"),
+    "po": (2, "efeefb997d83c224"),
     "sheet": (1, "c7321ddefb5da222"),
     "lines": (1, "14b71689adbe1b40"),
     "articles": (1, "769bca29dcb43e74"),
     "disk": (1, "4b8f8a71c4169239"),
+    "tatoeba": (1, "c5777ba803bff499"),
+    "wmt": (1, "7e0f41fab99eb954"),
 }
 """Format -> its version and the digest of what it reads of `every_format`."""
 RENDERING = ((1, {"mlm": 2, "tlm": 2, "mt": 1, "xss": 2}), "6e7a43b4e3c9b4aa")
