@@ -75,5 +75,5 @@ def load(data: Mapping[str, str]) -> IalignError:
 
 
 def first_line(error: BaseException) -> str:
-    """First line of a message, or the exception's name if it has none: libraries explain at length."""
+    """First line of a message, or the exception's name for an empty one: libraries explain at length."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

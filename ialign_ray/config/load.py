@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ialign_ray.config.adjacent import use_adjacent_files
 from ialign_ray.config.base import parse_yaml
 from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.experiment import PAPER, Experiment
@@ -22,7 +23,7 @@ from ialign_ray.errors import ConfigError
 def load_experiment(path: str | Path, overrides: Iterable[str] = (), *, stored: bool = False) -> Experiment:
     """Read an experiment file and apply `section.field=value` overrides (values are YAML).
 
-    Relative paths of suites and data are those of files in the experiment's folder, if it has them; not in the
+    Relative paths of suites and data are those of files next to the experiment, if there are such files; not in the
     `stored` experiment of a run, whose paths are those that were used.
     Raises ConfigError with one sentence per wrong field.
     """

@@ -124,7 +124,7 @@ def build_corpus(
         build = _Build(experiment, ShardStore(root / SHARDS), runner, watch)
         saved = {"index": index.save(root / LEAKS), "folder": str(root / LEAKS)}
         build.clean(chunks, [LeakSettings(step="leaks", **saved), LeakSettings(step="overlaps", **saved)])
-        build.check_languages()
+        build.check_languages(chunks)
         build.write(folder, version, index)
     write_text(root / experiment.name / "latest", version + "\n")
     return Built(folder)
@@ -149,15 +149,6 @@ def _version(experiment: Experiment, chunks: Sequence[tuple[CorpusConfig, Chunk]
     holdout = [c.holdout for c in experiment.corpora]
     settings = experiment.cleaning.model_dump(mode="json", exclude={"steps"})
     return json_hash([[ShardJob(*c).key for c in chunks], steps, settings, others, holdout, index.digest])[:12]
-
-
-def named(files: Sequence[str]) -> str:
-    """Name of the files that rows come from: one or two by name, more as `FOLDER (33 files)`."""
-    if len(files) <= FEW:
-        return ", ".join(files)
-    # up to a slash, so that no name is cut; commonpath would break an address
-    folder = os.path.commonprefix(files).rpartition("/")[0].removesuffix("!")  # noqa: RUF071
-    return f"{folder} ({len(files)} files)"
 
 
 def _leaked_from(drops: Path, index: EvaluationIndex) -> dict[str, dict[str, int]]:
@@ -189,6 +180,15 @@ def _unchecked(experiment: Experiment) -> list[str]:
         f"cleaning step `script` checks no text of {', '.join(unknown)}, since the usual script is not known; add "
         f"`scripts: {{{unknown[0]}: [Latn]}}` to the step, or the script to the code"
     ]
+
+
+def named(files: Sequence[str]) -> str:
+    """Name of the files that rows come from: one or two by name, more as `FOLDER (33 files)`."""
+    if len(files) <= FEW:
+        return ", ".join(files)
+    # up to a slash, so that no name is cut; commonpath would break an address
+    folder = os.path.commonprefix(files).rpartition("/")[0].removesuffix("!")  # noqa: RUF071
+    return f"{folder} ({len(files)} files)"
 
 
 @dataclass
@@ -229,11 +229,12 @@ class _Build:
             if corpus_step:
                 self._decide(corpus_step)
 
-    def check_languages(self) -> None:
+    def check_languages(self, chunks: Sequence[tuple[CorpusConfig, Chunk]]) -> None:
         """Refuse a declared language without a text, which would make an empty corpus look built."""
         for corpus in self.experiment.corpora:
-            files = [file for listed in self.files[corpus.name] for file in listed.split(", ")]
-            self.warnings += check_languages(corpus, self.counts[corpus.name].cells_in, files)
+            own = [chunk for of, chunk in chunks if of is corpus]
+            memories = {file for chunk in own if chunk.source.format == "tmx" for file in chunk.files}
+            self.warnings += check_languages(corpus, self.counts[corpus.name].cells_in, sorted(memories))
 
     def _run(self, steps: tuple[Section, ...], measure: Section) -> None:
         first = not self.shards

@@ -37,7 +37,7 @@ def has_column(schema: pa.Schema, name: str) -> bool:
 
 
 def root_of(schema: pa.Schema, name: str) -> str | None:
-    """The column that a name or path begins with; None if the schema has no such column."""
+    """The column that a name or path begins with; None if the table lacks it."""
     if name in schema.names:
         return name
     found = (r for r, path in _paths(name) if r in schema.names and _below(schema.field(r).type, path) is not None)

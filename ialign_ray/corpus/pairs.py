@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pyarrow as pa
@@ -68,9 +68,10 @@ def load_parallel(experiment: Experiment, built: Built) -> Parallel:
     for corpus in experiment.corpora:
         made = directed_pairs(built, corpus, experiment.tasks.directions) if counts[corpus.name].kept else None
         if made is None or not made.num_rows:
+            lost = ", ".join(f"{n:,} {name.replace('_', ' ')}" for name, n in asdict(counts[corpus.name]).items() if n)
             raise DataError(
-                f"corpus {corpus.name!r} ({corpus.origin}) has no pair left to train on: {counts[corpus.name]}; "
-                "check its columns, its pivots, `cleaning` and its overlap with evaluate.suites"
+                f"corpus {corpus.name!r} ({corpus.origin}) has no pair left to train on (rows: {lost}); check its "
+                "columns, its pivots, `cleaning` and its overlap with evaluate.suites"
             )
         counts[corpus.name].pairs = made.num_rows
         tables.append(made)
@@ -158,7 +159,7 @@ def language_losses(experiment: Experiment, counts: Mapping[str, Any], read: pa.
         reasons = [f"{step} dropped {n:,}" for step, n in steps.items()]
         if before > after:
             reasons.append(f"{before - after:,} of {before:,} pairs are over train.max_target_tokens")
-        why = "; ".join(reasons) or "none is beside a text of a pivot"
+        why = "; ".join(reasons) or "no text of a pivot belongs to them"
         if not after:
             raise DataError(
                 f"language {code} has no pair left of {there:,} texts: {why}; fix its texts or these limits, or remove "

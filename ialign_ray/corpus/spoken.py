@@ -10,13 +10,12 @@ from ialign_ray.errors import DataError
 from ialign_ray.languages import LAST_RESORT, tag_distance
 
 
-def check_languages(corpus: CorpusConfig, texts: Mapping[str, int], files: Sequence[str]) -> list[str]:
+def check_languages(corpus: CorpusConfig, texts: Mapping[str, int], memories: Sequence[str]) -> list[str]:
     """Warnings about languages that were read from the tag of their macro-language, or of its usual member.
 
     `texts` is the number of texts of each language before cleaning. Raises DataError for a language without any; of
-    translation memories (`files`), the message lists the languages that are there.
+    translation `memories` (their files), the message lists the languages that are there.
     """
-    memories = [file for file in files if ".tmx" in file.lower()]
     found = sorted({tag for file in memories for tag in languages_in(file)})
     for code in corpus.languages:
         if texts.get(code):

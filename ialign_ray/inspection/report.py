@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ialign_ray.config import CorpusConfig, Experiment
@@ -32,7 +32,7 @@ class StepTable:
     """Steps that did neither."""
     counts: Mapping[str, Any]
     """Counts of the build."""
-    leaked_from: Mapping[str, int]
+    leaked_from: Mapping[str, int] = field(default_factory=dict)
     """Suite or protected set -> rows dropped for a sentence of it."""
 
     @property

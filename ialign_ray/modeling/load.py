@@ -115,7 +115,7 @@ def set_aside(settings: ModelSettings, location: str | None = None) -> list[str]
     where, revision = location or model_location(settings.id), None if location else settings.revision
     try:
         config = GenerationConfig.from_pretrained(where, revision=revision)
-    except _UNLOADABLE:  # most folders have none
+    except _UNLOADABLE:  # most folders lack the file
         return []
     seq2seq = getattr(load_config(settings, location), "is_encoder_decoder", False)
     used = _USED if seq2seq else _USED - set(FORCED)

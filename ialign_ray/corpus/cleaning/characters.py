@@ -59,7 +59,7 @@ _ZAWGYI = (
     r"[\x{105A}\x{1060}-\x{1097}]|\x{1039}(?:[^\x{1000}-\x{1021}]|$)"
     r"|(?:^|[^\x{1000}-\x{1028}\x{103B}-\x{103F}\x{1050}-\x{108F}\x{AA60}-\x{AA7F}])\x{1031}"
 )
-"""What only text in Zawgyi has, or other languages of the Burmese script: few texts need the detector."""
+"""Sequences of Zawgyi, and of other languages in the Burmese script: few texts need the detector."""
 _SURELY = 0.95
 _EMOJI = r"[\p{So}\x{FE0F}\x{1F3FB}-\x{1F3FF}]"
 _TAGS = r"[\x{E0020}-\x{E007F}]"
@@ -68,7 +68,7 @@ _TAGS = r"[\x{E0020}-\x{E007F}]"
 class Normalise:
     """Step `normalise`: a Unicode normalisation form; runs of any white space as one space, none at the ends.
 
-    U+202F beside a Mongolian letter joins a suffix to its word and stays.
+    U+202F next to a Mongolian letter joins a suffix to its word and stays.
     """
 
     version = 2
@@ -100,8 +100,8 @@ class Characters:
 
     Removed are C0 and C1 controls except white space, soft hyphens, byte order marks, marks of writing direction, word
     joiners, interlinear and tag characters, noncharacters. Whether a format character is needed is judged by its
-    neighbours, not by the language: U+200C and U+200D stay beside letters that they shape, U+200B beside those whose
-    words it separates, U+180E beside Mongolian ones, U+200D between two emoji, and tags behind an emoji (the flag of
+    neighbours, not by the language: U+200C and U+200D stay next to letters that they shape, U+200B next to those whose
+    words it separates, U+180E next to Mongolian ones, U+200D between two emoji, and tags behind an emoji (the flag of
     Wales). U+FFFD means that a decoder met bytes it could not read: the text there is lost. Burmese in the encoding of
     the font Zawgyi, whose code points are other letters in Unicode, is dropped too.
     """
@@ -243,7 +243,7 @@ def _neighbour(texts: Texts, pattern: str, side: int, but: str = "") -> Mask:
 
 
 def _tagged(texts: Texts, tags: Mask) -> Mask:
-    """Characters whose nearest character before them that is no tag is an emoji of the same text."""
+    """Characters whose nearest character before them, apart from tags, is an emoji of the same text."""
     places = np.arange(len(tags))
     before = np.maximum.accumulate(np.where(tags, 0, places))
     found: Mask = look_up(matching(_EMOJI), texts.points)[before]

@@ -48,7 +48,7 @@ class Script:
         return outcome
 
     def unchecked(self, languages: Sequence[str]) -> list[str]:
-        """Languages whose script nothing names, so that no text of theirs is judged."""
+        """Languages of unknown script, whose texts are not judged."""
         return [code for code in languages if self._weights(code) is None]
 
     def _weights(self, code: str) -> npt.NDArray[np.int64] | None:

@@ -37,7 +37,7 @@ def _groups(table: str) -> list[list[str]]:
 
 
 LETTERS: dict[int, int] = {ord(other): ord(first) for first, *others in _groups(_VARIANTS) for other in others}
-"""Lower-case letter or mark -> the one that stands for all its spellings; every digit -> its ASCII digit."""
+"""Lower-case letter or mark -> the one that replaces all its spellings; every digit -> its ASCII digit."""
 LETTERS |= {
     point: ord(str(value))
     for point in range(0x80, sys.maxunicode)

@@ -1,4 +1,4 @@
-"""The data in a zip archive: the aligned files of the languages, or the only file of a known format.
+"""Data in a zip archive: the aligned files of the languages, or the only file of a known format.
 
 OPUS packs `Tatoeba.en-sw.en`, `Tatoeba.en-sw.sw`, a README, a LICENSE and tables of ids and links in one archive.
 """
@@ -13,7 +13,7 @@ from ialign_ray.corpus.formats.files import compression, members, suffix
 from ialign_ray.errors import DataError
 
 _APART = re.compile(r"^[._]|^(readme|licen[cs]e|copying|changelog|about)\b", re.IGNORECASE)
-"""Names of files next to the data; also hidden files, and those that a Mac adds."""
+"""Names of files that are not data; also hidden files, and those that a Mac adds."""
 _LINKS = frozenset({".xml", ".ids", ".scores", ".info"})
 """OPUS' tables about aligned files."""
 _ALIGNED = frozenset({"auto", "lines", "articles"})

@@ -106,12 +106,12 @@ class Dialect:
 
 @dataclass(frozen=True)
 class HeaderRow:
-    """Marks and names of a file, found in its first rows."""
+    """Dialect and column names of a file, found in its first rows."""
 
     dialect: Dialect
     names: list[str]
     line: int
-    """Line of the header row; 0 for a file without one."""
+    """Line of the header row; 0 in a file without one."""
 
 
 def plan(tabs: bool, request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
@@ -208,7 +208,7 @@ def _filled(records: TextRecords) -> TextRecords:
 
 
 def _note(records: TextRecords, table: pa.Table, path: str, dialect: Dialect, rejects: Rejects) -> None:
-    """Note signs of wrong quoting, unless the user has named the `quote`."""
+    """Note signs that text was read as quotes, or the reverse; a `quote` of the user's settles it."""
     if rejects.source.quote != "auto":
         return
     if dialect.quote:

@@ -91,9 +91,7 @@ def _numbers(column: pa.ChunkedArray, path: str) -> pa.ChunkedArray:
     try:
         return column.cast(pa.int64())
     except pa.ArrowInvalid as error:
-        raise DataError(
-            f"{path} is not a table of Tatoeba: {error}; its first column must be the number of a sentence"
-        ) from error
+        raise DataError(f"{path} is not a table of Tatoeba: {error}; a sentence's number is expected") from error
 
 
 def _links(chunk: Chunk, path: str, numbers: Longs, rejects: Rejects) -> Longs:

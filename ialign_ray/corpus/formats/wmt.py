@@ -161,7 +161,7 @@ def _line(feeds: list[int], position: int) -> int:
 
 
 def _character(found: re.Match[str]) -> str:
-    """The character of a reference; the text itself for a number without a character."""
+    """The character of a reference; an unknown one stays as it is."""
     if found[1]:
         return _NAMED[found[1]]
     code = int(found[2]) if found[2] else int(found[3], 16)

@@ -23,7 +23,7 @@ _UNITS = ("trans-unit", "unit")
 _SCOPES = ("file", "group", *_UNITS)
 _SIDES = ("source", "seg-source", "target")
 _ASIDE = ("alt-trans", "matches", "ignorable", "bin-unit")
-"""Proposals, white space between segments, and binary data."""
+"""Proposals, white space between segments, and elements without text."""
 _FINISHED = ("translated", "reviewed", "signed-off", "final")
 
 
@@ -153,7 +153,7 @@ class Segments:
 
 @dataclass
 class _Held:
-    """Texts and marks of an open unit of 1.2, or segment of 2.0."""
+    """State of an open unit of 1.2, or segment of 2.0."""
 
     sides: dict[str, str | None] = field(default_factory=dict)
     parts: dict[str, dict[str, str]] = field(default_factory=dict)
