@@ -14,7 +14,6 @@ from ialign_ray.config.adjacent import use_adjacent_files
 from ialign_ray.config.base import parse_yaml
 from ialign_ray.config.bundled import expand_suites
 from ialign_ray.config.experiment import PAPER, Experiment
-from ialign_ray.config.adjacent import use_adjacent_files
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.config.suites import KINDS
 from ialign_ray.errors import ConfigError

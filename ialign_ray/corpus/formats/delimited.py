@@ -48,8 +48,8 @@ _OVER_LINES = (
     "that were merged, set `quote: none`, and if not, `quote: '%s'`"
 )
 _QUOTED_TEXT = (
-    "{count} of the fields begin and end with a quotation mark, which is read as part of the text (the first in line {line} "
-    "or below); if the file was written with quoting, set `quote: '\"'`, and if not, `quote: none`"
+    "{count} of the fields begin and end with a quotation mark, which is read as part of the text (the first in line "
+    "{line} or below); if the file was written with quoting, set `quote: '\"'`, and if not, `quote: none`"
 )
 
 
