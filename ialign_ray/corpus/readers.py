@@ -67,15 +67,16 @@ def _check_unchanged(part: Chunk) -> None:
             raise DataError(f"{path} changed while it was being read; start again when it is complete")
 
 
-def read_table(source: DataSource, base: str = ".", needed: Sequence[str] = ()) -> pa.Table:
-    """Rows of a source after `where` and `limit`, with all columns.
+def read_table(source: DataSource, base: str = ".", needed: Sequence[str] = (), *, lines: bool = False) -> pa.Table:
+    """Rows of a source after `where` and `limit`, with all columns; with `lines`, `__line` is each row's line or row.
 
     Raises DataError when the source is missing, empty or malformed, or lacks a needed column.
     """
     origin = f"hub:{source.hub}" if source.hub else resolve(str(source.path), base)
     tables = []
     for chunk in _plan(source, base, needed, CHUNK, project=False, whole=True):
-        tables += [chosen(t.drop_columns(LINE), source, origin) for t in read_chunk(chunk, [])]
+        read = (t if lines else t.drop_columns(LINE) for t in read_chunk(chunk, []))
+        tables += [chosen(t, source, origin) for t in read]
     tables = tables or [pa.table({})]
     try:
         table = pa.concat_tables(tables, promote_options="permissive")

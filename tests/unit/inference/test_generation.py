@@ -12,7 +12,7 @@ class Letters:
 
     eos_token_id, pad_token_id = 1, 0
 
-    def decode(self, ids, *, skip_special_tokens):
+    def decode(self, ids, *, skip_special_tokens, clean_up_tokenization_spaces=True):
         return " ".join(str(i) for i in ids if not (skip_special_tokens and i in (0, 1)))
 
 

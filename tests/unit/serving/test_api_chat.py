@@ -71,7 +71,12 @@ def test_without_a_template_system_text_stands_before_the_one_turn(api):
 
 @pytest.mark.parametrize(
     ("model", "roles"),
-    [("plain", ("user", "assistant", "user")), ("plain", ("system",)), ("chat", ("assistant", "user"))],
+    [
+        ("plain", ("assistant", "user")),
+        ("plain", ("system",)),
+        ("plain", ("user", "assistant")),
+        ("chat", ("assistant", "user")),
+    ],
 )
 def test_turns_that_a_model_cannot_take_are_refused(api, model, roles):
     with pytest.raises(openai.BadRequestError, match="turn|template") as caught:
