@@ -7,7 +7,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import Any, Final
+
+from jinja2 import TemplateError
 
 from ialign_ray.errors import ModelError
 from ialign_ray.tokens.control import TextTokenizer
@@ -43,42 +46,44 @@ class TurnShape:
     """True if the template refuses or drops system text, which then begins the first user turn (Gemma)."""
 
 
-def local_render(tokenizer: Any, arguments: Mapping[str, Any], date: str | None) -> Render:
-    """Return a function that renders with the tokenizer, in this process.
+@dataclass(frozen=True)
+class LocalRender:
+    """Rendering with a tokenizer, in this process."""
 
-    `arguments` are variables of the template; `date` (ISO) is the day that it prints, None for the current one. The
-    function raises RefusedTurnsError with the template's own reason, or ModelError if the template fails.
-    """
-    from jinja2 import TemplateError
+    tokenizer: Any
+    arguments: Mapping[str, Any]
+    """Variables of the template."""
+    date: str | None
+    """Day that the template prints (ISO); None for the current one."""
 
-    template = dated(str(tokenizer.get_chat_template()), date)
+    @cached_property
+    def _template(self) -> str:
+        return dated(str(self.tokenizer.get_chat_template()), self.date)
 
-    def render(turns: Sequence[Turn], generation: bool) -> str:
+    def __call__(self, turns: Sequence[Turn], generation: bool) -> str:
+        """Render turns, with the generation prompt if `generation`.
+
+        Raises RefusedTurnsError with the template's own reason, or ModelError if the template fails.
+        """
+        cure = "set model.chat: never, or variables of the template in model.chat_template_kwargs"
+        name = repr(self.tokenizer.name_or_path)
         try:
             return str(
-                tokenizer.apply_chat_template(
+                self.tokenizer.apply_chat_template(
                     list(turns),
-                    chat_template=template,
+                    chat_template=self._template,
                     tokenize=False,
                     add_generation_prompt=generation,
-                    **arguments,
+                    **self.arguments,
                 )
             )
         except TemplateError as error:
+            roles = ", ".join(turn["role"] for turn in turns)
             # `raise_exception` of a template raises this very class
             kind = RefusedTurnsError if type(error) is TemplateError else ModelError
-            raise kind(
-                f"the chat template of {tokenizer.name_or_path!r} refuses a conversation of roles "
-                f"{', '.join(turn['role'] for turn in turns)}: {error}; set model.chat: never, or variables of the "
-                "template in model.chat_template_kwargs"
-            ) from error
+            raise kind(f"the chat template of {name} refuses the roles {roles}: {error}; {cure}") from error
         except (TypeError, ValueError, KeyError, AttributeError, IndexError, RecursionError) as error:
-            raise ModelError(
-                f"the chat template of {tokenizer.name_or_path!r} fails ({type(error).__name__}: {error}); set "
-                "model.chat: never, or variables of the template in model.chat_template_kwargs"
-            ) from error
-
-    return render
+            raise ModelError(f"the chat template of {name} fails ({type(error).__name__}: {error}); {cure}") from error
 
 
 def dated(template: str, date: str | None) -> str:

@@ -133,6 +133,17 @@ class TextTokenizer:
         names = sorted((name for name in self.control if len(name) > 1), key=lambda name: (-len(name), name))
         return re.compile("|".join(map(re.escape, names))) if names else None
 
+    @cached_property
+    def _folding(self) -> Any:
+        """The normaliser, if another text becomes the name of a control token by it (NFKC: `＜s＞`, lower case: `<S>`);
+        otherwise None."""
+        found = self.tokenizer.backend_tokenizer.normalizer if self._fast else None
+        wide = {code: code + 0xFEE0 for code in range(0x21, 0x7F)}
+        others = ((name, other) for name in self.control for other in (name.translate(wide), name.upper()))
+        if found and any(name != other and name in found.normalize_str(other) for name, other in others):
+            return found
+        return None
+
     def _written(self, text: str) -> list[str]:
         return self._names.findall(text) if self._names is not None else []
 
@@ -141,8 +152,7 @@ class TextTokenizer:
         assert self._names is not None
         if self._names.search(text):
             return True
-        normalizer = self.tokenizer.backend_tokenizer.normalizer if self._fast else None
-        return normalizer is not None and self._names.search(normalizer.normalize_str(text)) is not None
+        return self._folding is not None and self._names.search(self._folding.normalize_str(text)) is not None
 
     def _broken(self, content: str) -> str:
         assert self._names is not None

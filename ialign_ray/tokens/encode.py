@@ -13,12 +13,12 @@ from ialign_ray.tokens.chat import (
     ASSISTANT,
     SYSTEM,
     USER,
+    LocalRender,
     RefusedTurnsError,
     Render,
     Turn,
     examine,
     folded,
-    local_render,
 )
 from ialign_ray.tokens.control import BREAK, TextTokenizer
 
@@ -104,7 +104,7 @@ class Encoder:
             return cls(tokenizer, False, joint.before, seq2seq=seq2seq, lead=joint.lead, anchor=joint.anchor, **known)
         texts = TextTokenizer(tokenizer)
         plain = dict(arguments or {})
-        shape = examine(render or local_render(tokenizer, plain, date), texts)
+        shape = examine(render or LocalRender(tokenizer, plain, date), texts)
         made = cls(
             tokenizer,
             True,
@@ -250,7 +250,7 @@ class Encoder:
 
     @cached_property
     def _render(self) -> Render:
-        return self.render or local_render(self.tokenizer, self.arguments, self.date)
+        return self.render or LocalRender(self.tokenizer, self.arguments, self.date)
 
     @cached_property
     def _anchored(self) -> list[int]:
@@ -355,17 +355,23 @@ def _joint(tokenizer: Any, start: str, before: str) -> Joint:
     def ids(text: str) -> list[int]:
         return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    whole = ids(f"{start}{before}b")
-    if whole == ids(start + before) + ids("b"):
+    word = "b"
+    if before.endswith(" "):  # a word that is one token with the space before it, of a byte-level tokenizer
+        pieces = (piece[1:] for piece in tokenizer.get_vocab() if piece.startswith("Ġ"))
+        known_words = (piece for piece in pieces if piece.isascii() and piece.isalpha())
+        word = min(known_words, key=lambda piece: (len(piece), piece), default=word)
+    whole = ids(start + before + word)
+    if whole == ids(start + before) + ids(word):
         return Joint(before)
     if before.endswith(" "):
         shorter = before[:-1]
         for lead in (" ", ""):  # the tokenizer joins the space to the word, or puts one there
-            if whole == ids(start + shorter) + ids(f"{lead}b"):
+            if whole == ids(start + shorter) + ids(lead + word):
                 return Joint(shorter, lead)
     for anchor in (before, "\n", "a"):
-        n = len(ids(anchor))
-        if anchor and ids(anchor + "b")[:n] == ids(anchor) and whole == ids(start + before) + ids(anchor + "b")[n:]:
+        known, both = ids(anchor), ids(anchor + word)
+        n = len(known)
+        if anchor and both[:n] == known and whole == ids(start + before) + both[n:]:
             return Joint(before, anchor=anchor)
     return Joint(before)
 
