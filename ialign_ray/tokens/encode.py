@@ -21,6 +21,7 @@ from ialign_ray.tokens.chat import (
     folded,
 )
 from ialign_ray.tokens.control import BREAK, TextTokenizer
+from ialign_ray.tokens.joint import Joint, joint_of
 
 Spans = tuple[tuple[int, int], ...]
 Parts = list[tuple[list[int], list[int] | None]]
@@ -100,7 +101,7 @@ class Encoder:
             )
         known: dict[str, Any] = {"max_prompt": max_prompt, "max_target": max_target, "every_answer": every_answer}
         if chat != "auto" or not getattr(tokenizer, "chat_template", None):
-            joint = Joint("") if seq2seq else _joint(tokenizer, "a", separator)
+            joint = Joint("") if seq2seq else joint_of(tokenizer, "a", separator)
             return cls(tokenizer, False, joint.before, seq2seq=seq2seq, lead=joint.lead, anchor=joint.anchor, **known)
         texts = TextTokenizer(tokenizer)
         plain = dict(arguments or {})
@@ -327,18 +328,8 @@ class Encoder:
             return self
         name = self.texts.last_control(begun)
         before = begun[begun.rfind(name) + len(name) :]
-        joint = _joint(self.tokenizer, name, before)
+        joint = joint_of(self.tokenizer, name, before)
         return replace(self, lead=joint.lead, anchor=joint.anchor, trimmed=joint.before != before)
-
-
-@dataclass(frozen=True)
-class Joint:
-    """Division of a text into prompt and answer, whose ids together are those of the text."""
-
-    before: str
-    """End of the prompt."""
-    lead: str = ""
-    anchor: str = ""
 
 
 def _not_in_turn(turns: Sequence[Turn]) -> RefusedTurnsError:
@@ -347,33 +338,6 @@ def _not_in_turn(turns: Sequence[Turn]) -> RefusedTurnsError:
         f"a model without a chat template accepts system text, requests and answers in turn, up to a request; these "
         f"roles are {roles}"
     )
-
-
-def _joint(tokenizer: Any, start: str, before: str) -> Joint:
-    """Return the joint of `before`, which follows `start`, and an answer."""
-
-    def ids(text: str) -> list[int]:
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
-
-    word = "b"
-    if before.endswith(" "):  # a word that is one token with the space before it, of a byte-level tokenizer
-        pieces = (piece[1:] for piece in tokenizer.get_vocab() if piece.startswith("Ġ"))
-        known_words = (piece for piece in pieces if piece.isascii() and piece.isalpha())
-        word = min(known_words, key=lambda piece: (len(piece), piece), default=word)
-    whole = ids(start + before + word)
-    if whole == ids(start + before) + ids(word):
-        return Joint(before)
-    if before.endswith(" "):
-        shorter = before[:-1]
-        for lead in (" ", ""):  # the tokenizer joins the space to the word, or puts one there
-            if whole == ids(start + shorter) + ids(lead + word):
-                return Joint(shorter, lead)
-    for anchor in (before, "\n", "a"):
-        known, both = ids(anchor), ids(anchor + word)
-        n = len(known)
-        if anchor and both[:n] == known and whole == ids(start + before) + both[n:]:
-            return Joint(before, anchor=anchor)
-    return Joint(before)
 
 
 def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None:
