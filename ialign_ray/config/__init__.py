@@ -1,7 +1,7 @@
 """The experiment file: one pydantic model per section, read by `load_experiment`."""
 
 from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig, ProtectedSet, Step
-from ialign_ray.config.data import CorpusConfig, DataSource, LongLayout, ReplayConfig, TasksConfig
+from ialign_ray.config.data import CorpusConfig, DataSource, InstructionSource, LongLayout, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig, HarnessConfig
 from ialign_ray.config.experiment import Experiment, PromotionConfig, StorageConfig, TrackingConfig
 from ialign_ray.config.languages import LanguagesConfig
@@ -31,6 +31,7 @@ __all__ = [
     "EvaluateConfig",
     "Experiment",
     "HarnessConfig",
+    "InstructionSource",
     "InstructionSuite",
     "LanguagesConfig",
     "LongLayout",

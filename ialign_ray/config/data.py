@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ialign_ray.config.base import Section
 from ialign_ray.config.languages import ByLanguage, LanguageList
+from ialign_ray.config.slots import slots_of
 from ialign_ray.config.tasks import resolve_mix
 
 Scalar = str | int | float | bool
@@ -170,11 +171,37 @@ class CorpusConfig(DataSource):
         return list(dict.fromkeys([*self.columns, *(self.long.values if self.long else {})]))
 
 
+InstructionPart = Literal["inputs", "targets", "system", "turns"]
+
+
+class InstructionSource(DataSource):
+    """Instructions or conversations, one per row; the usual forms are recognised by their columns (docs/data.md)."""
+
+    columns: dict[InstructionPart, str] = Field(default_factory=dict)
+    """Part -> its column, for files of another form: `inputs` and `targets`, or `turns`; `system` text if there is
+    any."""
+    template: str | None = None
+    """Text of the request with columns in braces, instead of `columns.inputs`: `"{instruction}\\n\\n{input}"`."""
+
+    @model_validator(mode="after")
+    def _both_sides(self) -> Self:
+        named = set(self.columns) - {"system"}
+        if self.template is not None and not slots_of(self.template):
+            raise ValueError("`template` names no column; write one in braces, such as {instruction}")
+        if self.template is not None and named != {"targets"}:
+            raise ValueError("`template` is the request, so `columns` must name targets, and neither inputs nor turns")
+        if self.template is None and self.columns and named not in ({"turns"}, {"inputs", "targets"}):
+            raise ValueError("`columns` must name either inputs (or a `template`) and targets, or turns")
+        return self
+
+
 class ReplayConfig(Section):
     """Old instructions, replayed in training so that the model does not forget them."""
 
-    sources: list[DataSource] = Field(default_factory=list)
-    """Instruction files: `inputs`/`targets`, `prompt`/`completion` or `messages`."""
+    sources: list[InstructionSource] = Field(default_factory=list)
+    """Files of instructions or conversations; their form is recognised by their columns, or named."""
+    loss_on: Literal["all_turns", "last_turn"] = "all_turns"
+    """Learned answers of a conversation of several turns: every assistant turn, or the last one."""
     ratio: float = Field(0.5, ge=0, le=1)
     """Replay ratio: share of training examples that are replay, from 0 to 1; 1 is the replay-only control."""
     pool_size: int | None = Field(None, ge=1)

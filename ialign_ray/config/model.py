@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from datetime import date
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from ialign_ray.config.base import Section
+
+CHAT_DATE: Final = "2025-01-01"
+"""Default of `model.chat_date`."""
 
 
 def _listed(value: Any) -> Any:
@@ -77,6 +81,10 @@ class ModelSettings(Section):
     """Attention kernel; `auto` uses FlashAttention if it is installed and applicable (CUDA, bf16), otherwise SDPA."""
     chat: Literal["auto", "never"] = "auto"
     """`auto` uses the tokenizer's chat template when it has one."""
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Variables of the chat template, in training, scoring and serving: `{enable_thinking: false}`."""
+    chat_date: date = date.fromisoformat(CHAT_DATE)
+    """Day that a chat template prints as the current one, so that an example has the same tokens on every day."""
     separator: str = "\n"
     """Text between prompt and target if no chat template is used; encoder-decoders read the two separately, without
     it."""

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ialign_ray.config.base import Section
-from ialign_ray.config.data import DataSource, Scalar
+from ialign_ray.config.data import DataSource, InstructionSource, Scalar
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
 from ialign_ray.config.slots import slots_of
 from ialign_ray.errors import ConfigError
@@ -347,7 +347,7 @@ class RetrievalSuite(_Directed):
     sentences with it."""
 
 
-class InstructionSuite(_Clustered):
+class InstructionSuite(_Clustered, InstructionSource):
     """Loss on held-out instructions: how much the model remembers of what it was tuned on."""
 
     kind: Literal["instructions"] = "instructions"

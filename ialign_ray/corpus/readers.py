@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -82,17 +83,19 @@ def _check_unchanged(part: Chunk) -> None:
 
 
 def read_table(
-    source: DataSource, base: str = ".", needed: Sequence[str] = (), *, structured: bool = False
+    source: DataSource, base: str = ".", needed: Sequence[str] = (), *, structured: bool = False, lines: bool = False
 ) -> pa.Table:
     """Rows of a source after `where` and `limit`, with all columns, and one for each path in `needed`.
 
-    A needed list of texts is joined by line feeds; `structured` leaves lists and structs as they are.
+    With `lines`, `__line` is each row's line or row. A needed list of texts is joined by line feeds; `structured`
+    leaves lists and structs as they are.
     Raises DataError when the source is missing, empty or malformed, or lacks a needed column.
     """
     origin = f"hub:{source.hub}" if source.hub else resolve(str(source.path), base)
     tables, notes = [], ReadNotes()
     for chunk in _plan(source, base, needed, CHUNK, project=False, whole=True):
-        tables += [chosen(t.drop_columns(LINE), source, origin) for t in read_chunk(chunk, [], notes)]
+        read = (t if lines else t.drop_columns(LINE) for t in read_chunk(chunk, [], notes))
+        tables += [chosen(t, source, origin) for t in read]
     for warning in notes.warnings():
         logging.getLogger("ialign_ray").warning(warning)
     tables = _alike(tables) or [pa.table({})]
@@ -113,10 +116,21 @@ def read_table(
 
 
 def _alike(tables: list[pa.Table]) -> list[pa.Table]:
-    """Tables with a column as text in all if it is in one: ids beyond 64 bits are, next to smaller ones."""
+    """Tables with a column as text in all if it is in one: ids beyond 64 bits, and turns that no Arrow type fits."""
     texts = {f.name for t in tables for f in t.schema if pa.types.is_string(f.type)}
-    mixed = {f.name for t in tables for f in t.schema if f.name in texts and pa.types.is_integer(f.type)}
-    return [t.cast(pa.schema([f.with_type(pa.string()) if f.name in mixed else f for f in t.schema])) for t in tables]
+    return [_with_texts(table, texts) for table in tables]
+
+
+def _with_texts(table: pa.Table, names: set[str]) -> pa.Table:
+    for at, field in enumerate(table.schema):
+        if field.name not in names:
+            continue
+        if pa.types.is_integer(field.type):
+            table = table.set_column(at, field.name, table[field.name].cast(pa.string()))
+        elif pa.types.is_nested(field.type):
+            written = [None if v is None else json.dumps(v) for v in table[field.name].to_pylist()]
+            table = table.set_column(at, field.name, pa.array(written, pa.string()))
+    return table
 
 
 def chosen(table: pa.Table, source: DataSource, origin: str) -> pa.Table:

@@ -35,7 +35,10 @@ _CODE = r"^[\x21-\x7e]*[0-9_/:@#=\\][\x21-\x7e]*$|^\w+://|^\P{L}*$"
 """Ids, addresses, dates: one ASCII piece with a digit or a mark of code in it; or no letter at all."""
 
 
-ANSWERS = ("targets", "completion", "messages", "id", "source", "system")
+ANSWERS = (
+    *("targets", "completion", "response", "output", "answer", "messages", "conversations", "conversation"),
+    *("id", "source", "system", "system_prompt"),
+)
 """Columns of an instruction file other than the requests: many requests have the same answer."""
 
 

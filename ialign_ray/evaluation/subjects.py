@@ -13,6 +13,7 @@ from ialign_ray.modeling.architecture import is_encoder_decoder
 from ialign_ray.modeling.fingerprint import base_identity, run_identity
 from ialign_ray.modeling.load import load_adapted
 from ialign_ray.storage import json_hash
+from ialign_ray.tokens.cache import VERSION as ENCODING
 from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.runs import MODEL, run_folder
 
@@ -38,8 +39,8 @@ def run_subject(experiment: Experiment, run: Path) -> Subject:
 
 def _scored_as(experiment: Experiment) -> list[Any]:
     # tuning and new pieces do not affect the base; prompt format and precision do
-    settings = experiment.model.model_dump(exclude={"id", "revision", "tuning", "lora", "vocabulary"})
-    return [settings, base_identity(experiment.model)]
+    settings = experiment.model.model_dump(mode="json", exclude={"id", "revision", "tuning", "lora", "vocabulary"})
+    return [settings, ENCODING, base_identity(experiment.model)]
 
 
 def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
@@ -49,6 +50,5 @@ def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
     model, tokenizer = load_adapted(experiment.model, folder)
     if torch.cuda.is_available():
         model.to("cuda")
-    chat, separator = experiment.model.chat, experiment.model.separator
-    encoder = Encoder.of(tokenizer, chat, separator, seq2seq=is_encoder_decoder(model))
+    encoder = Encoder.of_model(tokenizer, experiment.model, seq2seq=is_encoder_decoder(model))
     return Scorer(model, encoder, experiment.evaluate.batch_tokens)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -31,7 +31,7 @@ class TextDecoder(Protocol):
     eos_token_id: int | None
     pad_token_id: int | None
 
-    def decode(self, ids: list[int], *, skip_special_tokens: bool) -> str:
+    def decode(self, ids: list[int], *, skip_special_tokens: bool, clean_up_tokenization_spaces: bool) -> str:
         """Return the text of `ids`."""
 
 
@@ -55,6 +55,7 @@ def generate(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int | None = None,
+    ends: Collection[int] = (),
     max_batch_tokens: int = 8192,
     progress: Callable[[int], None] | None = None,
 ) -> list[Generation]:
@@ -73,6 +74,7 @@ def generate(
         temperature: 0 is greedy; above 0 samples.
         top_p: the nucleus to sample from (Holtzman et al. 2020, arXiv 1904.09751); unused when greedy.
         seed: of the sampling; None draws from torch's global state.
+        ends: further tokens that end an answer, such as that of a chat template's turn.
         max_batch_tokens: rows x (longest prompt + max_new_tokens) of a batch.
         progress: called with the number of prompts finished so far.
 
@@ -89,7 +91,9 @@ def generate(
     check_prompts(model, prompts_ids, [max_new_tokens] * len(prompts_ids))
     inner, device, start = base_model(model), device_of(model), decoder_start(model)
     seq2seq = start is not None
-    config = _config(inner, tokenizer, start, max_new_tokens, temperature, top_p)
+    config = _config(
+        inner, tokenizer, {*end_tokens(inner, tokenizer), *ends}, start, max_new_tokens, temperature, top_p
+    )
     # If padding on the left would shift positions, rows of equal length share a batch without padding.
     alone = not seq2seq and not takes_left_padding(model)
     # keys and values of the answer are kept with those of the prompt, so the budget counts both
@@ -106,7 +110,8 @@ def generate(
             new = out[:, 1 if seq2seq else ids.shape[1] :].tolist()
             for i, answer in zip(rows, new):
                 kept = _until(answer, config.eos_token_id)
-                text = tokenizer.decode(kept, skip_special_tokens=True)
+                # cleaning up would remove the space before a question mark, which French writes
+                text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
                 # the end token is cut off, so an answer that ended is shorter than the limit
                 found[i] = Generation(text, len(kept), len(kept) < max_new_tokens)
             done += len(rows)
@@ -125,12 +130,13 @@ def end_tokens(inner: Any, tokenizer: TextDecoder) -> set[int]:
 def _config(
     inner: Any,
     tokenizer: TextDecoder,
+    ends: set[int],
     start: int | None,
     max_new_tokens: int,
     temperature: float,
     top_p: float,
 ) -> Any:
-    ends, own = end_tokens(inner, tokenizer), inner.generation_config
+    own = inner.generation_config
     forced = {} if start is None else {name: getattr(own, name) for name in FORCED}
     pads = (tokenizer.pad_token_id, own.pad_token_id, *sorted(ends), 0)
     return GenerationConfig(

@@ -34,7 +34,10 @@ def main(fd: int) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, resource.RLIM_INFINITY))
         try:
             found, _ = render_jinja_template(
-                [asked["turns"]], chat_template=asked["template"], add_generation_prompt=True, **asked["variables"]
+                [asked["turns"]],
+                chat_template=asked["template"],
+                add_generation_prompt=asked["generation"],
+                **asked["variables"],
             )
             answer = {"text": found[0]} if len(found[0]) <= asked["most"] else {"error": "TooLong"}
         except (MemoryError, RecursionError, OverflowError) as error:

@@ -16,6 +16,7 @@ from typing import Any, Final
 from weakref import WeakValueDictionary, finalize
 
 from ialign_ray.errors import ModelError
+from ialign_ray.tokens.chat import RefusedTurnsError, dated
 
 RENDER_S: Final = 2.0
 """Longest time of one conversation; templates of ordinary models take milliseconds."""
@@ -27,10 +28,6 @@ _PASSED = ("PATH", "PYTHONPATH", "LD_LIBRARY_PATH", "HOME", "LANG", "LC_ALL", "T
 """Environment of the process, without keys and tokens."""
 
 
-class RefusedTurnsError(ModelError):
-    """The template does not accept these roles in this order."""
-
-
 class ChatTemplate:
     """One template, and the process that renders it. Models with equal templates share both.
 
@@ -39,15 +36,15 @@ class ChatTemplate:
     """
 
     def __init__(self, template: str, variables: Mapping[str, Any]) -> None:
-        """`variables`: special tokens that the template may name."""
+        """`variables`: special tokens and others that the template may name."""
         self._template, self._variables = template, dict(variables)
         self._lock = threading.Lock()
         self._connection: Connection | None = None
         self._end: finalize[..., Any] | None = None
         self.threads = ThreadPoolExecutor(1, "ialign-chat")
 
-    def render(self, turns: Sequence[Mapping[str, str]]) -> str:
-        """Render a conversation up to the beginning of the answer.
+    def render(self, turns: Sequence[Mapping[str, str]], generation: bool = True) -> str:
+        """Render a conversation, with `generation` up to the beginning of the next answer.
 
         Raises RefusedTurnsError, or ModelError if the template fails or reaches a limit.
         """
@@ -55,6 +52,7 @@ class ChatTemplate:
         asked = {
             "template": self._template,
             "variables": self._variables,
+            "generation": generation,
             "turns": list(turns),
             "most": _AROUND_TEXT + 2 * length + _AROUND_TURN * len(turns),
             "seconds": RENDER_S,
@@ -132,9 +130,10 @@ _KNOWN: WeakValueDictionary[str, ChatTemplate] = WeakValueDictionary()
 _LOCK = threading.Lock()
 
 
-def template_of(tokenizer: Any) -> ChatTemplate:
-    """Return the template of a tokenizer that has one."""
-    template, variables = str(tokenizer.get_chat_template()), dict(tokenizer.special_tokens_map)
+def template_of(tokenizer: Any, arguments: Mapping[str, Any] | None = None, date: str | None = None) -> ChatTemplate:
+    """Return the template of a tokenizer that has one, with further variables and the day that it prints (ISO)."""
+    template = dated(str(tokenizer.get_chat_template()), date)
+    variables = {**tokenizer.special_tokens_map, **(arguments or {})}
     with _LOCK:
         key = json.dumps([template, variables])
         found = _KNOWN.get(key)

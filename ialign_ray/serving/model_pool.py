@@ -9,7 +9,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Coroutine
 from concurrent.futures import Future
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -232,11 +232,18 @@ def _served(source: ModelSource, opened: Opened, adapter: str | None) -> Served:
     own = _folder_with(source.folder, _TOKENIZER) if adapter else None
     tokenizer = load_tokenizer(source.settings, own) if own else opened.tokenizer
     settings, seq2seq = source.settings, bool(getattr(opened.config, "is_encoder_decoder", False))
-    encoder = Encoder.of(tokenizer, settings.chat, settings.separator, _UNBOUNDED, _UNBOUNDED, seq2seq=seq2seq)
-    template = template_of(tokenizer) if encoder.chat else None
-    if template is not None:
+    template = None
+    if settings.chat == "auto" and tokenizer.chat_template:
+        template = template_of(tokenizer, settings.chat_template_kwargs, settings.chat_date.isoformat())
         template.check(source.id)
-        encoder = replace(encoder, render=template.render)
+    encoder = Encoder.of_model(
+        tokenizer,
+        settings,
+        max_prompt=_UNBOUNDED,
+        max_target=_UNBOUNDED,
+        seq2seq=seq2seq,
+        render=template.render if template is not None else None,
+    )
     return Served(
         id=source.id,
         engine=opened.engine,

@@ -49,6 +49,8 @@ class Sampling:
     """Seed of the request's own generator; None draws one."""
     stop: tuple[str, ...] = ()
     """Texts that end the answer and are not part of it."""
+    ends: frozenset[int] = frozenset()
+    """Tokens that end the answer, in addition to those of the model and tokenizer: the end of a template's turn."""
     top_log_probs: int | None = None
     """Number of alternatives returned for each token; None omits log-probabilities."""
 

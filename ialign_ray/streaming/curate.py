@@ -14,7 +14,7 @@ from ialign_ray.config import Experiment, InstructionSuite
 from ialign_ray.corpus.build import Built, Runner, Watch, build_corpus, here
 from ialign_ray.corpus.leaks import EvaluationIndex
 from ialign_ray.corpus.suite_texts import ANSWERS, aside, file_texts
-from ialign_ray.tasks.replay import instructions
+from ialign_ray.tasks.instructions import instructions
 
 WORTH_TELLING = 4
 """Fewest parts of a stage for a line in the log; fewer are done in seconds."""
@@ -46,8 +46,8 @@ def evaluation_index(experiment: Experiment) -> EvaluationIndex:
     requests: dict[str, list[str]] = {}
     for suite in experiment.evaluate.suites:
         if isinstance(suite, InstructionSuite):
-            requests[suite.name] = [inputs for _, _, inputs, _ in instructions(suite, base)]
-            requests[suite.name] += _texts(file_texts(suite, base, (), ANSWERS))
+            requests[suite.name] = [row.inputs for row in instructions(suite, base)]
+            requests[suite.name] += _texts(file_texts(suite, base, (), (*ANSWERS, *suite.columns.values())))
         else:
             sentences[suite.name] = _texts(file_texts(suite, base, suite.text_columns, aside(suite)))
     for protected in settings.sets:

@@ -64,13 +64,14 @@ def encode_example(plan: Plan, encoder: Encoder, i: int) -> Encoded:
 
 def encode_drawn(encoder: Encoder, drawn: Drawn) -> Encoded:
     """A drawn example as token ids. Raises DataError if even its shortest form does not fit."""
-    ids = encoder.encode(drawn.example.prompt, drawn.example.target, drawn.example.spans)
+    one = drawn.example
+    ids = encoder.encode_turns(one.turns) if one.turns else encoder.encode(one.prompt, one.target, one.spans)
     if ids is None:
         raise DataError(
-            f"{drawn.row_id}: the instruction of template {drawn.example.template} alone exceeds "
+            f"{drawn.row_id}: the instruction of template {one.template} alone exceeds "
             f"train.max_prompt_tokens {encoder.max_prompt}; raise it"
         )
-    return Encoded(drawn.row_id, drawn.epoch, drawn.source, drawn.example.task, drawn.example.template, *ids)
+    return Encoded(drawn.row_id, drawn.epoch, drawn.source, one.task, one.template, *ids)
 
 
 def share(rank: int, world: int, batch_size: int) -> range:

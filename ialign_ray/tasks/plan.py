@@ -6,6 +6,7 @@ pools, templates and tokenizer), so nothing is read twice from the user's files.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -90,7 +91,8 @@ class Plan:
         """The example at one place of the stream."""
         if place.replay:
             row = _row(self.replay, place.row)
-            example = Example(row["inputs"], row["targets"], (), "replay", row["source"])
+            turns = tuple(json.loads(row.get("turns") or "[]"))
+            example = Example(row["inputs"], row["targets"], (), "replay", row["source"], turns)
             return Drawn(row["row_id"], place.epoch, "replay", example, "replay")
         pair = Pair(**_row(self.pairs, place.row))
         return self.align(pair, place.epoch)

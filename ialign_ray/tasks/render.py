@@ -27,6 +27,8 @@ class Example:
     task: str
     template: str
     """Set and id, `eng/mt-3`; for replay, the source."""
+    turns: tuple[Mapping[str, str], ...] = ()
+    """Turns (`role`, `content`) of a conversation that is more than a request and its answer."""
 
 
 def draw_task(mix: Mapping[str, float], rng: random.Random) -> str:

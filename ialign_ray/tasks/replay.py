@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 import pyarrow as pa
@@ -13,17 +13,19 @@ from ialign_ray.config import DataSource, Experiment
 from ialign_ray.corpus.cleaning.step import Mask
 from ialign_ray.corpus.identity import lines_of, share_of, text_key
 from ialign_ray.corpus.leaks import EvaluationIndex
-from ialign_ray.corpus.readers import read_table
-from ialign_ray.errors import DataError
+from ialign_ray.errors import DataError, ModelError
+from ialign_ray.tasks.instructions import Instruction, InstructionFile, instructions, read_instructions
 
 REPLAY_SCHEMA = pa.schema([(n, pa.string()) for n in ("row_id", "source", "inputs", "targets")])
-
+TURNS = pa.field("turns", pa.string())
+"""Column that a pool with conversations has in addition: the turns as JSON, null for a request and its answer."""
 
 TENTH = 10
 """At most one in this many instructions is held out for validation."""
 
-Row = tuple[str, str, str, str]
-"""Row id, source name, inputs, targets."""
+Fits = Callable[..., bool]
+"""`fits(inputs, targets)`, or `fits(inputs, targets, turns)` for a conversation: True if it can be encoded in full. It
+raises ModelError if the model does not accept the roles of the turns in this order."""
 
 
 @dataclass
@@ -33,7 +35,13 @@ class ReplayCounts:
     read: int = 0
     """Rows in the files after `where` and `limit`."""
     empty: int = 0
-    """Rows without inputs or targets."""
+    """Rows without inputs or targets, or with an empty turn."""
+    malformed: int = 0
+    """Rows that cannot be read, dropped by `bad_rows: drop`."""
+    unsupported: int = 0
+    """Rows with an image, audio or a tool call."""
+    unrenderable: int = 0
+    """Conversations whose roles the model's chat template does not accept in this order."""
     leaked: int = 0
     """Rows that contain a sentence of an evaluation set or are held-out instructions."""
     overlapping: int = 0
@@ -48,39 +56,22 @@ class ReplayCounts:
     """Rows held out from the pool by `train.validation`, including those of the same request."""
 
 
-def instructions(source: DataSource, base: str) -> list[Row]:
-    """(row id, source name, inputs, targets) of every instruction in a file of any of the three forms."""
-    table = read_table(source, base)
-    read = _form(table.column_names, source.origin)
-    named = "source" in table.column_names
-    rows = []
-    for number, row in enumerate(table.to_pylist()):
-        inputs, targets = read(row)
-        name = str(row["source"]) if named else source.origin
-        identity = number if row.get("id") is None else row["id"]
-        rows.append((f"{source.origin}:{identity}", name, inputs, targets))
-    return rows
-
-
 def instruction_pool(source: DataSource, base: str) -> pa.Table:
     """Every instruction of a source as a pool of REPLAY_SCHEMA."""
     return _table(instructions(source, base))
 
 
-def load_replay(
-    experiment: Experiment, index: EvaluationIndex, fits: Callable[[str, str], bool]
-) -> tuple[pa.Table, ReplayCounts]:
+def load_replay(experiment: Experiment, index: EvaluationIndex, fits: Fits) -> tuple[pa.Table, ReplayCounts]:
     """The pool as a table of REPLAY_SCHEMA; a pool of 100 is a subset of the pool of 1,000.
 
-    `fits(inputs, targets)` returns True if an instruction can be encoded in full. Raises DataError if the ratio is
-    above 0 and no instruction is left.
+    Raises DataError if the ratio is above 0 and no instruction is left.
     """
     pool, _, counts = split_replay(experiment, index, fits, 0)
     return pool, counts
 
 
 def split_replay(
-    experiment: Experiment, index: EvaluationIndex, fits: Callable[[str, str], bool], held_out: int
+    experiment: Experiment, index: EvaluationIndex, fits: Fits, held_out: int
 ) -> tuple[pa.Table, pa.Table, ReplayCounts]:
     """The pool, up to `held_out` instructions held out from it (a tenth at most), and counts; see `load_replay`.
 
@@ -90,14 +81,15 @@ def split_replay(
     counts, eligible = ReplayCounts(), []
     if experiment.replay.ratio > 0 or held_out:
         for source in experiment.replay.sources:
-            eligible += _eligible(instructions(source, experiment.storage.data), index, fits, counts)
+            eligible += _eligible(read_instructions(source, experiment.storage.data), index, fits, counts)
         if not eligible and experiment.replay.ratio > 0:
+            found = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(counts).items() if n)
             raise DataError(
-                f"replay.sources hold no usable instruction: {counts}; name other files or raise the limits"
+                f"replay.sources hold no usable instruction ({found}); name other files or raise the limits"
             )
     counts.eligible = len(eligible)
     # by a hash of the id: a small pool is part of a larger one, in whatever order files are named
-    eligible.sort(key=lambda row: (share_of(row[0], seed=1), row[0]))
+    eligible.sort(key=lambda row: (share_of(row.row_id, seed=1), row.row_id))
     rest, kept = _apart(eligible, min(held_out, len(eligible) // TENTH))
     counts.validation = len(eligible) - len(rest)
     pool = rest[: experiment.replay.pool_size] if experiment.replay.ratio > 0 else []
@@ -105,28 +97,37 @@ def split_replay(
     return _table(pool), _table(kept), counts
 
 
-def _apart(rows: list[Row], most: int) -> tuple[list[Row], list[Row]]:
+def _apart(rows: list[Instruction], most: int) -> tuple[list[Instruction], list[Instruction]]:
     """Rows except those of the chosen requests, and the first row of each of these."""
-    first: dict[bytes, Row] = {}
+    first: dict[bytes, Instruction] = {}
     for row in rows:
-        first.setdefault(text_key(row[2]), row)
+        first.setdefault(text_key(row.inputs), row)
     # by the request: two rows of one request must not be on both sides
     chosen = dict(sorted(first.items(), key=lambda item: share_of(item[0].hex(), seed=2))[:most])
-    return [row for row in rows if text_key(row[2]) not in chosen], list(chosen.values())
+    return [row for row in rows if text_key(row.inputs) not in chosen], list(chosen.values())
 
 
-def _eligible(
-    rows: list[Row], index: EvaluationIndex, fits: Callable[[str, str], bool], counts: ReplayCounts
-) -> list[Row]:
-    counts.read += len(rows)
-    filled = [row for row in rows if row[2].strip() and row[3].strip()]
-    counts.empty += len(rows) - len(filled)
+def _eligible(file: InstructionFile, index: EvaluationIndex, fits: Fits, counts: ReplayCounts) -> list[Instruction]:
+    counts.read += len(file.rows)
+    filled = [row for row in file.rows if row.inputs.strip() and row.targets.strip()]
+    counts.empty += len(file.rows) - len(filled) - file.dropped.total()
+    counts.malformed += file.dropped["malformed"]
+    counts.unsupported += file.dropped["unsupported"]
     exact, overlap = leaking(filled, index)
     counts.leaked += int((exact | overlap).sum())
     counts.overlapping += int((overlap & ~exact).sum())
     clear = [row for row, leaked in zip(filled, exact | overlap, strict=True) if not leaked]
-    kept = [row for row in clear if fits(row[2], row[3])]
-    counts.too_long += len(clear) - len(kept)
+    kept = []
+    for row in clear:
+        try:
+            fit = fits(row.inputs, row.targets, row.turns) if row.turns else fits(row.inputs, row.targets)
+        except ModelError:
+            if not row.turns:  # a model that refuses a single request cannot be trained at all
+                raise
+            counts.unrenderable += 1
+            continue
+        counts.too_long += not fit
+        kept += [row] if fit else []
     return kept
 
 
@@ -135,14 +136,14 @@ def replay_leaks(experiment: Experiment, index: EvaluationIndex) -> ReplayCounts
     counts = ReplayCounts()
     for source in experiment.replay.sources:
         counts.eligible += len(
-            _eligible(instructions(source, experiment.storage.data), index, lambda inputs, targets: True, counts)
+            _eligible(read_instructions(source, experiment.storage.data), index, lambda *texts: True, counts)
         )
     return counts
 
 
-def leaking(rows: list[Row], index: EvaluationIndex) -> tuple[Mask, Mask]:
+def leaking(rows: list[Instruction], index: EvaluationIndex) -> tuple[Mask, Mask]:
     """Masks of instructions that contain an evaluation sentence: as a line or quotation, and by overlap."""
-    texts = [text for row in rows for text in row[2:]]
+    texts = [text for row in rows for text in (row.inputs, row.targets)]
     owners = np.repeat(np.arange(len(rows)), 2)
     parts = [(owner, line) for owner, text in zip(owners, texts, strict=True) for line in lines_of(text)]
     exact, overlap = np.zeros(len(rows), bool), np.zeros(len(rows), bool)
@@ -154,28 +155,10 @@ def leaking(rows: list[Row], index: EvaluationIndex) -> tuple[Mask, Mask]:
     return exact, overlap
 
 
-def _table(rows: list[Row]) -> pa.Table:
-    columns: list[Any] = list(zip(*rows, strict=True)) if rows else [[], [], [], []]
-    return pa.table(dict(zip(REPLAY_SCHEMA.names, columns, strict=True)), schema=REPLAY_SCHEMA)
-
-
-def _form(columns: list[str], origin: str) -> Callable[[dict[str, Any]], tuple[str, str]]:
-    for a, b in (("inputs", "targets"), ("prompt", "completion")):
-        if a in columns and b in columns:
-            return lambda row: (str(row[a] or ""), str(row[b] or ""))
-    if "messages" in columns:
-        return _last_turn
-    raise DataError(
-        f"{origin} has columns {', '.join(columns)}; instructions need inputs/targets, prompt/completion or messages"
-    )
-
-
-def _last_turn(row: dict[str, Any]) -> tuple[str, str]:
-    """A conversation as prompt and answer: everything before the last assistant turn, and that turn."""
-    turns = list(row["messages"] or [])
-    while turns and turns[-1]["role"] != "assistant":
-        turns.pop()
-    if not turns:
-        return "", ""
-    before = "\n".join(str(t["content"]) for t in turns[:-1])
-    return before, str(turns[-1]["content"])
+def _table(rows: Sequence[Instruction]) -> pa.Table:
+    columns = {name: [getattr(row, name) for row in rows] for name in REPLAY_SCHEMA.names}
+    table = pa.table(columns, schema=REPLAY_SCHEMA)
+    if not any(row.turns for row in rows):
+        return table
+    turns = [json.dumps(row.turns, ensure_ascii=False) if row.turns else None for row in rows]
+    return table.append_column(TURNS, pa.array(turns, pa.string()))

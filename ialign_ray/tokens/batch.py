@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 WINDOW = 512
 """Number of examples that are divided optimally together; this takes n^2 / 2 comparisons, 30 ms for 512."""
@@ -11,7 +11,8 @@ WINDOW = 512
 
 @dataclass(frozen=True)
 class Encoded:
-    """One training example as token ids, and its source."""
+    """One training example as token ids, and its source; of a conversation, the target begins at the first learned
+    answer."""
 
     row_id: str
     epoch: int
@@ -21,6 +22,21 @@ class Encoded:
     template: str
     prompt: list[int]
     target: list[int]
+    context: list[int] = field(default_factory=list)
+    """Places in `target` that are not learned: the turns between two answers of a conversation."""
+
+    @property
+    def learned(self) -> int:
+        """Number of learned tokens."""
+        return len(self.target) - len(self.context)
+
+    @property
+    def places(self) -> Sequence[int]:
+        """Places in `target` that are learned."""
+        if not self.context:
+            return range(len(self.target))
+        apart = set(self.context)
+        return [place for place in range(len(self.target)) if place not in apart]
 
     def __len__(self) -> int:
         return len(self.prompt) + len(self.target)

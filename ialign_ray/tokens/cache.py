@@ -35,14 +35,14 @@ BLOCK = 256
 OPEN = 512
 """Number of files that one reader keeps mapped."""
 Places = npt.NDArray[np.int64]
-VERSION = 1
+VERSION = 2
 """Version of noise, rendering and encoding; tasks have their own. Raised whenever the same pools, wording and tokenizer
 give different tokens, so that older blocks are not reused."""
 _DIGEST = 32
 ENCODED = pa.schema(
     [("row_id", pa.string()), ("epoch", pa.int64())]
     + [(n, pa.string()) for n in ("source", "task", "template")]
-    + [(n, pa.list_(pa.int32())) for n in ("prompt", "target")]
+    + [(n, pa.list_(pa.int32())) for n in ("prompt", "target", "context")]
 )
 
 

@@ -70,7 +70,7 @@ def collate(
     A causal model (`start` is None) reads prompt and target as one row [B, T]. An encoder-decoder reads the
     prompts [B, S] in its encoder, and in its decoder [B, T] `start` and the target up to its last token.
     """
-    labels = torch.tensor([token for e in batch for token in e.target], dtype=torch.long, device=device)
+    labels = torch.tensor(_learned(batch), dtype=torch.long, device=device)
     if start is None:
         ids, mask = padded([[*e.prompt, *e.target] for e in batch], device, fill=pad)
         inputs = {"input_ids": ids, "attention_mask": mask}
@@ -104,13 +104,27 @@ def collate_packed(rows: Sequence[Sequence[Encoded]], pad: int, *, varlen: bool 
     row_of = [r for r, row in enumerate(rows) for _ in row]
     # the logits of a token predict the next one, so the last prompt token is the first position
     first = [r * width + n + len(e.prompt) - 1 for r, n, e in zip(row_of, before, examples, strict=True)]
-    positions = torch.cat([torch.arange(len(e.target)) + start for e, start in zip(examples, first, strict=True)])
-    return Pass(examples, inputs, positions, torch.tensor([token for e in examples for token in e.target]))
+    positions = torch.cat([_places(e) + start for e, start in zip(examples, first, strict=True)])
+    return Pass(examples, inputs, positions, torch.tensor(_learned(examples)))
 
 
 def _positions(batch: Sequence[Encoded], width: int, first: Sequence[int]) -> Tensor:
-    """Flat positions [N]: one for each target token of a row, from position `first` of the row."""
-    return torch.cat([torch.arange(len(e.target)) + r * width + first[r] for r, e in enumerate(batch)])
+    """Flat positions [N]: one for each learned token of a row, whose target is predicted from position `first` on."""
+    return torch.cat([_places(e) + r * width + first[r] for r, e in enumerate(batch)])
+
+
+def _places(example: Encoded) -> Tensor:
+    if not example.context:
+        return torch.arange(len(example.target))
+    return torch.tensor(example.places, dtype=torch.long)
+
+
+def _learned(batch: Sequence[Encoded]) -> list[int]:
+    return (
+        [e.target[place] for e in batch for place in e.places]
+        if any(e.context for e in batch)
+        else [token for e in batch for token in e.target]
+    )
 
 
 T = TypeVar("T")

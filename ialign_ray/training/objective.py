@@ -103,12 +103,14 @@ class LanguageModeling(Objective):
         return factor if self.weighting == TOKENS else factor / self._learned(example)
 
     def _learned(self, example: Encoded) -> int:
-        return len(example) - 1 if self.whole else len(example.target)
+        return len(example) - 1 if self.whole else example.learned
 
     def collate(self, examples: Sequence[Encoded], layout: PassLayout) -> list[Pass]:
         """Lay out the examples; if the prompt is learned too, all but its first token are targets."""
         if self.whole:
-            examples = [replace(e, prompt=e.prompt[:1], target=[*e.prompt[1:], *e.target]) for e in examples]
+            examples = [
+                replace(e, prompt=e.prompt[:1], target=[*e.prompt[1:], *e.target], context=[]) for e in examples
+            ]
         return super().collate(examples, layout)
 
     def size(self, examples: Sequence[Encoded]) -> float:
@@ -117,7 +119,7 @@ class LanguageModeling(Objective):
 
     def loss(self, model: nn.Module, part: Pass) -> tuple[Tensor, Tensor]:
         """Weighted nats of the targets."""
-        lengths = [len(e.target) for e in part.examples]
+        lengths = [e.learned for e in part.examples]
         weights = [self.weight(e) for e in part.examples]
         each = None
         if any(weight != 1.0 for weight in weights):

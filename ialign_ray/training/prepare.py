@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ialign_ray.config import Experiment, ValidationConfig
+from ialign_ray.config.model import CHAT_DATE
 from ialign_ray.config.tasks import resolve_mix
 from ialign_ray.config.train import TOKENS
 from ialign_ray.corpus.pairs import Parallel, drop_long, language_losses, load_parallel
@@ -38,6 +39,7 @@ SAMPLED = 2_000
 """Number of first examples of a run over which its mix is counted."""
 _EARLIER = {"weighting": TOKENS, "source_weights": {}, "loss_on": "target"}
 """Behaviour of runs that are older than these fields, which so keep their fingerprint."""
+_EARLIER_MODEL = {"chat_template_kwargs": {}, "chat_date": CHAT_DATE}
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,15 @@ class Prepared:
         for name, value in _EARLIER.items():
             if settings["train"][name] == value:
                 settings["train"].pop(name)
+        for name, value in _EARLIER_MODEL.items():
+            if settings["model"][name] == value:
+                settings["model"].pop(name)
+        if settings["replay"]["loss_on"] == "all_turns":
+            settings["replay"].pop("loss_on")
+        for source in settings["replay"]["sources"]:
+            for name in ("columns", "template"):
+                if not source[name]:
+                    source.pop(name)
         # a kernel changes rounding only
         settings["model"].pop("attention")
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
@@ -107,10 +118,7 @@ def save_data(
         save_held_out(scratch, held_out)
         plan.save(scratch / "plan")
         encoder.tokenizer.save_pretrained(scratch / "tokenizer")
-        settings = {
-            k: getattr(encoder, k) for k in ("chat", "separator", "max_prompt", "max_target", "seq2seq", "lead")
-        }
-        write_json(scratch / "encoder.json", settings)
+        write_json(scratch / "encoder.json", encoder.settings())
         if encoded is not None:
             save_cache(scratch, encoded, plan.mixture)
 
@@ -182,8 +190,9 @@ def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
     tokenizer = load_tokenizer(model)
     if model.vocabulary:
         tokenizer = extend_tokenizer(tokenizer, texts, model.vocabulary).tokenizer
-    limits = (train.max_prompt_tokens, train.max_target_tokens)
-    return Encoder.of(tokenizer, model.chat, model.separator, *limits, seq2seq=seq2seq)
+    limits = {"max_prompt": train.max_prompt_tokens, "max_target": train.max_target_tokens}
+    every = experiment.replay.loss_on == "all_turns"
+    return Encoder.of_model(tokenizer, model, **limits, seq2seq=seq2seq, every_answer=every)
 
 
 def new_texts(pairs: pa.Table, new: list[str]) -> Iterator[str]:

@@ -141,7 +141,7 @@ def _named(rows: Rows) -> str:
 def _of_all(own: Sequence[tuple[Encoded, float]]) -> Rows:
     """Every worker's examples, in one order."""
     rows: Rows = [
-        (e.row_id, e.epoch, e.source, e.task, e.template, len(e), len(e.target), nats) for e, nats in own if e.target
+        (e.row_id, e.epoch, e.source, e.task, e.template, len(e), e.learned, nats) for e, nats in own if e.target
     ]
     if dist.is_initialized() and dist.get_world_size() > 1:
         every: list[Rows] = [[] for _ in range(dist.get_world_size())]

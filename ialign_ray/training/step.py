@@ -81,7 +81,7 @@ def train_step(
             seen.append((example, own))
             sums[example.source] += own
             weighted[example.source] += own * objective.weight(example)
-            targets[example.source] += len(example.target)
+            targets[example.source] += example.learned
     norm = reduce_and_clip(model, clip_norm)
     loss = float(sum_over_workers(torch.tensor(sum(weighted.values()), device=device)) / total)
     updates = (detector or SpikeDetector()).allows(step + 1, loss, norm, seen, device)

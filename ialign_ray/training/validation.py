@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -20,8 +21,11 @@ import torch.distributed as dist
 from scipy import stats
 from torch import nn
 
+from ialign_ray.errors import DataError
 from ialign_ray.inference.batching import read_only
 from ialign_ray.modeling.architecture import decoder_start
+from ialign_ray.streaming.examples import encode_drawn
+from ialign_ray.tasks.mixture import Draw
 from ialign_ray.tasks.negatives import Pair
 from ialign_ray.tasks.plan import Plan
 from ialign_ray.tokens.batch import Encoded, micro_batches
@@ -58,11 +62,11 @@ def encode_held_out(plan: Plan, encoder: Encoder, pairs: pa.Table, instructions:
         if ids:
             source = f"{PAIRS}/{row['source_language']}-{row['target_language']}"
             found.append(Encoded(row["row_id"], 0, source, "mt", example.template, *ids))
-    found += [
-        Encoded(row["row_id"], 0, INSTRUCTIONS, "replay", row["source"], *ids)
-        for row in instructions.to_pylist()
-        if (ids := encoder.encode(row["inputs"], row["targets"]))
-    ]
+    asked = Plan.replay_only(instructions, 0)
+    for place, row in enumerate(instructions.to_pylist()):
+        with suppress(DataError):  # it does not fit
+            one = encode_drawn(encoder, asked.at(Draw(replay=True, row=place, epoch=0)))
+            found.append(replace(one, source=INSTRUCTIONS, template=row["source"]))
     return found
 
 
@@ -122,12 +126,12 @@ def _nats(model: nn.Module, batch: Sequence[Encoded], pad: int, device: torch.de
     """Summed nats of each example's target."""
     inputs, positions, labels = collate(batch, pad, device, start)
     _, nats = target_nats(model, positions, labels, **inputs)
-    return [float(part.sum()) for part in torch.split(nats, [len(e.target) for e in batch])]
+    return [float(part.sum()) for part in torch.split(nats, [e.learned for e in batch])]
 
 
 def _from_all(own: list[tuple[Encoded, float]]) -> list[Loss]:
     """Gather (source, row id, target tokens, nats) from all workers, in one order for any number of them."""
-    rows = [(e.source, e.row_id, len(e.target), nats) for e, nats in own]
+    rows = [(e.source, e.row_id, e.learned, nats) for e, nats in own]
     if dist.is_initialized() and dist.get_world_size() > 1:
         every: list[list[Loss]] = [[] for _ in range(dist.get_world_size())]
         dist.all_gather_object(every, rows)

@@ -23,9 +23,16 @@ from ialign_ray.workflows.promote import DEFAULT_REGISTRY
 def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: int, temperature: float) -> str:
     """Return a model's answer to one prompt."""
     loaded, tokenizer, settings = open_model(adapter, model)
-    encoder = Encoder.of(tokenizer, settings.chat, settings.separator, seq2seq=is_encoder_decoder(loaded))
-    prompt = encoder.prompt(text)
-    return generate(loaded, tokenizer, [prompt], max_new_tokens=max_new_tokens, temperature=temperature)[0].text
+    encoder = Encoder.of_model(tokenizer, settings, seq2seq=is_encoder_decoder(loaded))
+    found = generate(
+        loaded,
+        tokenizer,
+        [encoder.prompt(text)],
+        max_new_tokens=max_new_tokens,
+        temperature=temperature,
+        ends=encoder.ends,
+    )
+    return found[0].text
 
 
 def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, ModelSettings]:

@@ -130,7 +130,7 @@ def mix_table(experiment: Experiment, prepared: Prepared) -> BlockTable:
     counted = Counter(d.source for d in drawn)
     tokens: Counter[str] = Counter()
     for example in drawn:
-        tokens[example.source] += len(encode_drawn(prepared.encoder, example).target)
+        tokens[example.source] += encode_drawn(prepared.encoder, example).learned
     shares = objective_of(experiment.train).shares(counted, tokens)
     rows = [
         (source, str(count), f"{count / len(drawn):.1%}", f"{shares[source]:.1%}")

@@ -40,7 +40,7 @@ def read(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
             rows.append(row)
         else:
             reject(number, f"(counted by objects) is {type(row).__name__}, not an object; remove it")
-    yield from jsonl.checked(jsonl.tables_of(numbers, rows, path, reject), chunk)
+    yield from jsonl.checked(jsonl.tables_of(numbers, rows, chunk, reject), chunk)
 
 
 def _is_lines(path: str, source: ReadRequest | Chunk) -> bool:

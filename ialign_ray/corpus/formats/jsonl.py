@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 import pyarrow as pa
 
+from ialign_ray.config import InstructionSource
 from ialign_ray.corpus.chunks import LINE, ROWS, WHOLE, Chunk, Format, ReadRequest, Rejects, Span, chunks_of
 from ialign_ray.corpus.formats.files import stamp
 from ialign_ray.corpus.formats.text import Reject, TextRecords, chunk_records, scanned, splittable, why_bad
@@ -59,9 +60,9 @@ def _forms(name: str) -> tuple[bytes, bytes]:
 
 def read(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables of a chunk, with the columns that occur in any of their rows."""
-    path, reject = chunk.files[0], partial(rejects, chunk.files[0])
+    reject = partial(rejects, chunk.files[0])
     records = chunk_records(chunk, reject)
-    yield from checked((t for r in records for t in tables_of(*_objects(r, chunk, reject), path, reject)), chunk)
+    yield from checked((t for r in records for t in tables_of(*_objects(r, chunk, reject), chunk, reject)), chunk)
 
 
 def checked(tables: Iterable[pa.Table], chunk: Chunk) -> Iterator[pa.Table]:
@@ -106,30 +107,37 @@ def parsed(data: bytes) -> Any:
     return json.loads(data) if _LONG.search(data) else value
 
 
-def tables_of(lines: list[int], rows: list[dict[str, Any]], path: str, reject: Reject) -> Iterator[pa.Table]:
+def tables_of(lines: list[int], rows: list[dict[str, Any]], chunk: Chunk, reject: Reject) -> Iterator[pa.Table]:
     """Tables of the objects that begin in these lines."""
     for k in range(0, len(rows), ROWS):
-        yield _table(lines[k : k + ROWS], rows[k : k + ROWS], path, reject)
+        yield _table(lines[k : k + ROWS], rows[k : k + ROWS], chunk, reject)
 
 
-def _table(lines: list[int], rows: list[dict[str, Any]], path: str, reject: Reject) -> pa.Table:
+def _table(lines: list[int], rows: list[dict[str, Any]], chunk: Chunk, reject: Reject) -> pa.Table:
     # from_pylist alone would take the columns of the first row for those of all
     columns = dict.fromkeys(name for row in rows for name in row)
     columns.pop(LINE, None)
     try:
-        arrays = {name: _array([row.get(name) for row in rows]) for name in columns}
+        turns = isinstance(chunk.source, InstructionSource)
+        arrays = {name: _array([row.get(name) for row in rows], turns) for name in columns}
     except (pa.ArrowException, OverflowError, UnicodeError, RecursionError) as error:
         kept = _of_one_type(lines, rows, columns, reject)
         if len(kept) == len(rows):
             said = (str(error).splitlines() or ["mixed types"])[0]
-            raise DataError(f"{path}, lines {lines[0]} to {lines[-1]} are malformed: {said}") from error
-        return _table([lines[k] for k in kept], [rows[k] for k in kept], path, reject)
+            at = f"{chunk.files[0]}, lines {lines[0]} to {lines[-1]}"
+            raise DataError(f"{at} are malformed: {said}") from error
+        return _table([lines[k] for k in kept], [rows[k] for k in kept], chunk, reject)
     return pa.table(arrays | {LINE: pa.array(lines, pa.int64())})
 
 
-def _array(values: list[Any]) -> pa.Array:
+def _array(values: list[Any], turns: bool) -> pa.Array:
     try:
         return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError):
+        if not turns or not all(value is None or isinstance(value, list | dict) for value in values):
+            raise
+        # a turn's content may be a text or a list of parts, which no Arrow type is; instructions are read from JSON too
+        return pa.array([None if value is None else json.dumps(value) for value in values], pa.string())
     except OverflowError:
         if any(value is not None and type(value) is not int for value in values):
             raise

@@ -6,6 +6,7 @@ accesses suites only through this interface.
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.evaluation.metrics.retrieval import ranks, surface_ranks
-from ialign_ray.evaluation.suites.load import text_column
+from ialign_ray.evaluation.suites.load import TURNS, text_column
 from ialign_ray.inference.calibration import CONTENT_FREE, label_values
 from ialign_ray.tasks.templating import fill
 
@@ -84,14 +85,18 @@ class LabelUnit(Unit):
 
 @dataclass(frozen=True)
 class LikelihoodUnit(Unit):
-    """Nats of a target given its prompt, or of the target alone if the rows have no prompt."""
+    """Nats of a target given its prompt or the turns before it, or of the target alone if the rows have no prompt."""
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
         """The rows' columns without prompt and target, nats, tokens and bytes."""
         targets = list(rows["target"])
-        frame = rows.drop(columns=["prompt", "target", "length"], errors="ignore")
-        prompted = "prompt" in rows.columns
-        found = scorer.nats(list(rows["prompt"]), targets) if prompted else scorer.free_nats(targets)
+        frame = rows.drop(columns=["prompt", "target", TURNS, "length"], errors="ignore")
+        if "prompt" in rows.columns:
+            turns = rows.get(TURNS, pd.Series("", rows.index))
+            asked = [json.loads(before) if before else text for before, text in zip(turns, rows["prompt"], strict=True)]
+            found = scorer.nats(asked, targets)
+        else:
+            found = scorer.free_nats(targets)
         frame["nats"], frame["tokens"] = found
         frame["bytes"] = [len(target.encode()) for target in targets]
         return frame

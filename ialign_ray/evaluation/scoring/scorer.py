@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ialign_ray.inference.embedding import Layer, embed
 from ialign_ray.inference.generation import Generation, generate
 from ialign_ray.inference.scoring import LabelScores, score_continuations, score_labels
+from ialign_ray.tokens.chat import Turn
 from ialign_ray.tokens.encode import Encoder
 
 
@@ -37,10 +38,13 @@ class Scorer:
             self._priors[key] = self.labels(prompts, words)
         return self._priors[key]
 
-    def nats(self, prompts: Sequence[str], targets: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
-        """Nats [n] of each target given its prompt, EOS included, and its number of tokens [n]."""
+    def nats(
+        self, prompts: Sequence[str | Sequence[Turn]], targets: Sequence[str]
+    ) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Nats [n] of each target, with the token that ends it, given its prompt or the turns before it, and its number
+        of tokens [n]."""
         answers = [self.encoder.target(t)[: self._room - 1] for t in targets]
-        asked = [self._tail(self.encoder.prompt(p), len(a)) for p, a in zip(prompts, answers, strict=True)]
+        asked = [self._tail(self._asked(p), len(a)) for p, a in zip(prompts, answers, strict=True)]
         scores = score_continuations(self.model, asked, answers, max_batch_tokens=self.batch_tokens)
         return -scores.log_prob, scores.tokens
 
@@ -60,13 +64,17 @@ class Scorer:
             self.encoder.tokenizer,
             asked,
             max_new_tokens=max_new_tokens,
+            ends=self.encoder.ends,
             max_batch_tokens=self.batch_tokens,
         )
 
     def vectors(self, texts: Sequence[str], layer: Layer) -> NDArray[np.float32]:
         """Mean hidden state of each text [n, H], with the tokenizer's special tokens, without a prompt."""
-        ids = [list(self.encoder.tokenizer(text)["input_ids"])[: self._room] for text in texts]
+        ids = [self.encoder.texts.framed(text)[: self._room] for text in texts]
         return embed(self.model, ids, layer=layer, max_batch_tokens=self.batch_tokens)
+
+    def _asked(self, prompt: str | Sequence[Turn]) -> list[int]:
+        return self.encoder.prompt(prompt) if isinstance(prompt, str) else self.encoder.conversation(prompt)
 
     def _tail(self, prompt: list[int], answer: int) -> list[int]:
         taken = 0 if self.encoder.seq2seq else answer  # an encoder-decoder counts the two sides separately

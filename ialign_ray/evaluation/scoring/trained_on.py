@@ -27,7 +27,7 @@ from ialign_ray.errors import DataError
 from ialign_ray.evaluation.scoring.prompted_suites import Unit
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.storage import read_json
-from ialign_ray.tasks.replay import instructions
+from ialign_ray.tasks.instructions import instructions
 
 _NAMES = ("suite", "language", "id")
 
@@ -116,8 +116,8 @@ def _pools(plan: Path) -> _Pools:
 def _file_rows(suite: Any, base: str) -> tuple[dict[str, pa.Array], list[str]]:
     """All texts of a suite's file by column, and the columns that are scored."""
     if isinstance(suite, InstructionSuite):
-        requests = {"": pa.array([inputs for _, _, inputs, _ in instructions(suite, base)], pa.string())}
-        return requests | file_texts(suite, base, (), ANSWERS), [""]
+        requests = {"": pa.array([row.inputs for row in instructions(suite, base)], pa.string())}
+        return requests | file_texts(suite, base, (), (*ANSWERS, *suite.columns.values())), [""]
     return file_texts(suite, base, suite.text_columns, aside(suite)), list(suite.text_columns)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.suites.wrong_source import wrong_sources
 from ialign_ray.languages import display_name
-from ialign_ray.tasks.replay import instructions
+from ialign_ray.tasks.instructions import instructions
 from ialign_ray.tasks.templating import fill
 
 FOLDS = 5
@@ -44,6 +45,8 @@ class ClassificationRows:
     """Labels in order; `label` columns contain positions in it."""
 
 
+TURNS = "turns"
+"""Column of instructions with the turns before the target as JSON; empty for a single request."""
 CLUSTER = "cluster"
 """Column of suites' rows with the cluster that is resampled together, if sentences are not independent."""
 
@@ -187,20 +190,28 @@ def _clustered(rows: pd.DataFrame) -> list[str]:
 
 
 def instruction_rows(suite: InstructionSuite, base: str) -> pd.DataFrame:
-    """One row per instruction: prompt and target."""
+    """One row per instruction: prompt and target, and the `turns` before the target if there are conversations."""
+    found = instructions(suite, base)
     rows = [
         {
             "suite": suite.name,
             "language": suite.name,
-            "id": row_id,
-            "source": source,
-            "prompt": inputs,
-            "target": targets,
+            "id": row.row_id,
+            "source": row.source,
+            "prompt": row.inputs,
+            "target": row.targets,
         }
-        for row_id, source, inputs, targets in instructions(suite, base)
+        for row in found
     ]
     made = pd.DataFrame(rows, columns=["suite", "language", "id", "source", "prompt", "target"])
+    if any(row.turns for row in found):
+        made[TURNS] = [json.dumps(row.turns[:-1], ensure_ascii=False) if row.turns else "" for row in found]
     if suite.cluster is not None and CLUSTER_OF in (read := _read(suite, base, ())).columns:
+        if len(read) != len(made):
+            raise DataError(
+                f"suite {suite.name!r} ({suite.origin}) has a message per row, so that a conversation is of several "
+                "rows; set cluster: null"
+            )
         made[CLUSTER] = read[CLUSTER_OF].to_numpy(object)
     made = made[(made["prompt"].str.strip() != "") & (made["target"].str.strip() != "")].reset_index(drop=True)
     if made.empty:

@@ -14,40 +14,25 @@ from ialign_ray.languages import canonical, display_name
 from ialign_ray.serving.api.errors import ApiError, printable, wrong
 from ialign_ray.serving.api.schemas import Message
 from ialign_ray.serving.api.tokeniser import Tokeniser
-from ialign_ray.serving.chat_template import RefusedTurnsError
 from ialign_ray.serving.protocol import Served
 from ialign_ray.tasks.alignment import FALLBACK
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
+from ialign_ray.tokens.chat import RefusedTurnsError
 
 
 def chat_prompt(tokeniser: Tokeniser, messages: Sequence[Message]) -> list[int]:
-    """Encode a conversation up to the beginning of the answer; a single user turn exactly as in training.
+    """Encode a conversation up to the beginning of the answer, exactly as in training.
 
-    Without a chat template nothing separates the turns: only one user turn is accepted, with system texts put in front
-    of it. Raises ApiError as `Tokeniser.prompt` does.
+    Without a chat template it has the form of `Encoder.conversation`. Raises ApiError as `Tokeniser.prompt` does.
     """
     encoder = tokeniser.served.encoder
-    if not encoder.chat:
-        return tokeniser.prompt(_single(messages))
     turns = [{"role": m.role.replace("developer", "system"), "content": m.text} for m in messages]
     tokeniser.checked("".join(turn["content"] for turn in turns), "prompt")
-    refused = wrong("messages", "the model's chat template does not accept these roles in this order")
     try:
         return [int(i) for i in encoder.conversation(turns)]
     except RefusedTurnsError as error:
-        raise refused from error
-    except Exception as error:  # jinja2's, if the template is rendered in this process
-        if not type(error).__module__.startswith("jinja2"):
-            raise
-        raise refused from error
-
-
-def _single(messages: Sequence[Message]) -> str:
-    roles = [message.role for message in messages]
-    if roles[-1] != "user" or not set(roles[:-1]) <= {"system", "developer"}:
-        message = "this model has no chat template, so it accepts one user turn (with system texts before it, if any)"
-        raise wrong("messages", message, "single_turn_only")
-    return "\n".join(message.text for message in messages)
+        message = "the model's chat template does not accept these roles in this order"
+        raise wrong("messages", message if encoder.chat else str(error)) from error
 
 
 def known_ids(served: Served, ids: Sequence[int]) -> list[int]:

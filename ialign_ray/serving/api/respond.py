@@ -7,7 +7,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Coroutine, Iterable, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeVar
 
 from fastapi.responses import Response, StreamingResponse
@@ -148,7 +148,8 @@ async def _merged(call: Call, served: Served, asks: Sequence[Ask], whole: bool) 
     async def run(index: int, one: Ask) -> None:
         try:
             async with call.turn():
-                stream: Any = served.engine.stream(one.prompt, one.sampling, served.adapter, whole=whole)
+                how = replace(one.sampling, ends=served.encoder.ends)
+                stream: Any = served.engine.stream(one.prompt, how, served.adapter, whole=whole)
                 async with aclosing(stream):
                     async for piece in stream:
                         queue.put_nowait((index, piece))

@@ -41,8 +41,8 @@ class Tokeniser:
 
     def plain(self, text: str) -> list[int]:
         """Encode a text as it is; an empty one becomes the token that begins a text. Raises ApiError."""
-        tokenizer = self.served.encoder.tokenizer
-        ids = [int(i) for i in tokenizer(self.checked(text, "prompt"))["input_ids"]]
+        encoder, tokenizer = self.served.encoder, self.served.encoder.tokenizer
+        ids = [int(i) for i in encoder.plain(self.checked(text, "prompt"))]
         start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
         return ids or [int(start)]
 

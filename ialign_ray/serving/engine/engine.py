@@ -114,7 +114,7 @@ class TransformersEngine:
             prompt=list(prompt),
             sampling=sampling,
             text=AnswerText(self._decode, sampling.stop, whole=whole),
-            ends=self._ends,
+            ends=self._ends | sampling.ends,
             start=self._start,
             whole=whole,
             forced=self._forced,
@@ -198,7 +198,7 @@ class TransformersEngine:
     # --- internal ---------------------------------------------------------------------------------------
 
     def _decode(self, ids: list[int]) -> str:
-        text: str = self._decoder.decode(ids, skip_special_tokens=True)
+        text: str = self._decoder.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         return text
 
     def _check(

@@ -18,12 +18,12 @@ class PerExample(Objective):
         """Each example's own mean."""
         logits = target_logits(model, part.positions, **part.inputs)
         nats = cross_entropy(logits.float(), part.labels, reduction="none")
-        own = torch.stack([n.mean() for n in torch.split(nats, [len(e.target) for e in part.examples])])
+        own = torch.stack([n.mean() for n in torch.split(nats, [e.learned for e in part.examples])])
         return own.sum(), own.detach()
 
     def counts(self, examples):
         """Logged with each step."""
-        return {"short_targets": sum(len(e.target) < 4 for e in examples)}
+        return {"short_targets": sum(e.learned < 4 for e in examples)}
 
 
 PER_EXAMPLE = PerExample()

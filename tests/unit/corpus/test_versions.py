@@ -66,7 +66,7 @@ READERS = {
     "wmt": (1, "7e0f41fab99eb954"),
 }
 """Format -> its version and the digest of what it reads of `every_format`."""
-RENDERING = ((1, {"mlm": 2, "tlm": 2, "mt": 1, "xss": 2}), "6e7a43b4e3c9b4aa")
+RENDERING = ((2, {"mlm": 2, "tlm": 2, "mt": 1, "xss": 2}), "6e7a43b4e3c9b4aa")
 """Versions of rendering and of each task, and the digest of examples of all of them."""
 POCKET = (2, "f61e73efcc1f343c")
 
@@ -208,7 +208,8 @@ def test_examples_change_with_the_version_of_rendering_alone(experiment_data):
     drawn = [plan.draw(i) for i in range(300)]
     assert {d.example.task for d in drawn} == {"mlm", "tlm", "mt", "xss", "replay"}
     ids = [encoder.encode(d.example.prompt, d.example.target, d.example.spans) for d in drawn]
-    examples = [[d.row_id, d.epoch, d.source, vars(d.example)] for d in drawn]
+    worded = [{name: value for name, value in vars(d.example).items() if name != "turns"} for d in drawn]
+    examples = [[d.row_id, d.epoch, d.source, one] for d, one in zip(drawn, worded, strict=True)]
     versions = cache.VERSION, {name: task.version for name, task in TASKS.builtin.items()}
     found = versions, digest([examples, ids])
     assert found == RENDERING, "raise `version` of the task, or tokens.cache.VERSION, or fix the rendering"

@@ -2,6 +2,9 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from test_scoring import build, some_prompts
+from tiny_models import CAUSAL, seeded
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from transformers import PreTrainedTokenizerFast
 
 from ialign_ray.errors import ConfigError, DataError, ModelError
 from ialign_ray.inference.generation import generate
@@ -12,7 +15,7 @@ class Letters:
 
     eos_token_id, pad_token_id = 1, 0
 
-    def decode(self, ids, *, skip_special_tokens):
+    def decode(self, ids, *, skip_special_tokens, clean_up_tokenization_spaces=True):
         return " ".join(str(i) for i in ids if not (skip_special_tokens and i in (0, 1)))
 
 
@@ -154,3 +157,23 @@ def test_what_is_refused():
     for bad in ({"max_new_tokens": 0}, {"temperature": -1.0}, {"top_p": 0.0}):
         with pytest.raises(ConfigError):
             texts(model, Letters(), [[5]], **bad)
+
+
+def test_answers_end_at_the_turn_and_keep_their_spaces():
+    words = ["<pad>", "</s>", "<end_of_turn>", "ça", "va", "?", "!"]
+    core = Tokenizer(models.WordLevel({word: k for k, word in enumerate(words)}, unk_token="<pad>"))
+    core.pre_tokenizer, core.decoder = pre_tokenizers.WhitespaceSplit(), decoders.WordPiece(prefix="##", cleanup=False)
+    tokens = PreTrainedTokenizerFast(tokenizer_object=core, eos_token="</s>", pad_token="<pad>")
+    tokens.clean_up_tokenization_spaces = True
+
+    model = seeded(CAUSAL["llama"])
+    said = [3, 4, 5, 2, 6, 6]
+
+    def generate_said(input_ids, generation_config, **_):
+        ends = generation_config.eos_token_id
+        stop = next((k for k, token in enumerate(said) if token in ends), len(said))
+        return torch.cat([input_ids, torch.tensor([said[: stop + 1]])], dim=1)
+
+    model.generate = generate_said
+    [found] = generate(model, tokens, [[3]], max_new_tokens=6, ends={2})
+    assert (found.text, found.tokens, found.ended) == ("ça va ?", 3, True)

@@ -5,7 +5,8 @@ import pytest
 from ialign_ray.config import DataSource, build_experiment
 from ialign_ray.corpus.leaks import EvaluationIndex
 from ialign_ray.errors import DataError
-from ialign_ray.tasks.replay import instructions, load_replay
+from ialign_ray.tasks.instructions import instructions
+from ialign_ray.tasks.replay import load_replay
 
 
 def write(tmp_path, rows, name="old.jsonl"):
@@ -24,24 +25,25 @@ def test_the_three_forms_give_the_same_instruction(tmp_path):
     write(tmp_path, [{"messages": [*turns, {"role": "user", "content": "Thanks"}]}], "c.jsonl")
     for name in "abc":
         [row] = instructions(DataSource(path=f"{name}.jsonl"), str(tmp_path))
-        assert row == (f"{name}.jsonl:0", f"{name}.jsonl", "Ask", "Answer")
+        assert row == (f"{name}.jsonl:0", f"{name}.jsonl", "Ask", "Answer", ())
 
 
 def test_a_conversation_keeps_what_was_said_before(tmp_path):
     turns = [("user", "Hi"), ("assistant", "Hello"), ("user", "Ask"), ("assistant", "Answer")]
     write(tmp_path, [{"messages": [{"role": r, "content": c} for r, c in turns]}])
     [row] = instructions(DataSource(path="old.jsonl"), str(tmp_path))
-    assert row[2:] == ("Hi\nHello\nAsk", "Answer")
+    assert (row.inputs, row.targets) == ("Hi\nHello\nAsk", "Answer")
+    assert [(turn["role"], turn["content"]) for turn in row.turns] == turns
 
 
 def test_ids_and_sources_are_kept(tmp_path):
     write(tmp_path, [{"inputs": "a", "targets": "b", "id": "seven", "source": "quiz"}])
-    assert instructions(DataSource(path="old.jsonl"), str(tmp_path)) == [("old.jsonl:seven", "quiz", "a", "b")]
+    assert instructions(DataSource(path="old.jsonl"), str(tmp_path)) == [("old.jsonl:seven", "quiz", "a", "b", ())]
 
 
 def test_another_form_is_refused(tmp_path):
-    write(tmp_path, [{"question": "a", "answer": "b"}])
-    with pytest.raises(DataError, match=r"old\.jsonl has columns question, answer; .*prompt/completion"):
+    write(tmp_path, [{"left": "a", "right": "b"}])
+    with pytest.raises(DataError, match=r"old\.jsonl has columns left, right; .*prompt/completion"):
         instructions(DataSource(path="old.jsonl"), str(tmp_path))
 
 
