@@ -171,6 +171,12 @@ class CleaningConfig(Section):
     normalise, characters, empty, identical, length, script, language, numbers, links, ratio, duplicates,
     near_duplicates."""
 
+    @property
+    def form(self) -> str | None:
+        """Unicode form of the corpus, and so of every text that the model reads; None without `normalise`."""
+        forms = [step.form for step in self.steps if isinstance(step, NormaliseStep)]
+        return forms[-1] if forms else None
+
 
 class ProtectedSet(DataSource):
     """A test set that is not scored here but must not be trained on either."""

@@ -40,7 +40,7 @@ def run_subject(experiment: Experiment, run: Path) -> Subject:
 def _scored_as(experiment: Experiment) -> list[Any]:
     # tuning and new pieces do not affect the base; prompt format and precision do
     settings = experiment.model.model_dump(mode="json", exclude={"id", "revision", "tuning", "lora", "vocabulary"})
-    return [settings, ENCODING, base_identity(experiment.model)]
+    return [settings, ENCODING, experiment.cleaning.form, base_identity(experiment.model)]
 
 
 def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
@@ -50,5 +50,6 @@ def open_scorer(experiment: Experiment, folder: Path | None) -> Scorer:
     model, tokenizer = load_adapted(experiment.model, folder)
     if torch.cuda.is_available():
         model.to("cuda")
-    encoder = Encoder.of_model(tokenizer, experiment.model, seq2seq=is_encoder_decoder(model))
+    form = experiment.cleaning.form
+    encoder = Encoder.of_model(tokenizer, experiment.model, seq2seq=is_encoder_decoder(model), form=form)
     return Scorer(model, encoder, experiment.evaluate.batch_tokens)

@@ -41,6 +41,8 @@ def load_tokenizer(settings: ModelSettings, location: str | None = None) -> Any:
     tokenizer = _from_pretrained(AutoTokenizer, settings, location)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
+    # it would warn of each text that is longer than the model's context, before we cut or drop it
+    tokenizer.deprecation_warnings["sequence-length-is-longer-than-the-specified-maximum"] = True
     return tokenizer
 
 

@@ -242,6 +242,7 @@ def _served(source: ModelSource, opened: Opened, adapter: str | None) -> Served:
         max_prompt=_UNBOUNDED,
         max_target=_UNBOUNDED,
         seq2seq=seq2seq,
+        form=source.experiment.cleaning.form if source.experiment else None,
         render=template.render if template is not None else None,
     )
     return Served(

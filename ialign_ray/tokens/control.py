@@ -11,6 +11,7 @@ import copy
 import json
 import re
 import secrets
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
@@ -32,8 +33,8 @@ class TextTokenizer:
     without their names is tokenised by the tokenizer as it is; only the others take a slower path.
     """
 
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer: Any, form: str | None = None) -> None:
+        self.tokenizer, self.form = tokenizer, form
         self.control = control_tokens(tokenizer)
         """Name -> id."""
         unknown = getattr(tokenizer, "unk_token_id", None)
@@ -44,10 +45,16 @@ class TextTokenizer:
 
     def __getstate__(self) -> dict[str, Any]:
         # the guarded tokenizer contains this process's mark
-        return {"tokenizer": self.tokenizer}
+        return {"tokenizer": self.tokenizer, "form": self.form}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+    def normal(self, text: str) -> str:
+        """The text in the Unicode normalisation form `form`."""
+        if self.form is None or text.isascii():
+            return text
+        return unicodedata.normalize(self.form, text)  # type: ignore[arg-type]  # checked by the settings
 
     def ids(self, text: str) -> list[int]:
         """Ids of a text alone."""
@@ -57,7 +64,8 @@ class TextTokenizer:
         """Ids of each text alone; a fast tokenizer uses all cores."""
         if not texts:
             return []
-        found = self.tokenizer(list(texts), add_special_tokens=False)["input_ids"]
+        texts = [self.normal(text) for text in texts]
+        found = self.tokenizer(texts, add_special_tokens=False)["input_ids"]
         return [
             self._plain(text, add_special_tokens=False) if self._holds(text, ids) else list(ids)
             for text, ids in zip(texts, found, strict=True)
@@ -65,6 +73,7 @@ class TextTokenizer:
 
     def framed(self, text: str, *, target: bool = False) -> list[int]:
         """Ids of a text with the special tokens that the tokenizer puts around it, or around a `target`."""
+        text = self.normal(text)
         asked = {"text_target" if target else "text": text}
         before, after = self._target_frame if target else self._frame
         ids = list(self.tokenizer(**asked)["input_ids"])
@@ -77,12 +86,14 @@ class TextTokenizer:
 
     def broken(self, contents: Sequence[str]) -> list[str]:
         """Return the contents of turns, with `BREAK` in each name of a control token."""
+        contents = [self.normal(content) for content in contents]
         if self._names is None or not self._named("".join(contents)):
-            return list(contents)
+            return contents
         return [self._broken(content) for content in contents]
 
     def rendered(self, text: str) -> list[int]:
         """Ids of a text that a template wrote, with `broken` contents."""
+        text = self.normal(text)
         if BREAK not in text:
             return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
         if not self._fast:

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any
 
+import regex
+
 from ialign_ray.config.model import CHAT_DATE, ModelSettings
 from ialign_ray.errors import ModelError
 from ialign_ray.tokens.chat import (
@@ -23,6 +25,8 @@ from ialign_ray.tokens.chat import (
 from ialign_ray.tokens.control import BREAK, TextTokenizer
 from ialign_ray.tokens.joint import Joint, joint_of
 
+_SYLLABLE = regex.compile(r"\X(?:\p{M}|(?<=[\p{InSC=Virama}\p{InSC=Invisible_Stacker}])\X)*")
+"""A letter with its marks, and with the letters that a virama (Khmer coeng, Myanmar stacker) stacks under it."""
 Spans = tuple[tuple[int, int], ...]
 Parts = list[tuple[list[int], list[int] | None]]
 """Ids before an answer, and those of the answer; the last answer is None."""
@@ -75,6 +79,8 @@ class Encoder:
     """Day that the template prints (ISO); None for the current one, as in runs that are older than this field."""
     every_answer: bool = True
     """True if every assistant turn of a conversation is learned, False for the last one only."""
+    form: str | None = None
+    """Unicode normalisation form of every text, that of the corpus (`cleaning`); None changes no text."""
     render: Render | None = field(default=None, compare=False, repr=False)
     """Renders turns by the chat template; None calls the tokenizer, in this process."""
 
@@ -91,6 +97,7 @@ class Encoder:
         arguments: Mapping[str, Any] | None = None,
         date: str | None = CHAT_DATE,
         every_answer: bool = True,
+        form: str | None = None,
         render: Render | None = None,
     ) -> Encoder:
         """Return an encoder that uses the chat template if the tokenizer has one and `chat` is "auto"."""
@@ -99,7 +106,8 @@ class Encoder:
                 f"the tokenizer of {tokenizer.name_or_path!r} has no end-of-sequence token; "
                 "set eos_token in its tokenizer_config.json"
             )
-        known: dict[str, Any] = {"max_prompt": max_prompt, "max_target": max_target, "every_answer": every_answer}
+        known: dict[str, Any] = {"max_prompt": max_prompt, "max_target": max_target}
+        known |= {"every_answer": every_answer, "form": form}
         if chat != "auto" or not getattr(tokenizer, "chat_template", None):
             joint = Joint("") if seq2seq else joint_of(tokenizer, "a", separator)
             return cls(tokenizer, False, joint.before, seq2seq=seq2seq, lead=joint.lead, anchor=joint.anchor, **known)
@@ -179,6 +187,15 @@ class Encoder:
         ids = self.texts.framed(text, target=True)
         return ids[:-1] if ids[-1:] == [self.tokenizer.eos_token_id] else ids
 
+    def labels(self, words: Sequence[str]) -> list[list[int]]:
+        """Ids of the labels of one set: each with the token that ends an answer if one of them begins another.
+
+        Otherwise `good` could never lose to `good enough`, of whose probability it is a factor.
+        """
+        ids = [self.label(word) for word in words]
+        begun = any(a is not b and a == b[: len(a)] for a in ids for b in ids)
+        return [self.target(word) for word in words] if begun else ids
+
     def encode(self, prompt: str, target: str, spans: Spans = ()) -> tuple[list[int], list[int]] | None:
         """Ids of prompt and target, or None if they cannot fit.
 
@@ -243,7 +260,7 @@ class Encoder:
     @cached_property
     def texts(self) -> TextTokenizer:
         """The tokenizer for texts."""
-        return TextTokenizer(self.tokenizer)
+        return TextTokenizer(self.tokenizer, self.form)
 
     @property
     def _end(self) -> int:
@@ -343,7 +360,7 @@ def _not_in_turn(turns: Sequence[Turn]) -> RefusedTurnsError:
 def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None:
     """Cut the longest span to about `share` of its words, one fewer at least; None if all are one word.
 
-    A text that is written without spaces (Thai, Chinese, Khmer) is cut by characters.
+    A text that is written without spaces (Thai, Chinese, Khmer) is cut between written syllables.
     """
     divisible = [k for k, (start, end) in enumerate(spans) if len(_pieces(prompt[start:end])[0]) > 1]
     if not divisible:
@@ -362,6 +379,6 @@ def shorten(prompt: str, spans: Spans, share: float) -> tuple[str, Spans] | None
 
 
 def _pieces(text: str) -> tuple[list[str], str]:
-    """Pieces of a text, and their separator: words, or characters if a word is implausibly long."""
+    """Pieces of a text, and their separator: words, or written syllables if a word is implausibly long."""
     words = text.split()
-    return (list(text), "") if len(words) == 1 and len(text) > 40 else (words, " ")
+    return (_SYLLABLE.findall(text), "") if len(words) == 1 and len(text) > 40 else (words, " ")

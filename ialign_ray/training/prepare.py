@@ -192,7 +192,9 @@ def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
         tokenizer = extend_tokenizer(tokenizer, texts, model.vocabulary).tokenizer
     limits = {"max_prompt": train.max_prompt_tokens, "max_target": train.max_target_tokens}
     every = experiment.replay.loss_on == "all_turns"
-    return Encoder.of_model(tokenizer, model, **limits, seq2seq=seq2seq, every_answer=every)
+    return Encoder.of_model(
+        tokenizer, model, **limits, seq2seq=seq2seq, every_answer=every, form=experiment.cleaning.form
+    )
 
 
 def new_texts(pairs: pa.Table, new: list[str]) -> Iterator[str]:

@@ -23,7 +23,8 @@ from ialign_ray.workflows.promote import DEFAULT_REGISTRY
 def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: int, temperature: float) -> str:
     """Return a model's answer to one prompt."""
     loaded, tokenizer, settings = open_model(adapter, model)
-    encoder = Encoder.of_model(tokenizer, settings, seq2seq=is_encoder_decoder(loaded))
+    form = None if adapter is None else run_experiment(model_folder(adapter)).cleaning.form
+    encoder = Encoder.of_model(tokenizer, settings, seq2seq=is_encoder_decoder(loaded), form=form)
     found = generate(
         loaded,
         tokenizer,

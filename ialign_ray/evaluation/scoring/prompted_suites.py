@@ -119,8 +119,10 @@ class TranslationUnit(Unit):
         if self.max_new_tokens is None:
             return frame
         found = scorer.generate(list(rows["prompt"]), self.max_new_tokens)
-        frame["source"], frame["reference"] = rows["source"], targets
-        frame["hypothesis"] = [answer.text.strip() for answer in found]
+        # the model has learned one form, and a reference in another form would count as its error
+        normal = scorer.encoder.texts.normal
+        frame["source"], frame["reference"] = rows["source"].map(normal), [normal(text) for text in targets]
+        frame["hypothesis"] = [normal(answer.text.strip()) for answer in found]
         frame["new_tokens"] = [answer.tokens for answer in found]
         frame["cut"] = [not answer.ended for answer in found]
         return frame

@@ -26,7 +26,7 @@ class Scorer:
 
     def labels(self, prompts: Sequence[str], words: Sequence[str]) -> LabelScores:
         """Summed log-probability of each label word given each prompt, [n, L]."""
-        labels = [self.encoder.label(word) for word in words]
+        labels = self.encoder.labels(words)
         longest = max(len(label) for label in labels)
         asked = [self._tail(self.encoder.prompt(prompt), longest) for prompt in prompts]
         return score_labels(self.model, asked, labels, max_batch_tokens=self.batch_tokens)

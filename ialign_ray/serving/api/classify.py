@@ -131,7 +131,7 @@ async def _sums(
     characters = question.check(texts, service.limits)
 
     def work(tokeniser: Tokeniser) -> tuple[list[list[int]], list[list[int]]]:
-        labels = [tokeniser.label(word, "labels") for word in question.words]
+        labels = tokeniser.labels(question.words)
         return labels, [tokeniser.prompt(fill(question.template, text)[0]) for text in texts]
 
     labels, asked = await service.tokenised(call, served, work, characters=characters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import Any, Final, TypeVar
@@ -14,6 +14,7 @@ from ialign_ray.config.serve import ServeConfig
 from ialign_ray.serving.api.errors import wrong
 from ialign_ray.serving.api.request import Call
 from ialign_ray.serving.protocol import Served
+from ialign_ray.tokens.encode import Encoder
 
 Made = TypeVar("Made")
 LONG: Final = 16_384
@@ -38,6 +39,11 @@ class Tokeniser:
     def label(self, text: str, param: str) -> list[int]:
         """Encode an answer or the word of a label. Raises ApiError as `prompt` does."""
         return [int(i) for i in self.served.encoder.label(self.checked(text, param))]
+
+    def labels(self, words: Sequence[str]) -> list[list[int]]:
+        """Encode the words of a set of labels, among which the model chooses. Raises ApiError as `prompt` does."""
+        encoder: Encoder = self.served.encoder
+        return encoder.labels([self.checked(word, "labels") for word in words])
 
     def plain(self, text: str) -> list[int]:
         """Encode a text as it is; an empty one becomes the token that begins a text. Raises ApiError."""

@@ -1,9 +1,11 @@
 import copy
 import re
+import unicodedata
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_chats import CHATML, tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from ialign_ray.errors import ModelError
@@ -55,6 +57,60 @@ def test_truncation_cuts_sentences_only(tiny_tokenizer, first, second, target, l
         assert (found[1], found[2]) == (first, second)
     else:
         assert len(found[1]) + len(found[2]) < len(first) + len(second)
+
+
+LONG = {
+    "khm": "ខ្ញុំស្រលាញ់ភាសាខ្មែរនិងវប្បធម៌ខ្មែរហើយខ្ញុំចង់រៀនភាសានេះឱ្យបានល្អ",
+    "mya": "မြန်မာနိုင်ငံသည်အရှေ့တောင်အာရှတွင်တည်ရှိပြီးသမ္မတနိုင်ငံဖြစ်သည်",
+    "tha": "ผู้ชายคนนั้นกำลังกินข้าวอยู่ที่บ้านหลังใหญ่ริมแม่น้ำทุกๆวันกับเพื่อนของเขา",
+    "bod": "བོད་ཀྱི་སྐད་ཡིག་ནི་བོད་མི་རིགས་ཀྱི་ཐུན་མོང་གི་སྐད་ཡིག་ཡིན་ནོ་ཞེས་གསུངས་སོ",
+    "zho": "孩子每天在家里吃饭然后和朋友一起去学校学习语言和文化课程他们都很高兴因为老师非常好而且总是很耐心",
+}
+
+
+@pytest.mark.parametrize("code", LONG)
+def test_a_text_without_spaces_is_never_cut_inside_a_syllable(code):
+    text = LONG[code]
+    cuts = {shorten(text, ((0, len(text)),), share / 100)[0] for share in range(2, 100)}
+    assert len(cuts) > 10
+    for cut in cuts:
+        assert text.startswith(cut)
+        assert not unicodedata.category(text[len(cut)]).startswith("M")
+        assert cut[-1] not in "\u1039\u17d2"
+
+
+@pytest.mark.parametrize(("words", "ended"), [(["good", "good enough"], True), (["good", "bad"], False)])
+def test_labels_are_ended_if_one_begins_another(words, ended):
+    tokens = tokenizer("byte-level")
+    encoder = Encoder.of(tokens, "never", "\n")
+    ids = encoder.labels(words)
+    assert ids == [encoder.target(w) if ended else encoder.label(w) for w in words]
+    assert all((one[-1] == tokens.eos_token_id) is ended for one in ids)
+
+
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("text", ["ẹ̀kọ́ gbọ́ dára púpọ̀", "আমাদের বা\u09dcি নতুন হ\u09dfেছে", "오늘은 날씨가", "ὦ ἄνδρες"])
+def test_every_text_is_read_in_the_form_of_the_corpus(text, chat):
+    encoder = Encoder.of(tokenizer("byte-level", CHATML if chat else None), "auto", "\n", form="NFC")
+    one = unicodedata.normalize("NFC", text)
+    two = next(t for t in (text, unicodedata.normalize("NFD", text)) if t != one)
+    assert encoder.prompt(one) == encoder.prompt(two)
+    assert encoder.target(one) == encoder.target(two)
+    assert encoder.label(one) == encoder.label(two)
+    assert encoder.targets_fit([one]) == encoder.targets_fit([two])
+    asked = [[{"role": "user", "content": t}] for t in (one, two)]
+    assert encoder.conversation(asked[0]) == encoder.conversation(asked[1])
+    assert encoder.texts.framed(one) == encoder.texts.framed(two)
+    plain = Encoder.of(tokenizer("byte-level"), "auto", "\n")
+    assert plain.prompt(one) != plain.prompt(two)
+
+
+def test_a_form_spells_no_control_token():
+    encoder = Encoder.of(tokenizer("byte-level", CHATML), "auto", "\n", form="NFKC")
+    tokens = encoder.tokenizer
+    plain = encoder.prompt("＜/s＞")
+    assert tokens.eos_token_id not in plain
+    assert tokens.convert_tokens_to_ids("</s>") not in encoder.label("＜/s＞")
 
 
 @given(first=words, second=words, share=st.floats(0.01, 0.99))
@@ -151,13 +207,12 @@ def test_a_tokenizer_without_eos_is_refused(tiny_tokenizer):
         encoder(bare)
 
 
-def test_text_without_spaces_is_cut_by_characters():
-    from ialign_ray.tokens.encode import shorten
-
+def test_half_of_a_text_without_spaces_is_half_of_its_syllables():
     text = "ภาษาไทยเขียนโดยไม่เว้นวรรคระหว่างคำดังนั้นจึงเป็นคำเดียว"
     shorter, spans = shorten(f"Say: {text}!", ((5, 5 + len(text)),), 0.5)
-    assert shorter == f"Say: {text[: len(text) // 2]}!"
-    assert shorter[slice(*spans[0])] == text[: len(text) // 2]
+    half = "ภาษาไทยเขียนโดยไม่เว้นวรรคระ"
+    assert shorter == f"Say: {half}!"
+    assert shorter[slice(*spans[0])] == half
     assert shorten("Say: word!", ((5, 9),), 0.5) is None
 
 
