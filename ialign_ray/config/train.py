@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from ialign_ray.config.base import Section
+from ialign_ray.config.languages import ByLanguage
 
 LANGUAGE_MODELING = "language_modeling"
 TOKENS = "tokens"
@@ -47,6 +48,15 @@ class StopRule(Section):
         if (self.patience is None) == (self.max_rise is None):
             raise ValueError("give exactly one of `patience` and `max_rise`; a list may hold both as two rules")
         return self
+
+
+class LanguageLimits(Section):
+    """Longest prompts and targets of one language; those of `train` where omitted."""
+
+    prompt: int | None = Field(None, ge=8)
+    """Longest prompt in tokens."""
+    target: int | None = Field(None, ge=2)
+    """Longest target in tokens."""
 
 
 class TrainConfig(Section):
@@ -92,6 +102,9 @@ class TrainConfig(Section):
     """Longest prompt; in longer ones the source text is shortened, never the instruction."""
     max_target_tokens: int = Field(128, ge=2)
     """Longest target; examples with a longer one are dropped and counted."""
+    language_limits: ByLanguage[LanguageLimits] = Field(default_factory=dict)
+    """Language -> limits of its pairs, in place of the two above: a byte-level tokenizer needs three tokens for each
+    letter of Burmese. `{mya: {target: 400, prompt: 700}}`."""
     seed: int = Field(0, ge=0)
     """Random seed of the data order and of the adapter's initial weights."""
     checkpoint_every: int = Field(100, ge=1)

@@ -127,10 +127,21 @@ def _distinct(pairs: pa.Table) -> pa.Table:
     return pairs if len(places) == pairs.num_rows else pairs.take(places.sort())
 
 
-def drop_long(parallel: Parallel, fits: Callable[[list[str]], list[bool]]) -> Parallel:
-    """Drop and count pairs with a side that is too long for a target (every side is a target in some task)."""
+Fits = Callable[[list[str]], list[bool]]
+"""For each text, True if it can be a target."""
+
+
+def drop_long(parallel: Parallel, fits: Fits, own: Mapping[str, Fits] | None = None) -> Parallel:
+    """Drop and count pairs with a side that is too long for a target (every side is a target in some task).
+
+    `own` judges the pairs of some languages, by language.
+    """
     pairs = parallel.pairs
-    keep = pc.and_(_each(pairs["source"], fits), _each(pairs["target"], fits))
+    keep = _both(pairs, fits)
+    for code, longer in (own or {}).items():
+        spoken = pc.or_(*(pc.equal(pairs[f"{side}_language"], code) for side in ("source", "target")))
+        keep = pc.replace_with_mask(keep.combine_chunks(), spoken.combine_chunks(), _both(pairs.filter(spoken), longer))
+        keep = pa.chunked_array([keep])
     if not pc.any(keep).as_py():
         raise DataError("no parallel pair fits train.max_target_tokens; raise it")
     for name, counts in parallel.counts.items():
@@ -174,6 +185,10 @@ def language_losses(experiment: Experiment, counts: Mapping[str, Any], read: pa.
 def _pairs_with(code: str, pairs: pa.Table) -> int:
     sides = (pc.equal(pairs[f"{side}_language"], code) for side in ("source", "target"))
     return pc.sum(pc.or_(*sides)).as_py() or 0
+
+
+def _both(pairs: pa.Table, fits: Fits) -> pa.ChunkedArray:
+    return pc.and_(_each(pairs["source"], fits), _each(pairs["target"], fits))
 
 
 def _each(column: pa.ChunkedArray, fits: Callable[[list[str]], list[bool]]) -> pa.ChunkedArray:

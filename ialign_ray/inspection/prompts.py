@@ -157,6 +157,7 @@ def plan_of(experiment: Experiment, pairs: Sequence[Pair]) -> Plan:
 
 def _rendered(plan: Plan, encoder: Encoder, task: str, pairs: Sequence[Pair]) -> Rendered:
     examples = [plan.align(pair, 0, task).example for pair in pairs]
+    encoder = encoder.within(pairs[0].source_language, pairs[0].target_language)
     lengths = [len(encoder.prompt(e.prompt)) for e in examples]
     lost = [encoder.encode(e.prompt, e.target, e.spans) is None for e in examples]
     cut = sum(n > encoder.max_prompt and not gone for n, gone in zip(lengths, lost))

@@ -64,7 +64,7 @@ def encode_example(plan: Plan, encoder: Encoder, i: int) -> Encoded:
 
 def encode_drawn(encoder: Encoder, drawn: Drawn) -> Encoded:
     """A drawn example as token ids. Raises DataError if even its shortest form does not fit."""
-    one = drawn.example
+    one, encoder = drawn.example, encoder.within(drawn.source.partition("/")[2])
     ids = encoder.encode_turns(one.turns) if one.turns else encoder.encode(one.prompt, one.target, one.spans)
     if ids is None:
         raise DataError(

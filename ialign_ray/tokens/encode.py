@@ -54,6 +54,8 @@ class Encoder:
     """Most prompt tokens."""
     max_target: int = 128
     """Most target tokens, including the one that ends it."""
+    limits: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Language -> `max_prompt` and `max_target` of its pairs, where they differ."""
     seq2seq: bool = False
     """True if the model is an encoder-decoder."""
     lead: str = ""
@@ -97,6 +99,7 @@ class Encoder:
         arguments: Mapping[str, Any] | None = None,
         date: str | None = CHAT_DATE,
         every_answer: bool = True,
+        limits: Mapping[str, Mapping[str, int]] | None = None,
         form: str | None = None,
         render: Render | None = None,
     ) -> Encoder:
@@ -107,7 +110,7 @@ class Encoder:
                 "set eos_token in its tokenizer_config.json"
             )
         known: dict[str, Any] = {"max_prompt": max_prompt, "max_target": max_target}
-        known |= {"every_answer": every_answer, "form": form}
+        known |= {"every_answer": every_answer, "limits": dict(limits or {}), "form": form}
         if chat != "auto" or not getattr(tokenizer, "chat_template", None):
             joint = Joint("") if seq2seq else joint_of(tokenizer, "a", separator)
             return cls(tokenizer, False, joint.before, seq2seq=seq2seq, lead=joint.lead, anchor=joint.anchor, **known)
@@ -242,6 +245,19 @@ class Encoder:
                 return None
         return (prompt, target, context) if len(prompt) + len(target) <= self.max_prompt + self.max_target else None
 
+    def within(self, *languages: str) -> Encoder:
+        """Return the encoder with the limits of a pair of these languages: the longer ones."""
+        own = [self.limits[code] for code in languages if code in self.limits]
+        if not own:
+            return self
+        longest = {
+            name: max(limits.get(name, getattr(self, name)) for limits in own) for name in ("max_prompt", "max_target")
+        }
+        key = tuple(longest.values())
+        if key not in self._others:
+            self._others[key] = replace(self, **longest)
+        return self._others[key]
+
     def fits(self, prompt: str, target: str, turns: Sequence[Turn] = ()) -> bool:
         """Return True if an instruction or conversation, which must not be shortened, can be encoded in full.
 
@@ -261,6 +277,10 @@ class Encoder:
     def texts(self) -> TextTokenizer:
         """The tokenizer for texts."""
         return TextTokenizer(self.tokenizer, self.form)
+
+    @cached_property
+    def _others(self) -> dict[tuple[int, ...], Encoder]:
+        return {}
 
     @property
     def _end(self) -> int:

@@ -37,7 +37,7 @@ from ialign_ray.training.validation import encode_held_out, metrics_of, save_hel
 
 SAMPLED = 2_000
 """Number of first examples of a run over which its mix is counted."""
-_EARLIER = {"weighting": TOKENS, "source_weights": {}, "loss_on": "target"}
+_EARLIER = {"weighting": TOKENS, "source_weights": {}, "loss_on": "target", "language_limits": {}}
 """Behaviour of runs that are older than these fields, which so keep their fingerprint."""
 _EARLIER_MODEL = {"chat_template_kwargs": {}, "chat_date": CHAT_DATE}
 
@@ -190,10 +190,19 @@ def make_encoder(experiment: Experiment, texts: Iterable[str] = ()) -> Encoder:
     tokenizer = load_tokenizer(model)
     if model.vocabulary:
         tokenizer = extend_tokenizer(tokenizer, texts, model.vocabulary).tokenizer
-    limits = {"max_prompt": train.max_prompt_tokens, "max_target": train.max_target_tokens}
-    every = experiment.replay.loss_on == "all_turns"
+    own = {
+        code: {name: value for name, value in (("max_prompt", one.prompt), ("max_target", one.target)) if value}
+        for code, one in train.language_limits.items()
+    }
     return Encoder.of_model(
-        tokenizer, model, **limits, seq2seq=seq2seq, every_answer=every, form=experiment.cleaning.form
+        tokenizer,
+        model,
+        max_prompt=train.max_prompt_tokens,
+        max_target=train.max_target_tokens,
+        limits=own,
+        seq2seq=seq2seq,
+        every_answer=experiment.replay.loss_on == "all_turns",
+        form=experiment.cleaning.form,
     )
 
 

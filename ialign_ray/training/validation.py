@@ -58,7 +58,8 @@ def encode_held_out(plan: Plan, encoder: Encoder, pairs: pa.Table, instructions:
     found: list[Encoded] = []
     for row in pairs.to_pylist():
         example = asking.align(Pair(**row), 0, "mt").example
-        ids = encoder.encode(example.prompt, example.target, example.spans)
+        own = encoder.within(row["source_language"], row["target_language"])
+        ids = own.encode(example.prompt, example.target, example.spans)
         if ids:
             source = f"{PAIRS}/{row['source_language']}-{row['target_language']}"
             found.append(Encoded(row["row_id"], 0, source, "mt", example.template, *ids))

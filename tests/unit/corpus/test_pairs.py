@@ -9,6 +9,8 @@ from ialign_ray.corpus.identity import share_of, text_key
 from ialign_ray.corpus.pairs import drop_long, load_parallel
 from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.streaming.curate import curate
+from ialign_ray.streaming.examples import encode_drawn
+from ialign_ray.tokens.encode import Encoder
 from ialign_ray.training.prepare import prepare
 
 
@@ -70,6 +72,24 @@ def test_a_language_that_vanishes_is_refused_with_what_took_it(only_second, tmp_
         prepare(build_experiment(only_second, "x"))
     only_second["cleaning"] = {"steps": [{"step": "length", "max_characters": 300}]}
     with pytest.raises(DataError, match="language jav has no pair left of 12 texts: length dropped 12"):
+        prepare(build_experiment(only_second, "x"))
+
+
+def test_a_language_may_have_limits_of_its_own(only_second, tmp_path):
+    lengthened(tmp_path, "jav", 12)
+    only_second["train"]["language_limits"] = {"jav": {"target": 6000, "prompt": 9000}}
+    prepared = prepare(build_experiment(only_second, "x"))
+    assert prepared.parallel.counts["second"].too_long == 0
+    seen = {}
+    for number in range(200):
+        drawn = prepared.plan.draw(number)
+        one = encode_drawn(prepared.encoder, drawn)
+        key = drawn.source.partition("/")[2]
+        seen[key] = max(seen.get(key, 0), len(one.target))
+    assert seen["jav"] > prepared.encoder.max_target >= seen["ind"]
+    assert Encoder(prepared.encoder.tokenizer, **prepared.encoder.settings()) == prepared.encoder
+    lengthened(tmp_path, "ind", 12)
+    with pytest.raises(DataError, match="language ind has no pair left"):
         prepare(build_experiment(only_second, "x"))
 
 
