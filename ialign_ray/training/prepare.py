@@ -137,7 +137,8 @@ def prepare(experiment: Experiment, console: Console | None = None, *, cluster: 
     parallel, pairs = hold_out_pairs(experiment, built, load_parallel(experiment, built), wanted.pairs)
     encoder = make_encoder(experiment, new_texts(parallel.pairs, experiment.languages.l2))
     every = parallel.pairs
-    parallel = drop_long(parallel, encoder.targets_fit)
+    own = {code: encoder.within(code).targets_fit for code in encoder.limits}
+    parallel = drop_long(parallel, encoder.targets_fit, own)
     for warning in language_losses(experiment, built.counts, every, parallel.pairs):
         (console or Console(stderr=True)).print(f"[bold yellow]warning:[/] {escape(warning)}", highlight=False)
     pool, instructions, counts = split_replay(experiment, index, encoder.fits, wanted.instructions)
