@@ -140,8 +140,8 @@ def drop_long(parallel: Parallel, fits: Fits, own: Mapping[str, Fits] | None = N
     keep = _both(pairs, fits)
     for code, longer in (own or {}).items():
         spoken = pc.or_(*(pc.equal(pairs[f"{side}_language"], code) for side in ("source", "target")))
-        keep = pc.replace_with_mask(keep.combine_chunks(), spoken.combine_chunks(), _both(pairs.filter(spoken), longer))
-        keep = pa.chunked_array([keep])
+        judged = _both(pairs.filter(spoken), longer).combine_chunks()
+        keep = pa.chunked_array([pc.replace_with_mask(keep.combine_chunks(), spoken.combine_chunks(), judged)])
     if not pc.any(keep).as_py():
         raise DataError("no parallel pair fits train.max_target_tokens; raise it")
     for name, counts in parallel.counts.items():
