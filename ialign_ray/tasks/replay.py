@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -44,6 +44,8 @@ class ReplayCounts:
     """Conversations whose roles the model's chat template does not accept in this order."""
     leaked: int = 0
     """Rows that contain a sentence of an evaluation set or are held-out instructions."""
+    leaked_from: dict[str, int] = field(default_factory=dict)
+    """Suite or protected set -> leaked rows with a sentence of it."""
     overlapping: int = 0
     """Leaked rows that were found only by n-gram overlap."""
     too_long: int = 0
@@ -83,7 +85,8 @@ def split_replay(
         for source in experiment.replay.sources:
             eligible += _eligible(read_instructions(source, experiment.storage.data), index, fits, counts)
         if not eligible and experiment.replay.ratio > 0:
-            found = ", ".join(f"{n} {name.replace('_', ' ')}" for name, n in asdict(counts).items() if n)
+            numbers = {name.replace("_", " "): n for name, n in asdict(counts).items() if isinstance(n, int) and n}
+            found = ", ".join(f"{n} {name}" for name, n in numbers.items())
             raise DataError(
                 f"replay.sources hold no usable instruction ({found}); name other files or raise the limits"
             )
@@ -117,6 +120,9 @@ def _eligible(file: InstructionFile, index: EvaluationIndex, fits: Fits, counts:
     counts.leaked += int((exact | overlap).sum())
     counts.overlapping += int((overlap & ~exact).sum())
     clear = [row for row, leaked in zip(filled, exact | overlap, strict=True) if not leaked]
+    for row, leaked in zip(filled, exact | overlap, strict=True):
+        if leaked and (origin := _origin(row, index)):
+            counts.leaked_from[origin] = counts.leaked_from.get(origin, 0) + 1
     kept = []
     for row in clear:
         try:
@@ -153,6 +159,12 @@ def leaking(rows: list[Instruction], index: EvaluationIndex) -> tuple[Mask, Mask
         np.logical_or.at(exact, np.array([owner for owner, _ in parts]), found)
         np.logical_or.at(overlap, owners, index.leaks(pa.array(texts, pa.string()))[1])
     return exact, overlap
+
+
+def _origin(row: Instruction, index: EvaluationIndex) -> str | None:
+    """Suite or protected set of the sentence that an instruction contains."""
+    texts = [*lines_of(row.inputs), *lines_of(row.targets), row.inputs, row.targets]
+    return next((origin for origin in index.origins_of(pa.array(texts, pa.string())) if origin), None)
 
 
 def _table(rows: Sequence[Instruction]) -> pa.Table:

@@ -25,5 +25,7 @@ def build(experiment: Experiment, console: Console) -> Built:
             f"replay: {counts.read:,} instructions read, {counts.empty:,} empty, {counts.leaked:,} contain evaluation "
             f"sentences ({counts.overlapping:,} of them only by overlap), {counts.eligible:,} left"
         )
+        if counts.leaked_from:
+            text += f"; sentences of {', '.join(f'{name} in {n:,}' for name, n in counts.leaked_from.items())}"
         console.print(text, soft_wrap=True, highlight=False, markup=False)
     return built

@@ -117,6 +117,9 @@ def test_an_instruction_that_holds_most_of_an_evaluation_sentence_is_dropped(exp
     table, counts = load(experiment_data, [LONG])
     assert table["inputs"].to_pylist() == ["a"]
     assert (counts.leaked, counts.overlapping) == (1, 1)
+    named = EvaluationIndex.build({"news": [LONG], "mood": ["nothing of it"]})
+    counts = load_replay(build_experiment(experiment_data, "x"), named, lambda a, b: True)[1]
+    assert counts.leaked_from == {"news": 1}
     off = EvaluationIndex.build([LONG], threshold=None)
     table, counts = load_replay(build_experiment(experiment_data, "x"), off, lambda a, b: True)
     assert (table.num_rows, counts.leaked) == (2, 0)
