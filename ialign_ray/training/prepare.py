@@ -39,6 +39,8 @@ SAMPLED = 2_000
 """Number of first examples of a run over which its mix is counted."""
 _EARLIER = {"weighting": TOKENS, "source_weights": {}, "loss_on": "target", "language_limits": {}}
 """Behaviour of runs that are older than these fields, which so keep their fingerprint."""
+_TURN = ("opening", "closing", "end", "folds_system", "anchor", "trimmed")
+"""Fields of the encoder that a chat template decides."""
 _EARLIER_MODEL = {"chat_template_kwargs": {}, "chat_date": CHAT_DATE}
 
 
@@ -105,6 +107,11 @@ class Prepared:
                     source.pop(name)
         # a kernel changes rounding only
         settings["model"].pop("attention")
+        # runs that are older than these fields trained on other tokens where a template has them
+        turn = {name: value for name in _TURN if (value := getattr(self.encoder, name))}
+        if turn.get("end") == self.encoder.tokenizer.eos_token_id:
+            del turn["end"]
+        settings |= {"turn": turn} if turn else {}
         pools = [t.to_pydict() for t in (self.plan.pairs, self.plan.replay)]
         return json_hash([settings, [t.model_dump(mode="json") for t in self.plan.templates], pools])
 

@@ -123,6 +123,15 @@ def test_held_out_conversations_and_those_that_do_not_fit(pool, experiment_data)
     assert [one.row_id for one in encode_held_out(plan, short, plan.pairs.slice(0, 0), pool)] == ["chats.jsonl:one"]
 
 
+@pytest.mark.parametrize(("family", "same"), [(None, True), ("gemma", False), ("llama3", False)])
+def test_a_template_that_ends_turns_otherwise_changes_the_fingerprint(experiment_data, family, same):
+    """Runs that are older than `Encoder.end` trained on EOS there: they are not continued on other tokens."""
+    experiment = build_experiment(experiment_data, "x")
+    prepared = prepare(experiment)
+    other = replace(prepared, encoder=Encoder.of(tokenizer("byte-level", family), "auto", "\n"))
+    assert (other.fingerprint(experiment) == prepared.fingerprint(experiment)) is same
+
+
 def test_old_runs_keep_their_fingerprint_and_data(experiment_data, pool, tmp_path):
     experiment = build_experiment(experiment_data, "x")
     changed = build_experiment(experiment_data | {"replay": experiment_data["replay"] | {"loss_on": "last_turn"}}, "x")
