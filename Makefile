@@ -19,6 +19,8 @@ $(BIN)/.installed: pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade "pip>=25"  # older ones take ten minutes to match aiobotocore and boto3
 	$(if $(TORCH_INDEX),$(BIN)/python -m pip install --index-url $(TORCH_INDEX) "torch>=2.8$(comma)<2.14",)
 	$(BIN)/python -m pip install --quiet --no-compile -e '.[dev]'  # modules are compiled on first use; compiling all takes a minute
+	# its package needs Python 3.12, and a test needs only the JSON schema in it
+	$(BIN)/python -m pip install --quiet --no-deps --ignore-requires-python "every-eval-ever==0.3.0"
 	touch $@
 comma := ,
 

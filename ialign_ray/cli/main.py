@@ -205,14 +205,22 @@ def report(
         list[Path], typer.Argument(help="Folders of comparisons or of evaluated runs.", show_default=False)
     ],
     to: Annotated[Path | None, typer.Option(help="Output folder. Default: the first run's.")] = None,
+    published: Annotated[
+        list[Path] | None,
+        typer.Option(help="Published scores, files of Every Eval Ever: a table next to ours. May be repeated."),
+    ] = None,
+    every_eval_ever: Annotated[
+        Path | None, typer.Option(help="Folder for our scores in the format of Every Eval Ever, a file for each model.")
+    ] = None,
+    organization: Annotated[str, typer.Option(help="Who made the evaluation, for --every-eval-ever.")] = "unknown",
 ) -> None:
     """Rebuild report.html, RESULTS.md and the tables from stored predictions; needs no model, cluster or network.
 
-    Example: `ialign report runs/pocket`
+    Examples: `ialign report runs/pocket`, `ialign report runs/pocket --every-eval-ever shared --organization "Our lab"`
     """
     from ialign_ray.evaluation.report.write import report_again
 
-    report_again(runs, to, console)
+    report_again(runs, to, console, published or [], (every_eval_ever, organization) if every_eval_ever else None)
 
 
 @app.command()

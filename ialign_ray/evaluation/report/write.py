@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
+from ialign_ray.evaluation.report.every_eval_ever import read_published, write_every_eval_ever
 from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.report.translations import sample_translations
@@ -18,7 +19,7 @@ from ialign_ray.evaluation.results.fitted_baselines import fit_baselines
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.scoring.harness import read_tasks
 from ialign_ray.storage import write_bytes, write_text
-from ialign_ray.terminal import say
+from ialign_ray.terminal import BlockTable, say
 
 PAGE = "report.html"
 TRAINED_ON = "trained on"
@@ -40,8 +41,19 @@ def report(
     return write_report(gather(experiment, runs, folder, folders, warnings), folder, console)
 
 
-def report_again(given: Sequence[Path], to: Path | None, console: Console) -> Path:
-    """Make the report of one or several finished comparisons again; returns the page's path."""
+def report_again(
+    given: Sequence[Path],
+    to: Path | None,
+    console: Console,
+    published: Sequence[Path] = (),
+    share: tuple[Path, str] | None = None,
+) -> Path:
+    """Make the report of one or several finished comparisons again; returns the page's path.
+
+    `published` are files of Every Eval Ever, whose scores are shown next to ours; `share` is a folder that gets ours in
+    that format, and the name of the organization that made them.
+    """
+    others = read_published(published)  # first: a wrong file should not cost the minutes below
     found = {str(path): find_material(path) for path in given}
     loaded = {name: load_material(folder) for name, folder in found.items()}
     folder = to or next(iter(found.values()))
@@ -49,7 +61,23 @@ def report_again(given: Sequence[Path], to: Path | None, console: Console) -> Pa
     baselines, notes = fit_baselines(material.experiment, material.baselines, again=True)
     tasks = pd.concat([read_tasks(path) for path in found.values()], ignore_index=True).drop_duplicates()
     write_report(replace(material, baselines=baselines, notes=notes), folder, console, tasks)
+    if not others.empty:
+        write_text(folder / "published.csv", others.to_csv(index=False))
+        console.print(published_table(others))
+    results = pd.read_parquet(folder / "results.parquet")
+    for path in write_every_eval_ever(results, material.experiment, *share) if share else ():
+        say(console, f"Every Eval Ever: {path}")
     return folder / PAGE
+
+
+def published_table(scores: pd.DataFrame) -> BlockTable:
+    """Published scores as they were given; an interval or a number of rows is often missing."""
+    rows = []
+    for row in scores.to_dict("records"):
+        interval = f" [{row['low']:.4g}, {row['high']:.4g}]" if pd.notna(row["low"]) and pd.notna(row["high"]) else ""
+        n = f"{row['n']:.0f}" if pd.notna(row["n"]) else "-"
+        rows.append((row["model"], row["evaluation"], row["metric"], f"{row['value']:.4g}{interval}", n, row["source"]))
+    return BlockTable(("published: model", "evaluation", "metric", "value", "n", "source"), rows)
 
 
 def write_report(
