@@ -5,8 +5,11 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pandas as pd
+
 from ialign_ray.config import Experiment
 from ialign_ray.errors import ConfigError, ModelError
+from ialign_ray.evaluation.report.inputs import load_material
 from ialign_ray.modeling.load import load_adapted, merge, save_model
 from ialign_ray.storage import MANIFEST, is_intact, whole_folder
 from ialign_ray.training.checkpoint import read_weights
@@ -26,13 +29,25 @@ def export_model(run: Path, to: Path | None, merged: bool, checkpoint: str | Non
         if not merged:
             shutil.copytree(folder, scratch, dirs_exist_ok=True)
             (scratch / MANIFEST).unlink()
+            _add_scores(run, scratch)
             return target
         model, tokenizer = load_adapted(_unquantized(run_experiment(folder)).model, folder)
         merge(model).save_pretrained(scratch)
         tokenizer.save_pretrained(scratch)
         for name in ("README.md", "experiment.yaml", "record.json"):
             shutil.copy(folder / name, scratch / name)
+        _add_scores(run, scratch)
     return target
+
+
+def _add_scores(run: Path, exported: Path) -> None:
+    """Add the scores of `ialign evaluate` to the card, if the run has some."""
+    scores = run / "evaluation" / "results.parquet"
+    if scores.exists():
+        from ialign_ray.evaluation.report.card_scores import add_scores
+
+        evaluated = load_material(run / "evaluation").experiment
+        add_scores(exported / "README.md", pd.read_parquet(scores), evaluated, run.name)
 
 
 def _export_checkpoint(run: Path, checkpoint: str, target: Path, merged: bool) -> Path:
