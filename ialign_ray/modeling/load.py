@@ -121,7 +121,8 @@ def set_aside(settings: ModelSettings, location: str | None = None) -> list[str]
         return []
     seq2seq = getattr(load_config(settings, location), "is_encoder_decoder", False)
     used = _USED if seq2seq else _USED - set(FORCED)
-    return sorted(name for name in config.to_diff_dict() if name not in used | _SAMPLING and not name.startswith("_"))
+    named = (name for name in config.to_diff_dict() if name not in used | _SAMPLING)
+    return sorted(name for name in named if not name.startswith(("_", "output_", "return_")))  # what is given back
 
 
 def set_aside_warning(settings: ModelSettings) -> list[str]:

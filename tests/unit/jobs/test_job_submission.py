@@ -99,7 +99,9 @@ def test_another_python_or_ray_is_told():
         ({"data": ".."}, ("first.csv (in storage.data '..')", "s3://")),
     ],
 )
-def test_what_the_job_would_not_find_or_would_lose(file, change, parts):
+def test_what_the_job_would_not_find_or_would_lose(file, tmp_path, change, parts):
+    if "data" in change:
+        (tmp_path / "first.csv").unlink()  # next to the experiment it would be found, and sent
     overrides = [f"storage.{k}={v}" for k, v in change.items()]
     with pytest.raises(ConfigError) as caught:
         prepare(file, "align", overrides=overrides)

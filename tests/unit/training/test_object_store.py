@@ -68,6 +68,7 @@ def test_without_credentials_one_sentence(store, ialign, write_yaml, experiment_
         monkeypatch.delenv(name)
     fsspec.filesystem("s3").clear_instance_cache()
     experiment_data["storage"]["data"] = f"{store}/corpora"
+    experiment_data["corpora"][0]["path"] = "only-there.csv"  # the others are found next to the experiment
     refused(ialign("validate", write_yaml(experiment_data)), "cannot be opened", "credentials")
     fsspec.filesystem("s3").clear_instance_cache()
 
