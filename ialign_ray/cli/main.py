@@ -216,7 +216,7 @@ def report(
 ) -> None:
     """Rebuild report.html, RESULTS.md and the tables from stored predictions; needs no model, cluster or network.
 
-    Examples: `ialign report runs/pocket`, `ialign report runs/pocket --every-eval-ever shared --organization "Our lab"`
+    Example: `ialign report runs/pocket --every-eval-ever shared --organization "Our lab"`
     """
     from ialign_ray.evaluation.report.write import report_again
 
