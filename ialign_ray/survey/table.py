@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import pandas as pd
@@ -44,11 +44,11 @@ def survey_table(work: SurveyWork) -> pd.DataFrame:
     """
     texts = work.texts
     pivot = work.stored(texts.pivot).set_index("unit")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for code in texts.units:
         own = work.stored(code).set_index("unit")
         read = own[own["nats"].notna()]
-        row = {"code": code, "name": texts.names.get(code, code), "script": texts.scripts.get(code, "")}
+        row: dict[str, Any] = {"code": code, "name": texts.names.get(code, code), "script": texts.scripts.get(code, "")}
         row |= {"units": len(own), "read": len(read)}
         numbers = _ratios(own, read, pivot)
         if code != texts.pivot:
