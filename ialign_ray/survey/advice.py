@@ -2,9 +2,8 @@
 
 Li, Zhao and Scarton (2025, arXiv 2508.19089) compare in-context learning with parameter-efficient tuning over 20
 languages: where language and script are barely represented, tuning is limited, and word or sentence pairs in the prompt
-work best; where a language is better represented, few-shot examples and tuning do. They draw no numeric line. The lines
-below are ours: on the two models that we tuned (docs/survey.md), those languages gained whose parity was above
-`UNKNOWN`.
+work best; where a language is better represented, few-shot examples and tuning do. They give no numeric limits. Those
+below are ours, and docs/survey.md says what they were checked on.
 """
 
 from __future__ import annotations

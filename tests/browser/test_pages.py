@@ -115,7 +115,7 @@ def surveyed():
     rows = []
     for k, (script, name) in enumerate(zip(scripts, ["English", *names], strict=True)):
         about = {"code": f"l{k:02d}_{script}", "name": name, "script": script, "units": 60, "read": 8, "chance": 0.125}
-        numbers = {name: 0.3 + (k * 7 % 30) / 20 for name in NUMBERS} | {"broken": k / 40, "unknown": 0.0}
+        numbers = dict.fromkeys(NUMBERS, 0.3 + k * 7 % 30 / 20) | {"broken": k / 40, "unknown": 0.0}
         if k % 9 == 8:
             about |= {"units": 3, "read": 3}
             numbers = dict.fromkeys(NUMBERS, float("nan"))
