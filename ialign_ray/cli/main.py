@@ -15,6 +15,7 @@ from ialign_ray.cli.jobs import jobs, stop, submit
 from ialign_ray.cli.options import ExperimentFile, Overrides, RegistryOption, console, load, say
 from ialign_ray.cli.registry import models, promote, register, rollback
 from ialign_ray.cli.serve import serve
+from ialign_ray.cli.survey import survey
 from ialign_ray.errors import IalignError
 from ialign_ray.terminal import prepare_process
 
@@ -41,6 +42,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
+app.command()(survey)
 app.add_typer(data)
 app.add_typer(serve)
 

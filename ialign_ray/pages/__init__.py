@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from ialign_ray.pages.charts import draw_script
+from ialign_ray.pages.finder import finder_script
 from ialign_ray.pages.html_table import STEPS, html_table
 
 
@@ -18,7 +19,7 @@ def themed(package: str) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= {"count": lambda n: f"{n:,}", "table": html_table}
-    environment.globals |= {"steps": STEPS, "draw_script": draw_script}
+    environment.globals |= {"steps": STEPS, "draw_script": draw_script, "finder_script": finder_script}
     return environment
 
 

@@ -38,16 +38,22 @@ def answer(text: str, adapter: Path | None, model: str | None, max_new_tokens: i
 
 def open_model(adapter: Path | None, model: str | None) -> tuple[Any, Any, ModelSettings]:
     """Return (model, tokenizer, settings) of an adapter's run, or of a base model by id."""
+    settings, folder = model_settings(adapter, model)
+    return *load_adapted(settings, folder), settings
+
+
+def model_settings(adapter: Path | None, model: str | None) -> tuple[ModelSettings, Path | None]:
+    """Return the settings and the folder that `load_adapted` opens; the pocket base is trained if it is missing."""
+    folder = None
     if adapter is not None:
         folder = model_folder(adapter)
         settings = run_experiment(folder).model
-        ensure_base(settings.id, Console(stderr=True))
-        return *load_adapted(settings, folder), settings
-    if model is None:
+    elif model is not None:
+        settings = ModelSettings(id=model)
+    else:
         raise ConfigError("predict needs a model; give --adapter RUN or --model ID")
-    settings = ModelSettings(id=model)
     ensure_base(settings.id, Console(stderr=True))
-    return *load_adapted(settings, None), settings
+    return settings, folder
 
 
 def from_registry(model: str, location: str | None) -> tuple[Path | None, str | None]:

@@ -18,6 +18,10 @@ from ialign_ray.evaluation.report.write import report
 from ialign_ray.inspection.page import write_page as write_inspection
 from ialign_ray.inspection.report import inspect
 from ialign_ray.search.page import render_page as render_search
+from ialign_ray.survey.advice import PIVOT, advise
+from ialign_ray.survey.page import SurveyedWith
+from ialign_ray.survey.page import render_page as render_survey
+from ialign_ray.survey.table import NUMBERS
 from ialign_ray.training.prepare import make_encoder
 
 pytestmark = pytest.mark.browser
@@ -102,6 +106,57 @@ def test_the_search(browser, tmp_path):
         assert page.locator("[data-chart] svg").count() == 3
         assert page.locator("dl.shares dt").count() == 2 * len(SPACE)
         assert page.locator("#trials ~ * tbody tr").count() == table["trial"].nunique()
+
+
+def surveyed():
+    """A made-up survey: many scripts, long and hostile names, numbers that are missing, and too few units."""
+    scripts = ["Latn"] * 20 + ["Cyrl", "Arab", "Deva", "Thai", "Cans", "Mymr", "Ethi", "Geor", "Hani", ""]
+    names = [f"Language {k:02d} of some valley" for k in range(27)] + ["<script>window.broken = 1</script>", "W" * 60]
+    rows = []
+    for k, (script, name) in enumerate(zip(scripts, ["English", *names], strict=True)):
+        about = {"code": f"l{k:02d}_{script}", "name": name, "script": script, "units": 60, "read": 8, "chance": 0.125}
+        numbers = dict.fromkeys(NUMBERS, 0.3 + k * 7 % 30 / 20) | {"broken": k / 40, "unknown": 0.0}
+        if k % 9 == 8:
+            about |= {"units": 3, "read": 3}
+            numbers = dict.fromkeys(NUMBERS, float("nan"))
+        numbers["tokens_per_word"] = float("nan") if script == "Thai" else numbers["tokens_per_word"]
+        ends = {f"{name}{end}": value for name, value in numbers.items() for end in ("_low", "_high")}
+        given = PIVOT if k == 0 else advise(numbers["parity"], numbers["broken"])
+        rows.append(about | numbers | ends | {"known": given.kind, "advice": given.text})
+    return pd.DataFrame(rows)
+
+
+def test_the_survey(browser, tmp_path):
+    path = tmp_path / "survey.html"
+    path.write_text(render_survey(surveyed(), SurveyedWith("a/model", "data.parquet", "eng", 8, 120)), "utf-8")
+    assert checked(browser, path.as_uri(), charts_drawn) == ""
+
+
+def test_the_survey_is_searched_and_sorted_by_keyboard(browser, tmp_path):
+    path, table = tmp_path / "survey.html", surveyed()
+    # an unbroken name makes cards of the rows at this width
+    table["name"] = [name[:20] for name in table["name"]]
+    path.write_text(render_survey(table, SurveyedWith("a/model", "data.parquet", "eng", 8, 120)), "utf-8")
+    with looked_at(browser, path.as_uri(), 1600, "light", offline=True) as (page, said):
+        rows = page.locator("#languages ~ .wide tbody tr:visible")
+        assert rows.count() == len(table)
+        page.get_by_label("Search").focus()
+        page.keyboard.type("cyrillic")
+        assert (rows.count(), page.locator("output").text_content()) == (1, f"1 of {len(table)}")
+        page.get_by_label("Search").fill("")
+        for control, order in ((page.get_by_label("Sort by"), False), (page.get_by_label("Largest first"), True)):
+            control.focus()
+            page.keyboard.type("bits/byte" if not order else " ")
+            cells = page.locator("#languages ~ .wide tbody tr td:nth-child(4)").evaluate_all(
+                "(cells) => cells.map((cell) => cell.dataset.sort)"
+            )
+            known = [float(cell) for cell in cells if cell]
+            assert known == sorted(known, reverse=order)
+            assert cells[len(known) :] == [""] * int(table["bits_per_byte"].isna().sum())
+        page.get_by_role("button", name="language").focus()
+        page.keyboard.press("Enter")
+        assert page.locator("th[aria-sort=ascending]").inner_text().startswith("language")
+        assert said == []
 
 
 def test_the_playground(browser, server):
