@@ -70,16 +70,20 @@ class ChoiceUnit(Unit):
     def _by_letter(self, scorer: Scorer, rows: pd.DataFrame, options: list[list[str]]) -> dict[str, Floats]:
         free = scorer.content_free(self._content_free(), self.letters)
         orders = np.stack([_orders(str(i), len(self.letters), self.permutations) for i in rows["id"]])
-        by_order: list[dict[str, Floats]] = []
+        asked: list[str] = []
         for k in range(self.permutations):
             listed = [[of_row[place] for place in order] for of_row, order in zip(options, orders[:, k], strict=True)]
-            scores = scorer.labels(self._asked(rows, listed), self.letters)
-            values = {name: label_values(scores, name, free) for name in ("sum", "mean", "calibrated")}
-            back = np.argsort(orders[:, k], axis=1)  # place in the list of each option of the file
-            by_order.append({name: np.take_along_axis(value, back, axis=1) for name, value in values.items()})
-        found = {name: np.mean([one[name] for one in by_order], axis=0) for name in by_order[0]}
+            asked += self._asked(rows, listed)
+        # in one call, so that the orders of a row share its passage
+        scores = scorer.labels(asked, self.letters)
+        back = np.argsort(orders, axis=2).swapaxes(0, 1)  # place in the list of each option of the file
+        values = {
+            name: np.take_along_axis(label_values(scores, name, free).reshape(back.shape), back, axis=2)
+            for name in ("sum", "mean", "calibrated")
+        }
+        found: dict[str, Floats] = {name: value.mean(axis=0) for name, value in values.items()}
         if self.permutations > 1:
-            answers = np.stack([predict(one["sum"]) for one in by_order])
+            answers = predict(values["sum"].reshape(-1, len(self.letters))).reshape(back.shape)
             found["order_changed"] = (answers != answers[0]).any(axis=(0, 2)).astype(np.float64)
         return found
 
