@@ -8,19 +8,20 @@ from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
 from ialign_ray.config.search import Domain, SearchConfig
+from ialign_ray.config.suite_source import PromptConfig, SuiteSource
 from ialign_ray.config.suites import (
+    ChoiceSuite,
     ClassificationSuite,
     InstructionSuite,
     PerplexitySuite,
-    PromptConfig,
     RetrievalSuite,
     Suite,
-    SuiteSource,
     TranslationSuite,
 )
 from ialign_ray.config.train import ScalingConfig, StopRule, TrainConfig, ValidationConfig
 
 __all__ = [
+    "ChoiceSuite",
     "ClassificationSuite",
     "CleaningConfig",
     "CompareConfig",

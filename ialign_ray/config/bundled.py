@@ -45,6 +45,8 @@ def grouped(suite: Any, groups: Mapping[str, str]) -> Any:
     renamed = {
         key: _renamed(suite[key], codes) for key in ("columns", "languages", "directions", "pivot") if key in suite
     }
+    if isinstance(suite.get("choices"), dict):
+        renamed["choices"] = _renamed(suite["choices"], codes)
     if long:
         renamed["long"] = long | {"values": _renamed(long.get("values"), codes)}
     chosen = renamed.get("languages") or list(codes.values())

@@ -18,7 +18,7 @@ from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.model import ModelSettings
 from ialign_ray.config.search import SearchConfig
 from ialign_ray.config.serve import ServeConfig
-from ialign_ray.config.suites import SuiteSource
+from ialign_ray.config.suite_source import SuiteSource
 from ialign_ray.config.train import ScalingConfig, TrainConfig
 from ialign_ray.errors import ConfigError
 

@@ -17,22 +17,23 @@ from pydantic import (
     ValidationError,
     ValidatorFunctionWrapHandler,
     WrapValidator,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
 
-from ialign_ray.config.base import Section
 from ialign_ray.config.data import DataSource, InstructionSource, Scalar
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
 from ialign_ray.config.slots import slots_of
+from ialign_ray.config.suite_source import (
+    ClusteredSource,
+    PromptConfig,
+    SuiteSource,
+    check_slots,
+    prompts_in,
+)
 from ialign_ray.errors import ConfigError
 from ialign_ray.plugins import Extensible
-
-TEXT = "text"
-"""Slot of a suite with one text per row."""
-
-Texts = str | dict[str, str]
-"""A column, or slot -> column if a row has several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""
 
 
 def _measures(kind: str, *built_in: str) -> AfterValidator:
@@ -56,122 +57,12 @@ _OF_TEXT = ("chrf", "bleu", "spbleu")
 LabelMetric = Annotated[
     str, _measures("classification", *_OF_LABELS), Field(json_schema_extra={"enum": list(_OF_LABELS)})
 ]
+ChoiceMetric = Annotated[str, _measures("choice", "accuracy"), Field(json_schema_extra={"enum": ["accuracy"]})]
 TextMetric = Annotated[
     str,
     _measures("translation", "bits_per_byte", *_OF_TEXT),
     Field(json_schema_extra={"enum": ["bits_per_byte", *_OF_TEXT]}),
 ]
-
-
-def columns_of(texts: Texts) -> dict[str, str]:
-    """Slot -> column."""
-    return {TEXT: texts} if isinstance(texts, str) else texts
-
-
-class PromptConfig(Section):
-    """One wording of a request."""
-
-    name: str
-    """Short name in results."""
-    language: LanguageCode = "eng"
-    """Language of the prompt; it chooses the label words."""
-    text: str
-    """The prompt; `{text}` (or `{premise}` and `{hypothesis}`, as the suite's columns name them) is the
-    sentence; for a translation `{source}`, `{source_language}` and `{target_language}`."""
-
-
-class LongSuite(Section):
-    """Layout with one language per row: one column names the language, others contain the texts."""
-
-    language: str
-    """Column that names the language."""
-    text: Texts
-    """Column of the text, or slot -> column."""
-    values: ByLanguage[str]
-    """Language code -> value in the `language` column; rows of other languages are left out."""
-    join: str | None = None
-    """Column whose equal values are the same sentence in several languages; they are then resampled together."""
-
-
-class _Clustered(DataSource):
-    cluster: str | list[str] | None = None
-    """Column (or several) whose equal values mark dependent sentences, such as those of one article or premise: they
-    are resampled together, and a mismatched source never has the same value."""
-    cluster_optional: bool = False
-    """Accept a file without the column, whose sentences then count as independent, as in the bundled suites; false
-    makes that an error."""
-
-
-class SuiteSource(_Clustered):
-    """Fields of every suite of texts in languages."""
-
-    name: str
-    """Short name in results."""
-    columns: ByLanguage[Texts] = Field(default_factory=dict)
-    """Language code -> column of the text, or slot -> column if a row has several texts."""
-    long: LongSuite | None = None
-    """Layout of files with one language per row; null for one column per language."""
-    id: str | None = None
-    """Column with the sentence id; the row's number if omitted."""
-    languages: LanguageList | None = None
-    """Languages that are measured; all that have a column if omitted."""
-    grouped: bool = False
-    """Measure only languages of `languages.l1`, `l2` and `l3`, as the bundled suites do."""
-    test_limit: int | None = Field(None, ge=1)
-    """Score a seeded sample of this many sentences, the same in every language."""
-
-    @model_validator(mode="after")
-    def _spoken(self) -> Self:
-        known = self.known
-        if not known:
-            raise ValueError("no language has a column; name them in `columns`, or in `long`")
-        if missing := [c for c in self.languages or () if c not in known]:
-            raise ValueError(f"language {missing[0]!r} has no column; the suite has {', '.join(known)}")
-        if self.languages == []:
-            raise ValueError(f"no language is left to measure; the suite has {', '.join(known)}")
-        return self
-
-    @property
-    def known(self) -> list[str]:
-        """Languages with a column, in the order of the file."""
-        return list(dict.fromkeys([*self.columns, *(self.long.values if self.long else {})]))
-
-    @property
-    def spoken(self) -> list[str]:
-        """Languages that are measured."""
-        return [c for c in self.known if self.languages is None or c in self.languages]
-
-    @property
-    def measured(self) -> set[str]:
-        """Languages for which a number is reported."""
-        return set(self.spoken)
-
-    @property
-    def slots(self) -> tuple[str, ...]:
-        """Names of the texts of a row."""
-        return tuple(columns_of(self._texts[0]))
-
-    @property
-    def text_columns(self) -> list[str]:
-        """Every column with texts, including languages that are not measured: none may be trained on."""
-        return list(dict.fromkeys(column for texts in self._texts for column in columns_of(texts).values()))
-
-    @property
-    def _texts(self) -> list[Texts]:
-        return [*self.columns.values(), *([self.long.text] if self.long else [])]
-
-    @model_validator(mode="after")
-    def _same_slots(self) -> Self:
-        for texts in self._texts:
-            if tuple(columns_of(texts)) != self.slots:
-                raise ValueError(
-                    f"{texts!r} has other slots than {', '.join(self.slots)}; give every language the same"
-                )
-        return self
-
-    def _one_text(self) -> None:
-        if self.slots != (TEXT,):
-            raise ValueError(f"a suite of kind {getattr(self, 'kind', '')!r} takes one text per row; name one column")
 
 
 def _keys_as_text(value: Any) -> Any:
@@ -209,7 +100,7 @@ class ClassificationSuite(SuiteSource):
     @model_validator(mode="after")
     def _verbalised(self) -> Self:
         for prompt in self.prompts:
-            _check_slots(prompt, self.slots)
+            check_slots(prompt, self.slots)
             for label, words in self.labels.items():
                 if prompt.language not in words:
                     raise ValueError(
@@ -225,20 +116,123 @@ class ClassificationSuite(SuiteSource):
 
     @model_validator(mode="after")
     def _asked(self) -> Self:
-        _once([p.name for p in self.prompts])
-        if not self.asked:
-            raise ValueError(f"no prompt is in {self.prompt_languages}; the suite's are in {_languages(self.prompts)}")
+        assert self.asked  # raises a ValueError without one
         return self
 
     @property
     def asked(self) -> list[PromptConfig]:
         """The prompts that are used."""
-        return [p for p in self.prompts if self.prompt_languages is None or p.language in self.prompt_languages]
+        return prompts_in(self.prompts, self.prompt_languages)
 
     @property
     def crossed(self) -> bool:
         """Return True if the baselines are fitted on the other fifths of the test rows."""
         return self.train is None or self.split_column is None
+
+
+LETTERS = tuple("ABCDEFGHIJ")
+"""Letters of options, in order."""
+
+Options = Annotated[str | Annotated[list[str], Field(min_length=2)], Field(union_mode="left_to_right")]
+"""Column with a list of options, or one column for each option."""
+ChoiceForm = Literal["letter", "text"]
+"""Way to score the options of a row: by the letter before each in the prompt, or by their text."""
+LISTED = "choices"
+"""Slot of a prompt for the options of a row, one in each line after its letter."""
+
+
+class ChoiceSuite(SuiteSource):
+    """Multiple choice, by the likelihood of each row's own options or of their letters."""
+
+    kind: Literal["choice"] = "choice"
+    """Kind of the suite."""
+    choices: Options | ByLanguage[Options] = LISTED
+    """Column with a list of options (also as JSON text, or as text with a lettered line for each option), or a list of
+    columns with one option each; language -> these if the options are in other columns for each language. All rows need
+    the same number of options."""
+    answer: str = "answer"
+    """Column of the right option: its number, its letter or its text."""
+    answer_is: Literal["number", "letter", "text"] | None = None
+    """Meaning of `answer`; found out if omitted, and refused if several meanings fit the rows but disagree."""
+    answer_base: Literal[0, 1] | None = None
+    """Number of the first option; found out if omitted, and refused if both fit the rows."""
+    split_column: str | None = None
+    """Column that separates test rows from others; null if all rows are test rows."""
+    test: Scalar = "test"
+    """Value of `split_column` for the rows that are scored."""
+    together: str | None = None
+    """Column whose equal values stay in one fifth when the baselines are fitted on the other four; if omitted, the
+    first text of a row that has several, such as the passage of its questions."""
+    by: list[ChoiceForm] | None = None
+    """Ways to score options: `letter` scores the letter of each option under the prompts with the slot `{choices}`,
+    `text` each option as continuation of the prompts without it, or of all if every prompt has the slot. The first is
+    the suite's own score; the scorers of the second are called `letter:sum` or `text:sum`. If omitted, `letter` if the
+    first prompt has the slot, otherwise `text`."""
+    letters: list[str] = Field(default_factory=lambda: list(LETTERS), min_length=2)
+    """Letters of the options, in order; also those of `answer`."""
+    permutations: int = Field(1, ge=1)
+    """Orders in which the options of a row are listed when letters are scored: the order of the file, and others that
+    are rotations of it, drawn by the row's id. The score is the mean, and the share of rows whose answer depends on the
+    order is reported."""
+    prompts: list[PromptConfig] = Field(min_length=1)
+    """Several wordings; results are given per prompt and averaged."""
+    prompt_languages: LanguageList | None = None
+    """Ask only by the prompts in these languages."""
+    metric: ChoiceMetric = "accuracy"
+    """Chief metric of the suite, shown first."""
+
+    @field_validator("by", mode="before")
+    @classmethod
+    def _one_form(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        if LISTED in self.slots:
+            raise ValueError(f"the slot {{{LISTED}}} of a prompt lists the options; rename the text {LISTED!r}")
+        for prompt in self.prompts:
+            check_slots(prompt, self.slots, (LISTED,))
+        if "letter" in self.forms and not self.asked_by("letter"):
+            raise ValueError(f"`by` is letter, but no prompt lists the options; add the slot {{{LISTED}}} to one")
+        if len(set(self.letters)) < len(self.letters) or not all(letter.strip() for letter in self.letters):
+            raise ValueError(f"letters is {self.letters}; give each option another letter")
+        if len(set(self.forms)) < len(self.forms) or not self.forms:
+            raise ValueError(f"by is {self.by}; name letter, text, or both once")
+        if self.permutations > 1 and "letter" not in self.forms:
+            raise ValueError("permutations changes the order in which options are listed, which needs by: letter")
+        return self
+
+    @model_validator(mode="after")
+    def _optioned(self) -> Self:
+        if isinstance(self.choices, dict) and (missing := [c for c in self.spoken if c not in self.choices]):
+            raise ValueError(f"language {missing[0]!r} has no columns in `choices`; add them")
+        return self
+
+    @property
+    def forms(self) -> list[ChoiceForm]:
+        """Ways to score options; the first is the suite's own."""
+        return self.by if self.by is not None else ["letter" if LISTED in slots_of(self.asked[0].text) else "text"]
+
+    @property
+    def asked(self) -> list[PromptConfig]:
+        """The prompts that are used."""
+        return prompts_in(self.prompts, self.prompt_languages)
+
+    def asked_by(self, form: ChoiceForm) -> list[PromptConfig]:
+        """Return the prompts under which options are scored by letter or by text."""
+        listing = [p for p in self.asked if LISTED in slots_of(p.text)]
+        return listing if form == "letter" else [p for p in self.asked if p not in listing] or listing
+
+    def options_of(self, language: str) -> str | list[str]:
+        """Return the column, or columns, with the options of a language."""
+        return self.choices[language] if isinstance(self.choices, dict) else self.choices
+
+    @property
+    def text_columns(self) -> list[str]:
+        """Every column with texts or options, including languages that are not measured: none may be trained on."""
+        each = list(self.choices.values()) if isinstance(self.choices, dict) else [self.choices]
+        options = [c for one in each for c in ([one] if isinstance(one, str) else one)]
+        return list(dict.fromkeys([*super().text_columns, *options]))
 
 
 class _Directed(SuiteSource):
@@ -249,7 +243,7 @@ class _Directed(SuiteSource):
 
     @model_validator(mode="after")
     def _directed(self) -> Self:
-        self._one_text()
+        self.one_text()
         if bool(self.directions) == (self.pivot is not None):
             raise ValueError("give exactly one of `directions` and `pivot`")
         for code in {c for pair in self.directions for c in pair} | ({self.pivot} if self.pivot else set()):
@@ -306,11 +300,9 @@ class TranslationSuite(_Directed):
 
     @model_validator(mode="after")
     def _asked(self) -> Self:
-        _once([p.name for p in self.prompts])
+        assert self.asked  # raises a ValueError without one
         for prompt in self.prompts:
-            _check_slots(prompt, ("source",), ("source_language", "target_language"))
-        if not self.asked:
-            raise ValueError(f"no prompt is in {self.prompt_languages}; the suite's are in {_languages(self.prompts)}")
+            check_slots(prompt, ("source",), ("source_language", "target_language"))
         if self.metric in _OF_TEXT and not self.generate:
             raise ValueError(f"`metric` is {self.metric!r}, which needs generated text; set generate: true")
         return self
@@ -318,7 +310,7 @@ class TranslationSuite(_Directed):
     @property
     def asked(self) -> list[PromptConfig]:
         """The prompts that are used."""
-        return [p for p in self.prompts if self.prompt_languages is None or p.language in self.prompt_languages]
+        return prompts_in(self.prompts, self.prompt_languages)
 
 
 class PerplexitySuite(SuiteSource):
@@ -329,7 +321,7 @@ class PerplexitySuite(SuiteSource):
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
-        self._one_text()
+        self.one_text()
         return self
 
 
@@ -347,7 +339,7 @@ class RetrievalSuite(_Directed):
     sentences with it."""
 
 
-class InstructionSuite(_Clustered, InstructionSource):
+class InstructionSuite(ClusteredSource, InstructionSource):
     """Loss on held-out instructions: how much the model remembers of what it was tuned on."""
 
     kind: Literal["instructions"] = "instructions"
@@ -360,6 +352,7 @@ class InstructionSuite(_Clustered, InstructionSource):
 
 KINDS: dict[str, type[DataSource]] = {
     "classification": ClassificationSuite,
+    "choice": ChoiceSuite,
     "translation": TranslationSuite,
     "perplexity": PerplexitySuite,
     "retrieval": RetrievalSuite,
@@ -387,29 +380,9 @@ def _of_its_kind(value: Any, built_in: ValidatorFunctionWrapHandler) -> Any:
 Suite = SerializeAsAny[
     Annotated[
         Annotated[
-            ClassificationSuite | TranslationSuite | PerplexitySuite | RetrievalSuite | InstructionSuite,
+            ClassificationSuite | ChoiceSuite | TranslationSuite | PerplexitySuite | RetrievalSuite | InstructionSuite,
             Field(discriminator="kind"),
         ],
         WrapValidator(_of_its_kind),
     ]
 ]
-
-
-def _check_slots(prompt: PromptConfig, needed: tuple[str, ...], allowed: tuple[str, ...] = ()) -> None:
-    found = slots_of(prompt.text)
-    if missing := [slot for slot in needed if slot not in found]:
-        raise ValueError(
-            f"prompt {prompt.name!r}: `text` lacks the slot {{{missing[0]}}}; put it where the sentence belongs"
-        )
-    if unknown := [slot for slot in found if slot not in (*needed, *allowed)]:
-        slots = ", ".join(f"{{{s}}}" for s in (*needed, *allowed))
-        raise ValueError(f"prompt {prompt.name!r}: `text` has the unknown slot {{{unknown[0]}}}; use {slots}")
-
-
-def _once(names: list[str]) -> None:
-    if twice := [n for n in names if names.count(n) > 1]:
-        raise ValueError(f"the prompt name {twice[0]!r} is used twice; rename one")
-
-
-def _languages(prompts: list[PromptConfig]) -> str:
-    return ", ".join(dict.fromkeys(p.language for p in prompts))

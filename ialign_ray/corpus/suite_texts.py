@@ -44,7 +44,7 @@ ANSWERS = (
 
 def aside(suite: SuiteSource) -> set[str]:
     """Columns that a suite names for something other than text."""
-    named = (suite.id, getattr(suite, "label", None), getattr(suite, "split_column", None))
+    named = (getattr(suite, field, None) for field in ("id", "label", "answer", "split_column"))
     return {c for c in (*named, suite.long and suite.long.language) if c}
 
 
@@ -57,14 +57,15 @@ def file_texts(
     (ids, labels, splits). Raises DataError as `read_table` does.
     """
     table = _read(source, base, declared)
-    columns = {
-        name: array
-        for column in table.column_names
-        if column not in aside or column in declared
-        for name, array in _strings(column, table[column].combine_chunks())
-    }
-    known = {name: array for name, array in columns.items() if name.partition(".")[0] in declared}
-    others = [n for n in declared if not any(k.partition(".")[0] == n for k in known)]
+    columns: dict[str, pa.Array] = {}
+    known: dict[str, pa.Array] = {}
+    others = []
+    for column in table.column_names:
+        if column not in aside or column in declared:
+            strings = dict(_strings(column, table[column].combine_chunks()))
+            columns |= strings
+            known |= strings if column in declared else {}
+            others += [column] if column in declared and not strings else []
     known |= {n: pc.cast(table[n].combine_chunks(), pa.string()) for n in others}  # say, numbers
     lengths = [_mean_words(a) for a in known.values()]
     distinct = [_distinct(a) for a in known.values()]

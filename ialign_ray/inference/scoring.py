@@ -38,15 +38,18 @@ from ialign_ray.inference.batching import (
     takes_left_padding,
     token_batches,
 )
+from ialign_ray.inference.label_trees import LabelSet, LabelTree, label_sets, label_trees, refuse_empty
+from ialign_ray.inference.shared_context import SharedContext, context_batches, shared_contexts
 from ialign_ray.modeling.architecture import decoder_start, is_encoder_decoder
 from ialign_ray.modeling.head import base_model, target_logits
 
 Progress = Callable[[int], None]
-LabelSet = Sequence[Tokens]
 Floats = NDArray[np.float64]
 
 # The pass over the labels keeps this many times the budget in cached tokens: they cost memory, not compute.
 CACHED_TOKENS = 4
+# Most prompts that share one context: each keeps a copy of its keys and values.
+_ROWS = 32
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,7 @@ def score_continuations(
         sets = [[continuation] for continuation in continuations]
         each = score_labels(model, prompts, sets, max_batch_tokens=max_batch_tokens, progress=progress)
         return ContinuationScores(each.log_prob.reshape(-1), each.tokens.reshape(-1))
-    _refuse_empty([[continuation] for continuation in continuations])
+    refuse_empty([[continuation] for continuation in continuations])
     # the last token is predicted and never read, so it takes no position
     check_prompts(model, prompts, [len(continuation) - 1 for continuation in continuations])
     sums = np.zeros(len(prompts))
@@ -133,7 +136,7 @@ def score_labels(
         DataError: an empty prompt or label, or label sets of unequal size.
         ModelError: a prompt with its label is longer than the model's maximum positions.
     """
-    sets = _label_sets(labels, len(prompts))
+    sets = label_sets(labels, len(prompts))
     width = len(sets[0]) if sets else len(labels)
     tokens = np.array([[len(label) for label in each] for each in sets], dtype=np.int64)
     tokens = tokens.reshape(len(prompts), width)
@@ -146,76 +149,22 @@ def score_labels(
     score = _encoder_decoder_batch if seq2seq else _shared_prefix_batch
     sums = np.zeros((len(prompts), width))
     done = 0
+    grouped = [] if seq2seq or not _takes_gaps(model) else shared_contexts(prompts, _ROWS)
+    alone = sorted({*range(len(prompts))} - {row for group in grouped for row in group.rows})
     with read_only(model):
-        for rows in token_batches([len(prompt) for prompt in prompts], max_batch_tokens):
+        for groups in context_batches(grouped, prompts, max_batch_tokens, CACHED_TOKENS):
+            rows = [row for group in groups for row in group.rows]
+            sums[rows] = _shared_context_batch(model, prompts, [sets[i] for i in rows], groups, max_batch_tokens)
+            done += len(rows)
+            if progress:
+                progress(done)
+        for places in token_batches([len(prompts[i]) for i in alone], max_batch_tokens):
+            rows = [alone[k] for k in places]
             sums[rows] = score(model, [prompts[i] for i in rows], [sets[i] for i in rows], max_batch_tokens)
             done += len(rows)
             if progress:
                 progress(done)
     return LabelScores(sums, tokens)
-
-
-# --- label sets ---------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LabelTree:
-    """The passes that a label set needs.
-
-    A label's *stem* is the label without its last token: what has to be read to score it.
-
-    stems: the stems that no other stem continues, sorted.
-    home: for each label, the number of a stem that begins with the label's own.
-    """
-
-    stems: tuple[tuple[int, ...], ...]
-    home: tuple[int, ...]
-
-
-def _label_trees(sets: Sequence[tuple[tuple[int, ...], ...]]) -> list[LabelTree]:
-    # one for each distinct object: all prompts of a suite have one label set, and would each build the same tree; not
-    # kept between calls, since the labels of a request to a server may be as long as its body
-    made = {id(labels): labels for labels in sets}
-    trees = {key: _label_tree(labels) for key, labels in made.items()}
-    return [trees[id(labels)] for labels in sets]
-
-
-def _label_tree(labels: tuple[tuple[int, ...], ...]) -> LabelTree:
-    distinct = sorted({label[:-1] for label in labels})
-    # In sorted order whatever continues a stem follows it directly.
-    stems = tuple(s for s, after in zip(distinct, [*distinct[1:], None]) if after is None or after[: len(s)] != s)
-    # a label whose stem another one continues needs no pass: its logits are the first ones of the longer stem's
-    home = (next(k for k, stem in enumerate(stems) if stem[: len(x) - 1] == x[:-1]) for x in labels)
-    return LabelTree(stems, tuple(home))
-
-
-def _is_nested(labels: LabelSet | Sequence[LabelSet]) -> bool:
-    return bool(len(labels) and len(labels[0]) and hasattr(labels[0][0], "__len__"))
-
-
-def _label_sets(labels: LabelSet | Sequence[LabelSet], rows: int) -> list[tuple[tuple[int, ...], ...]]:
-    if _is_nested(labels):
-        each = cast("Sequence[LabelSet]", labels)
-        sets = [tuple(tuple(int(t) for t in label) for label in one) for one in each]
-        if len(sets) != rows:
-            raise DataError(f"{rows} prompts have {len(sets)} label sets; give one to each, or one for all.")
-    else:
-        shared = cast("LabelSet", labels)
-        sets = [tuple(tuple(int(t) for t in label) for label in shared)] * rows
-        _refuse_empty([shared] if rows or len(shared) else [])
-    _refuse_empty(sets)
-    if len({len(one) for one in sets}) > 1:
-        raise DataError("the label sets differ in size; score prompts with different numbers of labels apart.")
-    return sets
-
-
-def _refuse_empty(sets: Sequence[LabelSet]) -> None:
-    for i, one in enumerate(sets):
-        if not len(one):
-            raise DataError(f"label set {i} is empty; give at least one label.")
-        for k, label in enumerate(one):
-            if not len(label):
-                raise DataError(f"label {k} of row {i} has no tokens; check how the label was tokenised.")
 
 
 # --- one batch ----------------------------------------------------------------------------------------
@@ -271,9 +220,8 @@ def _shared_prefix_batch(
 ) -> Floats:
     # on the left, so that all prompts end in the last column, behind which the cache is continued
     ids, mask = padded(prompts, device_of(model), left=True)
-    trees = _label_trees(sets)
     # one-token labels are read from the prompt's own logits: then no keys and values are kept
-    branches = any(stem for tree in trees for stem in tree.stems)
+    branches = any(len(label) > 1 for one in sets for label in one)
     cache = DynamicCache(config=base_model(model).config) if branches else None
     last = torch.arange(1, len(prompts) + 1) * ids.shape[1] - 1
     # positions count the row's own tokens; those of the padding are hidden by the mask, and clamped to be valid
@@ -287,12 +235,57 @@ def _shared_prefix_batch(
         **_cached(model, cache),
         **_accepted(model, places),
     )
+    return _labels_after(model, logits, cache, mask, sets, budget)
+
+
+def _shared_context_batch(
+    model: nn.Module,
+    prompts: Sequence[Tokens],
+    sets: Sequence[tuple[tuple[int, ...], ...]],
+    groups: Sequence[SharedContext],
+    budget: int,
+) -> Floats:
+    """Sums [B, L] of the labels of the groups' prompts, group by group: each context is read once."""
+    ids, before = padded([prompts[g.rows[0]][: g.length] for g in groups], device_of(model), left=True)
+    cache = DynamicCache(config=base_model(model).config)
+    places = {"position_ids": (before.cumsum(1) - 1).clamp(min=0)}
+    kept = {"input_ids": ids, "attention_mask": before, "use_cache": True}
+    target_logits(model, torch.tensor([0]), **kept, **_cached(model, cache), **_accepted(model, places))
+    owner = torch.tensor([k for k, g in enumerate(groups) for _ in g.rows], device=ids.device)
+    rest, own = padded([prompts[row][g.length :] for g in groups for row in g.rows], ids.device, left=True)
+    mask = torch.cat([before[owner], own], dim=1)
+    cache = _select(cache, owner)
+    places = {"position_ids": before[owner].sum(1, keepdim=True) + (own.cumsum(1) - 1).clamp(min=0)}
+    last = torch.arange(1, len(rest) + 1) * rest.shape[1] - 1
+    kept = {"input_ids": rest, "attention_mask": mask, "use_cache": True}
+    logits = target_logits(model, last, **kept, **_cached(model, cache), **_accepted(model, places))
+    return _labels_after(model, logits, cache, mask, sets, budget)
+
+
+def _labels_after(
+    model: nn.Module,
+    logits: Tensor,
+    cache: DynamicCache | None,
+    mask: Tensor,
+    sets: Sequence[tuple[tuple[int, ...], ...]],
+    budget: int,
+) -> Floats:
+    """Sums [B, L] of labels, from the logits [B, V] after their prompts and the prompts' cache with its mask [B, T]."""
+    trees = label_trees(sets)
     owners = [b for b, one in enumerate(sets) for _ in one]
-    sums = _read(logits, owners, [label[0] for one in sets for label in one]).reshape(len(prompts), -1)
+    sums = _read(logits, owners, [label[0] for one in sets for label in one]).reshape(len(sets), -1)
     if cache is not None:
-        for pairs in _stem_batches(trees, ids.shape[1], budget):
+        for pairs in _stem_batches(trees, mask.shape[1], budget):
             _add_stems(model, cache, mask, pairs, sets, trees, sums)
     return sums
+
+
+def _takes_gaps(model: nn.Module) -> bool:
+    """Return True if padding between two parts of a row is hidden by the mask: positions are given, and no layer counts
+    columns as distances (sliding windows, MPT)."""
+    inner = base_model(model)
+    kinds = set(getattr(inner.config.get_text_config(decoder=True), "layer_types", None) or ["full_attention"])
+    return "position_ids" in inspect.signature(inner.forward).parameters and kinds == {"full_attention"}
 
 
 def _add_stems(
@@ -338,7 +331,7 @@ def _encoder_decoder_batch(
     model: nn.Module, prompts: Sequence[Tokens], sets: Sequence[tuple[tuple[int, ...], ...]], budget: int
 ) -> Floats:
     ids, mask = padded(prompts, device_of(model))
-    trees = _label_trees(sets)
+    trees = label_trees(sets)
     # Decoders need no cache here: the dear part that labels share is the encoder's states, computed once a prompt.
     start = cast("int", decoder_start(model))
     states = base_model(model).get_encoder()(input_ids=ids, attention_mask=mask).last_hidden_state

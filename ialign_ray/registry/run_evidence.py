@@ -26,7 +26,7 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment, dump_yaml, load_experiment
-from ialign_ray.config.suites import TEXT
+from ialign_ray.config.suite_source import TEXT
 from ialign_ray.errors import RegistryError
 from ialign_ray.evaluation.metrics.registry import lower_is_better
 from ialign_ray.evaluation.results.cells import Frames, Measured

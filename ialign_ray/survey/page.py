@@ -24,7 +24,7 @@ _TICKS = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 
 @dataclass(frozen=True)
 class SurveyedWith:
-    """What a survey was made with, for its page."""
+    """Arguments of a survey, for its page."""
 
     model: str
     data: str

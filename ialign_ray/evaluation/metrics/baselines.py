@@ -24,7 +24,7 @@ from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
 from ialign_ray.evaluation.metrics.classification import SCORERS, gold_labels
 
 BASELINES: Final = ("random", "majority", "length", "ngrams")
-_FLOOR: Final = 1e-6  # a label unseen in training is improbable, not impossible: scores stay finite
+FLOOR: Final = 1e-6  # a label unseen in training is improbable, not impossible: scores stay finite
 
 
 VERSION: Final = 1
@@ -53,7 +53,7 @@ def random_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> 
 def majority_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> Floats:
     """Log shares of the training labels (rows, labels): every row gets the most frequent label."""
     shares = np.bincount(gold, minlength=labels) / len(gold)
-    return np.tile(np.log(np.maximum(shares, _FLOOR)), (len(asked.chars), 1))
+    return np.tile(np.log(np.maximum(shares, FLOOR)), (len(asked.chars), 1))
 
 
 def length_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> Floats:
@@ -74,7 +74,7 @@ def ngram_scores(gold: Ints, learned: Surface, asked: Surface, labels: int) -> F
     sides = []
     for known, new in zip(learned.grams, asked.grams, strict=True):
         # the 5,000 most frequent score as all do within .005 F1 (NusaX, NusaParagraph, XNLI), in half the time
-        frequent = np.sort(np.argsort(-np.asarray(known.sum(axis=0)).ravel(), kind="stable")[:_GRAMS])
+        frequent = np.sort(np.argsort(-np.asarray(known.sum(axis=0)).ravel(), kind="stable")[:FREQUENT])
         weights = TfidfTransformer(sublinear_tf=True).fit(known[:, frequent])
         sides.append([weights.transform(counts[:, frequent]) for counts in (known, new)])
     model = LogisticRegression(C=10, max_iter=300, tol=1e-3)
@@ -88,7 +88,8 @@ _SCORES: Final[Mapping[str, Callable[[Ints, Surface, Surface, int], Floats]]] = 
     "length": length_scores,
     "ngrams": ngram_scores,
 }
-_GRAMS: Final = 5_000
+FREQUENT: Final = 5_000
+"""Number of n-grams, the most frequent ones, that baselines learn from."""
 
 
 def baseline_predictions(train: pd.DataFrame, test: pd.DataFrame, labels: Mapping[str, int]) -> dict[str, pd.DataFrame]:
@@ -162,8 +163,8 @@ def _training_rows(known: pd.DataFrame, language: str) -> pd.DataFrame:
 
 
 def _logs(probabilities: Floats, classes: Ints, labels: int) -> Floats:
-    scores = np.full((len(probabilities), labels), np.log(_FLOOR))
-    scores[:, classes] = np.log(np.maximum(probabilities, _FLOOR))
+    scores = np.full((len(probabilities), labels), np.log(FLOOR))
+    scores[:, classes] = np.log(np.maximum(probabilities, FLOOR))
     return scores
 
 

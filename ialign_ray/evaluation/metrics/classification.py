@@ -24,6 +24,11 @@ Bools = NDArray[np.bool_]
 SCORERS: Final = ("sum", "mean", "calibrated")
 """Ways to score a label from its tokens: sum, mean over tokens, or sum relative to a contentless prompt."""
 
+PER_LENGTH: Final = ("per_character", "per_byte")
+"""Further ways to score the text of an option: sum over its characters (`acc_norm` of lm-evaluation-harness), or bytes
+(`acc_bytes`)."""
+_COLUMNS: Final = tuple(f"{form}{name}" for form in ("", "letter:", "text:") for name in (*SCORERS, *PER_LENGTH))
+
 LENGTH_FIXED: Final = ("auc_length_fixed", "auc_ovr_length_fixed")
 """Metrics that compare only texts of about the same length."""
 WITHIN_LENGTH: Final = 1.1
@@ -89,7 +94,7 @@ def label_cells(rows: pd.DataFrame, unit: Ints, weights: Floats) -> dict[str, Ce
     Raises `DataError` if the rows have no scores, or scores or labels out of range.
     """
     cells = {
-        name: Cell(rows, unit, weights, name) for name in SCORERS if name in rows.columns and rows[name].notna().any()
+        name: Cell(rows, unit, weights, name) for name in _COLUMNS if name in rows.columns and rows[name].notna().any()
     }
     if not cells:
         where = Cell(rows, unit, weights).where

@@ -24,6 +24,7 @@ from ialign_ray.evaluation.metrics.cell import Cell
 from ialign_ray.plugins import Extensible
 
 CLASSIFICATION: Final = "classification"
+CHOICE: Final = "choice"
 TRANSLATION: Final = "translation"
 PERPLEXITY: Final = "perplexity"
 RETRIEVAL: Final = "retrieval"
@@ -97,11 +98,22 @@ def _generation(cell: Cell) -> Mapping[str, Floats]:
     return generation_draws(cell)
 
 
+def _chance(cell: Cell) -> Floats:
+    return cell.mean(1 / cell.rows["options"])
+
+
+def _order_changed(cell: Cell) -> Floats | None:
+    """Absent if options were listed in one order."""
+    changed = cell.rows["order_changed"] if "order_changed" in cell.rows.columns else None
+    return None if changed is None or changed.isna().all() else cell.mean(changed)
+
+
 def _found(column: str) -> Callable[[Cell], Floats]:
     return lambda cell: cell.mean(cell.rows[column] == 0)
 
 
 _LABELS, _TEXTS, _PAIRS = (CLASSIFICATION,), (TRANSLATION,), (RETRIEVAL,)
+_RIGHT = (CLASSIFICATION, CHOICE)
 _SHARE, _POSITIVE, _HUNDRED = (0.0, 1.0), (0.0, np.inf), (0.0, 100.0)
 METRICS: Final = Extensible(
     "ialign.metrics",
@@ -109,14 +121,23 @@ METRICS: Final = Extensible(
     {
         "f1_weighted": Metric("F1", classification.f1_weighted, _LABELS, words="weighted F1", limits=_SHARE),
         "f1_macro": Metric("macro F1", classification.f1_macro, _LABELS, words="macro F1", limits=_SHARE),
-        "accuracy": Metric("accuracy", classification.accuracy, _LABELS, limits=_SHARE),
+        "accuracy": Metric("accuracy", classification.accuracy, _RIGHT, limits=_SHARE),
         "auc": Metric("AUC", classification.auc, _LABELS, words="AUC", limits=_SHARE),
         "auc_length_fixed": Metric(
             "AUC, length fixed", classification.auc_length_fixed, _LABELS, words="AUC at fixed length", limits=_SHARE
         ),
-        "share": Metric("share of predictions", classification.shares, _LABELS, limits=_SHARE),
+        "share": Metric("share of predictions", classification.shares, _RIGHT, limits=_SHARE),
         "calibration_error": Metric(
-            "calibration error", probabilities.calibration_error, _LABELS, higher_is_better=False, limits=_SHARE
+            "calibration error", probabilities.calibration_error, _RIGHT, higher_is_better=False, limits=_SHARE
+        ),
+        "chance": Metric("chance", _chance, (CHOICE,), limits=_SHARE),
+        "order_changed": Metric(
+            "changed by order",
+            _order_changed,
+            (CHOICE,),
+            higher_is_better=False,
+            words="share of answers that the order of options changes",
+            limits=_SHARE,
         ),
         "auc_ovr": Metric("AUC, one against the rest", probabilities.auc_ovr, _LABELS, limits=_SHARE),
         "auc_ovr_length_fixed": Metric(

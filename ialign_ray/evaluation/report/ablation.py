@@ -19,7 +19,7 @@ from ialign_ray.evaluation.results.analysis import CONTROL, RunFrames, analyse
 from ialign_ray.evaluation.results.cells import Measured
 from ialign_ray.evaluation.results.summary import compare
 from ialign_ray.evaluation.rules import UNMEASURED
-from ialign_ray.evaluation.scoring.suite_kinds import SUITES
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, label_names
 from ialign_ray.pages import markdown_table
 from ialign_ray.storage import write_text
 
@@ -99,7 +99,7 @@ def _tables(experiment: Experiment, suite: str, kind: str, results: pd.DataFrame
         for metric, title in SUITES[kind].titles.items()
         for scope in scopes
     ]
-    labels = next((list(s.labels) for s in experiment.evaluate.suites if s.name == suite and hasattr(s, "labels")), [])
+    labels = next((label_names(s) for s in experiment.evaluate.suites if s.name == suite), [])
     shares = [
         Column(f"{label} {scope.removeprefix('group:')}", suite, scope, f"share_{number}", scorer)
         for scope in scopes

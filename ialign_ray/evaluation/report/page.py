@@ -8,7 +8,7 @@ from typing import Any
 
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment, dump_yaml
+from ialign_ray.config import Experiment, dump_yaml
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.registry import in_words
 from ialign_ray.evaluation.report import page_charts, page_history
@@ -17,7 +17,7 @@ from ialign_ray.evaluation.report.page_examples import suite_texts, worst_exampl
 from ialign_ray.evaluation.report.tables import row_order
 from ialign_ray.evaluation.results.analysis import BASE, Analysis
 from ialign_ray.evaluation.rules import UNMEASURED
-from ialign_ray.evaluation.scoring.suite_kinds import SUITES
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, label_names
 from ialign_ray.pages import themed
 from ialign_ray.pages.charts import Figure, colours
 
@@ -192,7 +192,7 @@ def _transfers(analysis: Analysis) -> list[Figure]:
 def _shares(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any]]:
     found = []
     for suite in experiment.evaluate.suites:
-        if not isinstance(suite, ClassificationSuite):
+        if not (labels := label_names(suite)):
             continue
         part = results[
             (results["suite"] == suite.name)
@@ -202,12 +202,12 @@ def _shares(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any
             & results["scope"].str.startswith("language:")
             & ~results["run"].isin(BASELINES)
         ]
-        labels = list(suite.labels)
         rows = [
             {"run": r["run"], "language": r["scope"].partition(":")[2], "share": r["value"]}
             | {"label": labels[int(r["metric"].removeprefix("share_"))]}
             for r in part.to_dict("records")
         ]
+        labels = labels[: len(part["metric"].unique())]  # a suite may have more letters than options
         if rows:
             languages = page_charts.label_shares(pd.DataFrame(rows), labels, row_order(part["run"].unique()))
             of = {"name": suite.name, "n": int(part["n"].max()), "languages": languages}

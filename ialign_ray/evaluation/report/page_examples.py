@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment, Suite
+from ialign_ray.config import Experiment, Suite
 from ialign_ray.errors import IalignError
 from ialign_ray.evaluation.results.analysis import RunFrames
-from ialign_ray.evaluation.scoring.suite_kinds import SUITES
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, label_names
 
 SHOWN = 5
 _KEYS = ["language", "id"]
@@ -101,10 +101,9 @@ def _answers(
     made: dict[str, str] = {}
     for who, parts in zip(("before", "after"), (frames[1], frames[0])):
         of = parts[0][(parts[0]["language"] == key[0]) & (parts[0]["id"].astype(str) == key[1])]
-        if isinstance(suite, ClassificationSuite):
-            labels = list(suite.labels)
+        if labels := label_names(suite):
             made["right"] = labels[int(of["label"].iloc[0])]
-            made[who] = labels[int(np.mean(np.stack(of[scorer].tolist()), axis=0).argmax())]
+            made[who] = labels[int(np.mean(np.stack(of[scorer].dropna().tolist()), axis=0).argmax())]
         elif "hypothesis" in of.columns:
             made[who] = str(of["hypothesis"].iloc[0])
     return made

@@ -8,13 +8,13 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Suite
+from ialign_ray.config import ChoiceSuite, ClassificationSuite, Suite
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.cell import LIKELIHOOD
 from ialign_ray.evaluation.metrics.classification import LENGTH_FIXED
 from ialign_ray.evaluation.metrics.registry import INSTRUCTIONS
-from ialign_ray.evaluation.scoring.suite_kinds import SUITES
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, label_names
 from ialign_ray.pages import markdown_table
 from ialign_ray.terminal import BlockTable
 
@@ -71,18 +71,20 @@ def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Colu
     ]
 
 
-def bias_table(suite: ClassificationSuite, results: pd.DataFrame) -> str:
+def bias_table(suite: ClassificationSuite | ChoiceSuite, results: pd.DataFrame) -> str:
     """Raw and calibrated scores with predicted shares, as Markdown: one row per run, group and scorer.
 
     A gain that is there with one scorer alone, or goes with a shift of the predicted shares, is a shift of label bias
     before it is anything else. Baselines but the majority are left out; columns: the suite's metric, calibration error
     and the share of the predictions that each label gets.
     """
-    metrics = [suite.metric, "calibration_error", *(f"share_{k}" for k in range(len(suite.labels)))]
+    held = set(results[results["suite"] == suite.name]["metric"])
+    shares = {f"share_{k}": f"says {name}" for k, name in enumerate(label_names(suite)) if f"share_{k}" in held}
+    metrics = [suite.metric, "calibration_error", *shares]
     found = results[(results["suite"] == suite.name) & (results["prompt"] == "all") & results["metric"].isin(metrics)]
     found = found[found["scope"].str.startswith("group:") & ~found["run"].isin({*BASELINES} - {"majority"})]
     values = found.pivot_table(index=["run", "scope", "scorer"], columns="metric", values="value", sort=False)
-    header = ["run", "group", "scorer", suite.metric, "calibration error", *(f"says {label}" for label in suite.labels)]
+    header = ["run", "group", "scorer", suite.metric, "calibration error", *shares.values()]
     lines = []
     for run in row_order(found["run"].unique()):
         for row in values.loc[[run]].reset_index().to_dict("records"):

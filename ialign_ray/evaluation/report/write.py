@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import ClassificationSuite, Experiment, Suite, TranslationSuite
+from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment, Suite, TranslationSuite
 from ialign_ray.evaluation.report.every_eval_ever import read_published, write_every_eval_ever
 from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
@@ -145,7 +145,7 @@ def _tables(experiment: Experiment, runs: Runs, results: pd.DataFrame) -> tuple[
         text, rich_table = table(part, shown)
         printed.append(rich_table)
         notes = "".join(f"\n{line}\n" for line in generation_notes(suite, runs))
-        bias = f"\n{bias_table(suite, results)}" if isinstance(suite, ClassificationSuite) else ""
+        bias = f"\n{bias_table(suite, results)}" if isinstance(suite, ClassificationSuite | ChoiceSuite) else ""
         markdown.append(f"## {suite.name}\n\n{text}{bias}{notes}")
     return "\n".join(markdown), list(printed)
 

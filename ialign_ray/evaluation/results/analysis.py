@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment
+from ialign_ray.config import Experiment
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.classification import LENGTH_FIXED, TOO_FEW_MATCHED
 from ialign_ray.evaluation.results.cells import Measured, ResamplingPlan, clustered, clusters_of, measure
@@ -23,6 +23,7 @@ from ialign_ray.evaluation.results.transfer import (
 )
 from ialign_ray.evaluation.results.verdict import Statement, verdict
 from ialign_ray.evaluation.rules import is_primary, rules_of
+from ialign_ray.evaluation.scoring.suite_kinds import label_names
 from ialign_ray.evaluation.suites.load import clusters_named
 
 BASE, CONTROL = "base", "control"
@@ -84,7 +85,7 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
     comparisons = compare_all(measured, seed_spread=settings.seed_spread)
     if len(comparisons):
         comparisons["end_point"] = is_primary(comparisons, rules).map({True: PRIMARY, False: EXPLORATORY})
-    labels = {s.name: list(s.labels) for s in settings.suites if isinstance(s, ClassificationSuite)}
+    labels = {s.name: names for s in settings.suites if (names := label_names(s))}
     trained = {name: m for name, m in measured.items() if name not in (*BASELINES, BASE)}
     base = measured.get(BASE)
     kept = [retention(n, m, base, settings) for n, m in trained.items()] if base else []

@@ -1,5 +1,5 @@
-"""Baselines of an experiment's classification suites: fitted once, and cached with the report by the hash of their
-rows."""
+"""Baselines of an experiment's classification and choice suites: fitted once, and cached with the report by the hash
+of their rows."""
 
 from __future__ import annotations
 
@@ -8,10 +8,13 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment
+from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.baselines import VERSION, baseline_predictions
+from ialign_ray.evaluation.metrics.choice_baselines import CHOICE_VERSION, choice_predictions
+from ialign_ray.evaluation.scoring.choice_suites import choice_scorers
 from ialign_ray.evaluation.scoring.predictions import row_keys
+from ialign_ray.evaluation.suites.choices import choice_rows, option_column
 from ialign_ray.evaluation.suites.load import ClassificationRows, classification_rows
 from ialign_ray.storage import json_hash
 
@@ -37,7 +40,7 @@ def fit_baselines(
     found: dict[str, Fitted] = {}
     notes = []
     for suite in experiment.evaluate.suites:
-        if not isinstance(suite, ClassificationSuite):
+        if not isinstance(suite, ClassificationSuite | ChoiceSuite):
             continue
         kept = stored.get(suite.name)
         try:
@@ -47,12 +50,21 @@ def fit_baselines(
     return found, notes
 
 
-def _fitted(suite: ClassificationSuite, base: str, kept: Fitted | None) -> Fitted:
+def _fitted(suite: ClassificationSuite | ChoiceSuite, base: str, kept: Fitted | None) -> Fitted:
+    if isinstance(suite, ChoiceSuite):
+        return _fitted_choices(suite, base, kept)
     rows = classification_rows(suite, base)
     key = _key(rows)
     if kept and kept.key == key:
         return kept
     return Fitted(key, baseline_predictions(rows.train, rows.test, {suite.name: len(rows.labels)}))
+
+
+def _fitted_choices(suite: ChoiceSuite, base: str, kept: Fitted | None) -> Fitted:
+    rows, scorers = choice_rows(suite, base), choice_scorers(suite)
+    key = json_hash([CHOICE_VERSION, scorers, row_keys(rows)])
+    columns = [option_column(k) for k in range(int(rows["options"].iloc[0]))]
+    return kept if kept and kept.key == key else Fitted(key, choice_predictions(rows, columns, scorers))
 
 
 def _key(rows: ClassificationRows) -> str:

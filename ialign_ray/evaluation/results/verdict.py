@@ -21,8 +21,7 @@ import pandas as pd
 
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.bootstrap import Difference
-from ialign_ray.evaluation.metrics.classification import SCORERS
-from ialign_ray.evaluation.metrics.registry import CLASSIFICATION, in_words
+from ialign_ray.evaluation.metrics.registry import CHOICE, CLASSIFICATION, in_words
 from ialign_ray.evaluation.results.significance import to_show
 from ialign_ray.evaluation.results.training_luck import DECLARED, LUCK_UNKNOWN
 from ialign_ray.evaluation.rules import (
@@ -200,13 +199,13 @@ def _gain(arm: str, against: str, judged: _Judged, pairs: pd.DataFrame, rules: R
 
 def _other_scorers(arm: str, against: str, judged: _Judged, pairs: pd.DataFrame, rules: Rules) -> dict[str, _Judged]:
     """The same difference by the label scorers that the experiment did not choose."""
-    if judged.kind != CLASSIFICATION:
+    if SUITES[judged.kind].scorer is not None:
         return {}
     same = (pairs["run"] == arm) & (pairs["against"] == against) & (pairs["suite"] == judged.suite)
     same &= (pairs["scope"] == judged.scope) & (pairs["metric"] == judged.metric)
     return {
         scorer: found
-        for scorer in SCORERS
+        for scorer in pairs[same]["scorer"].unique()
         if scorer != rules.scorer
         for found in _of_rows(pairs[same & (pairs["scorer"] == scorer)])
     }
@@ -278,18 +277,20 @@ def _collapses(run: str, scores: pd.DataFrame, rules: Rules, names: Mapping[str,
 
 
 def _below_length(run: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
-    for judged in _judged(pairs, run, "length", CLASSIFICATION, rules):
-        # also true of an unknown interval (NaN)
-        if of_recipe(gain_outcome(judged.better), judged.luck) not in (GAINED, ONE_RUN):
-            text = f"{run} is not shown to beat text length alone on {judged.place}: {judged}."
-            yield Statement(run, "warning", "not above length", text)
+    for kind, baseline in ((CLASSIFICATION, "text length alone"), (CHOICE, "the longest option")):
+        for judged in _judged(pairs, run, "length", kind, rules):
+            # also true of an unknown interval (NaN)
+            if of_recipe(gain_outcome(judged.better), judged.luck) not in (GAINED, ONE_RUN):
+                text = f"{run} is not shown to beat {baseline} on {judged.place}: {judged}."
+                yield Statement(run, "warning", "not above length", text)
 
 
 def _wide(run: str, scores: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
     found = scores[
         (scores["run"] == run)
         & (scores["scorer"] == rules.scorer)
-        & (scores["metric"] == SUITES[CLASSIFICATION].metric)
+        & scores["kind"].isin([CLASSIFICATION, CHOICE])
+        & (scores["metric"] == scores["kind"].map(lambda kind: SUITES[kind].metric))
         & scores["scope"].str.startswith("group:")
         & ~((scores["high"] - scores["low"]) / 2 <= rules.half_width)  # an unknown interval is too wide
     ]

@@ -31,6 +31,15 @@ class Scorer:
         asked = [self._tail(self.encoder.prompt(prompt), longest) for prompt in prompts]
         return score_labels(self.model, asked, labels, max_batch_tokens=self.batch_tokens)
 
+    def options(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> LabelScores:
+        """Summed log-probability of each of a prompt's own options, [n, L]."""
+        texts = list(dict.fromkeys(option for of_row in options for option in of_row))
+        ids = dict(zip(texts, map(self.encoder.label, texts), strict=True))
+        sets = [[ids[option] for option in of_row] for of_row in options]
+        tokenised = {prompt: self.encoder.prompt(prompt) for prompt in dict.fromkeys(prompts)}
+        asked = [self._tail(tokenised[p], max(map(len, of_row))) for p, of_row in zip(prompts, sets, strict=True)]
+        return score_labels(self.model, asked, sets, max_batch_tokens=self.batch_tokens)
+
     def content_free(self, prompts: Sequence[str], words: Sequence[str]) -> LabelScores:
         """Return `labels`, cached: the prior of a prompt is needed for every shard of its rows."""
         key = (tuple(prompts), tuple(words))

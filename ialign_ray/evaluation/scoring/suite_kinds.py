@@ -9,6 +9,11 @@ for translation and retrieval a direction "eng-jav", for instructions the suite'
 ==============  =======================================================================================================
 classification  suite, prompt, language, id, `label` (int, position in the suite's labels), `chars` (of all texts of
                 the row), `sum`, `mean`, `calibrated` (lists of a score for each label, in nats)
+choice          suite, prompt, language, id, `label` (int, position of the right option in the file's order), `options`
+                (int, their number), `chars` (of all texts and options), `sum`, `mean`, `calibrated`, and of texts
+                `per_character`, `per_byte` (lists of a score for each option); the scorers of a suite's second form
+                begin with `letter:` or `text:`, missing under the prompts of the first; `order_changed` (1 if the
+                order of options changes the answer, missing if they were listed in one order)
 translation     suite, prompt, language, id, `nats` of the reference given the source, `tokens` and `bytes` of the
                 reference, `mismatched_nats` of the reference given another sentence's source. A suite that generates
                 adds `source`, `reference`, `hypothesis` (texts; the hypothesis may be empty), `new_tokens` (int,
@@ -31,6 +36,7 @@ import pandas as pd
 from scipy.special import log_softmax
 
 from ialign_ray.config import (
+    ChoiceSuite,
     ClassificationSuite,
     Experiment,
     InstructionSuite,
@@ -42,6 +48,7 @@ from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
 from ialign_ray.evaluation.metrics.cell import LIKELIHOOD, Cell
 from ialign_ray.evaluation.metrics.classification import label_cells, predict, score_matrix
 from ialign_ray.evaluation.metrics.registry import (
+    CHOICE,
     CLASSIFICATION,
     INSTRUCTIONS,
     METRICS,
@@ -50,6 +57,7 @@ from ialign_ray.evaluation.metrics.registry import (
     TRANSLATION,
     draw_metrics,
 )
+from ialign_ray.evaluation.scoring.choice_suites import choice_units
 from ialign_ray.evaluation.scoring.prompted_suites import (
     LabelUnit,
     LikelihoodUnit,
@@ -57,6 +65,7 @@ from ialign_ray.evaluation.scoring.prompted_suites import (
     TranslationUnit,
     Unit,
 )
+from ialign_ray.evaluation.suites.choices import choice_rows
 from ialign_ray.evaluation.suites.load import (
     classification_rows,
     instruction_rows,
@@ -153,12 +162,19 @@ def suite_units(experiment: Experiment) -> list[Unit]:
     return [unit for suite in experiment.evaluate.suites for unit in SUITES[suite.kind].units(suite, experiment)]
 
 
+def label_names(suite: Any) -> list[str]:
+    """Names of what a suite's predictions choose from: its labels, or the letters of its options; empty for others."""
+    if isinstance(suite, ChoiceSuite):
+        return suite.letters
+    return list(suite.labels) if isinstance(suite, ClassificationSuite) else []
+
+
 def kind_of(suite: str, rows: pd.DataFrame, given: Mapping[str, str] | None) -> str:
     """Kind of a suite: as given, else by the columns and the shape of `language` ("eng-jav")."""
     if given and suite in given:
         return given[suite]
     if "label" in rows.columns:
-        return CLASSIFICATION
+        return CHOICE if "options" in rows.columns else CLASSIFICATION
     directions = rows["language"].astype(str).str.fullmatch(r"[a-z]{2,3}(_[A-Z][a-z]{3})?-[a-z]{2,3}(_[A-Z][a-z]{3})?")
     return TRANSLATION if directions.all() else INSTRUCTIONS
 
@@ -193,6 +209,19 @@ def _instructions(suite: InstructionSuite, experiment: Experiment) -> Iterator[U
 
 def _measured(rows: pd.DataFrame, *texts: str) -> pd.DataFrame:
     return rows.assign(length=sum(rows[text].str.len() for text in texts))
+
+
+def _of_labels(values: RowValues) -> RowValues:
+    """The same function, NaN for rows under prompts that the scorer is not used with."""
+
+    def of_rows(rows: pd.DataFrame, scorer: str) -> Floats:
+        scored = rows[scorer].notna().to_numpy(bool)
+        found: Floats = np.full(len(rows), np.nan)
+        if scored.any():
+            found[scored] = values(rows[scored], scorer)
+        return found
+
+    return of_rows
 
 
 def _right_label(rows: pd.DataFrame, scorer: str) -> Floats:
@@ -233,6 +262,19 @@ SUITES: Final = Extensible(
             right=_right_label,
             cost=_label_cost,
             cost_name="nats of the right label",
+            old="score",
+            proof=1,
+        ),
+        CHOICE: SuiteKind(
+            ChoiceSuite,
+            lambda suite, experiment: choice_units(suite, experiment.storage.data),
+            ("prompt", "label", "chars", "options"),
+            ("accuracy", "chance", "order_changed"),
+            scorer=None,
+            texts=lambda suite, experiment: choice_rows(suite, experiment.storage.data),
+            right=_of_labels(_right_label),
+            cost=_of_labels(_label_cost),
+            cost_name="nats of the right option",
             old="score",
             proof=1,
         ),

@@ -118,7 +118,8 @@ def _file_rows(suite: Any, base: str) -> tuple[dict[str, pa.Array], list[str]]:
     if isinstance(suite, InstructionSuite):
         requests = {"": pa.array([row.inputs for row in instructions(suite, base)], pa.string())}
         return requests | file_texts(suite, base, (), (*ANSWERS, *suite.columns.values())), [""]
-    return file_texts(suite, base, suite.text_columns, aside(suite)), list(suite.text_columns)
+    found = file_texts(suite, base, suite.text_columns, aside(suite))
+    return found, [name for name in found if {name, name.rpartition(".")[0]} & set(suite.text_columns)]  # or of a list
 
 
 def _ids(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pandas as pd
 
 from ialign_ray.config import (
+    ChoiceSuite,
     ClassificationSuite,
     Experiment,
     InstructionSuite,
@@ -18,7 +19,7 @@ from ialign_ray.config import (
     SuiteSource,
     TranslationSuite,
 )
-from ialign_ray.config.suites import TEXT, columns_of
+from ialign_ray.config.suite_source import TEXT, columns_of
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
@@ -71,8 +72,8 @@ def classification_rows(suite: ClassificationSuite, base: str) -> Classification
     frame = suite_frame(suite, base, extra)
     _check_labels(suite, frame[suite.label], labels)
     found = language_rows(suite, frame, extra)
-    test = {code: _of_split(suite, rows, suite.test) for code, rows in found.items()}
-    train = test if suite.crossed else {code: _of_split(suite, rows, suite.train) for code, rows in found.items()}
+    test = {code: of_split(suite, rows, suite.test) for code, rows in found.items()}
+    train = test if suite.crossed else {code: of_split(suite, rows, suite.train) for code, rows in found.items()}
     for name, parts, value in (("train", train, suite.train), ("test", test, suite.test)):
         if all(rows.empty for rows in parts.values()):
             raise DataError(f"suite {suite.name!r} has no row with {suite.split_column} = {value!r} ({name})")
@@ -98,7 +99,8 @@ def _check_labels(suite: ClassificationSuite, column: pd.Series, labels: list[st
         raise DataError(f"suite {suite.name!r}: label {sorted(absent)[0]!r} occurs in no row; remove it from labels")
 
 
-def _of_split(suite: ClassificationSuite, rows: pd.DataFrame, value: object) -> pd.DataFrame:
+def of_split(suite: ClassificationSuite | ChoiceSuite, rows: pd.DataFrame, value: object) -> pd.DataFrame:
+    """Return the rows with a value in the suite's `split_column`; all without such a column."""
     return rows if suite.split_column is None else rows[rows[suite.split_column] == value]
 
 
@@ -228,7 +230,7 @@ CLUSTER_OF = "_cluster"
 
 def suite_frame(suite: SuiteSource, base: str, extra: Sequence[str] = ()) -> pd.DataFrame:
     """The suite's file, with the number of each row. Raises DataError for a missing column or file, or no row."""
-    layout = [suite.id, *((suite.long.language, suite.long.join) if suite.long else ())]
+    layout = [suite.id, *((suite.long.language, *suite.long.joins) if suite.long else ())]
     needed = dict.fromkeys([*_columns(suite), *(c for c in layout if c), *extra])
     frame = _read(suite, base, list(needed))
     frame[ROW] = range(len(frame))
@@ -325,11 +327,11 @@ def _rows(suite: SuiteSource, frame: pd.DataFrame, code: str, extra: Sequence[st
     long = suite.long
     if code in suite.columns:
         texts, rows = columns_of(suite.columns[code]), frame
-        ids = _ids(suite, rows) if long is None or long.join is None else rows[long.join].astype(str)
+        ids = _ids(suite, rows) if long is None or long.join is None else _joined(rows, long.joins)
     else:
         assert long is not None  # a measured language has a column in one of the two
         texts, rows = columns_of(long.text), frame[frame[long.language].astype(str) == long.values[code]]
-        ids = f"{code}:" + _ids(suite, rows) if long.join is None else rows[long.join].astype(str)
+        ids = f"{code}:" + _ids(suite, rows) if long.join is None else _joined(rows, long.joins)
     made = pd.DataFrame({"id": ids, ROW: rows[ROW]})
     if CLUSTER_OF in rows.columns:
         made[CLUSTER] = rows[CLUSTER_OF]
@@ -342,6 +344,11 @@ def _rows(suite: SuiteSource, frame: pd.DataFrame, code: str, extra: Sequence[st
         raise DataError(f"suite {suite.name!r}: column {where} ({code}) is empty; remove the language or fill it")
     kept: pd.DataFrame = made[filled]
     return kept
+
+
+def _joined(rows: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
+    parts = rows[list(columns)].astype(str)
+    return parts[columns[0]].str.cat(parts[columns[1:]], sep=" | ")
 
 
 def _ids(suite: SuiteSource, rows: pd.DataFrame) -> pd.Series:

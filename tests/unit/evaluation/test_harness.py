@@ -202,3 +202,73 @@ def test_a_score_without_error_has_no_interval(tmp_path, capsys):
            "high": float("nan"), "n": 3, "higher_is_better": True}  # fmt: skip
     report_tasks(pd.DataFrame([row]), tmp_path, QUIET)
     assert "| a | t | bleu | 1.000 | 3 |" in (tmp_path / "LM_EVAL.md").read_text()
+
+
+CHOICES = [
+    {"sid": f"{code}{k}", "lang": code, "passage": passage.format(k), "question": question, "gold": gold}
+    | {"options": [option.format(k) for option in options]}
+    for k in range(4)
+    for code, passage, question, options, gold in [
+        ("eng", "The river {} is wide.", "What is wide?", ["the river", "a hill {}", "rice", "Monday"], 0),
+        ("khm", "ទន្លេ {} ធំ។", "អ្វីធំ?", ["ភ្នំ", "ទន្លេ {}", "បាយ", "ថ្ងៃចន្ទ"], 1),
+        ("ary", "الواد {} واسع.", "شنو واسع؟", ["جبل {}", "الروز", "الواد", "الاثنين"], 2),
+    ]
+]
+
+
+@pytest.fixture
+def choices(experiment_data, tmp_path):
+    """The same multiple-choice rows and prompt as a suite and as a task of the harness."""
+    (tmp_path / "tasks").mkdir()
+    file = tmp_path / "tasks" / "choices.jsonl"
+    file.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in CHOICES))
+    # the delimiter before a choice is the separator after a prompt
+    experiment_data["model"]["separator"] = " "
+    experiment_data["languages"]["l2"] += ["khm", "ary"]
+    long = {"language": "lang", "text": {"passage": "passage", "question": "question"}}
+    experiment_data["evaluate"]["suites"] = [
+        {"kind": "choice", "name": "choices", "path": str(file), "id": "sid", "choices": "options", "answer": "gold",
+         "long": long | {"values": {c: c for c in ("eng", "khm", "ary")}},
+         "prompts": [{"name": "p", "text": "{passage}\nQ: {question}\nA:"}]}
+    ]  # fmt: skip
+    metrics = [{"metric": name, "aggregation": "mean", "higher_is_better": True} for name in ("acc", "acc_norm")]
+    task = {
+        "task": "choice_task",
+        "dataset_path": "json",
+        "dataset_kwargs": {"data_files": {"test": str(file)}},
+        "test_split": "test",
+        "output_type": "multiple_choice",
+        "doc_to_text": "{{passage}}\nQ: {{question}}\nA:",
+        "doc_to_choice": "options",
+        "doc_to_target": "gold",
+        "target_delimiter": " ",
+        "metric_list": metrics,
+    }
+    (tmp_path / "tasks" / "choices.yaml").write_text(yaml.safe_dump(task))
+    return experiment_data
+
+
+def test_choice_scores_are_acc_and_acc_norm_of_the_harness(choices, tmp_path, tiny_model_folder):
+    from lm_eval.models.huggingface import HFLM
+    from lm_eval.tasks import TaskManager
+
+    experiment = build_experiment(choices, "test")
+    frame = predict_models(experiment, [subject(experiment, tmp_path)], QUIET)[0]["choices"]
+    model = HFLM(pretrained=str(tiny_model_folder), device="cpu", dtype="float32", batch_size=4)
+    manager = TaskManager(include_path=str(tmp_path / "tasks"), include_defaults=False)
+    found = lm_eval.simple_evaluate(model=model, tasks=["choice_task"], task_manager=manager, bootstrap_iters=0)
+    samples = {r["doc"]["sid"]: r for r in found["samples"]["choice_task"]}
+    assert len(frame) == len(samples) == 12
+    encoder = open_scorer(experiment, None).encoder
+    for row in frame.to_dict("records"):
+        sample = samples[row["id"].partition(":")[2]]
+        np.testing.assert_allclose(row["sum"], [c[0] for c in sample["filtered_resps"]], atol=1e-3)
+        assert sample["acc"] == (np.argmax(row["sum"]) == row["label"])
+        assert sample["acc_norm"] == (np.argmax(row["per_character"]) == row["label"])
+        for arguments in sample["arguments"].values() if isinstance(sample["arguments"], dict) else sample["arguments"]:
+            text, answer = arguments.values() if isinstance(arguments, dict) else arguments
+            ids = encoder.prompt(text), encoder.label(answer.removeprefix(" "))
+            assert model._encode_pair(text, answer) == ids
+    for metric, scorer in (("acc", "sum"), ("acc_norm", "per_character")):
+        right = [np.argmax(scores) == label for scores, label in zip(frame[scorer], frame["label"])]
+        assert found["results"]["choice_task"][f"{metric},none"] == pytest.approx(np.mean(right), abs=1e-3)

@@ -214,7 +214,8 @@ def test_likelihood_metrics():
 def test_direction_and_words_come_from_the_declaration():
     falling = {name for name in METRICS if lower_is_better(name)}
     assert falling == {
-        "bits_per_byte", "nats_per_token", "perplexity", "calibration_error", "copied", "empty", "cut", "off_target"
+        "bits_per_byte", "nats_per_token", "perplexity", "calibration_error", "copied", "empty", "cut", "off_target",
+        "order_changed",
     }  # fmt: skip
     assert not lower_is_better("share_0")
     assert in_words("f1_weighted") == "weighted F1"

@@ -201,7 +201,7 @@ def test_built_in_kinds_import_no_package(install, experiment_data):
     install({"ialign.suites": {"lengths": "LENGTHS"}}, "raise RuntimeError('loaded')")
     build_experiment(experiment_data, "test")
     assert "kit_code" not in sys.modules
-    assert set(SUITES.builtin) == {"classification", "translation", "perplexity", "retrieval", "instructions"}
+    assert set(SUITES.builtin) == {"classification", "choice", "translation", "perplexity", "retrieval", "instructions"}
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,7 @@ from ialign_ray.evaluation.subjects import open_scorer
 
 COLUMNS = {
     "classification": ("suite", "prompt", "language", "id", "label", "chars"),
+    "choice": ("suite", "prompt", "language", "id", "label", "chars", "options"),
     "translation": ("suite", "prompt", "language", "id", "nats", "tokens", "bytes", "mismatched_nats"),
     "instructions": ("suite", "language", "id", "source", "nats", "tokens", "bytes"),
     "perplexity": ("suite", "language", "id", "nats", "tokens", "bytes"),

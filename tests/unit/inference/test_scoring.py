@@ -24,10 +24,11 @@ from transformers import (
 )
 
 from ialign_ray.errors import ConfigError, DataError, ModelError
-from ialign_ray.inference import scoring
 from ialign_ray.inference.batching import takes_left_padding, token_batches
 from ialign_ray.inference.calibration import label_values, prior
+from ialign_ray.inference.label_trees import label_tree
 from ialign_ray.inference.scoring import LabelScores, score_continuations, score_labels
+from ialign_ray.inference.shared_context import context_batches, shared_contexts
 
 torch.set_num_threads(1)
 SHORT = COMMON | {"max_position_embeddings": 40}
@@ -126,6 +127,61 @@ def test_equals_a_forward_per_label_whatever_the_batch(name):
     assert each.tokens.tolist() == [4] * len(prompts)
 
 
+@pytest.mark.parametrize("name", [*CONFIGS, "t5"])
+def test_prompts_with_a_common_beginning_get_the_same_scores(name):
+    long, other = some_prompts((20, 24), seed=2)
+    ends = some_prompts((1, 5, 3, 2, 9), seed=3)
+    prompts = [
+        [*long, *ends[0]],
+        ends[4],
+        [*other, *ends[1]],
+        [*long, *ends[2]],
+        [*other[:18], *ends[3]],
+        long,
+        [*long],
+    ]
+    model = build(name)
+    sets = [LABELS, LABELS[::-1]] * 3 + [LABELS]
+    expected = np.array([[naive(model, p, label) for label in one] for p, one in zip(prompts, sets)])
+    for budget in (1, 60, 4096):
+        got = score_labels(model, prompts, sets, max_batch_tokens=budget)
+        np.testing.assert_allclose(got.log_prob, expected, atol=2e-4, rtol=5e-6)
+
+
+def test_a_common_beginning_is_read_once():
+    model, read = build("llama"), []
+    model.get_input_embeddings().register_forward_pre_hook(lambda _m, args: read.append(args[0].numel()))
+    first, second = some_prompts((24, 30), seed=2)
+    prompts = [[*first, 9, k, 8] for k in range(3, 6)] + [[*second, 9, k] for k in range(3, 6)]
+    score_labels(model, prompts, [[7], [8]])
+    assert read == [2 * 31, 6 * 2]
+    done = []
+    score_labels(model, prompts, [[7], [8]], progress=done.append)
+    assert done[-1] == 6
+
+
+@given(st.lists(st.lists(st.integers(0, 1), min_size=1, max_size=40), max_size=12), st.integers(2, 5))
+def test_groups_share_what_they_say(prompts, most):
+    groups = shared_contexts(prompts, most)
+    rows = [row for group in groups for row in group.rows]
+    assert len(rows) == len(set(rows))
+    for group in groups:
+        assert 2 <= len(group.rows) <= most
+        assert 16 <= group.length < min(len(prompts[row]) for row in group.rows)
+        assert len({tuple(prompts[row][: group.length]) for row in group.rows}) == 1
+    batches = list(context_batches(groups, prompts, 50, 4))
+    assert sorted((g for batch in batches for g in batch), key=str) == sorted(groups, key=str)
+    for batch in batches:
+        longest = max(len(prompts[row]) - g.length for g in batch for row in g.rows)
+        assert len(batch) == 1 or sum(len(g.rows) for g in batch) * longest <= 50
+
+
+def test_passages_are_groups_though_all_prompts_begin_with_one_instruction():
+    start, *passages = some_prompts((20, 40, 40, 40), seed=4)
+    prompts = [[*start, *passage, q, q] for passage in passages[:2] for q in range(3)] + [[*start, *passages[2], 1]]
+    assert sorted(g.rows for g in shared_contexts(prompts, 32)) == [(0, 1, 2), (3, 4, 5)]
+
+
 def test_which_architectures_share_the_prefix():
     shared = {name for name in CONFIGS if takes_left_padding(build(name))}
     assert shared == set(CONFIGS) - {"mamba"}
@@ -175,7 +231,7 @@ def test_any_label_set(labels, budget):
 
 @given(labels=st.lists(st.lists(st.integers(0, 2), min_size=1, max_size=4).map(tuple), min_size=1, max_size=8))
 def test_label_tree(labels):
-    tree = scoring._label_tree(tuple(labels))
+    tree = label_tree(tuple(labels))
     for label, home in zip(labels, tree.home):
         assert tree.stems[home][: len(label) - 1] == label[:-1]
     for stem in tree.stems:

@@ -1,0 +1,165 @@
+"""Fields of every suite: its data, texts by language, prompts and clusters."""
+
+from __future__ import annotations
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ialign_ray.config.base import Section
+from ialign_ray.config.data import DataSource
+from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
+from ialign_ray.config.slots import slots_of
+
+TEXT = "text"
+"""Slot of a suite with one text per row."""
+
+Texts = str | dict[str, str]
+"""A column, or slot -> column if a row has several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""
+
+
+def columns_of(texts: Texts) -> dict[str, str]:
+    """Slot -> column."""
+    return {TEXT: texts} if isinstance(texts, str) else texts
+
+
+class PromptConfig(Section):
+    """One wording of a request."""
+
+    name: str
+    """Short name in results."""
+    language: LanguageCode = "eng"
+    """Language of the prompt; it chooses the label words."""
+    text: str
+    """The prompt; `{text}` (or `{premise}` and `{hypothesis}`, as the suite's columns name them) is the
+    sentence; for a translation `{source}`, `{source_language}` and `{target_language}`."""
+
+
+class LongSuite(Section):
+    """Layout with one language per row: one column names the language, others contain the texts."""
+
+    language: str
+    """Column that names the language."""
+    text: Texts
+    """Column of the text, or slot -> column."""
+    values: ByLanguage[str]
+    """Language code -> value in the `language` column; rows of other languages are left out."""
+    join: str | list[str] | None = None
+    """Column (or several) whose equal values are the same sentence in several languages; they are then resampled
+    together."""
+
+    @property
+    def joins(self) -> list[str]:
+        """The columns of `join`."""
+        return [self.join] if isinstance(self.join, str) else self.join or []
+
+
+class ClusteredSource(DataSource):
+    """Rows of which some may depend on each other."""
+
+    cluster: str | list[str] | None = None
+    """Column (or several) whose equal values mark dependent sentences, such as those of one article or premise: they
+    are resampled together, and a mismatched source never has the same value."""
+    cluster_optional: bool = False
+    """Accept a file without the column, whose sentences then count as independent, as in the bundled suites; false
+    makes that an error."""
+
+
+class SuiteSource(ClusteredSource):
+    """Fields of every suite of texts in languages."""
+
+    name: str
+    """Short name in results."""
+    columns: ByLanguage[Texts] = Field(default_factory=dict)
+    """Language code -> column of the text, or slot -> column if a row has several texts."""
+    long: LongSuite | None = None
+    """Layout of files with one language per row; null for one column per language."""
+    id: str | None = None
+    """Column with the sentence id; the row's number if omitted."""
+    languages: LanguageList | None = None
+    """Languages that are measured; all that have a column if omitted."""
+    grouped: bool = False
+    """Measure only languages of `languages.l1`, `l2` and `l3`, as the bundled suites do."""
+    test_limit: int | None = Field(None, ge=1)
+    """Score a seeded sample of this many sentences, the same in every language."""
+
+    @model_validator(mode="after")
+    def _spoken(self) -> Self:
+        known = self.known
+        if not known:
+            raise ValueError("no language has a column; name them in `columns`, or in `long`")
+        if missing := [c for c in self.languages or () if c not in known]:
+            raise ValueError(f"language {missing[0]!r} has no column; the suite has {', '.join(known)}")
+        if self.languages == []:
+            raise ValueError(f"no language is left to measure; the suite has {', '.join(known)}")
+        return self
+
+    @property
+    def known(self) -> list[str]:
+        """Languages with a column, in the order of the file."""
+        return list(dict.fromkeys([*self.columns, *(self.long.values if self.long else {})]))
+
+    @property
+    def spoken(self) -> list[str]:
+        """Languages that are measured."""
+        return [c for c in self.known if self.languages is None or c in self.languages]
+
+    @property
+    def measured(self) -> set[str]:
+        """Languages for which a number is reported."""
+        return set(self.spoken)
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Names of the texts of a row."""
+        return tuple(columns_of(self._texts[0]))
+
+    @property
+    def text_columns(self) -> list[str]:
+        """Every column with texts, including languages that are not measured: none may be trained on."""
+        return list(dict.fromkeys(column for texts in self._texts for column in columns_of(texts).values()))
+
+    @property
+    def _texts(self) -> list[Texts]:
+        return [*self.columns.values(), *([self.long.text] if self.long else [])]
+
+    @model_validator(mode="after")
+    def _same_slots(self) -> Self:
+        for texts in self._texts:
+            if tuple(columns_of(texts)) != self.slots:
+                raise ValueError(
+                    f"{texts!r} has other slots than {', '.join(self.slots)}; give every language the same"
+                )
+        return self
+
+    def one_text(self) -> None:
+        """Raise ValueError if a row has several texts."""
+        if self.slots != (TEXT,):
+            raise ValueError(f"a suite of kind {getattr(self, 'kind', '')!r} takes one text per row; name one column")
+
+
+def check_slots(prompt: PromptConfig, needed: tuple[str, ...], allowed: tuple[str, ...] = ()) -> None:
+    """Raise ValueError for a prompt without a needed slot, or with an unknown one."""
+    found = slots_of(prompt.text)
+    if missing := [slot for slot in needed if slot not in found]:
+        raise ValueError(
+            f"prompt {prompt.name!r}: `text` lacks the slot {{{missing[0]}}}; put it where the sentence belongs"
+        )
+    if unknown := [slot for slot in found if slot not in (*needed, *allowed)]:
+        slots = ", ".join(f"{{{s}}}" for s in (*needed, *allowed))
+        raise ValueError(f"prompt {prompt.name!r}: `text` has the unknown slot {{{unknown[0]}}}; use {slots}")
+
+
+def prompts_in(prompts: list[PromptConfig], languages: list[str] | None) -> list[PromptConfig]:
+    """Return the prompts in the given languages, or all for None.
+
+    Raises ValueError if two prompts have one name, or no prompt is left.
+    """
+    names = [p.name for p in prompts]
+    if twice := [n for n in names if names.count(n) > 1]:
+        raise ValueError(f"the prompt name {twice[0]!r} is used twice; rename one")
+    chosen = [p for p in prompts if languages is None or p.language in languages]
+    if not chosen:
+        have = ", ".join(dict.fromkeys(p.language for p in prompts))
+        raise ValueError(f"no prompt is in {languages}; the suite's are in {have}")
+    return chosen
