@@ -1,5 +1,5 @@
 // Search and sorting of a long table: a form with `data-finder` and the first table after it. A cell's `data-sort` is
-// its number, empty if it has none; cells without it are sorted as text. Cards on narrow screens have no header row,
+// its number, empty without one; cells without it are sorted as text. Cards on narrow screens have no header row,
 // so sorting is in the form too.
 for (const form of document.querySelectorAll("[data-finder]")) {
   const table = form.nextElementSibling.querySelector("table");

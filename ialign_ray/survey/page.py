@@ -24,7 +24,7 @@ _TICKS = [0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24, 32]
 
 @dataclass(frozen=True)
 class SurveyedWith:
-    """What a survey was made with, for its page."""
+    """Arguments of a survey, for its page."""
 
     model: str
     data: str
@@ -67,7 +67,7 @@ def cell(row: Mapping[Any, Any], name: str) -> tuple[str, str]:
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if pd.isna(value):
         few = row["units"] < FEWEST or (row["read"] < FEWEST and name not in {"premium", "tokens_per_character"})
-        return ("too few units" if few else "-", "")
+        return ("too few" if few else "-", "")
     return (_plain(value, digits), "" if pd.isna(low) else f"[{_plain(low, digits)}, {_plain(high, digits)}]")
 
 
