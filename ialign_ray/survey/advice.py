@@ -27,7 +27,7 @@ class Advice:
     kind: str
     """Short name, for sorting and counting."""
     text: str
-    """Strategy that is likely to pay."""
+    """The strategies that are likely to pay."""
 
 
 WELL_KNOWN = Advice("well known", "zero-shot or few-shot")

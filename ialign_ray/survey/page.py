@@ -67,7 +67,7 @@ def cell(row: Mapping[Any, Any], name: str) -> tuple[str, str]:
     value, low, high = row[name], row[f"{name}_low"], row[f"{name}_high"]
     if pd.isna(value):
         few = row["units"] < FEWEST or (row["read"] < FEWEST and name not in {"premium", "tokens_per_character"})
-        return ("too few units" if few else "-", "")
+        return ("too few" if few else "-", "")
     return (_plain(value, digits), "" if pd.isna(low) else f"[{_plain(low, digits)}, {_plain(high, digits)}]")
 
 

@@ -22,7 +22,7 @@ NUMBERS: Final = (
     "bits_per_byte", "parity", "tokens_per_word", "tokens_per_character", "tokens_per_byte", "premium", "broken",
     "unknown", "retrieval", "surface",
 )  # fmt: skip
-"""Columns of numbers; each comes with `_low` and `_high`."""
+"""Columns of numbers; the interval of each is in `_low` and `_high`."""
 
 
 def survey_table(work: SurveyWork) -> pd.DataFrame:

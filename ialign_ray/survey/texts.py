@@ -90,7 +90,7 @@ def read_texts(
 
     A text of several lines is split into its lines where the pivot's has as many; otherwise it is left out, as is a
     text whose unit the pivot lacks. Of several versions of a language in one script, the one named by the language's
-    code is read; versions in another script are separate languages, such as `jav_Java`.
+    code is read; versions in another script are a separate language, such as `jav_Java`.
 
     Raises DataError for a file without the pivot, without a language, or with two texts of one unit; ConfigError for
     a language that it does not have, with those whose names are near.
@@ -106,7 +106,7 @@ def read_texts(
     if all(longest is not None and len(text) > longest for text in aligned[found].values()):
         raise DataError(f"{path} has no unit of at most {longest} characters in {found}; raise --longest")
     if len(aligned) < 2:
-        raise DataError(f"{path} has only the pivot {found!r}; add one")
+        raise DataError(f"{path} has no language but the pivot {found!r}; add one")
     scripts = {code: script_of_texts(list(units.values())) for code, units in aligned.items()}
     return SurveyTexts(found, aligned, {code: _name(code, names) for code in aligned}, scripts, longest)
 

@@ -135,7 +135,7 @@ def test_the_survey(browser, tmp_path):
 def test_the_survey_is_searched_and_sorted_by_keyboard(browser, tmp_path):
     path, table = tmp_path / "survey.html", surveyed()
     # an unbroken name makes cards of the rows at this width
-    table["name"] = [name[:20] for name in table["name"]]
+    table["name"] = [name[:12] for name in table["name"]]
     path.write_text(render_survey(table, SurveyedWith("a/model", "data.parquet", "eng", 8, 120)), "utf-8")
     with looked_at(browser, path.as_uri(), 1600, "light", offline=True) as (page, said):
         rows = page.locator("#languages ~ .wide tbody tr:visible")

@@ -18,7 +18,7 @@ from ialign_ray.survey.table import NUMBERS, survey_table
 from ialign_ray.survey.texts import SurveyTexts
 from ialign_ray.workflows.survey import CSV, PAGE, SurveyRequest, survey
 
-SHORT = sorted(len(row["eng"]) for row in sentences(12))[8]
+SHORT = sorted(len(row["eng"]) for row in sentences(12))[4]
 ABOUT = SurveyedWith("tiny", "data.csv", "eng", 8, 120)
 
 
@@ -68,7 +68,7 @@ def test_too_few_units_give_no_number(request_of):
     assert row[list(NUMBERS)].isna().all()
     assert row["known"] == NOT_ADVISED.kind
     page = (folder / PAGE).read_text("utf-8")
-    assert "too few units" in page
+    assert "too few<" in page
 
 
 def test_a_second_call_measures_nothing_and_an_interrupted_one_continues(request_of, measured, monkeypatch):

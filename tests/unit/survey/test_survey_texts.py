@@ -109,7 +109,7 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path):
         read_texts(path, languages=["jva"])
     with pytest.raises(ConfigError, match="did you mean jav"):
         read_texts(path, languages=["javanse"])
-    with pytest.raises(DataError, match="has only the pivot"):
+    with pytest.raises(DataError, match="but the pivot"):
         read_texts(wide(tmp_path, eng=["one"]))
     with pytest.raises(DataError, match="raise --longest"):
         read_texts(path, longest=2)
