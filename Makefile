@@ -107,6 +107,7 @@ bench-loss: bench-setup  ## measure the memory of the loss with a vocabulary of 
 
 bench-scoring: bench-setup  ## compare label scoring with the reference implementation and lm-evaluation-harness
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/label_scoring.py
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/choice_scoring.py
 	$(BIN)/python tests/benchmarks/render.py
 
 bench-serving: bench-setup  ## compare the serving engine with generate and transformers' batching, and over HTTP with transformers serve

@@ -273,6 +273,17 @@ for command in (register, promote, rollback, models, submit, jobs, stop):
 
 
 @app.command()
+def suites() -> None:
+    """List the bundled suites with their kind, languages and licence.
+
+    Example: `ialign suites`
+    """
+    from ialign_ray.workflows.suites import bundled_table
+
+    console.print(bundled_table())
+
+
+@app.command()
 def schema() -> None:
     """Print the JSON Schema of the experiment file, for editors.
 

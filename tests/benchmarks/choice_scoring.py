@@ -3,7 +3,8 @@
 Rows are like Belebele's: three questions of four options about each passage of 100 to 150 words. Both score the same
 token ids by the same model under the same budget: the harness each prompt with each option, this package each passage
 once for all questions and options. The two take turns, and the median of the ratios within each round counts; they must
-agree to 1e-3 nats. `text` scores options of 3 to 10 tokens, `letter` one token each, which the harness shares too.
+agree to 1e-3 nats. `text` scores options of 3 to 10 tokens, `letter` one token each; `one prompt at a time` shares a
+prompt among its options, but no passage among its questions.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError
 
 COMMANDS = ["validate", "align", "evaluate", "compare", "ablate", "tune", "predict", "report", "export", "schema"]
-COMMANDS += ["register", "promote", "rollback", "models", "submit", "jobs", "stop", "doctor", "survey"]
+COMMANDS += ["suites", "register", "promote", "rollback", "models", "submit", "jobs", "stop", "doctor", "survey"]
 
 
 def test_a_missing_file(ialign, tmp_path):
@@ -206,3 +206,11 @@ def test_validate_warns_of_a_language_that_the_tokenizer_covers_badly(ialign, wr
     (tmp_path / "second.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows), encoding="utf-8")
     out = ialign("validate", write_yaml(experiment_data))[1]
     assert re.search(r"warning: jav: \d\.\d tokens per word against \d\.\d for eng", out)
+
+
+def test_bundled_suites_are_listed_with_kind_languages_and_licence(ialign):
+    code, out, _ = ialign("suites")
+    assert code == 0
+    (line,) = (line.split() for line in out.splitlines() if line.startswith("belebele"))
+    assert line[1:3] == ["choice", "122"]
+    assert {"BY-SA", "translated"} <= set(line)

@@ -144,7 +144,7 @@ def test_files_are_not_changed_by_what_uses_them(experiment_data):
 
 def test_names_and_files_that_are_no_suite(experiment_data, tmp_path):
     refused(experiment_data, "nusax-sentimen", "evaluate.suites: 'nusax-sentimen'", "did you mean 'nusax-sentiment'?")
-    refused(experiment_data, "qqq.yaml", "neither a bundled suite nor a YAML file", "bundled are flores-perplexity")
+    refused(experiment_data, "qqq.yaml", "neither a bundled suite nor a YAML file", "bundled are belebele")
     refused(experiment_data, {"use": 3}, "use is 3")
     for text, part in (
         ("- 1\n", "contains no suite"),
