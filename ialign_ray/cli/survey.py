@@ -31,7 +31,7 @@ def survey(
     ] = None,
     pivot: Annotated[str, typer.Option(help="Language that the others are compared with.")] = "eng",
     limit: Annotated[
-        int, typer.Option(min=1, help="Units (texts) that the model reads in each language, the same for all.")
+        int, typer.Option(min=5, help="Units (texts) that the model reads in each language, the same for all.")
     ] = 8,
     longest: Annotated[
         int, typer.Option(min=0, help="Leave out units with more characters than this in the pivot; 0 keeps all.")

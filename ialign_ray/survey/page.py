@@ -14,7 +14,7 @@ from ialign_ray.pages import themed
 from ialign_ray.pages.charts import COLOURS, Figure, styled
 from ialign_ray.storage import write_text
 from ialign_ray.survey import advice
-from ialign_ray.survey.table import FEWEST
+from ialign_ray.survey.texts import FEWEST
 
 DIGITS: Final = {"broken": 3, "unknown": 3, "tokens_per_byte": 3}
 """Decimals of columns with small numbers; the others have two."""

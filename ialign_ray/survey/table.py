@@ -13,9 +13,8 @@ from ialign_ray.evaluation.metrics.bootstrap import Floats, Interval, interval, 
 from ialign_ray.evaluation.metrics.retrieval import ranks
 from ialign_ray.survey.advice import NOT_ADVISED, PIVOT, advise
 from ialign_ray.survey.measure import SurveyWork
+from ialign_ray.survey.texts import FEWEST
 
-FEWEST: Final = 5
-"""Units below which no number is given."""
 _LONGEST_WORD: Final = 25
 """Mean characters of a word from which white space does not separate words."""
 NUMBERS: Final = (

@@ -19,6 +19,8 @@ from ialign_ray.corpus.readers import read_table, resolve
 from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.languages import canonical, display_name, normalise, tag_distance, usual_script
 
+FEWEST: Final = 5
+"""Units of a language below which no number is given."""
 TABLES: Final = frozenset(["parquet", "jsonl", "json", "csv", "tsv", "sheet", "disk"])
 """Formats whose files name their columns; of the others the languages to read must be given."""
 LANGUAGE_COLUMNS, TEXT_COLUMNS, UNIT_COLUMNS = ("lang", "language"), ("text",), ("article", "unit", "id")
@@ -92,8 +94,9 @@ def read_texts(
     text whose unit the pivot lacks. Of several versions of a language in one script, the one named by the language's
     code is read; versions in another script are a separate language, such as `jav_Java`.
 
-    Raises DataError for a file without the pivot, without a language, or with two texts of one unit; ConfigError for
-    a language that it does not have, with those whose names are near.
+    Raises DataError for a file without the pivot, without a language, with two texts of one unit, or with fewer than 5
+    units in a language that is asked for; ConfigError for a language that it does not have, with those whose names are
+    near.
     """
     table = _table(path, base, pivot, languages)
     texts, names = _long(table, _long_columns(table, long, path), path) or _wide(table, pivot, languages)
@@ -107,6 +110,11 @@ def read_texts(
         raise DataError(f"{path} has no unit of at most {longest} characters in {found}; raise --longest")
     if len(aligned) < 2:
         raise DataError(f"{path} has no language but the pivot {found!r}; add one")
+    if languages and (few := [code for code, units in aligned.items() if len(units) < FEWEST]):
+        raise DataError(
+            f"{path} has {len(aligned[few[0]])} units in {few[0]!r} that are aligned with {found!r}; give at least "
+            f"{FEWEST}, or leave the language out of --languages"
+        )
     scripts = {code: script_of_texts(list(units.values())) for code, units in aligned.items()}
     return SurveyTexts(found, aligned, {code: _name(code, names) for code in aligned}, scripts, longest)
 

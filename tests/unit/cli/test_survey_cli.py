@@ -39,3 +39,12 @@ def test_bad_arguments_are_one_sentence_and_exit_code_2(ialign, data, tiny_model
     assert code == 2
     assert len(err.strip().splitlines()) == 1
     assert said in err
+
+
+@pytest.mark.slow
+def test_a_run_and_a_version_of_the_registry_are_models(ialign, data, library):
+    runs = library / "runs"
+    for model in (runs / "small" / "good", "mine/1"):
+        code, _, err = ialign("survey", model, "--registry", runs, "--data", data, "--limit", 5, "--to", "out")
+        assert code == 0, err
+    assert pd.read_csv(f"out/{CSV}")["code"].tolist() == ["eng", "jav"]

@@ -21,18 +21,18 @@ def long(tmp_path, rows, columns=("lang", "text", "article")):
     return str(path)
 
 
-PAIRS = {"eng": ["one", "two", "three"], "jav": ["siji", "loro", "telu"]}
+PAIRS = {"eng": ["one", "two", "three", "four", "five"], "jav": ["siji", "loro", "telu", "papat", "lima"]}
 
 
 def test_columns_spelled_as_the_pivot_is_are_languages(tmp_path):
-    found = read_texts(wide(tmp_path, id=["a", "b", "c"], url=["x", "y", "z"], topic=["t"] * 3, **PAIRS))
+    found = read_texts(wide(tmp_path, id=list("abcde"), url=list("vwxyz"), topic=["t"] * 5, **PAIRS))
     assert list(found.units) == ["eng", "jav"]
     assert list(found.units["jav"].values()) == PAIRS["jav"]
     assert found.names["jav"] == "Javanese"
 
 
 def test_id_is_indonesian_only_if_asked_for(tmp_path):
-    path = wide(tmp_path, id=["satu", "dua", "tiga"], en=PAIRS["eng"], jv=PAIRS["jav"])
+    path = wide(tmp_path, id=["satu", "dua", "tiga", "empat", "lima"], en=PAIRS["eng"], jv=PAIRS["jav"])
     assert list(read_texts(path).units) == ["eng", "jav"]
     assert list(read_texts(path, languages=["ind"]).units) == ["eng", "ind"]
 
@@ -94,9 +94,11 @@ def test_one_file_per_language_and_a_translation_memory_need_the_languages(tmp_p
         (tmp_path / f"{code}.dev").write_text("\n".join(texts) + "\n", "utf-8")
     assert list(read_texts(str(tmp_path / "{language}.dev"), languages=["jav"]).units["jav"].values()) == PAIRS["jav"]
     memory = tmp_path / "a.tmx"
-    pair = '<tu><tuv xml:lang="en"><seg>one</seg></tuv><tuv xml:lang="jv"><seg>siji</seg></tuv></tu>'
+    side = '<tuv xml:lang="{}"><seg>{}</seg></tuv>'
+    pairs = zip(PAIRS["eng"], PAIRS["jav"], strict=True)
+    pair = "".join(f"<tu>{side.format('en', one)}{side.format('jv', other)}</tu>" for one, other in pairs)
     memory.write_text(f'<?xml version="1.0"?><tmx version="1.4"><header/><body>{pair}</body></tmx>', "utf-8")
-    assert list(read_texts(str(memory), languages=["jav"]).units["jav"].values()) == ["siji"]
+    assert list(read_texts(str(memory), languages=["jav"]).units["jav"].values()) == PAIRS["jav"]
     with pytest.raises(ConfigError, match="--languages"):
         read_texts(str(memory))
 
@@ -111,6 +113,11 @@ def test_what_cannot_be_read_is_one_sentence(tmp_path):
         read_texts(path, languages=["javanse"])
     with pytest.raises(DataError, match="but the pivot"):
         read_texts(wide(tmp_path, eng=["one"]))
+    few = wide(tmp_path, eng=PAIRS["eng"], jav=["siji", *[None] * 4], sun=PAIRS["jav"])
+    assert set(read_texts(few).units) == {"eng", "jav", "sun"}
+    with pytest.raises(DataError, match="has 1 units in 'jav'"):
+        read_texts(few, languages=["jav"])
+    path = wide(tmp_path, **PAIRS)
     with pytest.raises(DataError, match="raise --longest"):
         read_texts(path, longest=2)
     with pytest.raises(DataError, match="two texts"):
