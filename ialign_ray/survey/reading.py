@@ -1,7 +1,7 @@
 """One forward pass for both measures of a text: its likelihood, and the mean of its hidden states.
 
 A text is conditioned on the start token alone (BOS, or EOS if the tokenizer lacks it), as `kind: perplexity` does.
-does. Short texts share a row where the architecture keeps them apart (`modeling.attention.PACKABLE`): positions
+Short texts share a row where the architecture keeps them apart (`modeling.attention.PACKABLE`): positions
 restart, and no text attends to another, so the numbers are those of one text at a time.
 """
 
