@@ -69,7 +69,7 @@ def ensure_base(model: str, console: Console) -> None:
     """Train the pocket base model if `model` is its id and it is not there yet."""
     if model != POCKET + "base" or is_intact(base_folder()):
         return
-    console.print("Training the pocket base model: once, for two to four minutes; it is kept in the cache")
+    console.print("Training the pocket base model: once, for three to six minutes; it is kept in the cache")
     with Progress(*Progress.get_default_columns(), TimeElapsedColumn(), console=console, transient=True) as bar:
         task = bar.add_task("pocket base", total=sum(phase.settings.steps for phase in RECIPE))
 
