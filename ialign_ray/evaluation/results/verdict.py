@@ -286,11 +286,11 @@ def _below_length(run: str, pairs: pd.DataFrame, rules: Rules) -> Iterator[State
 
 
 def _wide(run: str, scores: pd.DataFrame, rules: Rules) -> Iterator[Statement]:
+    chief = {kind: SUITES[kind].metric for kind in (CLASSIFICATION, CHOICE)}
     found = scores[
         (scores["run"] == run)
         & (scores["scorer"] == rules.scorer)
-        & scores["kind"].isin([CLASSIFICATION, CHOICE])
-        & (scores["metric"] == scores["kind"].map(lambda kind: SUITES[kind].metric))
+        & (scores["metric"] == scores["kind"].map(chief))
         & scores["scope"].str.startswith("group:")
         & ~((scores["high"] - scores["low"]) / 2 <= rules.half_width)  # an unknown interval is too wide
     ]

@@ -85,7 +85,7 @@ def test_bundled_suites_name_their_clusters_and_read_files_without_them():
     named = {name: suite["cluster"] for name, suite in found.items() if "cluster" in suite}
     assert named == {
         "flores-perplexity": "url", "flores-retrieval": "url", "flores-translation": "url", "sib200-topic": "url",
-        "xnli": "premise_en", "indonli": "premise",
+        "xnli": "premise_en", "indonli": "premise", "belebele": "link",
     }  # fmt: skip
     assert all(found[name]["cluster_optional"] for name in named)
     assert expand_suites([{"use": "xnli", "cluster": "genre"}])[0]["cluster_optional"] is False
