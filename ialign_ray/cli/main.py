@@ -16,7 +16,7 @@ from ialign_ray.cli.options import ExperimentFile, Overrides, RegistryOption, co
 from ialign_ray.cli.registry import models, promote, register, rollback
 from ialign_ray.cli.serve import serve
 from ialign_ray.cli.survey import survey
-from ialign_ray.errors import IalignError
+from ialign_ray.errors import ConfigError, IalignError
 from ialign_ray.terminal import prepare_process
 
 
@@ -273,14 +273,28 @@ for command in (register, promote, rollback, models, submit, jobs, stop):
 
 
 @app.command()
-def suites() -> None:
-    """List the bundled suites with their kind, languages and licence.
+def suites(
+    names: Annotated[list[str] | None, typer.Argument(help="Suites to fetch.", show_default=False)] = None,
+    fetch: Annotated[
+        Path | None,
+        typer.Option(help="Folder, as `storage.data`, to write the tables of these suites to, from the hub."),
+    ] = None,
+    languages: Annotated[
+        str | None, typer.Option("--languages", "-l", help="Codes to fetch, e.g. `jav,sun`. Default: all.")
+    ] = None,
+) -> None:
+    """List the bundled suites with their kind, languages, rows and licence, or fetch their data from the hub.
 
-    Example: `ialign suites`
+    Example: `ialign suites`, or `ialign suites belebele xcopa --fetch data --languages ind,jav`
     """
-    from ialign_ray.workflows.suites import bundled_table
+    from ialign_ray.workflows.suites import bundled_table, fetch_suites
 
-    console.print(bundled_table())
+    if bool(names) != (fetch is not None):
+        raise ConfigError("to fetch suites give both their names and --fetch FOLDER")
+    if fetch is None:
+        console.print(bundled_table())
+    else:
+        fetch_suites(names or [], fetch, (languages or "").replace(",", " ").split(), console)
 
 
 @app.command()

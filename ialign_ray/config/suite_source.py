@@ -64,8 +64,13 @@ class SuiteAbout(Section):
     instead of .68 (Wu et al. 2025, arXiv 2504.15521)."""
     citation: str
     """Paper to cite."""
+    rows: str | None = None
+    """Scored rows of each language, as its paper or files say."""
     hub: str | None = None
-    """Hub data set with the same rows."""
+    """Hub data set with the same rows; `id/configuration` if one configuration has all languages, otherwise each value
+    of `long.values` is one."""
+    splits: list[str] = Field(default_factory=lambda: ["test"])
+    """Splits of the hub data set that the suite needs; of several, a row's is in the column `split`."""
 
 
 class ClusteredSource(DataSource):

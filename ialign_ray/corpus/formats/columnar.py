@@ -80,7 +80,7 @@ def read_parquet(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
 def plan_saved(request: ReadRequest, files: tuple[str, ...], file: int) -> list[Chunk]:
     """Chunks of rows of a hub data set (`hub:` and its id) or of a saved folder."""
     (path,) = files
-    data = _saved(path, request.source.split, _age(path))
+    data = saved(path, request.source.split)
     check_columns(path, data.features.arrow_schema, request.columns)
     step = len(data) if request.whole else _SLICE
     spans = [(k, min(k + step, len(data)), k + 1) for k in range(0, len(data), max(1, step))]
@@ -89,7 +89,7 @@ def plan_saved(request: ReadRequest, files: tuple[str, ...], file: int) -> list[
 
 def read_saved(chunk: Chunk, rejects: Rejects) -> Iterator[pa.Table]:
     """Tables of a chunk's rows."""
-    data = _saved(chunk.files[0], chunk.source.split, _age(chunk.files[0]))
+    data = saved(chunk.files[0], chunk.source.split)
     if chunk.names:
         data = data.select_columns(_roots(data.features.arrow_schema, chunk.names))
     data = data.with_format("arrow")
@@ -102,9 +102,14 @@ def _age(path: str) -> int:
     return Path(path).stat().st_mtime_ns if Path(path).is_dir() else 0
 
 
-@lru_cache(maxsize=4)
+def saved(path: str, split: str) -> Any:
+    """A split of a saved folder, or of a hub data set (`hub:id`, `hub:id/configuration`), as a memory-mapped
+    `datasets.Dataset`. Raises DataError if it cannot be loaded."""
+    return _saved(path, split, _age(path))
+
+
+@lru_cache(maxsize=4)  # opening one takes seconds
 def _saved(path: str, split: str, age: int) -> Any:
-    """The memory-mapped data set, cached per process: opening one takes seconds."""
     import datasets
 
     try:

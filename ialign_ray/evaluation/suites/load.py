@@ -330,7 +330,14 @@ def _rows(suite: SuiteSource, frame: pd.DataFrame, code: str, extra: Sequence[st
         ids = _ids(suite, rows) if long is None or long.join is None else _joined(rows, long.joins)
     else:
         assert long is not None  # a measured language has a column in one of the two
-        texts, rows = columns_of(long.text), frame[frame[long.language].astype(str) == long.values[code]]
+        values = frame[long.language].astype(str)
+        texts, rows = columns_of(long.text), frame[values == long.values[code]]
+        if rows.empty:
+            known = ", ".join(sorted(set(values))[:40])
+            raise DataError(
+                f"suite {suite.name!r}: no row is in {code}, for which `long.values` has {long.values[code]!r}; remove "
+                f"the language, or use one of {known}"
+            )
         ids = f"{code}:" + _ids(suite, rows) if long.join is None else _joined(rows, long.joins)
     made = pd.DataFrame({"id": ids, ROW: rows[ROW]})
     if CLUSTER_OF in rows.columns:

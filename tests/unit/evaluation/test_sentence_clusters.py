@@ -86,6 +86,7 @@ def test_bundled_suites_name_their_clusters_and_read_files_without_them():
     assert named == {
         "flores-perplexity": "url", "flores-retrieval": "url", "flores-translation": "url", "sib200-topic": "url",
         "xnli": "premise_en", "indonli": "premise", "belebele": "link",
+        "masakhanews": "url", "loraxbench-nli": "Premise ID",
     }  # fmt: skip
     assert all(found[name]["cluster_optional"] for name in named)
     assert expand_suites([{"use": "xnli", "cluster": "genre"}])[0]["cluster_optional"] is False
