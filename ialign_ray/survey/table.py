@@ -39,7 +39,8 @@ def survey_table(work: SurveyWork) -> pd.DataFrame:
       mean; chance: 1 / read; surface: accuracy by character n-grams of the texts.
     - known, advice: see `advice`.
 
-    Ratios are of sums, with a bootstrap over units; accuracies have Wilson's interval.
+    Ratios are of sums, with a bootstrap over units, of their logarithm unless they are shares; accuracies have Wilson's
+    interval.
     """
     texts = work.texts
     pivot = work.stored(texts.pivot).set_index("unit")
@@ -77,18 +78,33 @@ def _ratios(own: pd.DataFrame, read: pd.DataFrame, pivot: pd.DataFrame) -> dict[
         "tokens_per_character": _ratio(own["tokens"], own["characters"]),
         "tokens_per_byte": _ratio(own["tokens"], own["bytes"]),
         "premium": _ratio(own["tokens"], beside["tokens"]),
-        "broken": _ratio(own["broken"], own["tokens"]),
-        "unknown": _ratio(own["unknown"], own["tokens"]),
+        "broken": _part(own["broken"], own["tokens"]),
+        "unknown": _part(own["unknown"], own["tokens"]),
     }
 
 
-def _ratio(part: pd.Series, whole: pd.Series) -> Interval:
-    """Ratio of sums over units, with its interval."""
+def _ratio(above: pd.Series, below: pd.Series) -> Interval:
+    """Ratio of positive sums over units; its interval is that of the logarithm, so that no end is below 0."""
+    if len(above) < FEWEST:
+        return _NOTHING
+    found = interval(np.log(_quotients(above, below)), len(above))
+    return Interval(*np.exp([found.value, found.low, found.high]).tolist(), len(above))
+
+
+def _part(part: pd.Series, whole: pd.Series) -> Interval:
+    """Share of a sum over units, which may be 0."""
     if len(part) < FEWEST:
         return _NOTHING
-    weights = resample_weights(len(part))
-    sums: Floats = part.to_numpy(np.float64) @ weights
-    return interval(sums / (whole.to_numpy(np.float64) @ weights), len(part))
+    found = interval(_quotients(part, whole), len(part))
+    return Interval(found.value, *np.clip([found.low, found.high], 0, 1).tolist(), len(part))
+
+
+def _quotients(above: pd.Series, below: pd.Series) -> Floats:
+    """Draw vector of the ratio of two sums."""
+    weights = resample_weights(len(above))
+    sums = [side.to_numpy(np.float64) @ weights for side in (above, below)]
+    found: Floats = sums[0] / sums[1]
+    return found
 
 
 def _retrieval(read: pd.DataFrame, pivot: pd.DataFrame) -> dict[str, Interval]:

@@ -5,6 +5,7 @@ from dataclasses import replace
 from html.parser import HTMLParser
 from io import StringIO
 
+import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
@@ -209,3 +210,22 @@ def test_numbers_are_those_of_the_sums(tmp_path):
     assert jav["bits_per_byte"] == pytest.approx(4 / 0.693147 / 7, rel=1e-5)
     found = ["parity", "premium", "tokens_per_word", "broken", "retrieval", "surface", "chance"]
     assert jav[found].tolist() == pytest.approx([0.5, 2, 2, 0.25, 1, 0, 1 / 6])
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_interval_leaves_the_possible_values(tmp_path, seed):
+    rng = np.random.default_rng(seed)
+    texts = SurveyTexts("eng", {code: {str(k): "abcd ef" for k in range(6)} for code in ("eng", "jav")})
+    work = SurveyWork(texts, 6, "model", tmp_path, lambda: (None, None))
+    for code in ("eng", "jav"):
+        rows = pd.DataFrame({"unit": [str(k) for k in range(6)], "nats": np.exp(rng.normal(0, 2, 6))})
+        rows = rows.assign(
+            tokens=rng.integers(1, 60, 6), words=2, characters=7, bytes=np.exp(rng.normal(3, 2, 6)), surface_rank=1,
+            broken=[0, 0, 0, 0, 0, 1], unknown=0, vector=[[float(k == j) for j in range(6)] for k in range(6)],
+        )  # fmt: skip
+        rows.to_parquet(work.path(code))
+    row = survey_table(work).set_index("code").loc["jav"]
+    for name in NUMBERS:
+        assert 0 <= row[f"{name}_low"] <= row[name] <= row[f"{name}_high"], name
+    assert all(row[f"{name}_low"] > 0 for name in ("bits_per_byte", "parity", "premium"))
+    assert row["broken_high"] <= 1
