@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from ialign_ray.config.base import Section
 from ialign_ray.config.bundled import expand_suites
+from ialign_ray.config.contexts import ContextConfig, distinct_contexts
 from ialign_ray.config.suites import Suite
 
 
@@ -65,6 +66,9 @@ class EvaluateConfig(Section):
     suites: Annotated[list[Suite], BeforeValidator(_expand)] = Field(default_factory=list)
     """Evaluation suites; their sentences are kept out of training. Each is the name of a bundled one, the path of a
     YAML file that holds one, `{use: NAME, ...}` with some fields changed, or all its fields."""
+    contexts: Annotated[list[ContextConfig], AfterValidator(distinct_contexts)] = Field(default_factory=list)
+    """Exemplars, translation pairs or words before the question. Each is measured with every model on the
+    classification suites, as MODEL + CONTEXT, next to the question alone."""
     lm_eval: HarnessConfig = Field(default_factory=HarnessConfig)
     """Tasks of lm-evaluation-harness, run in addition to the suites."""
     scorer: Literal["sum", "mean", "calibrated"] = "calibrated"
@@ -91,7 +95,8 @@ class EvaluateConfig(Section):
     @model_validator(mode="after")
     def _retention_measured(self) -> Self:
         names = [suite.name for suite in self.suites]
-        chosen = {"retention": self.retention.suite, "primary": self.primary and self.primary.suite}
+        pools = {f"contexts.{c.name}.exemplars": c.exemplars.suite for c in self.contexts if c.exemplars}
+        chosen = pools | {"retention": self.retention.suite, "primary": self.primary and self.primary.suite}
         for field, suite in chosen.items():
             if suite is not None and suite not in names:
                 known = ", ".join(names) or "none"

@@ -88,7 +88,8 @@ def _ratio(above: pd.Series, below: pd.Series) -> Interval:
     if len(above) < FEWEST:
         return _NOTHING
     found = interval(np.log(_quotients(above, below)), len(above))
-    return Interval(*np.exp([found.value, found.low, found.high]).tolist(), len(above))
+    value, low, high = (math.exp(end) for end in (found.value, found.low, found.high))
+    return Interval(value, low, high, len(above))
 
 
 def _part(part: pd.Series, whole: pd.Series) -> Interval:
@@ -96,7 +97,8 @@ def _part(part: pd.Series, whole: pd.Series) -> Interval:
     if len(part) < FEWEST:
         return _NOTHING
     found = interval(_quotients(part, whole), len(part))
-    return Interval(found.value, *np.clip([found.low, found.high], 0, 1).tolist(), len(part))
+    low, high = np.clip([found.low, found.high], 0, 1).tolist()
+    return Interval(found.value, low, high, len(part))
 
 
 def _quotients(above: pd.Series, below: pd.Series) -> Floats:

@@ -61,6 +61,16 @@ def named(runs: Sequence[Path], control: Path | None) -> dict[str, Path]:
     return found
 
 
+def with_contexts(experiment: Experiment, subjects: Mapping[str, Sequence[Subject]]) -> dict[str, Sequence[Subject]]:
+    """Each model (name -> one per seed), and MODEL + CONTEXT for each context of the experiment."""
+    found = dict(subjects)
+    for context in experiment.evaluate.contexts:
+        for variant in context.variants:
+            for name, seeds in subjects.items():
+                found[f"{name} + {variant.name}"] = [replace(seed, context=variant.name) for seed in seeds]
+    return found
+
+
 def judge(
     experiment: Experiment, subjects: Mapping[str, Sequence[Subject]], folder: Path, console: Console
 ) -> list[Statement]:
@@ -79,20 +89,22 @@ def _judge(
     for warning in set_aside_warning(experiment.model):
         say(console, f"warning: {warning}")
     statements: list[Statement] = []
+    runs = {s.name: s.folder.parent for name, seeds in subjects.items() if name != BASE for s in seeds}
+    folders = {name: [subject.folder.parent for subject in seeds] for name, seeds in subjects.items()}
+    models = [subject for seeds in subjects.values() for subject in seeds]
+    subjects = with_contexts(experiment, subjects)
     every = [subject for seeds in subjects.values() for subject in seeds]
     suites, tasks = experiment.evaluate.suites, experiment.evaluate.lm_eval.tasks
-    runs = {s.name: s.folder.parent for name, seeds in subjects.items() if name != BASE for s in seeds}
     known = trained_on(experiment, runs) if suites else TrainedOn({})
     found = iter(predict_models(experiment, every, console) if suites else [])
     failed: IalignError | None = None
     if tasks:
         try:  # before the report, which shows them too, and is made even if a task's data is missing
-            report_tasks(run_tasks(experiment, every, console), folder, console)
+            report_tasks(run_tasks(experiment, models, console), folder, console)
         except IalignError as error:
             failed = error
     if suites:
         predictions = {name: [known.clear(next(found)) for _ in seeds] for name, seeds in subjects.items()}
-        folders = {name: [subject.folder.parent for subject in seeds] for name, seeds in subjects.items()}
         statements = report(experiment, predictions, folder, console, folders, known.warnings)
     if failed:
         raise failed

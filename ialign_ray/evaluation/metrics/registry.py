@@ -108,6 +108,23 @@ def _order_changed(cell: Cell) -> Floats | None:
     return None if changed is None or changed.isna().all() else cell.mean(changed)
 
 
+def _vote_f1(cell: Cell) -> Floats | None:
+    """Weighted F1 of the label that most exemplars of a row have, tied labels sharing it, without any model."""
+    if "votes" not in cell.rows.columns or cell.rows["votes"].isna().any():
+        return None
+    votes = Cell(cell.rows, cell.unit, cell.weights, "votes")
+    return classification.f1_weighted(votes)
+
+
+def _nearest_share(cell: Cell) -> Floats | None:
+    """Share of predictions that are the label of the nearest exemplar."""
+    if "nearest_label" not in cell.rows.columns or cell.rows["nearest_label"].isna().any():
+        return None
+    shares = classification.predict(cell.shared(classification.scores))
+    nearest = cell.rows["nearest_label"].to_numpy(np.int64)
+    return cell.mean(shares[np.arange(len(nearest)), nearest])
+
+
 def _found(column: str) -> Callable[[Cell], Floats]:
     return lambda cell: cell.mean(cell.rows[column] == 0)
 
@@ -127,6 +144,8 @@ METRICS: Final = Extensible(
             "AUC, length fixed", classification.auc_length_fixed, _LABELS, words="AUC at fixed length", limits=_SHARE
         ),
         "share": Metric("share of predictions", classification.shares, _RIGHT, limits=_SHARE),
+        "vote_f1": Metric("F1 of the exemplars' vote", _vote_f1, _LABELS, limits=_SHARE),
+        "nearest_share": Metric("as the nearest exemplar", _nearest_share, _LABELS, limits=_SHARE),
         "calibration_error": Metric(
             "calibration error", probabilities.calibration_error, _RIGHT, higher_is_better=False, limits=_SHARE
         ),

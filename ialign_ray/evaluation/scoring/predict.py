@@ -8,7 +8,9 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment
+from ialign_ray.config.contexts import NO_CONTEXT
 from ialign_ray.evaluation.scoring.actors import ScoringProgress, layout, score_on_replicas, scoring_progress
+from ialign_ray.evaluation.scoring.context_suites import contexted_units
 from ialign_ray.evaluation.scoring.predictions import row_keys
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, Work, plan_work, store_of
@@ -22,7 +24,7 @@ def predict_models(
 
     Each finished shard is stored at once: a kill loses those in progress, one per replica.
     """
-    units = suite_units(experiment)
+    units = suite_units(experiment) + contexted_units(experiment, {s.context for s in subjects} - {NO_CONTEXT})
     keys = [row_keys(unit.rows) for unit in units]
     work = plan_work(subjects, units, keys, experiment.evaluate.shard_rows)
     if work.shards:
@@ -43,7 +45,8 @@ def _score(experiment: Experiment, work: Work, advance: ScoringProgress) -> None
 
 def _stored(subject: Subject, work: Work) -> dict[str, pd.DataFrame]:
     parts: dict[str, list[pd.DataFrame]] = {}
-    for unit, keys in zip(work.units, work.keys, strict=True):
+    for place in subject.asked(work.units):
+        unit, keys = work.units[place], work.keys[place]
         frame = unit.finish(store_of(subject, unit).read(keys))
         if CLUSTER in unit.rows.columns:
             frame[CLUSTER] = frame["id"].map(unit.rows.drop_duplicates("id").set_index("id")[CLUSTER])

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 import pandas as pd
 
+from ialign_ray.config.contexts import NO_CONTEXT
 from ialign_ray.evaluation.metrics.retrieval import ranks, surface_ranks
 from ialign_ray.evaluation.suites.load import TURNS, text_column
 from ialign_ray.inference.calibration import CONTENT_FREE, label_values
@@ -40,6 +41,8 @@ class Unit(ABC):
 
     version: ClassVar[int] = 1
     """Version; raise it when the same settings and rows give different predictions."""
+    context = NO_CONTEXT
+    """Context of its prompts (`evaluate.contexts`)."""
 
     @property
     def key(self) -> list[Any]:

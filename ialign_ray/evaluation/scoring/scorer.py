@@ -24,12 +24,20 @@ class Scorer:
         self._room = int(longest) if longest else 1 << 20
         self._priors: dict[tuple[tuple[str, ...], tuple[str, ...]], LabelScores] = {}
 
-    def labels(self, prompts: Sequence[str], words: Sequence[str]) -> LabelScores:
-        """Summed log-probability of each label word given each prompt, [n, L]."""
+    def labels(self, prompts: Sequence[str | Sequence[Turn]], words: Sequence[str]) -> LabelScores:
+        """Summed log-probability of each label word given each prompt or the turns before it, [n, L]."""
         labels = self.encoder.labels(words)
         longest = max(len(label) for label in labels)
-        asked = [self._tail(self.encoder.prompt(prompt), longest) for prompt in prompts]
+        asked = [self._tail(self._asked(prompt), longest) for prompt in prompts]
         return score_labels(self.model, asked, labels, max_batch_tokens=self.batch_tokens)
+
+    def room(self, words: Sequence[str]) -> int:
+        """Most tokens of a prompt before one of these label words."""
+        return self._room - (0 if self.encoder.seq2seq else max(map(len, self.encoder.labels(words))))
+
+    def prompt_tokens(self, prompt: str | Sequence[Turn]) -> int:
+        """Tokens of a prompt, or of the turns before an answer."""
+        return len(self._asked(prompt))
 
     def options(self, prompts: Sequence[str], options: Sequence[Sequence[str]]) -> LabelScores:
         """Summed log-probability of each of a prompt's own options, [n, L]."""

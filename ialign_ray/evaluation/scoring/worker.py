@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ialign_ray.config.contexts import NO_CONTEXT
 from ialign_ray.evaluation.scoring.predictions import PredictionStore
 from ialign_ray.evaluation.scoring.prompted_suites import Unit
 from ialign_ray.evaluation.scoring.scorer import Scorer
@@ -24,6 +25,17 @@ class Subject:
     """Folder of its predictions."""
     load: Callable[[], Scorer]
     """Opens the model; only called if predictions are missing, since loading takes seconds."""
+    context: str = NO_CONTEXT
+    """Context that its prompts have, on the suites that take one."""
+
+    def asked(self, units: Sequence[Unit]) -> list[int]:
+        """Places of the units that it answers: those of its context, and of other suites those without one."""
+        own = {unit.suite for unit in units if unit.context == self.context}
+        return [
+            place
+            for place, unit in enumerate(units)
+            if unit.context == (self.context if unit.suite in own else NO_CONTEXT)
+        ]
 
 
 @dataclass(frozen=True)
@@ -69,18 +81,21 @@ class Work:
 
 def plan_work(subjects: Sequence[Subject], units: Sequence[Unit], keys: Sequence[list[str]], size: int) -> Work:
     """All rows that are not stored yet, in shards of `size` rows."""
-    shards = [
-        Shard(number, u, places)
-        for number, subject in enumerate(subjects)
-        for u, unit in enumerate(units)
-        for places in missing(unit, keys[u], store_of(subject, unit), size)
-    ]
+    shards = []
+    known: dict[Path, set[str]] = {}  # with the rows planned: contexts of a model have questions in common
+    for number, subject in enumerate(subjects):
+        for u in subject.asked(units):
+            store = store_of(subject, units[u])
+            if store.folder not in known:
+                known[store.folder] = store.known()
+            stored = known[store.folder]
+            shards += [Shard(number, u, places) for places in missing(units[u], keys[u], stored, size)]
+            stored.update(keys[u])
     return Work(subjects, units, keys, shards)
 
 
-def missing(unit: Unit, keys: Sequence[str], store: PredictionStore, size: int) -> Iterator[list[int]]:
-    """Indices of the rows that are not stored, longest first, `size` at a time; equal rows are computed once."""
-    known = store.known()
+def missing(unit: Unit, keys: Sequence[str], known: Collection[str], size: int) -> Iterator[list[int]]:
+    """Indices of the rows that are not known, longest first, `size` at a time; equal rows are computed once."""
     lengths = unit.rows["length"].to_numpy()
     # reversed, so that of equal rows the first one stays
     first = {key: place for place, key in reversed(list(enumerate(keys))) if key not in known}

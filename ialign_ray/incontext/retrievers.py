@@ -1,0 +1,136 @@
+"""Retrievers: similarities of a question to every text of a pool.
+
+An installed package adds one by an entry point of the group `ialign.retrievers`:
+
+    NEAREST = Retriever("my encoder", lambda texts, ids, seed: MyRanker(texts))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ialign_ray.corpus.cleaning.words import normalised_words
+from ialign_ray.corpus.identity import share_of
+from ialign_ray.plugins import Extensible
+
+Floats = NDArray[np.float64]
+Ranker = Callable[[str, str], Floats]
+"""Function of a question's text and id that returns the similarity of each text of the pool (n,), higher is nearer."""
+_RRF: Final = 60
+"""Constant of reciprocal rank fusion, as in the paper."""
+_FIGURES: Final = 6
+"""Significant digits of a similarity: libraries on other machines may differ in later ones."""
+
+
+@dataclass(frozen=True)
+class Retriever:
+    """One way to find texts that are similar to a question."""
+
+    title: str
+    """Name in tables."""
+    fit: Callable[[Sequence[str], Sequence[str], int], Ranker]
+    """Function of the pool's texts, their ids and a seed, which makes the ranker."""
+
+
+def terms(texts: Sequence[str]) -> list[list[str]]:
+    """Words of each text in normal form, hashed; see `corpus.cleaning.words`."""
+    hashes, offsets = normalised_words(pa.array(list(texts), pa.string()))
+    words = [str(value) for value in hashes.tolist()]
+    return [words[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
+
+
+def _random(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
+    """Order of the pool drawn by the question's id."""
+    return lambda text, row: np.array([share_of(f"{seed}\x00{row}\x00{i}", seed=11) for i in ids])
+
+
+def _overlap(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
+    """Jaccard similarity of the sets of words."""
+    sets = [frozenset(words) for words in terms(texts)]
+
+    def similar(text: str, row: str) -> Floats:
+        own = frozenset(terms([text])[0])
+        return np.array([len(own & other) / max(1, len(own | other)) for other in sets], dtype=np.float64)
+
+    return similar
+
+
+def _bm25(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
+    """Okapi BM25 over words."""
+    import bm25s
+
+    index, words = bm25s.BM25(), terms(texts)
+    if not any(words):
+        return lambda text, row: np.zeros(len(texts))
+    index.index(words, show_progress=False)
+    known = index.vocab_dict
+
+    def similar(text: str, row: str) -> Floats:
+        own = [word for word in terms([text])[0] if word in known]
+        return np.asarray(index.get_scores(own), np.float64) if own else np.zeros(len(texts))
+
+    return similar
+
+
+def _characters(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
+    """Cosine of TF-IDF vectors of character n-grams (3 to 5, within words)."""
+    from sklearn.feature_extraction.text import TfidfVectorizer
+
+    vectors: Any = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float64)
+    pool = vectors.fit_transform([f" {text} " for text in texts])  # of an empty text no n-gram would be left
+
+    def similar(text: str, row: str) -> Floats:
+        found: Floats = (pool @ vectors.transform([text]).T).toarray()[:, 0]
+        return found
+
+    return similar
+
+
+RETRIEVERS: Final = Extensible(
+    "ialign.retrievers",
+    Retriever,
+    {
+        "random": Retriever("random", _random),
+        "overlap": Retriever("word overlap", _overlap),
+        "bm25": Retriever("BM25", _bm25),
+        "characters": Retriever("TF-IDF of characters", _characters),
+    },
+)
+"""Every retriever by its name in the experiment file."""
+
+
+def fitted(names: Sequence[str], texts: Sequence[str], ids: Sequence[str], field: str, seed: int = 0) -> Ranker:
+    """The ranker of a retriever, or of several by the sum of their reciprocal ranks, rounded to six digits.
+
+    Raises ConfigError for an unknown one, which `field` of the experiment names.
+    """
+    rankers = [RETRIEVERS.find(name, field).fit(texts, ids, seed) for name in names]
+    if len(rankers) == 1:
+        return lambda text, row: _rounded(rankers[0](text, row))
+
+    def similar(text: str, row: str) -> Floats:
+        total = np.zeros(len(texts))
+        for ranker in rankers:
+            order = nearest_first(_rounded(ranker(text, row)), ids)
+            total[order] += 1 / (_RRF + 1 + np.arange(len(order)))
+        return _rounded(total)
+
+    return similar
+
+
+def nearest_first(similarities: Floats, ids: Sequence[str]) -> NDArray[np.int64]:
+    """Places of the pool from the nearest to the farthest; equal ones in the order of their ids."""
+    order = np.lexsort((np.asarray(ids, dtype=str), -similarities))
+    return order.astype(np.int64)
+
+
+def _rounded(values: Floats) -> Floats:
+    scale = 10.0 ** (_FIGURES - 1 - np.floor(np.log10(np.maximum(np.abs(values), 1e-12))))
+    rounded: Floats = np.round(values * scale) / scale
+    return rounded
