@@ -124,6 +124,27 @@ def evaluate(
 
 
 @app.command()
+def icl(
+    file: ExperimentFile,
+    runs: Annotated[list[Path] | None, typer.Argument(help="Finished runs.", show_default=False)] = None,
+    control: Annotated[Path | None, typer.Option(help="Finished replay-only run (replay.ratio 1).")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """Score models with exemplars, translation pairs or words in the prompt, and without: prompt or tune?
+
+    `evaluate.contexts` of the experiment names them; without it exemplars of the question's language and of the first
+    L1 language, translation pairs, and the control of each.
+
+    Example: `ialign icl jobs/experiments/pocket.yaml`
+
+    Example: `ialign icl my.yaml runs/my/align --control runs/my/control`
+    """
+    from ialign_ray.workflows.icl import icl
+
+    icl(load(file, overrides), runs or [], control, console=console)
+
+
+@app.command()
 def compare(file: ExperimentFile, overrides: Overrides = None) -> None:
     """Train and score base, control and every arm of `compare`; finished parts are reused.
 

@@ -66,7 +66,7 @@ class ContextPairs(Section):
     retriever: Names = Field(default_factory=lambda: ["bm25"], min_length=1)
     """Search for them; see `exemplars.retriever`."""
     language: LanguageCode | None = None
-    """Language of the translations; the first of `languages.l1` if omitted."""
+    """Language of the translations; the first of `languages.l1` that has pairs if omitted."""
     k: int = Field(4, ge=1)
     """Number of pairs."""
     place: Literal["before", "after"] = "before"

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ialign_ray.corpus.identity import text_key
 from ialign_ray.errors import DataError
-from ialign_ray.incontext.retrievers import Floats, Ranker, fitted, nearest_first, terms
+from ialign_ray.incontext.retrievers import Floats, Ranker, fitted, nearest_first, terms, words_of
 from ialign_ray.storage import json_hash
 
 NEAR: Final = 0.8
@@ -37,7 +37,7 @@ class Query:
     @cached_property
     def words(self) -> frozenset[str]:
         """Its words in normal form."""
-        return frozenset(terms([self.text])[0])
+        return frozenset(words_of(self.text))
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,10 @@ An installed package adds one by an entry point of the group `ialign.retrievers`
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -16,7 +18,6 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ialign_ray.corpus.cleaning.words import normalised_words
-from ialign_ray.corpus.identity import share_of
 from ialign_ray.plugins import Extensible
 
 Floats = NDArray[np.float64]
@@ -45,9 +46,30 @@ def terms(texts: Sequence[str]) -> list[list[str]]:
     return [words[start:stop] for start, stop in zip(offsets[:-1].tolist(), offsets[1:].tolist(), strict=True)]
 
 
+@lru_cache(maxsize=1 << 16)
+def words_of(text: str) -> tuple[str, ...]:
+    """`terms` of a question, which every search of it needs."""
+    return tuple(terms([text])[0])
+
+
 def _random(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
     """Order of the pool drawn by the question's id."""
-    return lambda text, row: np.array([share_of(f"{seed}\x00{row}\x00{i}", seed=11) for i in ids])
+    own = _numbers(ids)
+
+    def drawn(text: str, row: str) -> Floats:
+        mixed = own ^ _numbers([f"{seed}\x00{row}"])
+        # the last steps of splitmix64, without which questions would share the order of most texts
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        return (mixed ^ (mixed >> np.uint64(31))) / 2.0**64
+
+    return drawn
+
+
+def _numbers(texts: Sequence[str]) -> NDArray[np.uint64]:
+    """A number (n,) for each text, which depends on it alone."""
+    digests = b"".join(hashlib.blake2b(text.encode(), digest_size=8).digest() for text in texts)
+    return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
 
 
 def _overlap(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
@@ -55,7 +77,7 @@ def _overlap(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
     sets = [frozenset(words) for words in terms(texts)]
 
     def similar(text: str, row: str) -> Floats:
-        own = frozenset(terms([text])[0])
+        own = frozenset(words_of(text))
         return np.array([len(own & other) / max(1, len(own | other)) for other in sets], dtype=np.float64)
 
     return similar
@@ -72,7 +94,7 @@ def _bm25(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
     known = index.vocab_dict
 
     def similar(text: str, row: str) -> Floats:
-        own = [word for word in terms([text])[0] if word in known]
+        own = [word for word in words_of(text) if word in known]
         return np.asarray(index.get_scores(own), np.float64) if own else np.zeros(len(texts))
 
     return similar

@@ -10,6 +10,7 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment, Suite, TranslationSuite
+from ialign_ray.evaluation.report.contexts import context_table, printed_contexts
 from ialign_ray.evaluation.report.every_eval_ever import read_published, write_every_eval_ever
 from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
@@ -91,6 +92,10 @@ def write_report(
     text, printed = _tables(material.experiment, material.runs, analysis.results)
     for shown in printed:
         console.print(shown)
+    contexts = context_table(material.experiment, analysis)
+    if not contexts.empty:
+        write_text(folder / "contexts.csv", contexts.to_csv(index=False))
+        console.print(printed_contexts(contexts))
     for statement in analysis.statements:
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
     for line in sample_translations(material.experiment, material.runs):

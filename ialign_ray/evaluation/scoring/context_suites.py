@@ -18,7 +18,7 @@ from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.pairs import load_parallel
 from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.evaluation.scoring.prompted_suites import LabelUnit, Unit
-from ialign_ray.evaluation.suites.load import classification_rows, text_column
+from ialign_ray.evaluation.suites.load import ClassificationRows, classification_rows, text_column
 from ialign_ray.incontext.pool import Pool, Query, Search
 from ialign_ray.incontext.prompts import (
     Context,
@@ -31,7 +31,7 @@ from ialign_ray.incontext.prompts import (
     render,
     word_lines,
 )
-from ialign_ray.incontext.retrievers import terms
+from ialign_ray.incontext.retrievers import terms, words_of
 from ialign_ray.inference.calibration import CONTENT_FREE, prior
 from ialign_ray.languages import display_name
 from ialign_ray.streaming.curate import curate
@@ -48,6 +48,8 @@ VOTES, NEAREST = "votes", "nearest_label"
 exemplars."""
 Pairs = Callable[[str, str], pd.DataFrame]
 """Function of two languages that returns the translation pairs of the corpora between them: id, source, target."""
+RowsOf = Callable[[ClassificationSuite], ClassificationRows]
+"""Function that reads the rows of a suite."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,17 @@ def contexted_units(experiment: Experiment, names: Collection[str]) -> list[Unit
     """
     chosen = [c for context in experiment.evaluate.contexts for c in context.variants if c.name in names]
     pairs = _CorpusPairs(experiment)
-    return [unit for context in chosen for unit in context_units(experiment, context, pairs)]
+    known: dict[str, ClassificationRows] = {}  # read once for all contexts
+
+    def rows_of(suite: ClassificationSuite) -> ClassificationRows:
+        if suite.name not in known:
+            known[suite.name] = classification_rows(suite, experiment.storage.data)
+        return known[suite.name]
+
+    return [unit for context in chosen for unit in context_units(experiment, context, pairs, rows_of)]
+
+
+_NO_PAIRS: Final = pd.DataFrame(columns=["id", "source", "target"])
 
 
 @dataclass
@@ -114,24 +126,27 @@ class _CorpusPairs:
     """Training pairs of the experiment's corpora, read when they are first asked for."""
 
     experiment: Experiment
-    _table: pd.DataFrame | None = None
+    _parts: dict[Any, pd.DataFrame] | None = None
 
     def __call__(self, language: str, pivot: str) -> pd.DataFrame:
-        if self._table is None:
+        if self._parts is None:
             built, _ = curate(self.experiment, None)
-            self._table = load_parallel(self.experiment, built).pairs.to_pandas()
-        of = (self._table["source_language"] == language) & (self._table["target_language"] == pivot)
-        return self._table[of].rename(columns={"row_id": "id"}).drop_duplicates("source")
+            table = load_parallel(self.experiment, built).pairs.to_pandas().rename(columns={"row_id": "id"})
+            parts = table.groupby(["source_language", "target_language"])
+            self._parts = {codes: part.drop_duplicates("source") for codes, part in parts}
+        return self._parts.get((language, pivot), _NO_PAIRS)
 
 
-def context_units(experiment: Experiment, context: ContextConfig, pairs: Pairs) -> Iterator[ContextUnit]:
+def context_units(
+    experiment: Experiment, context: ContextConfig, pairs: Pairs, rows_of: RowsOf
+) -> Iterator[ContextUnit]:
     """Units of every classification suite under a context. Raises DataError for a pool without rows or a label."""
     for suite in experiment.evaluate.suites:
         if not isinstance(suite, ClassificationSuite):
             continue
-        rows = classification_rows(suite, experiment.storage.data)
+        rows = rows_of(suite)
         test = rows.test.drop(columns="fold").assign(length=rows.test["chars"])
-        builder = _Builder(experiment, suite, context, pairs)
+        builder = _Builder(experiment, suite, context, pairs, rows_of)
         for prompt in suite.asked:
             answers, shown = builder.words(prompt, "answers"), builder.words(prompt, "exemplars")
             form = context.exemplars.form if context.exemplars else "lines"
@@ -150,6 +165,7 @@ class _Builder:
     suite: ClassificationSuite
     context: ContextConfig
     pairs: Pairs
+    rows_of: RowsOf
     _searches: dict[tuple[str, str], Any] = field(default_factory=dict)
     _found: pd.DataFrame | None = None
 
@@ -238,7 +254,7 @@ class _Builder:
                 f"{where}: suite {suite.name!r} has no training rows, and test rows are never exemplars; name another "
                 "`suite` with the same labels"
             )
-        rows = classification_rows(suite, self.experiment.storage.data).train
+        rows = self.rows_of(suite).train
         if config.language != ANY:
             wanted = language if config.language == OWN else config.language
             if wanted not in set(rows["language"]):
@@ -274,22 +290,30 @@ class _Builder:
         return suite
 
     def _pairs(self, config: ContextPairs, question: Query, language: str) -> list[tuple[str, str, list[str]]]:
-        pivot = config.language or self.experiment.languages.l1[0]
-        if language == pivot:
+        """Pairs of a question, the nearest last; a language without any is asked alone."""
+        old = [config.language] if config.language else self.experiment.languages.l1
+        pivot = next((code for code in old if self._paired_with(code)), old[0])
+        key = config.model_dump_json()
+        made = self._cached(key, language, lambda: self._pair_search(config, language, pivot))
+        if made is None:
             return []
-        search, targets = self._cached(
-            config.model_dump_json(), language, lambda: self._pair_search(config, language, pivot)
-        )
-        return [
-            (search.pool.texts[place], targets[place], [language, pivot])
-            for place in reversed(search.find(question).places)
-        ]
+        search, targets = made
+        places = reversed(search.find(question).places)
+        return [(search.pool.texts[place], targets[place], [language, pivot]) for place in places]
 
-    def _pair_search(self, config: ContextPairs, language: str, pivot: str) -> tuple[Search, list[str]]:
+    def _paired_with(self, pivot: str) -> bool:
+        return any(not self.pairs(code, pivot).empty for code in self.suite.spoken)
+
+    def _pair_search(self, config: ContextPairs, language: str, pivot: str) -> tuple[Search, list[str]] | None:
         where = f"evaluate.contexts.{self.context.name}.pairs"
         found = self.pairs(language, pivot)
         if found.empty:
-            raise DataError(f"{where}: `corpora` have no pair of {language} and {pivot}; set another `language`")
+            if not self._paired_with(pivot):
+                raise DataError(
+                    f"{where}: `corpora` have no pair of {pivot} and a language of {self.suite.name!r}; set another "
+                    "`language`"
+                )
+            return None
         pool = Pool(found["id"].tolist(), [language] * len(found), found["source"].tolist(), (), False)
         return Search.of(pool, config.retriever, config.k, where, self.context.seed), found["target"].tolist()
 
@@ -297,7 +321,7 @@ class _Builder:
         entries, counts = self._cached("words", language, lambda: self._dictionary(language))
         config = self.context.dictionary
         assert config is not None
-        own = list(dict.fromkeys(word for word in terms([question.text])[0] if word in entries))
+        own = list(dict.fromkeys(word for word in words_of(question.text) if word in entries))
         # the rarest words of the dictionary first: with the fewest translations
         own.sort(key=lambda word: (counts[word], entries[word][0]))
         return [entries[word] for word in own[: config.entries]]

