@@ -14,6 +14,9 @@ from ialign_ray.config.slots import slots_of
 TEXT = "text"
 """Slot of a suite with one text per row."""
 
+Competency = Literal["understanding", "reasoning", "knowledge", "translation", "generation", "language"]
+"""Ability that a suite measures; the overview of a report averages the suites of each."""
+
 Texts = str | dict[str, str]
 """A column, or slot -> column if a row has several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""
 
@@ -76,6 +79,8 @@ class ClusteredSource(DataSource):
     are resampled together, and a mismatched source never has the same value."""
     about: SuiteAbout | None = None
     """Licence, origin and citation of the texts."""
+    competency: Competency | None = None
+    """Ability that the suite measures, for the overview; the usual one of its kind if omitted."""
     cluster_optional: bool = False
     """Accept a file without the column, whose sentences then count as independent, as in the bundled suites; false
     makes that an error."""

@@ -144,7 +144,7 @@ def differences(first: Evidence, second: Evidence) -> Iterator[str]:
         if _asked(suites[name]) != _asked(others[name]):
             yield f"suite {name!r} has different settings (prompts, labels, columns or directions)"
         if difference := _other_rows(first, second, name):
-            paths = [suite[name].origin for suite in (suites, others)]
+            paths = [getattr(suite[name], "origin", name) for suite in (suites, others)]
             where = f" ({paths[0]} and {paths[1]})" if paths[0] != paths[1] else ""
             yield f"suite {name!r} holds other data{where}: {difference}"
         # nats per token of two tokenizers are not a common unit; bits per byte are
