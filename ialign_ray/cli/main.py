@@ -16,7 +16,7 @@ from ialign_ray.cli.options import ExperimentFile, Overrides, RegistryOption, co
 from ialign_ray.cli.registry import models, promote, register, rollback
 from ialign_ray.cli.serve import serve
 from ialign_ray.cli.survey import survey
-from ialign_ray.errors import IalignError
+from ialign_ray.errors import ConfigError, IalignError
 from ialign_ray.terminal import prepare_process
 
 
@@ -273,14 +273,33 @@ for command in (register, promote, rollback, models, submit, jobs, stop):
 
 
 @app.command()
-def suites() -> None:
-    """List the bundled suites with their kind, languages and licence.
+def suites(
+    file: Annotated[
+        Path | None, typer.Argument(help="Experiment file whose suites are exported.", show_default=False)
+    ] = None,
+    export_harness: Annotated[
+        Path | None,
+        typer.Option(help="Write the experiment's suites as task files of lm-evaluation-harness into this folder."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="Export only this suite. May be repeated. Default: all.")
+    ] = None,
+    overrides: Overrides = None,
+) -> None:
+    """List the bundled suites with their kind, languages and licence; or export an experiment's suites.
 
     Example: `ialign suites`
-    """
-    from ialign_ray.workflows.suites import bundled_table
 
-    console.print(bundled_table())
+    Example: `ialign suites jobs/experiments/pocket.yaml --export-harness tasks`
+    """
+    from ialign_ray.workflows.suites import bundled_table, export_suites
+
+    if export_harness is not None and file is not None:
+        export_suites(load(file, overrides), export_harness, suite or [], console)
+    elif export_harness is not None or file is not None:
+        raise ConfigError("an export needs an experiment file and --export-harness FOLDER; give both, or neither")
+    else:
+        console.print(bundled_table())
 
 
 @app.command()

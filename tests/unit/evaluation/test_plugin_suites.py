@@ -183,7 +183,7 @@ def test_a_kind_of_a_package_is_scored_measured_judged_and_shown(install, experi
         (
             {"lengths": "LENGTHS"},
             {"kind": "length"},
-            ["evaluate.suites.0.kind is 'length'", "instructions, lm_eval, lengths"],
+            ["evaluate.suites.0.kind is 'length'", "lm_eval, lengths"],
         ),
         ({"lengths": "LENGTHS"}, {"above": "x"}, ["evaluate.suites.0.above is 'x'"]),
         ({"lengths": "LENGTHS"}, {"columns": {}}, ["evaluate.suites.0: no language has a column"]),
