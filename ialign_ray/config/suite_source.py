@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -14,8 +14,9 @@ from ialign_ray.config.slots import slots_of
 TEXT = "text"
 """Slot of a suite with one text per row."""
 
-Competency = Literal["understanding", "reasoning", "knowledge", "translation", "generation", "language"]
-"""Ability that a suite measures; the overview of a report averages the suites of each."""
+Competency = Annotated[str, Field(min_length=1)]
+"""Ability that a suite measures, such as understanding, reasoning, knowledge, translation or generation; the overview
+of a report averages the suites of each."""
 
 Texts = str | dict[str, str]
 """A column, or slot -> column if a row has several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""

@@ -124,6 +124,18 @@ class SuiteKind:
     """Rank for promotion: a candidate must be better on the new languages of the suites with the lowest rank, unless
     `promotion.better_on` names others; None if it never must."""
 
+    competency: str = "understanding"
+    """Competency of its suites in the overview, unless they name another."""
+    scaled: str | None = None
+    """Metric of the overview, if not the chief one; it needs a largest value."""
+    chance: str | None = None
+    """Metric with the score of a random choice, of copying and the like; None: that of the baselines."""
+
+    @property
+    def overview_metric(self) -> str:
+        """Metric whose normalised score the overview shows."""
+        return self.scaled or self.metric
+
     @property
     def name(self) -> str:
         """Its name in the experiment file."""
@@ -294,6 +306,7 @@ SUITES: Final = Extensible(
             ("prompt", "label", "chars", "options"),
             ("accuracy", "chance", "order_changed"),
             scorer=None,
+            chance="chance",
             texts=lambda suite, experiment: choice_rows(suite, experiment.storage.data),
             right=_of_labels(_right_label),
             cost=_of_labels(_label_cost),
@@ -310,6 +323,9 @@ SUITES: Final = Extensible(
             cost=_nats,
             cost_name="nats of the translation",
             proof=2,
+            competency="translation",
+            scaled="chrf",
+            chance="chrf_copy",
         ),
         PERPLEXITY: SuiteKind(
             PerplexitySuite,
@@ -327,6 +343,8 @@ SUITES: Final = Extensible(
             ("retrieval_accuracy", "retrieval_over_surface", "retrieval_chance"),
             scorer=NEAREST,
             right=_nearest,
+            competency="alignment",
+            chance="retrieval_chance",
         ),
         INSTRUCTIONS: SuiteKind(
             InstructionSuite,
@@ -345,6 +363,7 @@ SUITES: Final = Extensible(
             (SCORE, CHANCE),
             ("lm_eval_score", "lm_eval_chance"),
             scorer=BY_TASK,
+            chance="lm_eval_chance",
             texts=task_texts,
             right=_score,
             cost=_missed,

@@ -343,6 +343,13 @@ def test_verdict_report_and_gate_read_the_suite(data, tmp_path, tasks):
     assert (paired["value"] == 0).all()
     assert {"group:L1", "group:L2", "language:jav"} <= set(paired["scope"])
     assert "words" in (folder / "report.html").read_text()
+    overview = pd.read_csv(folder / "overview.csv")
+    of_arm = overview[(overview["run"] == "arm") & (overview["scope"] == "group:L2")]
+    scaled = of_arm.set_index("competency")["value"]
+    results = pd.read_csv(folder / "results.csv")
+    of_group = results[(results["run"] == "arm") & (results["scope"] == "group:L2") & (results["prompt"] == "all")]
+    score = of_group.set_index("metric")["value"]["lm_eval_score"]
+    assert scaled["all"] == pytest.approx((score - 1 / 3) / (2 / 3))
     assert "words L2 score" in (folder / "RESULTS.md").read_text()
     assert set(pd.read_csv(folder / "mcnemar.csv")["suite"]) == {"words"}
 
