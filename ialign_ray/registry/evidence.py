@@ -160,6 +160,7 @@ _CHOICE = ("where", "split", "limit", "test_limit")
 def _asked(suite: Suite) -> dict[str, object]:
     """Settings of a suite without its source, which is compared by the rows and their hash."""
     apart = {*DataSource.model_fields, "columns", "cluster", "cluster_optional", "test_limit"}
+    apart |= {"include_path", "about", "competency"}  # they change no score
     return suite.model_dump(mode="json", exclude=apart)
 
 
