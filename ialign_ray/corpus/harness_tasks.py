@@ -121,7 +121,7 @@ def _leaves(manager: Any, name: str, where: str, include_path: str | None) -> It
         members = _plain_members(manager, name)
         if members is None:
             # it changes settings of its tasks, so they are loaded as its members
-            yield from ((task, name) for task in _loaded(name, include_path, _stamp(include_path)))
+            yield from ((task, name) for task in _loaded(name, include_path, folder_stamp(include_path)))
         for member in members or ():
             yield from _leaves(manager, member, where, include_path)
     else:
@@ -146,7 +146,7 @@ def task_manager(include_path: str | None, name: str) -> Any:
     """Return the harness's index of tasks: of the folder alone if it has all of the name's tasks, else with the
     harness's own."""
     harness()
-    stamp = _stamp(include_path)
+    stamp = folder_stamp(include_path)
     if include_path:
         if not Path(include_path).is_dir():
             raise ConfigError(f"include_path {include_path} of lm-evaluation-harness is not a folder; name one")
@@ -171,8 +171,8 @@ def _files(include_path: str | None) -> list[Path]:
     return sorted(p for p in Path(include_path).rglob("*") if p.is_file()) if include_path else []
 
 
-def _stamp(include_path: str | None) -> str:
-    """Change of a folder of tasks within this process."""
+def folder_stamp(include_path: str | None) -> str:
+    """Return a hash that changes with the files of a folder, for caches of one process."""
     return json_hash([[str(p), *(p.stat().st_size, p.stat().st_mtime_ns)] for p in _files(include_path)])
 
 
@@ -219,7 +219,7 @@ def open_task(leaf: LeafTask, num_fewshot: int | None, seed: int) -> Any:
     Raises DataError if its data cannot be read, ConfigError for a task that runs the model's answers as code or that
     needs more than text.
     """
-    task = _loaded(leaf.within, leaf.include_path, _stamp(leaf.include_path))[leaf.task]
+    task = _loaded(leaf.within, leaf.include_path, folder_stamp(leaf.include_path))[leaf.task]
     if getattr(task, "UNSAFE_CODE", False):
         raise ConfigError(f"lm_eval:{leaf.task} runs a model's answers as code; use another task")
     if getattr(task, "MULTIMODAL", False):

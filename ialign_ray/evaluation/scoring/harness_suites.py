@@ -14,6 +14,7 @@ import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 from weakref import WeakKeyDictionary
 
@@ -24,6 +25,7 @@ from ialign_ray.config import Experiment, LmEvalSuite
 from ialign_ray.config.harness_suite import parts_of
 from ialign_ray.corpus.harness_tasks import (
     LeafTask,
+    folder_stamp,
     harness,
     leaf_tasks,
     named_errors,
@@ -194,7 +196,15 @@ def harness_units(suite: LmEvalSuite, experiment: Experiment) -> Iterator[Harnes
     Raises ConfigError if the harness, a task or a language is missing or tasks have no common metric, DataError if the
     data of a task cannot be read.
     """
-    leaves = leaf_tasks(suite, experiment.languages.groups())
+    groups = tuple(experiment.languages.groups().items())
+    yield _unit(suite.model_dump_json(), groups, folder_stamp(suite.include_path))
+
+
+@lru_cache(maxsize=16)
+def _unit(settings: str, groups: tuple[tuple[str, str], ...], stamp: str) -> HarnessUnit:
+    """The unit of a suite; each command needs it several times, and the requests of many tasks take minutes."""
+    suite = LmEvalSuite.model_validate_json(settings)
+    leaves = leaf_tasks(suite, dict(groups))
     names = _names_in_language(leaves)
     parts, chief = [], {}
     for leaf in leaves:
@@ -211,7 +221,7 @@ def harness_units(suite: LmEvalSuite, experiment: Experiment) -> Iterator[Harnes
             f"evaluate.suites.{suite.name}: id {twice['id'].iloc[0]!r} is used twice in {twice['language'].iloc[0]}; "
             "name a field, or several, whose values differ by `id`"
         )
-    yield HarnessUnit(suite.name, "default", rows, tuple(leaves), suite.num_fewshot, suite.seed, metric, suite.limit)
+    return HarnessUnit(suite.name, "default", rows, tuple(leaves), suite.num_fewshot, suite.seed, metric, suite.limit)
 
 
 def _names_in_language(leaves: Sequence[LeafTask]) -> dict[LeafTask, str]:
