@@ -295,27 +295,45 @@ for command in (register, promote, rollback, models, submit, jobs, stop):
 
 @app.command()
 def suites(
-    names: Annotated[list[str] | None, typer.Argument(help="Suites to fetch.", show_default=False)] = None,
+    file: Annotated[
+        Path | None, typer.Argument(help="Experiment file whose suites are exported.", show_default=False)
+    ] = None,
+    export_harness: Annotated[
+        Path | None,
+        typer.Option(help="Write the experiment's suites as task files of lm-evaluation-harness into this folder."),
+    ] = None,
     fetch: Annotated[
         Path | None,
-        typer.Option(help="Folder, as `storage.data`, to write the tables of these suites to, from the hub."),
+        typer.Option(help="Write the tables of bundled suites from the hub into this folder, as `storage.data`."),
+    ] = None,
+    suite: Annotated[
+        list[str] | None, typer.Option("--suite", help="Suite to export or fetch. May be repeated.")
     ] = None,
     languages: Annotated[
         str | None, typer.Option("--languages", "-l", help="Codes to fetch, e.g. `jav,sun`. Default: all.")
     ] = None,
+    overrides: Overrides = None,
 ) -> None:
-    """List the bundled suites with their kind, languages, rows and licence, or fetch their data from the hub.
+    """List the bundled suites with kind, languages, rows and licence; fetch their data, or export an experiment's.
 
-    Example: `ialign suites`, or `ialign suites belebele xcopa --fetch data --languages ind,jav`
+    Example: `ialign suites`
+
+    Example: `ialign suites --fetch data --suite belebele --suite xcopa --languages ind,jav`
+
+    Example: `ialign suites jobs/experiments/pocket.yaml --export-harness tasks`
     """
-    from ialign_ray.workflows.suites import bundled_table, fetch_suites
+    from ialign_ray.workflows.suites import bundled_table, export_suites, fetch_suites
 
-    if bool(names) != (fetch is not None):
-        raise ConfigError("to fetch suites give both their names and --fetch FOLDER")
-    if fetch is None:
-        console.print(bundled_table())
+    if export_harness is not None and file is not None:
+        export_suites(load(file, overrides), export_harness, suite or [], console)
+    elif export_harness is not None or file is not None:
+        raise ConfigError("an export needs an experiment file and --export-harness FOLDER; give both, or neither")
+    elif fetch is not None and suite:
+        fetch_suites(suite, fetch, (languages or "").replace(",", " ").split(), console)
+    elif fetch is not None or suite:
+        raise ConfigError("to fetch data give --fetch FOLDER and the names, each as --suite NAME")
     else:
-        fetch_suites(names or [], fetch, (languages or "").replace(",", " ").split(), console)
+        console.print(bundled_table())
 
 
 @app.command()

@@ -37,8 +37,8 @@ def grouped(suite: Any, groups: Mapping[str, str]) -> Any:
 
     A macro-language and its usual member (`swa` and `swh`) are one: the suite takes the group's code.
     """
-    if not isinstance(suite, dict) or suite.get("grouped") is not True or not groups:
-        return suite
+    if not isinstance(suite, dict) or suite.get("grouped") is not True or not groups or suite.get("kind") == "lm_eval":
+        return suite  # languages of the harness's tasks are known only to the harness
     long: dict[str, Any] = suite["long"] if isinstance(suite.get("long"), dict) else {}
     known = list(dict.fromkeys([*_keys(suite.get("columns")), *_keys(long.get("values"))]))
     codes = {code: _of_group(code, groups, known) for code in known}

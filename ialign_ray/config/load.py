@@ -158,7 +158,8 @@ def _position(items: list[Any], part: str, where: str) -> int:
 
 def _sentence(origin: str, error: Any) -> str:
     # pydantic's path includes the kind of a suite, which is not a key of the file
-    loc = [p for p in error["loc"] if p not in KINDS]
+    path = error["loc"]
+    loc = [p for k, p in enumerate(path) if not (p in KINDS and k and isinstance(path[k - 1], int))]
     if loc[-1:] == ["[key]"]:  # the key itself is wrong; the message quotes it
         loc = loc[:-2]
     field = ".".join(str(p) for p in loc) or "the file"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -13,6 +13,10 @@ from ialign_ray.config.slots import slots_of
 
 TEXT = "text"
 """Slot of a suite with one text per row."""
+
+Competency = Annotated[str, Field(min_length=1)]
+"""Ability that a suite measures, such as understanding, reasoning, knowledge, translation or generation; the overview
+of a report averages the suites of each."""
 
 Texts = str | dict[str, str]
 """A column, or slot -> column if a row has several texts: `{premise: premise_en, hypothesis: hypothesis_en}`."""
@@ -81,6 +85,8 @@ class ClusteredSource(DataSource):
     are resampled together, and a mismatched source never has the same value."""
     about: SuiteAbout | None = None
     """Licence, origin and citation of the texts."""
+    competency: Competency | None = None
+    """Ability that the suite measures, for the overview; the usual one of its kind if omitted."""
     cluster_optional: bool = False
     """Accept a file without the column, whose sentences then count as independent, as in the bundled suites; false
     makes that an error."""

@@ -22,7 +22,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from ialign_ray.config.data import DataSource, InstructionSource, Scalar
+from ialign_ray.config.base import Section
+from ialign_ray.config.data import InstructionSource, Scalar
+from ialign_ray.config.harness_suite import LmEvalSuite
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
 from ialign_ray.config.slots import slots_of
 from ialign_ray.config.suite_source import (
@@ -350,13 +352,14 @@ class InstructionSuite(ClusteredSource, InstructionSource):
     """True if replay contains instructions of these sources; unseen ones measure forgetting more purely."""
 
 
-KINDS: dict[str, type[DataSource]] = {
+KINDS: dict[str, type[Section]] = {
     "classification": ClassificationSuite,
     "choice": ChoiceSuite,
     "translation": TranslationSuite,
     "perplexity": PerplexitySuite,
     "retrieval": RetrievalSuite,
     "instructions": InstructionSuite,
+    "lm_eval": LmEvalSuite,
 }
 _KINDS: Extensible[object] = Extensible("ialign.suites", object, KINDS)
 
@@ -380,7 +383,13 @@ def _of_its_kind(value: Any, built_in: ValidatorFunctionWrapHandler) -> Any:
 Suite = SerializeAsAny[
     Annotated[
         Annotated[
-            ClassificationSuite | ChoiceSuite | TranslationSuite | PerplexitySuite | RetrievalSuite | InstructionSuite,
+            ClassificationSuite
+            | ChoiceSuite
+            | TranslationSuite
+            | PerplexitySuite
+            | RetrievalSuite
+            | InstructionSuite
+            | LmEvalSuite,
             Field(discriminator="kind"),
         ],
         WrapValidator(_of_its_kind),

@@ -75,6 +75,13 @@ def file_texts(
     return known | found
 
 
+def text_columns(table: pa.Table, fewest: float = MANY) -> dict[str, pa.Array]:
+    """Column (`struct.field`, `list.2`) -> its texts, of the columns that resemble texts; `fewest` distinct values at
+    most separate texts from labels."""
+    found = (strings for name in table.column_names for strings in _strings(name, table[name].combine_chunks()))
+    return {name: column for name, column in found if _reads_like_text(column, WORDS, min(MANY, fewest))}
+
+
 def _read(source: DataSource, base: str, declared: Sequence[str]) -> pa.Table:
     """Extend a source to every language in its file, or in aligned files next to it."""
     others = _undeclared_languages(source, base, declared)

@@ -23,7 +23,7 @@ from typing import Any, Final
 
 import pandas as pd
 
-from ialign_ray.config import Experiment
+from ialign_ray.config import Experiment, LmEvalSuite
 from ialign_ray.config.evaluate import PrimaryConfig
 from ialign_ray.evaluation.metrics.bootstrap import Difference
 from ialign_ray.evaluation.metrics.registry import lower_is_better
@@ -150,6 +150,11 @@ def _default_suites(experiment: Experiment) -> list[str]:
     by_proof: dict[int, list[str]] = {}
     for suite in experiment.evaluate.suites:
         proof = SUITES[suite.kind].proof
-        if proof is not None and new & set(getattr(suite, "measured", ())):
+        measured = (
+            suite.languages_in(experiment.languages.groups())
+            if isinstance(suite, LmEvalSuite)
+            else getattr(suite, "measured", ())
+        )
+        if proof is not None and new & set(measured):
             by_proof.setdefault(proof, []).append(suite.name)
     return by_proof[min(by_proof)] if by_proof else []

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from ialign_ray.config import Experiment, load_experiment
+from ialign_ray.config import Experiment, LmEvalSuite, load_experiment
 from ialign_ray.errors import ConfigError
 from ialign_ray.jobs.entry import JOBS, options_of, parser, refuse_lost_runs, title_of
 from ialign_ray.jobs.environment import job_environment
@@ -130,6 +130,7 @@ def named_files(experiment: Experiment, file: Path, overrides: Sequence[str], ro
             suites = yaml.safe_load(value) or []
     used = [suite.get("use") if isinstance(suite, dict) else suite for suite in suites]
     own = [*used, *experiment.tasks.templates, experiment.evaluate.lm_eval.include_path]
+    own += [suite.include_path for suite in experiment.evaluate.suites if isinstance(suite, LmEvalSuite)]
     data = [str(Path(experiment.storage.data, path)) for path in sources(experiment) if not path.startswith(POCKET)]
     for path in (*own, *data):
         if path and "://" not in path:
@@ -157,5 +158,6 @@ def refuse_unsent(experiment: Experiment, package: Package) -> None:
 
 def sources(experiment: Experiment) -> Iterator[str]:
     """Yield every path that the experiment reads."""
-    every = [*experiment.corpora, *experiment.replay.sources, *experiment.evaluate.suites]
+    suites = [suite for suite in experiment.evaluate.suites if not isinstance(suite, LmEvalSuite)]
+    every = [*experiment.corpora, *experiment.replay.sources, *suites]
     yield from (s.path for s in (*every, *experiment.decontamination.sets) if s.path)

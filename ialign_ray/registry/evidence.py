@@ -144,7 +144,7 @@ def differences(first: Evidence, second: Evidence) -> Iterator[str]:
         if _asked(suites[name]) != _asked(others[name]):
             yield f"suite {name!r} has different settings (prompts, labels, columns or directions)"
         if difference := _other_rows(first, second, name):
-            paths = [suite[name].origin for suite in (suites, others)]
+            paths = [getattr(suite[name], "origin", name) for suite in (suites, others)]
             where = f" ({paths[0]} and {paths[1]})" if paths[0] != paths[1] else ""
             yield f"suite {name!r} holds other data{where}: {difference}"
         # nats per token of two tokenizers are not a common unit; bits per byte are
@@ -160,6 +160,7 @@ _CHOICE = ("where", "split", "limit", "test_limit")
 def _asked(suite: Suite) -> dict[str, object]:
     """Settings of a suite without its source, which is compared by the rows and their hash."""
     apart = {*DataSource.model_fields, "columns", "cluster", "cluster_optional", "test_limit"}
+    apart |= {"include_path", "about", "competency"}  # they change no score
     return suite.model_dump(mode="json", exclude=apart)
 
 

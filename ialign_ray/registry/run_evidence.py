@@ -49,8 +49,8 @@ from ialign_ray.training.runs import MODEL, RECORD, run_experiment
 
 VERSION, CONTROL, SEARCH = "version", "control", "search"
 _EXPERIMENT, _CARD, _METRICS, _DATA = "experiment.yaml", "README.md", "metrics.csv", "data.json"
-_TEXTS = ("language", "id", "label", "source", "target")
-"""Columns of a suite's rows that contain the sentence itself, in addition to those of its texts."""
+_TEXTS = ("language", "id", "label", "source", "target", "asked")
+"""Columns of a suite's rows that contain the sentence itself (or a hash of it), in addition to those of its texts."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from ialign_ray.config import Experiment, InstructionSuite
+from ialign_ray.config import Experiment, InstructionSuite, LmEvalSuite
 from ialign_ray.corpus.build import Built, Runner, Watch, build_corpus, here
+from ialign_ray.corpus.harness_tasks import suite_task_texts
 from ialign_ray.corpus.leaks import EvaluationIndex
 from ialign_ray.corpus.suite_texts import ANSWERS, aside, file_texts
 from ialign_ray.tasks.instructions import instructions
@@ -48,6 +49,8 @@ def evaluation_index(experiment: Experiment) -> EvaluationIndex:
         if isinstance(suite, InstructionSuite):
             requests[suite.name] = [row.inputs for row in instructions(suite, base)]
             requests[suite.name] += _texts(file_texts(suite, base, (), (*ANSWERS, *suite.columns.values())))
+        elif isinstance(suite, LmEvalSuite):
+            sentences[suite.name] = suite_task_texts(suite, experiment.languages.groups())
         else:
             sentences[suite.name] = _texts(file_texts(suite, base, suite.text_columns, aside(suite)))
     for protected in settings.sets:

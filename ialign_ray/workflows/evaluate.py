@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment
@@ -13,7 +14,7 @@ from ialign_ray.errors import ConfigError, IalignError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.report.write import report
 from ialign_ray.evaluation.results.verdict import Statement
-from ialign_ray.evaluation.scoring.harness import report_tasks, run_tasks, selected
+from ialign_ray.evaluation.scoring.harness import as_suites, report_tasks, run_tasks, selected, whole_table
 from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.trained_on import TrainedOn, trained_on
 from ialign_ray.evaluation.scoring.worker import Subject
@@ -88,6 +89,9 @@ def _judge(
 ) -> list[Statement]:
     for warning in set_aside_warning(experiment.model):
         say(console, f"warning: {warning}")
+    experiment, notes = as_suites(experiment)
+    for note in notes:
+        say(console, f"{note}.")
     statements: list[Statement] = []
     runs = {s.name: s.folder.parent for name, seeds in subjects.items() if name != BASE for s in seeds}
     folders = {name: [subject.folder.parent for subject in seeds] for name, seeds in subjects.items()}
@@ -96,13 +100,17 @@ def _judge(
     every = [subject for seeds in subjects.values() for subject in seeds]
     suites, tasks = experiment.evaluate.suites, experiment.evaluate.lm_eval.tasks
     known = trained_on(experiment, runs) if suites else TrainedOn({})
-    found = iter(predict_models(experiment, every, console) if suites else [])
+    predicted = predict_models(experiment, every, console) if suites else []
+    found = iter(predicted)
+    tables = [whole_table(experiment, s.name, frames) for s, frames in zip(every, predicted, strict=False)]
     failed: IalignError | None = None
     if tasks:
         try:  # before the report, which shows them too, and is made even if a task's data is missing
-            report_tasks(run_tasks(experiment, models, console), folder, console)
+            tables.append(run_tasks(experiment, models, console))
         except IalignError as error:
             failed = error
+    if not (table := pd.concat([pd.DataFrame(), *tables], ignore_index=True)).empty:
+        report_tasks(table, folder, console)
     if suites:
         predictions = {name: [known.clear(next(found)) for _ in seeds] for name, seeds in subjects.items()}
         statements = report(experiment, predictions, folder, console, folders, known.warnings)

@@ -1,4 +1,4 @@
-"""List of the bundled suites, and their tables from the hub."""
+"""List of the bundled suites, their tables from the hub, and suites as task files of lm-evaluation-harness."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pyarrow.parquet as pq
 from pyarrow import csv
 from rich.console import Console
 
+from ialign_ray.config import Experiment
 from ialign_ray.config.bundled import bundled_names, expand_suites
 from ialign_ray.corpus.formats.columnar import saved
 from ialign_ray.errors import ConfigError
+from ialign_ray.evaluation.scoring.harness_export import export_tasks
 from ialign_ray.storage import write_bytes
 from ialign_ray.terminal import BlockTable, say
 
@@ -26,6 +28,15 @@ def bundled_table() -> BlockTable:
     translated."""
     header = ("suite", "kind", "languages", "rows of each", "licence", "texts", "data, under storage.data")
     return BlockTable(header, [_row(suite) for suite in expand_suites(bundled_names())])
+
+
+def export_suites(experiment: Experiment, folder: Path, suites: Sequence[str], console: Console) -> None:
+    """Write task files of the experiment's suites, and print how the harness runs them. Raises IalignError."""
+    groups, notes = export_tasks(experiment, folder, suites)
+    for note in notes:
+        say(console, note)
+    if groups:
+        say(console, f"Tasks: {folder}", f"Next:  lm-eval run --include_path {folder} --tasks {','.join(groups)}")
 
 
 def _row(suite: dict[str, Any]) -> tuple[str, ...]:

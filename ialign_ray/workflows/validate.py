@@ -12,7 +12,8 @@ from rich.markup import escape
 from rich.panel import Panel
 from rich.text import Text
 
-from ialign_ray.config import Experiment, SuiteSource
+from ialign_ray.config import Experiment, LmEvalSuite, Suite, SuiteSource
+from ialign_ray.corpus.harness_tasks import leaf_tasks
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
 from ialign_ray.modeling.load import check_rank, model_shape, set_aside_warning
@@ -110,10 +111,16 @@ def data_table(prepared: Prepared) -> BlockTable:
 def suite_table(experiment: Experiment) -> BlockTable:
     """Table of the suites, with the languages that each measures."""
     rows = [
-        (suite.name, suite.kind, ", ".join(sorted(suite.measured)) if isinstance(suite, SuiteSource) else "old tasks")
+        (suite.name, suite.kind, ", ".join(sorted(_languages(suite, experiment))) or "old tasks")
         for suite in experiment.evaluate.suites
     ]
     return BlockTable(("suite", "kind", "languages"), rows)
+
+
+def _languages(suite: Suite, experiment: Experiment) -> set[str]:
+    if isinstance(suite, LmEvalSuite):
+        return {leaf.language for leaf in leaf_tasks(suite, experiment.languages.groups())}
+    return suite.measured if isinstance(suite, SuiteSource) else set()
 
 
 def held_out_line(prepared: Prepared, every: int) -> str:

@@ -29,6 +29,9 @@ TRANSLATION: Final = "translation"
 PERPLEXITY: Final = "perplexity"
 RETRIEVAL: Final = "retrieval"
 INSTRUCTIONS: Final = "instructions"
+LM_EVAL: Final = "lm_eval"
+MEASURED: Final = "measured:"
+"""Beginning of the columns with a row's metrics by lm-evaluation-harness."""
 
 Draws = Floats | Mapping[str, Floats] | None
 """A draw vector (draws,); several by the suffix of their names (`share` of label 0 is `share_0`); or None if a cell has
@@ -125,6 +128,11 @@ def _nearest_share(cell: Cell) -> Floats | None:
     return cell.mean(shares[np.arange(len(nearest)), nearest])
 
 
+def _by_harness(cell: Cell) -> Mapping[str, Floats]:
+    columns = [name for name in cell.rows.columns if str(name).startswith(MEASURED) and cell.rows[name].notna().any()]
+    return {name.removeprefix(MEASURED): cell.mean(cell.rows[name]) for name in columns}
+
+
 def _found(column: str) -> Callable[[Cell], Floats]:
     return lambda cell: cell.mean(cell.rows[column] == 0)
 
@@ -207,6 +215,11 @@ METRICS: Final = Extensible(
         "retrieval_over_surface": Metric(
             "above spelling", lambda cell: _found("rank")(cell) - _found("surface_rank")(cell), _PAIRS
         ),
+        "lm_eval_score": Metric(
+            "score", lambda cell: cell.mean(cell.rows["score"]), (LM_EVAL,), words="score", limits=_SHARE
+        ),
+        "lm_eval_chance": Metric("chance", lambda cell: cell.mean(cell.rows["chance"]), (LM_EVAL,), limits=_SHARE),
+        "lm_eval": Metric("score by metric", _by_harness, (LM_EVAL,)),
     },
 )
 """Every metric by its name in results."""

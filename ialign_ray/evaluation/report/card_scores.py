@@ -25,7 +25,7 @@ def add_scores(card: Path, results: pd.DataFrame, experiment: Experiment, run: s
     found = []
     for suite in experiment.evaluate.suites:
         kind = SUITES[suite.kind]
-        metric = getattr(suite, "metric", kind.metric)
+        metric = kind.chief(suite)
         own = results[(results["run"] == run) & (results["suite"] == suite.name) & (results["metric"] == metric)]
         own = own[own["scorer"] == kind.scored(experiment.evaluate.scorer)]
         averaged = own[own["prompt"] == "all"]

@@ -13,6 +13,7 @@ from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.registry import in_words
 from ialign_ray.evaluation.report import page_charts, page_history
 from ialign_ray.evaluation.report.inputs import ReportInputs
+from ialign_ray.evaluation.report.overview_tables import NOTE, overview_rows
 from ialign_ray.evaluation.report.page_examples import suite_texts, worst_examples
 from ialign_ray.evaluation.report.tables import row_order
 from ialign_ray.evaluation.results.analysis import BASE, Analysis
@@ -48,6 +49,8 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
         drops=page_history.cleaning_drops(folders),
         differing=page_history.differences(folders),
         tasks=tasks.to_dict("records"),
+        overview=overview_rows(analysis.overview, languages=True),
+        overview_note=NOTE,
         run_warnings=page_history.warnings(folders),
         examples={arm: found for arm, found in examples.items() if found},
         notes=[*material.notes, *analysis.notes, *untold],

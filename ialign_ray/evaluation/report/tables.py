@@ -54,7 +54,7 @@ def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Colu
     """
     kind = SUITES[suite.kind]
     titles = kind.titles
-    chief = getattr(suite, "metric", kind.metric)
+    chief = kind.chief(suite)
     found = results[results["suite"] == suite.name]
     scopes = sorted(scope for scope in found["scope"].unique() if scope.startswith("group:"))
     return [

@@ -13,6 +13,7 @@ from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment, Suit
 from ialign_ray.evaluation.report.contexts import context_table, printed_contexts
 from ialign_ray.evaluation.report.every_eval_ever import read_published, write_every_eval_ever
 from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
+from ialign_ray.evaluation.report.overview_tables import NOTE, overview_table
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
 from ialign_ray.evaluation.report.translations import sample_translations
 from ialign_ray.evaluation.results.analysis import Analysis, Runs, analyse
@@ -92,6 +93,8 @@ def write_report(
     text, printed = _tables(material.experiment, material.runs, analysis.results)
     for shown in printed:
         console.print(shown)
+    if overview := overview_table(analysis.overview):
+        console.print(overview[1])
     contexts = context_table(material.experiment, analysis)
     if not contexts.empty:
         write_text(folder / "contexts.csv", contexts.to_csv(index=False))
@@ -135,6 +138,7 @@ def numbers(analysis: Analysis) -> dict[str, pd.DataFrame]:
         "retention": retention,
         "transfer": analysis.gains,
         "mcnemar": analysis.mcnemar,
+        "overview": analysis.overview,
     }
     always = ("results", "comparisons")
     return {name: frame for name, frame in tables.items() if name in always or not frame.empty}
@@ -165,7 +169,14 @@ def _markdown(material: ReportInputs, analysis: Analysis, tables: str) -> str:
     notes = "".join(f"- {note}\n" for note in (*material.notes, *analysis.notes))
     backward = "".join(f"- {r.run}: {r.numbers}\n" for r in analysis.backward)
     transfer = "".join(f"- {suite}: L2 and L3 gains over runs: {c}\n" for suite, c in analysis.correlations.items())
-    parts = {"Verdict": said + "\n", "Backward transfer": backward, "Transfer": transfer, "Notes": notes}
+    overview = overview_table(analysis.overview)
+    parts = {
+        "Overview": f"{NOTE}\n\n{overview[0]}" if overview else "",
+        "Verdict": said + "\n",
+        "Backward transfer": backward,
+        "Transfer": transfer,
+        "Notes": notes,
+    }
     body = "".join(f"\n## {title}\n\n{lines}" for title, lines in parts.items() if lines)
     return f"# {experiment.name}\n\n{scored}\n\n{tables}{body}"
 

@@ -13,6 +13,7 @@ from ialign_ray.evaluation.metrics.classification import LENGTH_FIXED, TOO_FEW_M
 from ialign_ray.evaluation.results.cells import Measured, ResamplingPlan, clustered, clusters_of, measure
 from ialign_ray.evaluation.results.fitted_baselines import Fitted
 from ialign_ray.evaluation.results.forgetting import Retention, backward_transfer, old_tasks, retention
+from ialign_ray.evaluation.results.overview import overview
 from ialign_ray.evaluation.results.significance import Correlation, mcnemar_rows
 from ialign_ray.evaluation.results.summary import compare_all, summarise
 from ialign_ray.evaluation.results.transfer import (
@@ -23,7 +24,7 @@ from ialign_ray.evaluation.results.transfer import (
 )
 from ialign_ray.evaluation.results.verdict import Statement, verdict
 from ialign_ray.evaluation.rules import is_primary, rules_of
-from ialign_ray.evaluation.scoring.suite_kinds import label_names
+from ialign_ray.evaluation.scoring.suite_kinds import SUITES, label_names
 from ialign_ray.evaluation.suites.load import clusters_named
 
 BASE, CONTROL = "base", "control"
@@ -61,6 +62,8 @@ class Analysis:
     """Suite -> correlation of L2 and L3 gains over trained runs."""
     mcnemar: pd.DataFrame
     """Rows of `significance.mcnemar_rows`, every arm against `reference`."""
+    overview: pd.DataFrame
+    """Table returned by `overview.overview`."""
     statements: list[Statement]
     """Retention and verdict in words."""
     reference: str
@@ -106,6 +109,13 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
         gains=gains,
         correlations=transfer_correlations(gains),
         mcnemar=_mcnemar(trained, measured, reference, settings.scorer),
+        overview=overview(
+            measured,
+            groups,
+            settings.scorer,
+            {s.name: getattr(s, "competency", None) or SUITES[s.kind].competency for s in settings.suites},
+            min_rows=experiment.promotion.min_rows,
+        ),
         statements=declared + verdict(results, comparisons, rules, labels),
         reference=reference,
         notes=list(_notes(experiment, measured, comparisons, results)),

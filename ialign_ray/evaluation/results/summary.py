@@ -49,7 +49,7 @@ def summarise(
         measured = given if isinstance(given, Measured) else measure(given, plan)
         found = _estimates(measured, [(key.suite, m.draws, m.units) for key, m in measured.measures.items()])
         # an interval by t may exceed the bounds of the metric
-        limits = np.array([limits_of(key.metric) for key in measured.measures]).T
+        limits = np.array([_limits(key.metric, float(m.draws[0])) for key, m in measured.measures.items()]).T
         low, high = (np.clip(end, *limits).tolist() for end in found.bounds())
         records += [
             {"run": run, **key._asdict(), "value": float(m.draws[0]), "low": low[row], "high": high[row]}
@@ -149,6 +149,12 @@ def _estimates(measured: Measured, drawn: Sequence[tuple[str, Floats, int]]) -> 
         _, draws, units = zip(*found, strict=True)
         parts.append(estimates(np.stack(draws), units, measured.weights(suite)))
     return Estimates.joined(parts)
+
+
+def _limits(metric: str, value: float) -> tuple[float, float]:
+    low, high = limits_of(metric)
+    # a task of the harness may score in percent
+    return (low, high) if not (value < low or value > high) else (-np.inf, np.inf)
 
 
 def _size(m: CellDraws) -> dict[str, float]:

@@ -47,7 +47,7 @@ class ChoiceUnit(Unit):
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns suite, language, id, label, chars, options, prompt, order_changed, and for each scorer a list with a
         score for each option."""
-        options = [list(o) for o in zip(*(rows[option_column(k)] for k in range(len(self.letters))), strict=True)]
+        options = self.options(rows)
         found = (
             self._by_letter(scorer, rows, options) if self.form == "letter" else self._by_text(scorer, rows, options)
         )
@@ -55,8 +55,12 @@ class ChoiceUnit(Unit):
         frame["order_changed"] = found.pop("order_changed", np.nan)
         return frame.assign(**{f"{self.prefix}{name}": list(scores) for name, scores in found.items()})
 
+    def options(self, rows: pd.DataFrame) -> list[list[str]]:
+        """The options of each row, in the order of the file."""
+        return [list(o) for o in zip(*(rows[option_column(k)] for k in range(len(self.letters))), strict=True)]
+
     def _by_text(self, scorer: Scorer, rows: pd.DataFrame, options: list[list[str]]) -> dict[str, Floats]:
-        scores = scorer.options(self._asked(rows, options), options)
+        scores = scorer.options(self.prompts(rows, options), options)
         found = {name: label_values(scores, name) for name in ("sum", "mean")}
         found["per_character"] = scores.log_prob / [[len(option) for option in of_row] for of_row in options]
         found["per_byte"] = scores.log_prob / [[len(option.encode()) for option in of_row] for of_row in options]
@@ -73,7 +77,7 @@ class ChoiceUnit(Unit):
         asked: list[str] = []
         for k in range(self.permutations):
             listed = [[of_row[place] for place in order] for of_row, order in zip(options, orders[:, k], strict=True)]
-            asked += self._asked(rows, listed)
+            asked += self.prompts(rows, listed)
         # in one call, so that the orders of a row share its passage
         scores = scorer.labels(asked, self.letters)
         back = np.argsort(orders, axis=2).swapaxes(0, 1)  # place in the list of each option of the file
@@ -87,7 +91,8 @@ class ChoiceUnit(Unit):
             found["order_changed"] = (answers != answers[0]).any(axis=(0, 2)).astype(np.float64)
         return found
 
-    def _asked(self, rows: pd.DataFrame, options: list[list[str]]) -> list[str]:
+    def prompts(self, rows: pd.DataFrame, options: list[list[str]]) -> list[str]:
+        """The prompt of each row with its options in this order."""
         texts = zip(*(rows[text_column(slot)] for slot in self.slots), strict=True)
         return [self._filled(dict(zip(self.slots, row)), listed) for row, listed in zip(texts, options, strict=True)]
 

@@ -1,12 +1,16 @@
-"""Tasks of lm-evaluation-harness on our models, as one table with intervals; each is run once per model and cached.
+"""The harness's own table: tasks whose language is unknown, and metrics that are not means over rows.
 
-Prompts, few-shot examples and normalisation are the harness'; only the chat template is ours.
+Other tasks are suites of kind `lm_eval` (`harness_suites`). Prompts, few-shot examples and normalisation are the
+harness's; only the chat template is ours. Each task is run once per model and cached.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-from collections.abc import Iterator, Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,8 +18,10 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import Experiment, HarnessConfig
-from ialign_ray.errors import ConfigError, DataError
+from ialign_ray.config import Experiment, HarnessConfig, LmEvalSuite
+from ialign_ray.corpus.harness_tasks import harness, leaf_tasks, open_task
+from ialign_ray.errors import ConfigError, DataError, IalignError
+from ialign_ray.evaluation.scoring.harness_suites import ITEMS, harness_units
 from ialign_ray.pages import markdown_table
 from ialign_ray.storage import file_hash, is_intact, json_hash, read_json, whole_folder, write_json, write_text
 from ialign_ray.terminal import BlockTable
@@ -27,6 +33,7 @@ TABLE = "lm_eval.csv"
 PREFIX = "lm_eval:"
 """Prefix of a task's name, to distinguish it from a suite's."""
 RESULTS, SAMPLES = "results.json", "samples.jsonl"
+_SLOW = ("bleu", "chrf", "chrf++", "ter")
 _BOOTSTRAP = 1000  # for metrics that have no closed form; the harness' own 100,000 take minutes
 
 
@@ -57,6 +64,65 @@ def selected(experiment: Experiment, names: Sequence[str]) -> Experiment:
         "lm_eval": config.lm_eval.model_copy(update={"tasks": tasks}),
     }
     return experiment.model_copy(update={"evaluate": config.model_copy(update=changes)})
+
+
+def as_suites(experiment: Experiment) -> tuple[Experiment, list[str]]:
+    """The experiment with a suite `lm_eval:TASK` for each task of `evaluate.lm_eval` that can be one, and notes on the
+    others, which stay in the harness's own table: their language is unknown, or no score is a mean over rows."""
+    config = experiment.evaluate
+    settings = config.lm_eval
+    suites, left, notes = list(config.suites), [], []
+    for task in settings.tasks:
+        suite = LmEvalSuite(name=f"{PREFIX}{task}", tasks=task, **settings.model_dump(exclude={"tasks"}))
+        try:
+            if suite.name in [other.name for other in suites]:
+                continue
+            list(harness_units(suite, experiment))
+        except IalignError as error:
+            left.append(task)
+            reason = str(error).removeprefix(f"evaluate.suites.{suite.name}: ")
+            notes.append(f"{suite.name} is only in the harness's own table: {reason}")
+        else:
+            suites.append(suite)
+    if left == settings.tasks:
+        return experiment, notes
+    changes = {"suites": suites, "lm_eval": settings.model_copy(update={"tasks": left})}
+    return experiment.model_copy(update={"evaluate": config.model_copy(update=changes)}), notes
+
+
+def whole_table(experiment: Experiment, run: str, predictions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Metrics of suites of the harness's tasks that are not means over rows (chrF, perplexity), as `run_tasks` returns
+    them: aggregated by the harness from one run's predictions."""
+    rows: list[dict[str, Any]] = []
+    for suite in experiment.evaluate.suites:
+        frame = predictions.get(suite.name)
+        if not isinstance(suite, LmEvalSuite) or frame is None or ITEMS not in frame.columns:
+            continue
+        tasks = {leaf.task: leaf for leaf in leaf_tasks(suite, experiment.languages.groups())}
+        for name, part in frame.dropna(subset=[ITEMS]).groupby("task", sort=False):
+            task = open_task(tasks[str(name)], suite.num_fewshot, suite.seed)
+            rows += [{"run": run, "task": name, **row} for row in _aggregated(task, part[ITEMS])]
+    return pd.DataFrame(rows)
+
+
+def _aggregated(task: Any, items: pd.Series) -> Iterator[dict[str, Any]]:
+    from lm_eval.api.metrics import stderr_for_metric
+
+    values: dict[str, list[Any]] = defaultdict(list)
+    for line in items:
+        for metric, value in json.loads(line).items():
+            values[metric].append(value)
+    for key, of_metric in values.items():
+        metric, _, chain = key.partition(",")
+        aggregate = task.aggregation().get(metric)
+        if aggregate is None:
+            continue
+        value, times = float(aggregate(of_metric)), _BOOTSTRAP // 10 if metric in _SLOW else _BOOTSTRAP
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar
+            error = stderr_for_metric(metric=aggregate, bootstrap_iters=times) if len(of_metric) > 1 else None
+            half = 1.96 * float(error(of_metric)) if error else float("nan")
+        yield {"metric": metric, "filter": chain, "value": value, "low": value - half, "high": value + half,
+               "n": len(of_metric), "higher_is_better": task.higher_is_better().get(metric)}  # fmt: skip
 
 
 def run_tasks(experiment: Experiment, subjects: Sequence[Subject], console: Console) -> pd.DataFrame:
@@ -109,29 +175,19 @@ def _key(subject: Subject, task: str, settings: HarnessConfig) -> str:
             task,
             settings.model_dump(exclude={"tasks", "include_path"}),
             [file_hash(file) for file in files],
-            _harness().__version__,
+            harness().__version__,
         ]
     )
 
 
-def _harness() -> Any:
-    try:
-        import lm_eval
-    except ImportError as error:
-        raise ConfigError(
-            f"{PREFIX}TASK needs lm-evaluation-harness, which is not installed; pip install 'ialign_ray[lm-eval]'"
-        ) from error
-    return lm_eval
-
-
 def _run(asked: Asked, task: str, settings: HarnessConfig, folder: Path) -> None:
-    harness = _harness()
+    package = harness()
     tasks = _tasks(task, settings.include_path)
     if task not in tasks.all_tasks:
         where = f", nor does evaluate.lm_eval.include_path {settings.include_path}" if settings.include_path else ""
         raise ConfigError(f"{PREFIX}{task}: lm-evaluation-harness has no such task{where}; see `lm-eval ls tasks`")
     try:
-        found = harness.simple_evaluate(
+        found = package.simple_evaluate(
             model=asked.model,
             tasks=[task],
             num_fewshot=settings.num_fewshot,
@@ -162,7 +218,7 @@ def _tasks(task: str, own: str | None) -> Any:
 
 
 def _opened(subject: Subject) -> Asked:
-    _harness()
+    harness()
     from lm_eval.models.huggingface import HFLM
 
     from ialign_ray.modeling.load import merge

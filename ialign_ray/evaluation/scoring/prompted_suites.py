@@ -74,13 +74,17 @@ class LabelUnit(Unit):
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns suite, language, id, label, chars, prompt, and per label sum, mean and calibrated (lists)."""
-        texts = [rows[text_column(slot)] for slot in self.slots]
-        scores = scorer.labels([self._asked(row) for row in zip(*texts, strict=True)], self.words)
+        scores = scorer.labels(self.prompts(rows), self.words)
         free = scorer.content_free([self._asked([text] * len(self.slots)) for text in CONTENT_FREE], self.words)
         frame = rows[["suite", "language", "id", "label", "chars"]].assign(prompt=self.prompt)
         for name in ("sum", "mean", "calibrated"):
             frame[name] = list(label_values(scores, name, free))
         return frame
+
+    def prompts(self, rows: pd.DataFrame) -> list[str]:
+        """The prompt of each row."""
+        texts = [rows[text_column(slot)] for slot in self.slots]
+        return [self._asked(row) for row in zip(*texts, strict=True)]
 
     def _asked(self, texts: Sequence[str]) -> str:
         return fill(self.text, dict(zip(self.slots, texts, strict=True)))[0]

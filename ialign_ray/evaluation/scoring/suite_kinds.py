@@ -22,6 +22,9 @@ instructions    suite, language, id, `source` (name of the file or set), `nats`,
 perplexity      suite, language, id, `nats`, `tokens`, `bytes` of the text without a prompt
 retrieval       suite, language, id, `rank` (0: the right translation is the nearest; ties count against the model),
                 `surface_rank` (the same by character n-grams instead of hidden states), `candidates` (their number)
+lm_eval         suite, language, id, `task` (name by lm-evaluation-harness), `score` (the chief metric), `chance` (of a
+                random choice; 0 if nothing is chosen), `measured:METRIC` (each metric that is a mean over rows),
+                `answers` (JSON); `items` (JSON by metric, for metrics that are not means)
 ==============  =======================================================================================================
 """
 
@@ -40,6 +43,7 @@ from ialign_ray.config import (
     ClassificationSuite,
     Experiment,
     InstructionSuite,
+    LmEvalSuite,
     PerplexitySuite,
     RetrievalSuite,
     TranslationSuite,
@@ -51,6 +55,7 @@ from ialign_ray.evaluation.metrics.registry import (
     CHOICE,
     CLASSIFICATION,
     INSTRUCTIONS,
+    LM_EVAL,
     METRICS,
     PERPLEXITY,
     RETRIEVAL,
@@ -58,6 +63,7 @@ from ialign_ray.evaluation.metrics.registry import (
     draw_metrics,
 )
 from ialign_ray.evaluation.scoring.choice_suites import choice_units
+from ialign_ray.evaluation.scoring.harness_suites import CHANCE, SCORE, harness_units, task_texts
 from ialign_ray.evaluation.scoring.prompted_suites import (
     LabelUnit,
     LikelihoodUnit,
@@ -79,6 +85,8 @@ ALONE: Final = "default"
 """Name of the prompt of a suite that has only one."""
 NEAREST: Final = "nearest"
 """Scorer of retrieval in results."""
+BY_TASK: Final = "task"
+"""Scorer of lm-evaluation-harness's tasks in results: they score themselves."""
 
 RowValues = Callable[[pd.DataFrame, str], Floats]
 """Function of predictions and the experiment's scorer that returns one number per row (rows,)."""
@@ -116,6 +124,18 @@ class SuiteKind:
     """Rank for promotion: a candidate must be better on the new languages of the suites with the lowest rank, unless
     `promotion.better_on` names others; None if it never must."""
 
+    competency: str = "understanding"
+    """Competency of its suites in the overview, unless they name another."""
+    scaled: str | None = None
+    """Metric of the overview, if not the chief one; it needs a largest value."""
+    chance: str | None = None
+    """Metric with the score of a random choice, of copying and the like; None: that of the baselines."""
+
+    @property
+    def overview_metric(self) -> str:
+        """Metric whose normalised score the overview shows."""
+        return self.scaled or self.metric
+
     @property
     def name(self) -> str:
         """Its name in the experiment file."""
@@ -125,6 +145,11 @@ class SuiteKind:
     def metric(self) -> str:
         """The chief metric, which decides gain and forgetting."""
         return self.shown[0]
+
+    def chief(self, suite: Any) -> str:
+        """Return the metric that a suite of this kind is shown by first: its own choice, if the results name it so."""
+        chosen = METRICS.get(str(getattr(suite, "metric", None)))
+        return str(suite.metric) if chosen is not None and self.name in chosen.kinds else self.metric
 
     @property
     def title(self) -> str:
@@ -173,6 +198,8 @@ def kind_of(suite: str, rows: pd.DataFrame, given: Mapping[str, str] | None) -> 
     """Kind of a suite: as given, else by the columns and the shape of `language` ("eng-jav")."""
     if given and suite in given:
         return given[suite]
+    if SCORE in rows.columns:
+        return LM_EVAL
     if "label" in rows.columns:
         return CHOICE if "options" in rows.columns else CLASSIFICATION
     directions = rows["language"].astype(str).str.fullmatch(r"[a-z]{2,3}(_[A-Z][a-z]{3})?-[a-z]{2,3}(_[A-Z][a-z]{3})?")
@@ -247,6 +274,14 @@ def _nats(rows: pd.DataFrame, scorer: str) -> Floats:
     return rows["nats"].to_numpy(np.float64)
 
 
+def _score(rows: pd.DataFrame, scorer: str) -> Floats:
+    return rows[SCORE].to_numpy(np.float64)
+
+
+def _missed(rows: pd.DataFrame, scorer: str) -> Floats:
+    return 1 - _score(rows, scorer)
+
+
 _TEXT: Final = ("nats", "tokens", "bytes")
 SUITES: Final = Extensible(
     "ialign.suites",
@@ -271,6 +306,7 @@ SUITES: Final = Extensible(
             ("prompt", "label", "chars", "options"),
             ("accuracy", "chance", "order_changed"),
             scorer=None,
+            chance="chance",
             texts=lambda suite, experiment: choice_rows(suite, experiment.storage.data),
             right=_of_labels(_right_label),
             cost=_of_labels(_label_cost),
@@ -287,6 +323,9 @@ SUITES: Final = Extensible(
             cost=_nats,
             cost_name="nats of the translation",
             proof=2,
+            competency="translation",
+            scaled="chrf",
+            chance="chrf_copy",
         ),
         PERPLEXITY: SuiteKind(
             PerplexitySuite,
@@ -304,6 +343,8 @@ SUITES: Final = Extensible(
             ("retrieval_accuracy", "retrieval_over_surface", "retrieval_chance"),
             scorer=NEAREST,
             right=_nearest,
+            competency="alignment",
+            chance="retrieval_chance",
         ),
         INSTRUCTIONS: SuiteKind(
             InstructionSuite,
@@ -315,6 +356,20 @@ SUITES: Final = Extensible(
             cost_name="nats of the answer",
             old="loss",
             by_source=True,
+        ),
+        LM_EVAL: SuiteKind(
+            LmEvalSuite,
+            harness_units,
+            (SCORE, CHANCE),
+            ("lm_eval_score", "lm_eval_chance"),
+            scorer=BY_TASK,
+            chance="lm_eval_chance",
+            texts=task_texts,
+            right=_score,
+            cost=_missed,
+            cost_name="1 - score",
+            old="score",
+            proof=1,
         ),
     },
 )

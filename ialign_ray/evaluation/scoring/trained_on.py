@@ -19,7 +19,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from ialign_ray.config import DecontaminationConfig, Experiment, InstructionSuite
+from ialign_ray.config import DecontaminationConfig, Experiment, InstructionSuite, LmEvalSuite
 from ialign_ray.corpus.identity import lines_of
 from ialign_ray.corpus.leaks import sentences_found
 from ialign_ray.corpus.suite_texts import ANSWERS, aside, file_texts
@@ -70,7 +70,7 @@ def trained_on(experiment: Experiment, runs: Mapping[str, Path], units: Sequence
     units = suite_units(experiment) if units is None else units
     for suite in experiment.evaluate.suites:
         rows = pd.concat([u.rows for u in units if u.suite == suite.name], ignore_index=True)
-        texts = _file_rows(suite, experiment.storage.data)
+        texts = _task_rows(rows) if isinstance(suite, LmEvalSuite) else _file_rows(suite, experiment.storage.data)
         by = {plan: _ids(rows, *texts, pool, suite, experiment.decontamination) for plan, pool in pools.items()}
         ids = frozenset[str]().union(*by.values())
         if not ids:
@@ -120,6 +120,12 @@ def _file_rows(suite: Any, base: str) -> tuple[dict[str, pa.Array], list[str]]:
         return requests | file_texts(suite, base, (), (*ANSWERS, *suite.columns.values())), [""]
     found = file_texts(suite, base, suite.text_columns, aside(suite))
     return found, [name for name in found if {name, name.rpartition(".")[0]} & set(suite.text_columns)]  # or of a list
+
+
+def _task_rows(rows: pd.DataFrame) -> tuple[dict[str, pa.Array], list[str]]:
+    """Texts of the harness's tasks, which are in the rows."""
+    names = [str(name) for name in rows.columns if str(name).startswith("text:")]
+    return {name: pa.array(rows[name], pa.string(), from_pandas=True) for name in names}, names
 
 
 def _ids(

@@ -13,6 +13,7 @@ from ialign_ray.config import (
     ClassificationSuite,
     Experiment,
     InstructionSuite,
+    LmEvalSuite,
     PerplexitySuite,
     PromptConfig,
     RetrievalSuite,
@@ -52,7 +53,7 @@ CLUSTER = "cluster"
 """Column of suites' rows with the cluster that is resampled together, if sentences are not independent."""
 
 
-def clusters_named(suite: SuiteSource | InstructionSuite) -> list[str]:
+def clusters_named(suite: SuiteSource | InstructionSuite | LmEvalSuite) -> list[str]:
     """Columns named by `cluster` of a suite."""
     return [suite.cluster] if isinstance(suite.cluster, str) else list(suite.cluster or ())
 

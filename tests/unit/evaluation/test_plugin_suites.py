@@ -180,7 +180,11 @@ def test_a_kind_of_a_package_is_scored_measured_judged_and_shown(install, experi
     ("groups", "change", "parts"),
     [
         ({}, {}, ["evaluate.suites.0.kind is 'lengths', but it is not known; use one of classification"]),
-        ({"lengths": "LENGTHS"}, {"kind": "length"}, ["evaluate.suites.0.kind is 'length'", "instructions, lengths"]),
+        (
+            {"lengths": "LENGTHS"},
+            {"kind": "length"},
+            ["evaluate.suites.0.kind is 'length'", "lm_eval, lengths"],
+        ),
         ({"lengths": "LENGTHS"}, {"above": "x"}, ["evaluate.suites.0.above is 'x'"]),
         ({"lengths": "LENGTHS"}, {"columns": {}}, ["evaluate.suites.0: no language has a column"]),
         ({"lengths": "MISSING"}, {}, ["evaluate.suites.0.kind is 'lengths', but plug-in kit", "ialign.suites"]),
@@ -201,7 +205,8 @@ def test_built_in_kinds_import_no_package(install, experiment_data):
     install({"ialign.suites": {"lengths": "LENGTHS"}}, "raise RuntimeError('loaded')")
     build_experiment(experiment_data, "test")
     assert "kit_code" not in sys.modules
-    assert set(SUITES.builtin) == {"classification", "choice", "translation", "perplexity", "retrieval", "instructions"}
+    texts = {"classification", "choice", "translation", "perplexity", "retrieval", "instructions"}
+    assert set(SUITES.builtin) == {*texts, "lm_eval"}
 
 
 @pytest.mark.parametrize(

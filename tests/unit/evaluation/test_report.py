@@ -71,7 +71,7 @@ def test_everything_is_told(made):
     markdown = (made / "RESULTS.md").read_text("utf-8")
     assert "## Verdict" in markdown
     assert "## Transfer" in markdown
-    for name in ("results", "comparisons", "languages", "retention", "mcnemar"):
+    for name in ("results", "comparisons", "languages", "retention", "mcnemar", "overview"):
         csv, parquet = pd.read_csv(made / f"{name}.csv"), pd.read_parquet(made / f"{name}.parquet")
         assert len(csv) == len(parquet) > 0
     results = pd.read_parquet(made / "results.parquet")

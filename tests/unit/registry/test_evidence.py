@@ -63,8 +63,9 @@ def test_the_same_evaluation_is_compared(experiment):
     assert not over_champion(predicted(experiment, WEAK, "mine/2"), predicted(experiment, STRONG)).accepted
 
 
-def test_where_the_rows_lie_does_not_matter(experiment):
-    moved = override(experiment, {"evaluate.suites.mood.path": "elsewhere.parquet"})
+@pytest.mark.parametrize("change", [{"path": "elsewhere.parquet"}, {"competency": "reasoning"}])
+def test_where_the_rows_lie_does_not_matter(experiment, change):
+    moved = override(experiment, {f"evaluate.suites.mood.{field}": value for field, value in change.items()})
     frames = predicted(experiment, STRONG).frames
     assert over_champion(Evidence("mine/2", moved, frames), predicted(experiment, WEAK)).accepted
 
