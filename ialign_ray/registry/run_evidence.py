@@ -49,7 +49,7 @@ from ialign_ray.training.runs import MODEL, RECORD, run_experiment
 
 VERSION, CONTROL, SEARCH = "version", "control", "search"
 _EXPERIMENT, _CARD, _METRICS, _DATA = "experiment.yaml", "README.md", "metrics.csv", "data.json"
-_TEXTS = ("language", "id", "label", "source", "target")
+_TEXTS = ("language", "id", "label", "source", "target", "references", "checks")
 """Columns of a suite's rows that contain the sentence itself, in addition to those of its texts."""
 
 

@@ -90,7 +90,11 @@ def _texts(rows: pd.DataFrame, key: tuple[str, str]) -> dict[str, str]:
     if key not in rows.index:
         return {}
     row: Any = rows.loc[key]
-    names = [c for c in rows.columns if c in ("text", "prompt", "source", "target") or str(c).startswith("text:")]
+    names = [
+        c
+        for c in rows.columns
+        if c in ("text", "prompt", "source", "target", "reference") or str(c).startswith("text:")
+    ]
     return {str(name).removeprefix("text:"): str(row[name]) for name in names if isinstance(row[name], str)}
 
 

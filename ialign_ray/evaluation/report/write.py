@@ -9,11 +9,11 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment, Suite, TranslationSuite
+from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment, GenerationSuite, Suite
 from ialign_ray.evaluation.report.every_eval_ever import read_published, write_every_eval_ever
 from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
-from ialign_ray.evaluation.report.translations import sample_translations
+from ialign_ray.evaluation.report.translations import generates, sample_translations
 from ialign_ray.evaluation.results.analysis import Analysis, Runs, analyse
 from ialign_ray.evaluation.results.fitted_baselines import fit_baselines
 from ialign_ray.evaluation.results.verdict import Statement
@@ -166,10 +166,10 @@ def _markdown(material: ReportInputs, analysis: Analysis, tables: str) -> str:
 
 
 def generation_notes(suite: Suite, runs: Runs) -> list[str]:
-    """sacrebleu's signatures and what could not be measured, of a suite that generates translations."""
-    if not isinstance(suite, TranslationSuite) or not suite.generate:
+    """sacrebleu's signatures and what could not be measured, of a suite that generates texts."""
+    if not generates(suite):
         return []
-    from ialign_ray.evaluation.metrics.translation import described
+    from ialign_ray.evaluation.metrics import generation, translation
 
-    frame = next(iter(runs.values()))[0][suite.name]  # references and directions are the same for every run
-    return described(frame)
+    frame = next(iter(runs.values()))[0][suite.name]  # references and languages are the same for every run
+    return generation.described(frame) if isinstance(suite, GenerationSuite) else translation.described(frame)
