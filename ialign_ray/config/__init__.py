@@ -4,7 +4,7 @@ from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig, Pr
 from ialign_ray.config.data import CorpusConfig, DataSource, InstructionSource, LongLayout, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig, HarnessConfig
 from ialign_ray.config.experiment import Experiment, PromotionConfig, StorageConfig, TrackingConfig
-from ialign_ray.config.generation import GenerationSuite
+from ialign_ray.config.generation import FollowingSuite, GenerationSuite
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
 from ialign_ray.config.model import LoraSettings, ModelSettings, VocabularySettings
@@ -32,6 +32,7 @@ __all__ = [
     "Domain",
     "EvaluateConfig",
     "Experiment",
+    "FollowingSuite",
     "GenerationSuite",
     "HarnessConfig",
     "InstructionSource",

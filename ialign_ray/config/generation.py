@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from ialign_ray.config.data import Scalar
 from ialign_ray.config.languages import ByLanguage, LanguageList
-from ialign_ray.config.suite_metrics import NEURAL, OF_ANSWERS, measures
+from ialign_ray.config.suite_metrics import NEURAL, OF_ANSWERS, OF_CHECKS, measures
 from ialign_ray.config.suite_source import PromptConfig, SuiteSource, check_slots, prompts_in
 
 NAMED = "language"
@@ -69,3 +69,40 @@ class GenerationSuite(SuiteSource):
         """Every column with texts or references, including languages that are not measured."""
         each = list(self.reference) if isinstance(self.reference, dict) else list(self.spoken)
         return list(dict.fromkeys([*super().text_columns, *(c for code in each for c in self.references_of(code))]))
+
+
+FollowingMetric = Annotated[str, measures("following", *OF_CHECKS), Field(json_schema_extra={"enum": list(OF_CHECKS)})]
+
+
+class FollowingSuite(SuiteSource):
+    """Instruction following: generated answers against checks that need no judge, such as length and format."""
+
+    kind: Literal["following"] = "following"
+    """Kind of the suite."""
+    checks: str = "checks"
+    """Column with the checks of a row: a list (also as JSON text) such as
+    `[{name: words, at_least: 60}, {name: contains, text: boat}]`. Names are words, sentences, lines, paragraphs,
+    bullets and placeholders (each `at_least`, `at_most` or `count`), contains, avoids, begins_with and ends_with
+    (`text`), lower, upper, json, quoted, title, and language (`code`)."""
+    prompts: list[PromptConfig] = Field(
+        default_factory=lambda: [PromptConfig(name="default", text="{text}")], min_length=1
+    )
+    """Wordings around the request of a row; the request alone if omitted."""
+    prompt_languages: LanguageList | None = None
+    """Ask only by the prompts in these languages."""
+    max_new_tokens: int = Field(256, ge=1)
+    """The longest answer that is generated; a longer one is cut, and checked as it is."""
+    metric: FollowingMetric = "followed"
+    """Chief metric of the suite, shown first."""
+
+    @model_validator(mode="after")
+    def _asked(self) -> Self:
+        assert self.asked  # raises a ValueError without one
+        for prompt in self.prompts:
+            check_slots(prompt, self.slots)
+        return self
+
+    @property
+    def asked(self) -> list[PromptConfig]:
+        """The prompts that are used."""
+        return prompts_in(self.prompts, self.prompt_languages)

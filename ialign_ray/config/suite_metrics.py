@@ -12,6 +12,7 @@ from ialign_ray.plugins import Extensible
 OF_LABELS = ("f1_weighted", "f1_macro", "accuracy", "auc", "auc_ovr")
 OF_TEXT = ("chrf", "bleu", "spbleu")
 OF_ANSWERS = ("chrf", "rouge_l", "exact_match", "valid")
+OF_CHECKS = ("followed", "checks_met")
 NEURAL = ("comet", "africomet")
 """Built-in metrics that are computed only for suites that name them."""
 

@@ -22,7 +22,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from ialign_ray.config.data import DataSource, InstructionSource, Scalar
-from ialign_ray.config.generation import GenerationSuite
+from ialign_ray.config.generation import FollowingSuite, GenerationSuite
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
 from ialign_ray.config.slots import slots_of
 from ialign_ray.config.suite_metrics import NEURAL, OF_LABELS, OF_TEXT, measures
@@ -339,6 +339,7 @@ KINDS: dict[str, type[DataSource]] = {
     "retrieval": RetrievalSuite,
     "instructions": InstructionSuite,
     "generation": GenerationSuite,
+    "following": FollowingSuite,
 }
 _KINDS: Extensible[object] = Extensible("ialign.suites", object, KINDS)
 
@@ -368,7 +369,8 @@ Suite = SerializeAsAny[
             | PerplexitySuite
             | RetrievalSuite
             | InstructionSuite
-            | GenerationSuite,
+            | GenerationSuite
+            | FollowingSuite,
             Field(discriminator="kind"),
         ],
         WrapValidator(_of_its_kind),

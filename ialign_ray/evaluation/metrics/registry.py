@@ -31,6 +31,7 @@ PERPLEXITY: Final = "perplexity"
 RETRIEVAL: Final = "retrieval"
 INSTRUCTIONS: Final = "instructions"
 GENERATION: Final = "generation"
+FOLLOWING: Final = "following"
 
 Draws = Floats | Mapping[str, Floats] | None
 """A draw vector (draws,); several by the suffix of their names (`share` of label 0 is `share_0`); or None if a cell has
@@ -100,9 +101,12 @@ def _generation(cell: Cell) -> Mapping[str, Floats]:
     if "hypothesis" not in cell.rows.columns:
         return {}
     # sacrebleu: only if text was generated
+    from ialign_ray.evaluation.metrics.checks import check_draws
     from ialign_ray.evaluation.metrics.generation import answer_draws
     from ialign_ray.evaluation.metrics.translation import generation_draws
 
+    if "checks" in cell.rows.columns:
+        return check_draws(cell)
     return answer_draws(cell) if "references" in cell.rows.columns else generation_draws(cell)
 
 
@@ -127,6 +131,7 @@ def neural(checkpoint: str, title: str, kinds: tuple[str, ...]) -> Metric:
 
 _LABELS, _TEXTS, _PAIRS, _ANSWERS = (CLASSIFICATION,), (TRANSLATION,), (RETRIEVAL,), (GENERATION,)
 _GENERATED = (TRANSLATION, GENERATION)
+_WRITTEN = (*_GENERATED, FOLLOWING)
 _RIGHT = (CLASSIFICATION, CHOICE)
 _SHARE, _POSITIVE, _HUNDRED = (0.0, 1.0), (0.0, np.inf), (0.0, 100.0)
 METRICS: Final = Extensible(
@@ -183,8 +188,8 @@ METRICS: Final = Extensible(
         "spbleu_copy": Metric("spBLEU of the source", _generated("spbleu_copy"), _TEXTS, limits=_HUNDRED),
         "chrf_over_copy": Metric("chrF++ above copying", _generated("chrf_over_copy"), _GENERATED),
         "copied": Metric("copies", _generated("copied"), _GENERATED, higher_is_better=False, limits=_SHARE),
-        "empty": Metric("empty", _generated("empty"), _GENERATED, higher_is_better=False, limits=_SHARE),
-        "cut": Metric("too long", _generated("cut"), _GENERATED, higher_is_better=False, limits=_SHARE),
+        "empty": Metric("empty", _generated("empty"), _WRITTEN, higher_is_better=False, limits=_SHARE),
+        "cut": Metric("too long", _generated("cut"), _WRITTEN, higher_is_better=False, limits=_SHARE),
         "off_target": Metric(
             "in another language", _generated("off_target"), _GENERATED, higher_is_better=False, limits=_SHARE
         ),
@@ -195,6 +200,12 @@ METRICS: Final = Extensible(
         "rouge_l_copy": Metric("ROUGE-L of the input", _generated("rouge_l_copy"), _ANSWERS, limits=_SHARE),
         "exact_match": Metric("exact match", _generated("exact_match"), _ANSWERS, limits=_SHARE),
         "valid": Metric("valid answers", _generated("valid"), _ANSWERS, limits=_SHARE),
+        "followed": Metric(
+            "followed", _generated("followed"), (FOLLOWING,), words="share of prompts followed", limits=_SHARE
+        ),
+        "checks_met": Metric(
+            "checks met", _generated("checks_met"), (FOLLOWING,), words="share of checks met", limits=_SHARE
+        ),
         "comet": neural(comet.COMET, "COMET", _GENERATED),
         "africomet": neural(comet.AFRICOMET, "AfriCOMET", _GENERATED),
         "retrieval_accuracy": Metric("retrieval", _found("rank"), _PAIRS, limits=_SHARE),

@@ -121,7 +121,7 @@ class TranslationUnit(Unit):
         # the model has learned one form, and a reference in another form would count as its error
         normal = scorer.encoder.texts.normal
         frame["source"], frame["reference"] = rows["source"].map(normal), [normal(text) for text in targets]
-        return frame.assign(**_answers(scorer, rows["prompt"], self.max_new_tokens))
+        return frame.assign(**generated_answers(scorer, rows["prompt"], self.max_new_tokens))
 
 
 @dataclass(frozen=True)
@@ -137,10 +137,11 @@ class GenerationUnit(Unit):
         frame = rows[["suite", "language", "id"]].assign(prompt=self.prompt)
         frame["source"], frame["prompt_text"] = rows["source"].map(normal), rows["prompt"].map(normal)
         frame["references"] = [[normal(text) for text in given] for given in rows["references"]]
-        return frame.assign(**_answers(scorer, rows["prompt"], self.max_new_tokens))
+        return frame.assign(**generated_answers(scorer, rows["prompt"], self.max_new_tokens))
 
 
-def _answers(scorer: Scorer, prompts: pd.Series, max_new_tokens: int) -> dict[str, list[Any]]:
+def generated_answers(scorer: Scorer, prompts: pd.Series, max_new_tokens: int) -> dict[str, list[Any]]:
+    """Columns hypothesis, new_tokens and cut of the greedy answers to prompts."""
     found = scorer.generate(list(prompts), max_new_tokens)
     return {
         "hypothesis": [scorer.encoder.texts.normal(answer.text.strip()) for answer in found],

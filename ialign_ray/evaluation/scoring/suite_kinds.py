@@ -20,6 +20,7 @@ translation     suite, prompt, language, id, `nats` of the reference given the s
                 generated) and `cut` (bool, ended by the suite's `max_new_tokens`)
 generation      suite, prompt, language, id, `source` (texts of the row), `prompt_text`, `references` (list of texts),
                 `hypothesis`, `new_tokens` and `cut` as for translation
+following       suite, prompt, language, id, `prompt_text`, `checks` (JSON), `hypothesis`, `new_tokens` and `cut`
 instructions    suite, language, id, `source` (name of the file or set), `nats`, `tokens`, `bytes` of the answer
 perplexity      suite, language, id, `nats`, `tokens`, `bytes` of the text without a prompt
 retrieval       suite, language, id, `rank` (0: the right translation is the nearest; ties count against the model),
@@ -41,6 +42,7 @@ from ialign_ray.config import (
     ChoiceSuite,
     ClassificationSuite,
     Experiment,
+    FollowingSuite,
     GenerationSuite,
     InstructionSuite,
     PerplexitySuite,
@@ -53,6 +55,7 @@ from ialign_ray.evaluation.metrics.classification import label_cells, predict, s
 from ialign_ray.evaluation.metrics.registry import (
     CHOICE,
     CLASSIFICATION,
+    FOLLOWING,
     GENERATION,
     INSTRUCTIONS,
     METRICS,
@@ -62,6 +65,7 @@ from ialign_ray.evaluation.metrics.registry import (
     draw_metrics,
 )
 from ialign_ray.evaluation.scoring.choice_suites import choice_units
+from ialign_ray.evaluation.scoring.following_suites import following_rows, following_units
 from ialign_ray.evaluation.scoring.prompted_suites import (
     GenerationUnit,
     LabelUnit,
@@ -187,8 +191,9 @@ def kind_of(suite: str, rows: pd.DataFrame, given: Mapping[str, str] | None) -> 
         return given[suite]
     if "label" in rows.columns:
         return CHOICE if "options" in rows.columns else CLASSIFICATION
-    if "references" in rows.columns:
-        return GENERATION
+    for column, kind in (("references", GENERATION), ("checks", FOLLOWING)):
+        if column in rows.columns:
+            return kind
     directions = rows["language"].astype(str).str.fullmatch(r"[a-z]{2,3}(_[A-Z][a-z]{3})?-[a-z]{2,3}(_[A-Z][a-z]{3})?")
     return TRANSLATION if directions.all() else INSTRUCTIONS
 
@@ -267,6 +272,20 @@ def _far_from_references(rows: pd.DataFrame, scorer: str) -> Floats:
     from ialign_ray.evaluation.metrics.generation import best_rouge_l  # sacrebleu: only if text was generated
 
     return 1 - np.array([best_rouge_l(*row) for row in zip(rows["hypothesis"], rows["references"])], dtype=np.float64)
+
+
+def _all_met(rows: pd.DataFrame, scorer: str) -> Floats:
+    from ialign_ray.evaluation.metrics.checks import counts_met
+
+    met, given = counts_met(rows)
+    return np.asarray(met == given, dtype=np.float64)
+
+
+def _share_unmet(rows: pd.DataFrame, scorer: str) -> Floats:
+    from ialign_ray.evaluation.metrics.checks import counts_met
+
+    met, given = counts_met(rows)
+    return 1 - met / given
 
 
 def _nats(rows: pd.DataFrame, scorer: str) -> Floats:
@@ -353,6 +372,19 @@ SUITES: Final = Extensible(
             cost=_far_from_references,
             cost_name="1 - ROUGE-L",
             proof=2,
+        ),
+        FOLLOWING: SuiteKind(
+            FollowingSuite,
+            lambda suite, experiment: following_units(suite, experiment.storage.data),
+            ("prompt", "prompt_text", "checks", "hypothesis", "new_tokens", "cut"),
+            ("followed", "checks_met", "cut"),
+            texts=lambda suite, experiment: following_rows(suite, experiment.storage.data, suite.asked[0])[
+                ["language", "id", "prompt", "checks"]
+            ],
+            right=_all_met,
+            cost=_share_unmet,
+            cost_name="share of checks not met",
+            old="score",
         ),
     },
 )

@@ -40,6 +40,7 @@ COLUMNS = {
         "new_tokens",
         "cut",
     ),
+    "following": ("suite", "prompt", "language", "id", "prompt_text", "checks", "hypothesis", "new_tokens", "cut"),
 }
 GENERATED = ("source", "reference", "hypothesis", "new_tokens", "cut")
 
@@ -65,6 +66,8 @@ def experiment(experiment_data):
          "prompts": [{"name": "p", "text": "{hypothesis}? {premise}"}]},
         texts | {"kind": "generation", "name": "open", "reference": {c: c for c in columns}, "max_new_tokens": 4,
                  "prompts": [{"name": "p", "text": "Repeat in {language}: {text}"}]},
+        {"kind": "following", "name": "obey", "path": "pocket:following", "test_limit": 3, "max_new_tokens": 4,
+         "long": {"language": "language", "text": "prompt", "join": "item", "values": {"eng": "eng", "ind": "ind"}}},
     ]  # fmt: skip
     return build_experiment(experiment_data, "test")
 
