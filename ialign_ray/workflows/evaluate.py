@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment
@@ -14,7 +15,9 @@ from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.report.write import report
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.scoring.harness import report_tasks, run_tasks, selected
+from ialign_ray.evaluation.scoring.membership import membership_table, membership_units, write_membership
 from ialign_ray.evaluation.scoring.predict import predict_models
+from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.trained_on import TrainedOn, trained_on
 from ialign_ray.evaluation.scoring.worker import Subject
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
@@ -90,6 +93,10 @@ def _judge(
             report_tasks(run_tasks(experiment, every, console), folder, console)
         except IalignError as error:
             failed = error
+    try:
+        write_membership(_membership(experiment, every, console) if suites else None, folder)
+    except IalignError as error:
+        failed = failed or error
     if suites:
         predictions = {name: [known.clear(next(found)) for _ in seeds] for name, seeds in subjects.items()}
         folders = {name: [subject.folder.parent for subject in seeds] for name, seeds in subjects.items()}
@@ -97,3 +104,12 @@ def _judge(
     if failed:
         raise failed
     return statements
+
+
+def _membership(experiment: Experiment, subjects: Sequence[Subject], console: Console) -> pd.DataFrame | None:
+    """Table of `membership.membership_table` for the base; None if it is not asked for."""
+    base = [subject for subject in subjects if subject.name == BASE][:1]
+    if experiment.evaluate.membership is None or not base:
+        return None
+    units = membership_units(experiment, suite_units(experiment))
+    return membership_table(predict_models(experiment, base, console, units)[0] if units else {})

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from ialign_ray.config import Experiment, Suite
 from ialign_ray.evaluation.metrics.registry import lower_is_better
+from ialign_ray.evaluation.report.declared import declared, declared_notes, marked
 from ialign_ray.evaluation.report.inputs import gather
 from ialign_ray.evaluation.report.tables import Column, table
 from ialign_ray.evaluation.report.write import write_page
@@ -59,10 +60,12 @@ def write_ablation(
     for warning in warnings:
         console.print(f"- {warning}", highlight=False, soft_wrap=True, markup=False)
         parts.append(f"{warning}.\n")
+    known = declared(experiment)
+    parts += [f"{note}\n" for note in declared_notes(experiment)]
     for suite in experiment.evaluate.suites:
         of_suite = results[results["suite"] == suite.name]
         for title, chosen in _tables(experiment, suite, of_suite):
-            text, printed = table(of_suite, chosen)
+            text, printed = table(of_suite, marked(chosen, known))
             if title == "scores":  # shares are too many columns for a terminal
                 console.print(printed)
             parts.append(f"## {suite.name}: {title}\n\n{text}")
