@@ -23,15 +23,20 @@ def write_following(folder: Path) -> None:
 def following_rows() -> list[dict[str, Any]]:
     """Return the rows, the items of each language in order."""
     read = yaml.safe_load((Path(__file__).parent / "following.yaml").read_text(encoding="utf-8"))
+    asked = [(item, item, item) for item in read["items"]]
+    asked += [(f"{item}-2", item, request) for item, request in read["again"].items()]
     return [
-        _row(item, code, demands, said)
+        {"item": name, "language": code, **_demanded(read["items"][item], said["requests"][request], item, code, said)}
         for code, said in read["languages"].items()
-        for item, demands in read["items"].items()
+        for name, item, request in asked
     ]
 
 
-def _row(item: str, code: str, demands: dict[str, dict[str, Any]], said: dict[str, Any]) -> dict[str, Any]:
-    wanted, checks = [said["requests"][item]], []
+def _demanded(
+    demands: dict[str, dict[str, Any]], request: str, item: str, code: str, said: dict[str, Any]
+) -> dict[str, Any]:
+    """Prompt and checks of a request with an item's demands, in one language."""
+    wanted, checks = [request], []
     for name, given in demands.items():
         arguments = dict(given)
         if text := said["texts"].get(name) or (name in ("contains", "avoids") and said["texts"][item]):
@@ -41,4 +46,4 @@ def _row(item: str, code: str, demands: dict[str, dict[str, Any]], said: dict[st
         if name.startswith("language"):
             arguments = {"code": code if name == "language_same" else said["other"]}
         checks.append({"name": name.removesuffix("_same"), **arguments})
-    return {"item": item, "language": code, "prompt": " ".join(wanted), "checks": checks}
+    return {"prompt": " ".join(wanted), "checks": checks}

@@ -1,12 +1,13 @@
 """Requests with demands that a program checks: every check, its faults, the bundled suite, and its verdict."""
 
 import json
+from collections import Counter
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from ialign_ray.config import build_experiment
+from ialign_ray.config import PromotionConfig, build_experiment
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.cell import Cell
 from ialign_ray.evaluation.metrics.checks import CHECKS, check_draws, fault_of, met_checks
@@ -196,14 +197,15 @@ def test_the_bundled_suite_can_be_asked_in_the_languages_of_groups(experiment_da
     (suite,) = experiment.evaluate.suites
     rows = following_rows(suite, experiment.storage.data, suite.asked[0])
     assert set(rows["language"]) == {"eng", "ind"}
-    assert len(rows) == 36
+    assert len(rows) == 72
     assert set(rows[rows["language"] == "eng"]["id"]) == set(rows[rows["language"] == "ind"]["id"])
 
 
 def test_the_bundled_requests_demand_what_is_checked():
     rows = written_rows()
     assert rows == [json.loads(line) for line in pocket_file("pocket:following").read_text("utf-8").splitlines()]
-    assert (len(rows), len({row["prompt"] for row in rows})) == (90, 90)
+    assert (len(rows), len({row["prompt"] for row in rows})) == (180, 180)
+    assert min(Counter(row["language"] for row in rows).values()) >= PromotionConfig().min_rows
     used = {check["name"] for row in rows for check in row["checks"]}
     assert used == set(CHECKS)
     for row in rows:
