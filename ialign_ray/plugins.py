@@ -3,15 +3,16 @@
     [project.entry-points."ialign.formats"]
     lexicon = "my_package.formats:LEXICON"        # an ialign_ray.corpus.formats.Format
 
-A plug-in is imported when a name that is not built in is asked for, or when all names are listed, so that an unused or
-broken one costs nothing. One that cannot be used is skipped with one warning that names its package and entry point;
+A plug-in is imported when its name is asked for, or when all entries are listed, so that an unused or broken one costs
+nothing. One that cannot be used is skipped with one warning that names its package and entry point;
 asking for its name then raises an error that says why.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property
 from importlib.metadata import EntryPoint, entry_points
 from typing import Generic, TypeVar
@@ -29,13 +30,13 @@ class Extensible(Mapping[str, T], Generic[T]):
         self.group, self._kind, self._builtin = group, kind, dict(builtin)
 
     def __getitem__(self, name: str) -> T:
-        return self._builtin[name] if name in self._builtin else self._plugins[0][name]
+        return self._builtin[name] if name in self._builtin else self._plugins.find(name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter([*self._builtin, *self._plugins[0]])
+        return iter([*self._builtin, *self._plugins.usable()])
 
     def __len__(self) -> int:
-        return len(self._builtin) + len(self._plugins[0])
+        return len(self._builtin) + len(self._plugins.usable())
 
     @property
     def builtin(self) -> Mapping[str, T]:
@@ -46,26 +47,15 @@ class Extensible(Mapping[str, T], Generic[T]):
         """Return the entry that `field` of the experiment names. Raises ConfigError if there is no such entry."""
         if name in self:
             return self[name]
-        failed = self._plugins[1].get(name)
+        failed = self._plugins.failed.get(name)
         known = ", ".join(self)
         raise ConfigError(
             f"{field} is {name!r}, " + (f"but {failed}" if failed else f"which is not known; use one of {known}")
         )
 
     @cached_property
-    def _plugins(self) -> tuple[dict[str, T], dict[str, str]]:
-        """Entries by name, and the reason for each name that cannot be used."""
-        found: dict[str, T] = {}
-        failed: dict[str, str] = {}
-        points = sorted(entry_points(group=self.group), key=lambda point: (point.name, _package(point)))
-        for point in points:
-            others = [other for other in points if other.name == point.name and other != point]
-            try:
-                found[point.name] = self._load(point, others)
-            except Exception as error:  # third-party code may raise anything, and must not crash ours
-                failed[point.name] = f"plug-in {_package(point)}, entry point {self.group}: {_reason(point, error)}"
-                logging.getLogger(__name__).warning("%s; it is left out", failed[point.name])
-        return found, failed
+    def _plugins(self) -> _Plugins[T]:
+        return _Plugins(self.group, self._load)
 
     def _load(self, point: EntryPoint, others: list[EntryPoint]) -> T:
         if point.name in self._builtin:
@@ -79,6 +69,35 @@ class Extensible(Mapping[str, T], Generic[T]):
                 f"{point.name!r} is {type(entry).__name__}, not {self._kind.__name__}; see docs/extending.md"
             )
         return entry
+
+
+class _Plugins(Generic[T]):
+    """Plug-ins of one group, each imported once, when its name is asked for."""
+
+    def __init__(self, group: str, load: Callable[[EntryPoint, list[EntryPoint]], T]) -> None:
+        self.failed: dict[str, str] = {}
+        """Name -> reason that it cannot be used."""
+        self._group, self._load_point, self._found = group, load, dict[str, T]()
+        self._points = sorted(entry_points(group=group), key=lambda point: (point.name, _package(point)))
+
+    def find(self, name: str) -> T:
+        """Raises KeyError for a name that is not declared, or that cannot be used."""
+        for point in self._points:
+            if point.name == name and name not in self._found and name not in self.failed:
+                others = [other for other in self._points if other.name == name and other != point]
+                try:
+                    self._found[name] = self._load_point(point, others)
+                except Exception as error:  # third-party code may raise anything, and must not crash ours
+                    self.failed[name] = f"plug-in {_package(point)}, entry point {self._group}: {_reason(point, error)}"
+                    logging.getLogger(__name__).warning("%s; it is left out", self.failed[name])
+        return self._found[name]
+
+    def usable(self) -> list[str]:
+        """Names of all that can be used, each imported."""
+        for point in self._points:
+            with suppress(KeyError):
+                self.find(point.name)
+        return list(self._found)
 
 
 def _package(point: EntryPoint) -> str:

@@ -4,6 +4,7 @@ from ialign_ray.config.cleaning import CleaningConfig, DecontaminationConfig, Pr
 from ialign_ray.config.data import CorpusConfig, DataSource, InstructionSource, LongLayout, ReplayConfig, TasksConfig
 from ialign_ray.config.evaluate import CompareConfig, EvaluateConfig, HarnessConfig
 from ialign_ray.config.experiment import Experiment, PromotionConfig, StorageConfig, TrackingConfig
+from ialign_ray.config.generation import FollowingSuite, GenerationSuite
 from ialign_ray.config.harness_suite import LmEvalSuite
 from ialign_ray.config.languages import LanguagesConfig
 from ialign_ray.config.load import build_experiment, dump_yaml, json_schema, load_experiment, override
@@ -32,6 +33,8 @@ __all__ = [
     "Domain",
     "EvaluateConfig",
     "Experiment",
+    "FollowingSuite",
+    "GenerationSuite",
     "HarnessConfig",
     "InstructionSource",
     "InstructionSuite",

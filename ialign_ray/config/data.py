@@ -44,7 +44,7 @@ class DataSource(Section):
     path: str | None = None
     """File, glob or folder, local (relative to `storage.data`) or a URL such as `s3://bucket/key`; `{language}` is the
     part of the name that depends on the language (`dev/{language}.dev`); or
-    `pocket:parallel|sentiment|instructions`."""
+    `pocket:parallel|sentiment|instructions|following`."""
     hub: str | None = None
     """Hub data set id, instead of `path`; `id/config` and `id@revision` are understood."""
     split: str = "train"

@@ -60,6 +60,22 @@ class PrimaryConfig(Section):
     """Run that each arm is compared with."""
 
 
+class MembershipConfig(Section):
+    """Hints that the base has read a suite (Min-K% Prob, Shi et al. 2024, arXiv 2310.16789)."""
+
+    k: float = Field(0.2, gt=0, le=1)
+    """Share of a text's tokens, the least likely ones, whose log-probabilities are averaged."""
+    tokens: int = Field(32, ge=8)
+    """Number of first tokens of each text that are read, so that long texts do not differ for their length."""
+    fresh: str | None = None
+    """YAML file of sentences that the model cannot have read: `written: DATE` and `sentences: {jav: [...]}`, ten or
+    more for each language. Default: our own, in English and Indonesian."""
+
+
+def _switched(value: Any) -> Any:
+    return {} if value is True else None if value is False else value
+
+
 class EvaluateConfig(Section):
     """Suites, scorer and statistics of an evaluation."""
 
@@ -84,6 +100,8 @@ class EvaluateConfig(Section):
     seed_spread: Annotated[float, Field(ge=0)] | dict[str, Annotated[float, Field(ge=0)]] | None = None
     """Standard deviation of a score over training seeds, known from earlier runs: one number, or metric -> number. It
     is used for arms with one training seed; without it, a single seed shows nothing about a recipe."""
+    membership: Annotated[MembershipConfig | None, BeforeValidator(_switched)] = None
+    """Compare the base's likelihood of each suite's texts with that of fresh sentences; `true` for the defaults."""
     batch_tokens: int = Field(4096, ge=64)
     """Padded tokens of one scoring batch."""
     shard_rows: int = Field(256, ge=1)

@@ -70,6 +70,11 @@ class LmEvalSuite(Section):
             return [(code, name) for code, names in self.tasks.items() for name in _listed(names)]
         return [(None, name) for name in _listed(self.tasks)]
 
+    @property
+    def named_metrics(self) -> tuple[str, ...]:
+        """Metrics of installed packages that the suite names: the harness has its own."""
+        return ()
+
     def languages_in(self, groups: Iterable[str]) -> set[str]:
         """Return the languages that are known without the harness: of groups and patterns, they are not."""
         known = list(groups)

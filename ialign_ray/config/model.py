@@ -6,7 +6,14 @@ from datetime import date
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import (
+    BeforeValidator,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from ialign_ray.config.base import Section
 
@@ -17,6 +24,10 @@ CHAT_DATE: Final = "2025-01-01"
 def _listed(value: Any) -> Any:
     """One name as a list of it: PEFT takes a string for a pattern over whole names."""
     return [value] if isinstance(value, str) and value != "all-linear" else value
+
+
+DECLARED: Final = {"model": {"trained_on"}}
+"""Settings of an experiment that say something about the base, and that no weights depend on."""
 
 
 class LoraSettings(Section):
@@ -57,6 +68,20 @@ class VocabularySettings(Section):
     """Fewest times that the two halves of a piece must be adjacent in the training texts."""
 
 
+class DeclaredTraining(Section):
+    """A benchmark that the base model is declared to have been trained on."""
+
+    suite: str = Field(min_length=1)
+    """Name of a suite, or of a benchmark or hub data set."""
+    source: str | None = None
+    """Origin of the claim: a paper, a model card, an address."""
+
+
+def _declared(value: Any) -> Any:
+    """A name alone as a declaration without a source."""
+    return [{"suite": item} if isinstance(item, str) else item for item in value] if isinstance(value, list) else value
+
+
 class ModelSettings(Section):
     """A causal or encoder-decoder language model from the hub, a folder, or `pocket:base`.
 
@@ -88,8 +113,18 @@ class ModelSettings(Section):
     separator: str = "\n"
     """Text between prompt and target if no chat template is used; encoder-decoders read the two separately, without
     it."""
+    trained_on: Annotated[list[DeclaredTraining], BeforeValidator(_declared)] = Field(default_factory=list)
+    """Benchmarks that the base is declared to have been trained on: names, or `{suite: ..., source: ...}`. Their scores
+    are marked in every table and export."""
     trust_remote_code: bool = False
     """Allow code from the model's repository to run."""
+
+    @model_serializer(mode="wrap")
+    def _without_empty(self, plain: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        fields: dict[str, Any] = plain(self)
+        if not fields.get("trained_on"):  # so that hashes of earlier settings stay valid
+            fields.pop("trained_on", None)
+        return fields
 
     @field_validator("id")
     @classmethod

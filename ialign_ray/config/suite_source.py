@@ -10,6 +10,7 @@ from ialign_ray.config.base import Section
 from ialign_ray.config.data import DataSource
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
 from ialign_ray.config.slots import slots_of
+from ialign_ray.config.suite_metrics import NEURAL, check_metric
 
 TEXT = "text"
 """Slot of a suite with one text per row."""
@@ -90,6 +91,22 @@ class ClusteredSource(DataSource):
     cluster_optional: bool = False
     """Accept a file without the column, whose sentences then count as independent, as in the bundled suites; false
     makes that an error."""
+    also: list[str] = Field(default_factory=list)
+    """Further metrics, computed only if they are named: `comet` and `africomet` of generated texts, which need another
+    Python environment, and those of installed packages."""
+
+    @property
+    def named_metrics(self) -> tuple[str, ...]:
+        """Metrics that the suite names, its chief metric first."""
+        chief = getattr(self, "metric", None)
+        return tuple(dict.fromkeys([*([chief] if chief else []), *self.also]))
+
+    @model_validator(mode="after")
+    def _also_measured(self) -> Self:
+        kind = str(getattr(self, "kind", ""))
+        for name in self.also:
+            check_metric(name, kind, NEURAL if kind in ("translation", "generation") else (), "also")
+        return self
 
 
 class SuiteSource(ClusteredSource):

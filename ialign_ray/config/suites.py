@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    AfterValidator,
     BeforeValidator,
     Field,
     SerializeAsAny,
@@ -24,9 +23,11 @@ from pydantic_core import PydanticCustomError
 
 from ialign_ray.config.base import Section
 from ialign_ray.config.data import InstructionSource, Scalar
+from ialign_ray.config.generation import FollowingSuite, GenerationSuite
 from ialign_ray.config.harness_suite import LmEvalSuite
 from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
 from ialign_ray.config.slots import slots_of
+from ialign_ray.config.suite_metrics import NEURAL, OF_LABELS, OF_TEXT, measures
 from ialign_ray.config.suite_source import (
     ClusteredSource,
     PromptConfig,
@@ -37,33 +38,12 @@ from ialign_ray.config.suite_source import (
 from ialign_ray.errors import ConfigError
 from ialign_ray.plugins import Extensible
 
-
-def _measures(kind: str, *built_in: str) -> AfterValidator:
-    """Check that a suite's `metric` is built in, or added to its kind by an installed package."""
-    known: Extensible[object] = Extensible("ialign.metrics", object, dict.fromkeys(built_in))
-
-    def checked(value: str) -> str:
-        try:
-            entry = known.find(value, "metric")
-        except ConfigError as error:
-            raise ValueError(str(error)) from error
-        if value not in built_in and kind not in getattr(entry, "kinds", ()):
-            raise ValueError(f"metric is {value!r}, which does not measure suites of kind {kind!r}; name another")
-        return value
-
-    return AfterValidator(checked)
-
-
-_OF_LABELS = ("f1_weighted", "f1_macro", "accuracy", "auc", "auc_ovr")
-_OF_TEXT = ("chrf", "bleu", "spbleu")
-LabelMetric = Annotated[
-    str, _measures("classification", *_OF_LABELS), Field(json_schema_extra={"enum": list(_OF_LABELS)})
-]
-ChoiceMetric = Annotated[str, _measures("choice", "accuracy"), Field(json_schema_extra={"enum": ["accuracy"]})]
+LabelMetric = Annotated[str, measures("classification", *OF_LABELS), Field(json_schema_extra={"enum": list(OF_LABELS)})]
+ChoiceMetric = Annotated[str, measures("choice", "accuracy"), Field(json_schema_extra={"enum": ["accuracy"]})]
 TextMetric = Annotated[
     str,
-    _measures("translation", "bits_per_byte", *_OF_TEXT),
-    Field(json_schema_extra={"enum": ["bits_per_byte", *_OF_TEXT]}),
+    measures("translation", "bits_per_byte", *OF_TEXT, *NEURAL),
+    Field(json_schema_extra={"enum": ["bits_per_byte", *OF_TEXT, *NEURAL]}),
 ]
 
 
@@ -305,8 +285,9 @@ class TranslationSuite(_Directed):
         assert self.asked  # raises a ValueError without one
         for prompt in self.prompts:
             check_slots(prompt, ("source",), ("source_language", "target_language"))
-        if self.metric in _OF_TEXT and not self.generate:
-            raise ValueError(f"`metric` is {self.metric!r}, which needs generated text; set generate: true")
+        needing = [name for name in self.named_metrics if name in (*OF_TEXT, *NEURAL)]
+        if needing and not self.generate:
+            raise ValueError(f"`metric` is {needing[0]!r}, which needs generated text; set generate: true")
         return self
 
     @property
@@ -360,6 +341,8 @@ KINDS: dict[str, type[Section]] = {
     "retrieval": RetrievalSuite,
     "instructions": InstructionSuite,
     "lm_eval": LmEvalSuite,
+    "generation": GenerationSuite,
+    "following": FollowingSuite,
 }
 _KINDS: Extensible[object] = Extensible("ialign.suites", object, KINDS)
 
@@ -389,7 +372,9 @@ Suite = SerializeAsAny[
             | PerplexitySuite
             | RetrievalSuite
             | InstructionSuite
-            | LmEvalSuite,
+            | LmEvalSuite
+            | GenerationSuite
+            | FollowingSuite,
             Field(discriminator="kind"),
         ],
         WrapValidator(_of_its_kind),

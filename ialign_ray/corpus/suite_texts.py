@@ -44,7 +44,7 @@ ANSWERS = (
 
 def aside(suite: SuiteSource) -> set[str]:
     """Columns that a suite names for something other than text."""
-    named = (getattr(suite, field, None) for field in ("id", "label", "answer", "split_column"))
+    named = (getattr(suite, field, None) for field in ("id", "label", "answer", "split_column", "checks"))
     return {c for c in (*named, suite.long and suite.long.language) if c}
 
 

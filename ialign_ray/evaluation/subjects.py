@@ -39,7 +39,8 @@ def run_subject(experiment: Experiment, run: Path) -> Subject:
 
 def _scored_as(experiment: Experiment) -> list[Any]:
     # tuning and new pieces do not affect the base; prompt format and precision do
-    settings = experiment.model.model_dump(mode="json", exclude={"id", "revision", "tuning", "lora", "vocabulary"})
+    apart = {"id", "revision", "tuning", "lora", "vocabulary", "trained_on"}
+    settings = experiment.model.model_dump(mode="json", exclude=apart)
     return [settings, ENCODING, experiment.cleaning.form, base_identity(experiment.model)]
 
 

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import copy
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from transformers import DynamicCache
 from transformers.modeling_outputs import BaseModelOutput
 
-from ialign_ray.errors import DataError
 from ialign_ray.inference.batching import (
     Tokens,
     cache_argument,
@@ -38,13 +37,11 @@ from ialign_ray.inference.batching import (
     takes_left_padding,
     token_batches,
 )
-from ialign_ray.inference.label_trees import LabelSet, LabelTree, label_sets, label_trees, refuse_empty
+from ialign_ray.inference.continuations import Floats, Progress, check_pairs, read_log_probs, score_tokens
+from ialign_ray.inference.label_trees import LabelSet, LabelTree, label_sets, label_trees
 from ialign_ray.inference.shared_context import SharedContext, context_batches, shared_contexts
 from ialign_ray.modeling.architecture import decoder_start, is_encoder_decoder
 from ialign_ray.modeling.head import base_model, target_logits
-
-Progress = Callable[[int], None]
-Floats = NDArray[np.float64]
 
 # The pass over the labels keeps this many times the budget in cached tokens: they cost memory, not compute.
 CACHED_TOKENS = 4
@@ -91,25 +88,14 @@ def score_continuations(
         DataError: an empty prompt or continuation, or unequal numbers of rows.
         ModelError: a row is longer than the model's maximum positions.
     """
-    if len(prompts) != len(continuations):
-        raise DataError(f"{len(prompts)} prompts have {len(continuations)} continuations; give one to each.")
+    check_pairs(prompts, continuations)
     if is_encoder_decoder(model):
         sets = [[continuation] for continuation in continuations]
         each = score_labels(model, prompts, sets, max_batch_tokens=max_batch_tokens, progress=progress)
         return ContinuationScores(each.log_prob.reshape(-1), each.tokens.reshape(-1))
-    refuse_empty([[continuation] for continuation in continuations])
-    # the last token is predicted and never read, so it takes no position
-    check_prompts(model, prompts, [len(continuation) - 1 for continuation in continuations])
-    sums = np.zeros(len(prompts))
-    lengths = [len(p) + len(c) - 1 for p, c in zip(prompts, continuations)]
-    done = 0
-    with read_only(model):
-        for rows in token_batches(lengths, max_batch_tokens):
-            sums[rows] = _continuation_batch(model, [prompts[i] for i in rows], [continuations[i] for i in rows])
-            done += len(rows)
-            if progress:
-                progress(done)
-    return ContinuationScores(sums, np.array([len(c) for c in continuations], dtype=np.int64))
+    found = score_tokens(model, prompts, continuations, max_batch_tokens=max_batch_tokens, progress=progress)
+    sums, lengths = [each.sum() for each in found], [len(each) for each in found]
+    return ContinuationScores(np.array(sums, np.float64), np.array(lengths, np.int64))
 
 
 def score_labels(
@@ -168,31 +154,6 @@ def score_labels(
 
 
 # --- one batch ----------------------------------------------------------------------------------------
-
-
-def _read(logits: Tensor, rows: Sequence[int], tokens: Sequence[int]) -> Floats:
-    """Log-probabilities [M] of `tokens` [M] under the logits [N, V] of `rows` [M]."""
-    # 128 positions at a time: the whole fp32 copy would double the largest tensor of the pass.
-    norms = torch.cat([part.float().logsumexp(-1) for part in torch.split(logits, 128)])
-    at = torch.tensor(rows, device=logits.device)
-    picked = logits[at, torch.tensor(tokens, device=logits.device)].float() - norms[at]
-    return cast("Floats", picked.cpu().double().numpy())
-
-
-def _continuation_batch(model: nn.Module, prompts: Sequence[Tokens], continuations: Sequence[Tokens]) -> Floats:
-    # Padded on the right, where no earlier position looks: the way that is right for every causal model, recurrent ones
-    # too.
-    whole = [[*p, *c[:-1]] for p, c in zip(prompts, continuations)]
-    ids, mask = padded(whole, device_of(model))
-    width = ids.shape[1]
-    owner = [b for b, c in enumerate(continuations) for _ in c]
-    index = [b * width + len(prompts[b]) - 1 + k for b, c in enumerate(continuations) for k in range(len(c))]
-    logits = target_logits(model, torch.tensor(index), input_ids=ids, attention_mask=mask)
-    values = _read(logits, range(len(index)), [token for c in continuations for token in c])
-    sums = np.zeros(len(prompts))
-    # `sums[owner] += values` would keep one value of each row
-    np.add.at(sums, owner, values)
-    return sums
 
 
 def _label_by_label(
@@ -273,7 +234,7 @@ def _labels_after(
     """Sums [B, L] of labels, from the logits [B, V] after their prompts and the prompts' cache with its mask [B, T]."""
     trees = label_trees(sets)
     owners = [b for b, one in enumerate(sets) for _ in one]
-    sums = _read(logits, owners, [label[0] for one in sets for label in one]).reshape(len(sets), -1)
+    sums = read_log_probs(logits, owners, [label[0] for one in sets for label in one]).reshape(len(sets), -1)
     if cache is not None:
         for pairs in _stem_batches(trees, mask.shape[1], budget):
             _add_stems(model, cache, mask, pairs, sets, trees, sums)
@@ -389,7 +350,7 @@ def _collect(
         offset += len(trees[b].stems[s]) + 1 - first
     # a label's tokens share one cell, so the sum needs `add.at`
     at = np.array(cells)
-    np.add.at(sums, (at[:, 0], at[:, 1]), _read(logits, rows, tokens))
+    np.add.at(sums, (at[:, 0], at[:, 1]), read_log_probs(logits, rows, tokens))
 
 
 def _accepted(model: nn.Module, inputs: dict[str, Tensor]) -> dict[str, Tensor]:

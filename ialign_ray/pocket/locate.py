@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ialign_ray.errors import DataError
+from ialign_ray.pocket.following import FOLLOWING, write_following
 from ialign_ray.storage import cache_folder, once
 
 POCKET = "pocket:"
@@ -12,6 +13,8 @@ DATA_VERSION = 2
 """Raised whenever the generator writes other rows."""
 BASE_VERSION = 2
 """Raised whenever the recipe of the base model or its training gives other weights."""
+FOLLOWING_VERSION = 1
+"""Raised whenever the requests of `pocket:following` change."""
 _FILES = {
     "parallel": "parallel.parquet",
     "sentiment": "sentiment.parquet",
@@ -20,15 +23,19 @@ _FILES = {
 
 
 def pocket_file(name: str) -> Path:
-    """The file of `pocket:parallel`, `pocket:sentiment` or `pocket:instructions`, or the folder of `pocket:base`.
+    """The file of `pocket:parallel`, `pocket:sentiment`, `pocket:instructions` or `pocket:following`, or the folder of
+    `pocket:base`.
 
     Data are generated here when absent; the base model is trained by `ialign_ray.training.pocket`.
     """
     short = name.removeprefix(POCKET)
     if short == "base":
         return base_folder()
+    if short == "following":
+        return once(cache_folder() / f"following-{FOLLOWING_VERSION}", write_following) / FOLLOWING
     if short not in _FILES:
-        raise DataError(f"{name!r} is not known; use pocket:base or one of {', '.join(POCKET + f for f in _FILES)}")
+        known = ", ".join(POCKET + known for known in (*_FILES, "following"))
+        raise DataError(f"{name!r} is not known; use pocket:base or one of {known}")
     return once(data_folder(), _write) / _FILES[short]
 
 

@@ -47,8 +47,8 @@ class Evidence:
     def measured(self) -> Measured:
         """Draws of every metric, for intervals and paired differences."""
         evaluate = self.experiment.evaluate
-        kinds = {s.name: s.kind for s in evaluate.suites}
-        plan = ResamplingPlan(self.experiment.languages.groups(), kinds, resamples=evaluate.resamples)
+        kinds, named = {s.name: s.kind for s in evaluate.suites}, {s.name: s.named_metrics for s in evaluate.suites}
+        plan = ResamplingPlan(self.experiment.languages.groups(), kinds, evaluate.resamples, named=named)
         return measure(list(self.frames.values()), plan)
 
 
@@ -160,7 +160,7 @@ _CHOICE = ("where", "split", "limit", "test_limit")
 def _asked(suite: Suite) -> dict[str, object]:
     """Settings of a suite without its source, which is compared by the rows and their hash."""
     apart = {*DataSource.model_fields, "columns", "cluster", "cluster_optional", "test_limit"}
-    apart |= {"include_path", "about", "competency"}  # they change no score
+    apart |= {"include_path", "about", "also", "competency"}  # they change no score
     return suite.model_dump(mode="json", exclude=apart)
 
 

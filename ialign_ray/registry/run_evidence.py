@@ -29,6 +29,7 @@ from ialign_ray.config import Experiment, dump_yaml, load_experiment
 from ialign_ray.config.suite_source import TEXT
 from ialign_ray.errors import RegistryError
 from ialign_ray.evaluation.metrics.registry import lower_is_better
+from ialign_ray.evaluation.report.declared import MARK, declared, declared_notes
 from ialign_ray.evaluation.results.cells import Frames, Measured
 from ialign_ray.evaluation.results.summary import summarise
 from ialign_ray.evaluation.rules import rules_of, tolerance_of
@@ -49,7 +50,7 @@ from ialign_ray.training.runs import MODEL, RECORD, run_experiment
 
 VERSION, CONTROL, SEARCH = "version", "control", "search"
 _EXPERIMENT, _CARD, _METRICS, _DATA = "experiment.yaml", "README.md", "metrics.csv", "data.json"
-_TEXTS = ("language", "id", "label", "source", "target", "asked")
+_TEXTS = ("language", "id", "label", "source", "target", "references", "checks", "asked")
 """Columns of a suite's rows that contain the sentence itself (or a hash of it), in addition to those of its texts."""
 
 
@@ -288,7 +289,13 @@ def _table(scores: pd.DataFrame, experiment: Experiment) -> str:
     roles = list(scores["run"].unique())
     intro = f"## Scores\n\nValue [95 % interval over sentences], scorer {experiment.evaluate.scorer}.\n\n"
     header = ["suite", "group", "metric", "n", *roles]
-    return intro + markdown_table(header, _table_rows(_judged(scores, experiment), roles), texts=3)
+    known = declared(experiment)
+    rows = [
+        [f"{suite} {MARK}" if suite in known else suite, *rest]
+        for suite, *rest in _table_rows(_judged(scores, experiment), roles)
+    ]
+    notes = "".join(f"\n{note}\n" for note in declared_notes(experiment))
+    return intro + markdown_table(header, rows, texts=3) + notes
 
 
 def _table_rows(scores: pd.DataFrame, roles: list[str]) -> Iterator[list[str]]:

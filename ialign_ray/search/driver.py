@@ -17,6 +17,7 @@ from rich.console import Console
 from ialign_ray.cluster.join import cluster
 from ialign_ray.cluster.resources import nodes, startable
 from ialign_ray.config import Experiment, SearchConfig, dump_yaml, override
+from ialign_ray.config.model import DECLARED
 from ialign_ray.errors import CheckpointError, ClusterError, ConfigError, IalignError
 from ialign_ray.search.actor import SearchTrial, train_control
 from ialign_ray.search.budget import Demand, budgets, concurrency, demand, whole_budget
@@ -104,7 +105,7 @@ def by_stored_rule(experiment: Experiment, folder: Path) -> Experiment:
 def begin(experiment: Experiment, folder: Path, resume: bool) -> bool:
     """Save the settings, or refuse to mix two searches in one folder; return True if this one is finished."""
     # storage, cluster and tracking may change between attempts; what trials depend on may not
-    decides = experiment.model_dump(mode="json", include=set(DECIDE))
+    decides = experiment.model_dump(mode="json", include=set(DECIDE), exclude=DECLARED)
     for free in ("concurrent", "cpus_per_trial", "gpus_per_trial"):  # the cluster may have changed
         decides["search"].pop(free)
     if not decides["search"]["confirm_seeds"]:  # searches that were begun without this field resume

@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from ialign_ray.config import Experiment, dump_yaml
+from ialign_ray.config.model import DECLARED
 from ialign_ray.errors import CheckpointError, StoppedError
 from ialign_ray.modeling.load import add_adapter
 from ialign_ray.search.budget import steps_of
@@ -75,7 +76,9 @@ class TrialRun:
         plain: dict[str, Any] = {"steps": steps[-1], "validation": None, "stop": [], "keep": "last"}
         self.settings = experiment.train.model_copy(update=plain)
         self.experiment = experiment.model_copy(update={"train": self.settings})
-        decides = self.experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"})
+        decides = self.experiment.model_dump(
+            mode="json", include={"model", "train", "replay", "tasks"}, exclude=DECLARED
+        )
         self.fingerprint = json_hash([trial_context.data, list(self.ends.items()), decides])
         self._model: nn.Module | None = None
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from ialign_ray.config import Experiment, ValidationConfig
-from ialign_ray.config.model import CHAT_DATE
+from ialign_ray.config.model import CHAT_DATE, DECLARED
 from ialign_ray.config.tasks import resolve_mix
 from ialign_ray.config.train import TOKENS
 from ialign_ray.corpus.pairs import Parallel, drop_long, language_losses, load_parallel
@@ -82,7 +82,7 @@ class Prepared:
 
     def fingerprint(self, experiment: Experiment) -> str:
         """Hash of everything that the weights depend on: settings, pools, templates."""
-        settings = experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"})
+        settings = experiment.model_dump(mode="json", include={"model", "train", "replay", "tasks"}, exclude=DECLARED)
         train = experiment.train
         # the reaction to a spike may change when a run resumes; the run log records what was done
         free = ["checkpoint_every", "keep_checkpoints", "micro_batch_tokens", "on_spike", "spike_deviations"]

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from ialign_ray.cluster.join import cluster
 from ialign_ray.config import Experiment, override
+from ialign_ray.config.model import DECLARED
 from ialign_ray.errors import ConfigError
 from ialign_ray.evaluation.report.ablation import AblationRow, write_ablation
 from ialign_ray.evaluation.scoring.predict import predict_models
@@ -227,4 +228,6 @@ def _value(value: Any) -> str:
 
 def _content(experiment: Experiment) -> str:
     """Key that is equal for experiments that train the same weights, except for the seed."""
-    return json_hash(experiment.model_dump(mode="json", include={"model", "corpora", "replay", "tasks", "train"}))
+    return json_hash(
+        experiment.model_dump(mode="json", include={"model", "corpora", "replay", "tasks", "train"}, exclude=DECLARED)
+    )

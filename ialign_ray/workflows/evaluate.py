@@ -10,12 +10,15 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment
+from ialign_ray.config.contexts import NO_CONTEXT
 from ialign_ray.errors import ConfigError, IalignError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.report.write import report
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.scoring.harness import as_suites, report_tasks, run_tasks, selected, whole_table
+from ialign_ray.evaluation.scoring.membership import membership_table, membership_units, write_membership
 from ialign_ray.evaluation.scoring.predict import predict_models
+from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.trained_on import TrainedOn, trained_on
 from ialign_ray.evaluation.scoring.worker import Subject
 from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
@@ -102,7 +105,11 @@ def _judge(
     known = trained_on(experiment, runs) if suites else TrainedOn({})
     predicted = predict_models(experiment, every, console) if suites else []
     found = iter(predicted)
-    tables = [whole_table(experiment, s.name, frames) for s, frames in zip(every, predicted, strict=False)]
+    tables = [
+        whole_table(experiment, subject.name, frames)
+        for subject, frames in zip(every, predicted, strict=False)
+        if subject.context == NO_CONTEXT
+    ]
     failed: IalignError | None = None
     if tasks:
         try:  # before the report, which shows them too, and is made even if a task's data is missing
@@ -111,9 +118,22 @@ def _judge(
             failed = error
     if not (table := pd.concat([pd.DataFrame(), *tables], ignore_index=True)).empty:
         report_tasks(table, folder, console)
+    try:
+        write_membership(_membership(experiment, models, console) if suites else None, folder)
+    except IalignError as error:
+        failed = failed or error
     if suites:
         predictions = {name: [known.clear(next(found)) for _ in seeds] for name, seeds in subjects.items()}
         statements = report(experiment, predictions, folder, console, folders, known.warnings)
     if failed:
         raise failed
     return statements
+
+
+def _membership(experiment: Experiment, subjects: Sequence[Subject], console: Console) -> pd.DataFrame | None:
+    """Table of `membership.membership_table` for the base; None if it is not asked for."""
+    base = [subject for subject in subjects if subject.name == BASE][:1]
+    if experiment.evaluate.membership is None or not base:
+        return None
+    units = membership_units(experiment, suite_units(experiment))
+    return membership_table(predict_models(experiment, base, console, units)[0] if units else {})

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from ialign_ray.config import Experiment, LmEvalSuite, Suite, SuiteSource
 from ialign_ray.corpus.harness_tasks import leaf_tasks
+from ialign_ray.evaluation.scoring.membership import membership_units
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.inspection.tokenizer_fit import fitness, warnings
 from ialign_ray.modeling.load import check_rank, model_shape, set_aside_warning
@@ -39,7 +40,7 @@ OFTEN = 0.05
 def validate(experiment: Experiment, console: Console) -> None:
     """Check an experiment and print mix counts and one rendered example per task."""
     prepared = prepare(experiment, console)
-    suite_units(experiment)
+    membership_units(experiment, suite_units(experiment))
     if experiment.model.tuning == "lora":
         check_rank(model_shape(experiment.model), experiment.model.lora)
     console.print(data_table(prepared))

@@ -52,7 +52,7 @@ for kind, unit in (("classification", mood), ("completion", endings)):
     frame = unit.finish(unit.predict(scorer, unit.rows))
     one = frame[frame["language"] == frame["language"].iloc[0]].reset_index(drop=True)
     ids = np.arange(len(one))
-    drawn = SUITES[kind].draw(one, ids, np.ones((len(one), 1)))
+    drawn = SUITES[kind].draw(one, ids, np.ones((len(one), 1)), ["error_rate"] if kind == "classification" else [])
     found[kind] = {metric: float(draws[0]) for (scorer_name, metric), draws in drawn.items()}
 tasks = {prepared.plan.draw(i).example.task for i in range(200)}
 prompts = [prepared.plan.draw(i).example.prompt for i in range(200)]

@@ -1,7 +1,8 @@
 """Metrics: one declaration each, from which point values, intervals, tables and the verdict follow.
 
 A metric is a function from a `Cell` to a draw vector; its point value is the first number, drawn with weights of one.
-An installed package adds one to existing kinds of suites by an entry point of the group `ialign.metrics`:
+An installed package adds one to existing kinds of suites by an entry point of the group `ialign.metrics`, which is
+imported and drawn only for suites that name it in `metric` or `also`:
 
     BREVITY = Metric("length ratio", lambda cell: cell.ratio(cell.rows["new_tokens"], cell.rows["tokens"]),
                      kinds=("translation",), higher_is_better=False)
@@ -12,13 +13,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Final
 
 import numpy as np
 
 from ialign_ray.errors import DataError
-from ialign_ray.evaluation.metrics import classification, probabilities
+from ialign_ray.evaluation.metrics import classification, comet, probabilities
 from ialign_ray.evaluation.metrics.bootstrap import Floats
 from ialign_ray.evaluation.metrics.cell import Cell
 from ialign_ray.plugins import Extensible
@@ -32,6 +33,8 @@ INSTRUCTIONS: Final = "instructions"
 LM_EVAL: Final = "lm_eval"
 MEASURED: Final = "measured:"
 """Beginning of the columns with a row's metrics by lm-evaluation-harness."""
+GENERATION: Final = "generation"
+FOLLOWING: Final = "following"
 
 Draws = Floats | Mapping[str, Floats] | None
 """A draw vector (draws,); several by the suffix of their names (`share` of label 0 is `share_0`); or None if a cell has
@@ -54,6 +57,10 @@ class Metric:
     """The metric in sentences, if not its title; one for which lower is better is phrased as the amount saved."""
     limits: tuple[float, float] = (-np.inf, np.inf)
     """Smallest and largest possible value, to which intervals are clipped."""
+    named: bool = False
+    """True if it is drawn only for suites that name it in `metric` or `also`, as those of installed packages are."""
+    ready: Callable[[], None] | None = None
+    """Called before anything is scored; raises `ConfigError` if the metric cannot be computed here."""
 
 
 def _bits_per_byte(cell: Cell) -> Floats:
@@ -96,9 +103,14 @@ def _generated(name: str) -> Callable[[Cell], Floats | None]:
 def _generation(cell: Cell) -> Mapping[str, Floats]:
     if "hypothesis" not in cell.rows.columns:
         return {}
-    from ialign_ray.evaluation.metrics.translation import generation_draws  # sacrebleu: only if text was generated
+    # sacrebleu: only if text was generated
+    from ialign_ray.evaluation.metrics.checks import check_draws
+    from ialign_ray.evaluation.metrics.generation import answer_draws
+    from ialign_ray.evaluation.metrics.translation import generation_draws
 
-    return generation_draws(cell)
+    if "checks" in cell.rows.columns:
+        return check_draws(cell)
+    return answer_draws(cell) if "references" in cell.rows.columns else generation_draws(cell)
 
 
 def _chance(cell: Cell) -> Floats:
@@ -137,7 +149,14 @@ def _found(column: str) -> Callable[[Cell], Floats]:
     return lambda cell: cell.mean(cell.rows[column] == 0)
 
 
-_LABELS, _TEXTS, _PAIRS = (CLASSIFICATION,), (TRANSLATION,), (RETRIEVAL,)
+def neural(checkpoint: str, title: str, kinds: tuple[str, ...]) -> Metric:
+    """Metric of a COMET checkpoint, which suites have to name; models of this kind score about 0 to 1."""
+    return Metric(title, partial(comet.comet_draws, checkpoint), kinds, named=True, ready=comet.check_installed)
+
+
+_LABELS, _TEXTS, _PAIRS, _ANSWERS = (CLASSIFICATION,), (TRANSLATION,), (RETRIEVAL,), (GENERATION,)
+_GENERATED = (TRANSLATION, GENERATION)
+_WRITTEN = (*_GENERATED, FOLLOWING)
 _RIGHT = (CLASSIFICATION, CHOICE)
 _SHARE, _POSITIVE, _HUNDRED = (0.0, 1.0), (0.0, np.inf), (0.0, 100.0)
 METRICS: Final = Extensible(
@@ -188,22 +207,34 @@ METRICS: Final = Extensible(
             words="nats per token saved",
             limits=_POSITIVE,
         ),
-        "chrf": Metric("chrF++", _generated("chrf"), _TEXTS, limits=_HUNDRED),
-        "chrf_copy": Metric("chrF++ of the source", _generated("chrf_copy"), _TEXTS, limits=_HUNDRED),
+        "chrf": Metric("chrF++", _generated("chrf"), _GENERATED, limits=_HUNDRED),
+        "chrf_copy": Metric("chrF++ of the source", _generated("chrf_copy"), _GENERATED, limits=_HUNDRED),
         "bleu": Metric("BLEU", _generated("bleu"), _TEXTS, limits=_HUNDRED),
         "bleu_copy": Metric("BLEU of the source", _generated("bleu_copy"), _TEXTS, limits=_HUNDRED),
         "spbleu": Metric("spBLEU", _generated("spbleu"), _TEXTS, limits=_HUNDRED),
         "spbleu_copy": Metric("spBLEU of the source", _generated("spbleu_copy"), _TEXTS, limits=_HUNDRED),
-        "chrf_over_copy": Metric("chrF++ above copying", _generated("chrf_over_copy"), _TEXTS),
-        "copied": Metric("copies", _generated("copied"), _TEXTS, higher_is_better=False, limits=_SHARE),
-        "empty": Metric("empty", _generated("empty"), _TEXTS, higher_is_better=False, limits=_SHARE),
-        "cut": Metric("too long", _generated("cut"), _TEXTS, higher_is_better=False, limits=_SHARE),
+        "chrf_over_copy": Metric("chrF++ above copying", _generated("chrf_over_copy"), _GENERATED),
+        "copied": Metric("copies", _generated("copied"), _GENERATED, higher_is_better=False, limits=_SHARE),
+        "empty": Metric("empty", _generated("empty"), _WRITTEN, higher_is_better=False, limits=_SHARE),
+        "cut": Metric("too long", _generated("cut"), _WRITTEN, higher_is_better=False, limits=_SHARE),
         "off_target": Metric(
-            "in another language", _generated("off_target"), _TEXTS, higher_is_better=False, limits=_SHARE
+            "in another language", _generated("off_target"), _GENERATED, higher_is_better=False, limits=_SHARE
         ),
         "off_target_reference": Metric(
-            "references in another language", _generated("off_target_reference"), _TEXTS, limits=_SHARE
+            "references in another language", _generated("off_target_reference"), _GENERATED, limits=_SHARE
         ),
+        "rouge_l": Metric("ROUGE-L", _generated("rouge_l"), _ANSWERS, limits=_SHARE),
+        "rouge_l_copy": Metric("ROUGE-L of the input", _generated("rouge_l_copy"), _ANSWERS, limits=_SHARE),
+        "exact_match": Metric("exact match", _generated("exact_match"), _ANSWERS, limits=_SHARE),
+        "valid": Metric("valid answers", _generated("valid"), _ANSWERS, limits=_SHARE),
+        "followed": Metric(
+            "followed", _generated("followed"), (FOLLOWING,), words="share of prompts followed", limits=_SHARE
+        ),
+        "checks_met": Metric(
+            "checks met", _generated("checks_met"), (FOLLOWING,), words="share of checks met", limits=_SHARE
+        ),
+        "comet": neural(comet.COMET, "COMET", _GENERATED),
+        "africomet": neural(comet.AFRICOMET, "AfriCOMET", _GENERATED),
         "retrieval_accuracy": Metric("retrieval", _found("rank"), _PAIRS, limits=_SHARE),
         "retrieval_mrr": Metric(
             "mean reciprocal rank", lambda cell: cell.mean(1 / (1 + cell.rows["rank"])), _PAIRS, limits=_SHARE
@@ -226,13 +257,15 @@ METRICS: Final = Extensible(
 
 
 def draw_metrics(cell: Cell, kind: str, also: Collection[str] = ()) -> dict[str, Floats]:
-    """Draw vectors (draws,) by name, for every metric of a kind of suite.
+    """Draw vectors (draws,) by name, for every built-in metric of a kind of suite, and those that `also` names.
 
     A metric of an installed package that fails is reported once, as a warning, and skipped.
     """
     drawn: dict[str, Floats] = {}
-    for name, metric in METRICS.items():
-        if kind not in metric.kinds and name not in also:
+    usual = [name for name, metric in METRICS.builtin.items() if kind in metric.kinds and not metric.named]
+    for name in dict.fromkeys([*usual, *also]):
+        metric = METRICS.get(name)
+        if metric is None:  # a plug-in that cannot be imported has been reported
             continue
         if name in METRICS.builtin:
             drawn |= _named(name, metric.draws(cell))

@@ -104,8 +104,8 @@ def generation_draws(cell: Cell) -> dict[str, Floats]:
     )
     drawn: dict[str, Floats] = {}
     for name, scorer in scorers(language).items():
-        drawn[name] = corpus_draws(scorer, cell.weights, cell.unit, hypotheses, references)
-        drawn[f"{name}_copy"] = corpus_draws(scorer, cell.weights, cell.unit, sources, references)
+        drawn[name] = corpus_draws(scorer, cell.weights, cell.unit, hypotheses, [references])
+        drawn[f"{name}_copy"] = corpus_draws(scorer, cell.weights, cell.unit, sources, [references])
     drawn["chrf_over_copy"] = drawn["chrf"] - drawn["chrf_copy"]
     drawn["copied"] = cell.mean([_plain(h) == _plain(s) for h, s in zip(hypotheses, sources)])
     drawn["empty"] = cell.mean([not h.strip() for h in hypotheses])
@@ -117,11 +117,16 @@ def generation_draws(cell: Cell) -> dict[str, Floats]:
 
 
 def corpus_draws(
-    scorer: Any, weights: Floats, unit: Ints, hypotheses: Sequence[str], references: Sequence[str]
+    scorer: Any, weights: Floats, unit: Ints, hypotheses: Sequence[str], references: Sequence[Sequence[str | None]]
 ) -> Floats:
-    """A sacrebleu metric of every resample (draws,), from sums of its sentence statistics."""
+    """A sacrebleu metric of every resample (draws,), from sums of its sentence statistics.
+
+    `references` are as sacrebleu takes them: first references of all rows, second ones, None if a row has no further.
+    """
     # sacrebleu has no public name for these two steps of `corpus_score`; a test compares the sum with `corpus_score`
-    found = np.array(scorer._extract_corpus_statistics(list(hypotheses), [list(references)]), dtype=np.float64)
+    found = np.array(
+        scorer._extract_corpus_statistics(list(hypotheses), [list(r) for r in references]), dtype=np.float64
+    )
     by_unit = np.zeros((len(weights), found.shape[1]))
     np.add.at(by_unit, unit, found)
     # sacrebleu's statistics are whole numbers

@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import Experiment
+from ialign_ray.config import Experiment, Suite
 from ialign_ray.evaluation.metrics.registry import lower_is_better
+from ialign_ray.evaluation.report.declared import declared, declared_notes, marked
 from ialign_ray.evaluation.report.inputs import gather
 from ialign_ray.evaluation.report.tables import Column, table
 from ialign_ray.evaluation.report.write import write_page
@@ -59,10 +60,12 @@ def write_ablation(
     for warning in warnings:
         console.print(f"- {warning}", highlight=False, soft_wrap=True, markup=False)
         parts.append(f"{warning}.\n")
+    known = declared(experiment)
+    parts += [f"{note}\n" for note in declared_notes(experiment)]
     for suite in experiment.evaluate.suites:
         of_suite = results[results["suite"] == suite.name]
-        for title, chosen in _tables(experiment, suite.name, suite.kind, of_suite):
-            text, printed = table(of_suite, chosen)
+        for title, chosen in _tables(experiment, suite, of_suite):
+            text, printed = table(of_suite, marked(chosen, known))
             if title == "scores":  # shares are too many columns for a terminal
                 console.print(printed)
             parts.append(f"## {suite.name}: {title}\n\n{text}")
@@ -90,20 +93,19 @@ def against_controls(
     return pd.concat(frames, ignore_index=True) if frames else pd.DataFrame()
 
 
-def _tables(experiment: Experiment, suite: str, kind: str, results: pd.DataFrame) -> list[tuple[str, list[Column]]]:
+def _tables(experiment: Experiment, suite: Suite, results: pd.DataFrame) -> list[tuple[str, list[Column]]]:
     """Title and columns of the tables of one suite: the scores its kind shows, and the shares of predicted labels."""
     scopes = sorted({scope for scope in results["scope"] if scope.startswith("group:")}) or ["all"]
-    scorer = SUITES[kind].scored(experiment.evaluate.scorer)
+    scorer = SUITES[suite.kind].scored(experiment.evaluate.scorer)
     shown = [
-        Column(f"{title} {scope.removeprefix('group:')}", suite, scope, metric, scorer)
-        for metric, title in SUITES[kind].titles.items()
+        Column(f"{title} {scope.removeprefix('group:')}", suite.name, scope, metric, scorer)
+        for metric, title in SUITES[suite.kind].titles(suite.named_metrics).items()
         for scope in scopes
     ]
-    labels = next((label_names(s) for s in experiment.evaluate.suites if s.name == suite), [])
     shares = [
-        Column(f"{label} {scope.removeprefix('group:')}", suite, scope, f"share_{number}", scorer)
+        Column(f"{label} {scope.removeprefix('group:')}", suite.name, scope, f"share_{number}", scorer)
         for scope in scopes
-        for number, label in enumerate(labels)
+        for number, label in enumerate(label_names(suite))
     ]
     known = set(results["metric"])
     tables = [("scores", shown), ("shares of predicted labels", shares)]

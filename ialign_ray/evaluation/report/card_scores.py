@@ -9,6 +9,7 @@ import pandas as pd
 
 from ialign_ray.config import Experiment
 from ialign_ray.evaluation.metrics.registry import METRICS
+from ialign_ray.evaluation.report.declared import MARK, declared, declared_note
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
 
 _TASKS: Final = {"classification": "text-classification", "translation": "translation"}
@@ -22,7 +23,7 @@ def add_scores(card: Path, results: pd.DataFrame, experiment: Experiment, run: s
     """
     from huggingface_hub import EvalResult, ModelCard
 
-    found = []
+    found, known = [], declared(experiment)
     for suite in experiment.evaluate.suites:
         kind = SUITES[suite.kind]
         metric = kind.chief(suite)
@@ -36,13 +37,14 @@ def add_scores(card: Path, results: pd.DataFrame, experiment: Experiment, run: s
                 EvalResult(
                     task_type=_TASKS.get(suite.kind, "text-generation"),
                     dataset_type=getattr(suite, "hub", None) or suite.name,
-                    dataset_name=suite.name,
+                    dataset_name=f"{suite.name} {MARK}" if suite.name in known else suite.name,
                     dataset_config=str(row["scope"]).removeprefix("language:"),
                     metric_type=metric,
                     metric_name=METRICS[metric].title if metric in METRICS else metric,
                     metric_value=round(float(row["value"]), 6),
                     metric_args={key: round(float(row[key]), 6) for key in ("low", "high")}
-                    | {"n": int(row["n"]), "seeds": int(row["seeds"]), "prompt": str(row["prompt"])},
+                    | {"n": int(row["n"]), "seeds": int(row["seeds"]), "prompt": str(row["prompt"])}
+                    | ({"trained_on": declared_note(suite.name, known[suite.name])} if suite.name in known else {}),
                 )
             )
     if found:

@@ -19,6 +19,7 @@ from ialign_ray.config import Experiment, Suite
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.registry import METRICS, lower_is_better
+from ialign_ray.evaluation.report.declared import declared, declared_note, declared_notes
 from ialign_ray.pocket import POCKET
 from ialign_ray.storage import write_text
 from ialign_ray.version import __version__
@@ -63,9 +64,11 @@ def evaluation_log(
         "model_availability": "unknown" if local or run != "base" else "open_weights",
         "revision": model.revision or "",
         "run": run,
+        "declared_training_data": " ".join(declared_notes(experiment)),
         **({} if run == "base" else {"base_model": base, "tuning": model.tuning}),
     }
     suites = {suite.name: suite for suite in experiment.evaluate.suites}
+    known = {suite: declared_note(suite, found) for suite, found in declared(experiment).items()}
     stamp = str(now.timestamp())
     chosen = rows[[_is_average(row, rows) for row in rows.to_dict("records")]]
     return {
@@ -86,7 +89,7 @@ def evaluation_log(
             "additional_details": {key: value for key, value in about.items() if value},
         },
         "evaluation_results": [
-            _result(row, suites.get(str(row["suite"])), experiment.evaluate.resamples)
+            _result(row, suites.get(str(row["suite"])), experiment.evaluate.resamples, known.get(str(row["suite"])))
             for row in chosen.to_dict("records")
             if math.isfinite(row["value"])
         ],
@@ -98,7 +101,9 @@ def _is_average(row: Mapping[Any, Any], rows: pd.DataFrame) -> bool:
     return row["prompt"] == "all" or not ((rows["suite"] == row["suite"]) & (rows["prompt"] == "all")).any()
 
 
-def _result(row: Mapping[Any, Any], suite: Suite | None, resamples: int) -> dict[str, Any]:
+def _result(
+    row: Mapping[Any, Any], suite: Suite | None, resamples: int, contamination: str | None = None
+) -> dict[str, Any]:
     metric = str(row["metric"])
     known = METRICS.get(metric)
     low, high = known.limits if known else (-math.inf, math.inf)
@@ -106,6 +111,8 @@ def _result(row: Mapping[Any, Any], suite: Suite | None, resamples: int) -> dict
     bounded = math.isfinite(low) and math.isfinite(high)
     bounds = {"score_type": "continuous", "min_score": low, "max_score": high} if bounded else {}
     details = {"scorer": str(row["scorer"]), "prompt": str(row["prompt"]), "training_seeds": str(row["seeds"])}
+    if contamination:
+        details["contamination"] = contamination
     uncertainty: dict[str, Any] = {"num_samples": int(row["n"]), "num_bootstrap_samples": resamples}
     if math.isfinite(row["low"]) and math.isfinite(row["high"]):
         uncertainty["confidence_interval"] = {

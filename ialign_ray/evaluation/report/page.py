@@ -12,6 +12,7 @@ from ialign_ray.config import Experiment, dump_yaml
 from ialign_ray.evaluation.metrics.baselines import BASELINES
 from ialign_ray.evaluation.metrics.registry import in_words
 from ialign_ray.evaluation.report import page_charts, page_history
+from ialign_ray.evaluation.report.declared import MARK, declared, declared_note
 from ialign_ray.evaluation.report.inputs import ReportInputs
 from ialign_ray.evaluation.report.overview_tables import NOTE, overview_rows
 from ialign_ray.evaluation.report.page_examples import suite_texts, worst_examples
@@ -23,10 +24,12 @@ from ialign_ray.pages import themed
 from ialign_ray.pages.charts import Figure, colours
 
 
-def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame) -> str:
+def render_page(
+    material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame, hints: Mapping[str, Any] | None = None
+) -> str:
     """The page as HTML. Scripts run by their hash alone: none that came with a text can run.
 
-    `tasks` as from `harness.run_tasks`, or empty.
+    `tasks` as from `harness.run_tasks`, or empty; `hints` has the `text` and `rows` of a table of membership hints.
     """
     experiment, folders = material.experiment, material.folders
     texts, untold = suite_texts(experiment)
@@ -51,6 +54,9 @@ def render_page(material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame)
         tasks=tasks.to_dict("records"),
         overview=overview_rows(analysis.overview, languages=True),
         overview_note=NOTE,
+        hints=hints or {"rows": []},
+        declared={suite: declared_note(suite, found) for suite, found in declared(experiment).items()},
+        mark=MARK,
         run_warnings=page_history.warnings(folders),
         examples={arm: found for arm, found in examples.items() if found},
         notes=[*material.notes, *analysis.notes, *untold],

@@ -16,6 +16,7 @@ from ialign_ray.evaluation.scoring.suite_kinds import SUITES, label_names
 
 SHOWN = 5
 _KEYS = ["language", "id"]
+_SHOWN_TEXTS = ("text", "prompt", "source", "target", "reference", "checks")
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def _texts(rows: pd.DataFrame, key: tuple[str, str]) -> dict[str, str]:
     if key not in rows.index:
         return {}
     row: Any = rows.loc[key]
-    names = [c for c in rows.columns if c in ("text", "prompt", "source", "target") or str(c).startswith("text:")]
+    names = [c for c in rows.columns if c in _SHOWN_TEXTS or str(c).startswith("text:")]
     return {str(name).removeprefix("text:"): str(row[name]) for name in names if isinstance(row[name], str)}
 
 

@@ -53,7 +53,7 @@ def suite_columns(suite: Suite, results: pd.DataFrame, scorer: str) -> list[Colu
     column; a suite of instructions is shown over all of its sources.
     """
     kind = SUITES[suite.kind]
-    titles = kind.titles
+    titles = kind.titles(suite.named_metrics)
     chief = kind.chief(suite)
     found = results[results["suite"] == suite.name]
     scopes = sorted(scope for scope in found["scope"].unique() if scope.startswith("group:"))

@@ -1,4 +1,4 @@
-"""Translations of new-language sentences by each model side by side, for the eye."""
+"""Translations and answers in new languages by each model side by side, for the eye."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from ialign_ray.config import Experiment, TranslationSuite
+from ialign_ray.config import Experiment, GenerationSuite, Suite, TranslationSuite
 from ialign_ray.evaluation.results.analysis import Runs
 
 SENTENCES = 8
@@ -20,7 +20,7 @@ def sample_translations(experiment: Experiment, runs: Runs) -> Iterator[str]:
     new = set(experiment.languages.l2)
     for suite in experiment.evaluate.suites:
         frames = {name: seeds[0][suite.name] for name, seeds in runs.items() if suite.name in seeds[0]}
-        if not isinstance(suite, TranslationSuite) or not suite.generate or not frames:
+        if not generates(suite) or not frames:
             continue
         first = next(iter(frames.values()))
         rows = first[[bool(new & set(direction.split("-"))) for direction in first["language"]]]
@@ -33,9 +33,15 @@ def sample_translations(experiment: Experiment, runs: Runs) -> Iterator[str]:
         yield f"\n{suite.name}: sentences that no run was trained on"
         for row in chosen.to_dict("records"):
             yield f"\n  {row['language']:<{width}}  {row['source']}"
-            yield f"  {'reference':<{width}}  {row['reference']}"
+            reference = " | ".join(row["references"]) if "references" in row else row["reference"]
+            yield f"  {'reference':<{width}}  {reference}"
             for name, frame in frames.items():
                 yield f"  {name:<{width}}  {_made(frame, row['language'], row['id'])}"
+
+
+def generates(suite: Suite) -> bool:
+    """Return True for a suite whose predictions hold generated texts and their references."""
+    return isinstance(suite, GenerationSuite) or (isinstance(suite, TranslationSuite) and suite.generate)
 
 
 def _made(frame: pd.DataFrame, direction: str, row_id: str) -> str:

@@ -9,17 +9,20 @@ from pathlib import Path
 import pandas as pd
 from rich.console import Console
 
-from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment, Suite, TranslationSuite
+from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment, GenerationSuite, Suite
 from ialign_ray.evaluation.report.contexts import context_table, printed_contexts
+from ialign_ray.evaluation.report.declared import declared, declared_note, declared_notes, marked
 from ialign_ray.evaluation.report.every_eval_ever import read_published, write_every_eval_ever
 from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
 from ialign_ray.evaluation.report.overview_tables import NOTE, overview_table
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
-from ialign_ray.evaluation.report.translations import sample_translations
+from ialign_ray.evaluation.report.translations import generates, sample_translations
 from ialign_ray.evaluation.results.analysis import Analysis, Runs, analyse
 from ialign_ray.evaluation.results.fitted_baselines import fit_baselines
 from ialign_ray.evaluation.results.verdict import Statement
 from ialign_ray.evaluation.scoring.harness import read_tasks
+from ialign_ray.evaluation.scoring.membership import read_membership
+from ialign_ray.pages import markdown_table
 from ialign_ray.storage import write_bytes, write_text
 from ialign_ray.terminal import BlockTable, say
 
@@ -62,7 +65,8 @@ def report_again(
     material = joined(loaded)
     baselines, notes = fit_baselines(material.experiment, material.baselines, again=True)
     tasks = pd.concat([read_tasks(path) for path in found.values()], ignore_index=True).drop_duplicates()
-    write_report(replace(material, baselines=baselines, notes=notes), folder, console, tasks)
+    hints = pd.concat([read_membership(path) for path in found.values()], ignore_index=True).drop_duplicates()
+    write_report(replace(material, baselines=baselines, notes=notes), folder, console, tasks, hints)
     if not others.empty:
         write_text(folder / "published.csv", others.to_csv(index=False))
         console.print(published_table(others))
@@ -83,12 +87,18 @@ def published_table(scores: pd.DataFrame) -> BlockTable:
 
 
 def write_report(
-    material: ReportInputs, folder: Path, console: Console, tasks: pd.DataFrame | None = None
+    material: ReportInputs,
+    folder: Path,
+    console: Console,
+    tasks: pd.DataFrame | None = None,
+    hints: pd.DataFrame | None = None,
 ) -> list[Statement]:
     """Analyse, print and write RESULTS.md, the CSV and parquet tables and the page, which shows `tasks` of the harness
-    too (left out: those in `folder`)."""
+    and `hints` of membership too (left out: those in `folder`)."""
+    hints = read_membership(folder) if hints is None else hints
     analysis = analyse(material.experiment, material.runs, material.baselines)
     leaks = [Statement("", "warning", TRAINED_ON, f"{warning}.") for warning in material.warnings]
+    leaks += [Statement("", "warning", TRAINED_ON, note) for note in declared_notes(material.experiment)]
     analysis = replace(analysis, statements=[*leaks, *analysis.statements])
     text, printed = _tables(material.experiment, material.runs, analysis.results)
     for shown in printed:
@@ -103,19 +113,50 @@ def write_report(
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
     for line in sample_translations(material.experiment, material.runs):
         say(console, line)
-    write_text(folder / "RESULTS.md", _markdown(material, analysis, text))
-    write_page(material, analysis, folder, console, read_tasks(folder) if tasks is None else tasks)
+    if len(hints):
+        console.print(BlockTable(HINT_HEADER, hint_rows(hints)))
+    write_text(folder / "RESULTS.md", _markdown(material, analysis, text, hints))
+    write_page(material, analysis, folder, console, read_tasks(folder) if tasks is None else tasks, hints)
     return analysis.statements
 
 
-def write_page(material: ReportInputs, analysis: Analysis, folder: Path, console: Console, tasks: pd.DataFrame) -> None:
-    """Write the CSV and parquet tables and the page; `tasks` as from `harness.run_tasks`, or empty."""
+HINT_HEADER = ["suite", "language", "AUC against fresh sentences [95 %]", "n", "fresh"]
+HINTS = (
+    "Min-K% Prob of the base (Shi et al. 2024) on each suite's texts against freshly written sentences of the same "
+    "language: .5 if the texts surprise the model as much as sentences that it cannot have read. A higher AUC is a "
+    "hint that it has read them, and not proof: other topics or an easier style raise it too."
+)
+
+
+def hint_rows(hints: pd.DataFrame) -> list[list[str]]:
+    """Cells of the table of membership hints; an interval of too few texts is left out."""
+    rows = []
+    for row in hints.to_dict("records"):
+        interval = f" [{row['low']:.3f}, {row['high']:.3f}]" if pd.notna(row["low"]) else " (too few rows)"
+        rows.append([row["suite"], row["language"], f"{row['auc']:.3f}{interval}", str(row["n"]), str(row["fresh"])])
+    return rows
+
+
+def write_page(
+    material: ReportInputs,
+    analysis: Analysis,
+    folder: Path,
+    console: Console,
+    tasks: pd.DataFrame,
+    hints: pd.DataFrame | None = None,
+) -> None:
+    """Write the CSV and parquet tables and the page; `tasks` as from `harness.run_tasks`, `hints` as from
+    `membership.membership_table`, or empty."""
     from ialign_ray.evaluation.report.page import render_page  # altair and vl-convert: seconds of imports
 
+    known = declared(material.experiment)
     for name, frame in numbers(analysis).items():
+        if known and "suite" in frame.columns:
+            frame = frame.assign(trained_on=frame["suite"].isin(list(known)))
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
         write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False))
-    write_text(folder / PAGE, render_page(material, analysis, tasks))
+    shown = [] if hints is None else hint_rows(hints)
+    write_text(folder / PAGE, render_page(material, analysis, tasks, {"text": HINTS, "rows": shown}))
     console.print(f"Report: {folder / PAGE}", soft_wrap=True, highlight=False)
 
 
@@ -146,20 +187,22 @@ def numbers(analysis: Analysis) -> dict[str, pd.DataFrame]:
 
 def _tables(experiment: Experiment, runs: Runs, results: pd.DataFrame) -> tuple[str, list[object]]:
     markdown, printed = [], []
+    known = declared(experiment)
     for suite in experiment.evaluate.suites:
         shown = suite_columns(suite, results, experiment.evaluate.scorer)
         part = results[results["suite"] == suite.name]
         if part.empty or not shown:
             continue
-        text, rich_table = table(part, shown)
+        text, rich_table = table(part, marked(shown, known))
         printed.append(rich_table)
-        notes = "".join(f"\n{line}\n" for line in generation_notes(suite, runs))
+        lines = [declared_note(suite.name, known[suite.name])] if suite.name in known else []
+        notes = "".join(f"\n{line}\n" for line in [*lines, *generation_notes(suite, runs)])
         bias = f"\n{bias_table(suite, results)}" if isinstance(suite, ClassificationSuite | ChoiceSuite) else ""
         markdown.append(f"## {suite.name}\n\n{text}{bias}{notes}")
     return "\n".join(markdown), list(printed)
 
 
-def _markdown(material: ReportInputs, analysis: Analysis, tables: str) -> str:
+def _markdown(material: ReportInputs, analysis: Analysis, tables: str, hints: pd.DataFrame) -> str:
     experiment = material.experiment
     scored = (
         f"Scorer: {experiment.evaluate.scorer}; value [95 % interval over sentences, or over clusters of them]. The "
@@ -177,15 +220,17 @@ def _markdown(material: ReportInputs, analysis: Analysis, tables: str) -> str:
         "Transfer": transfer,
         "Notes": notes,
     }
+    if len(hints):
+        parts["Membership hints"] = f"{HINTS}\n\n{markdown_table(HINT_HEADER, hint_rows(hints), texts=2)}"
     body = "".join(f"\n## {title}\n\n{lines}" for title, lines in parts.items() if lines)
     return f"# {experiment.name}\n\n{scored}\n\n{tables}{body}"
 
 
 def generation_notes(suite: Suite, runs: Runs) -> list[str]:
-    """sacrebleu's signatures and what could not be measured, of a suite that generates translations."""
-    if not isinstance(suite, TranslationSuite) or not suite.generate:
+    """sacrebleu's signatures and what could not be measured, of a suite that generates texts."""
+    if not generates(suite):
         return []
-    from ialign_ray.evaluation.metrics.translation import described
+    from ialign_ray.evaluation.metrics import generation, translation
 
-    frame = next(iter(runs.values()))[0][suite.name]  # references and directions are the same for every run
-    return described(frame)
+    frame = next(iter(runs.values()))[0][suite.name]  # references and languages are the same for every run
+    return generation.described(frame) if isinstance(suite, GenerationSuite) else translation.described(frame)

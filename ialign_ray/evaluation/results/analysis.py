@@ -81,7 +81,8 @@ def analyse(experiment: Experiment, runs: Runs, baselines: Mapping[str, Fitted])
     """Measure all runs and the baselines of each suite, compare them and draw conclusions."""
     settings, groups = experiment.evaluate, experiment.languages.groups()
     frames = with_baselines(runs, baselines)
-    plan = ResamplingPlan(groups, {s.name: s.kind for s in settings.suites}, resamples=settings.resamples)
+    kinds, named = {s.name: s.kind for s in settings.suites}, {s.name: s.named_metrics for s in settings.suites}
+    plan = ResamplingPlan(groups, kinds, settings.resamples, named=named)
     measured = {name: measure(of_run, plan) for name, of_run in frames.items()}
     results = summarise(measured, groups, resamples=settings.resamples)
     rules = rules_of(experiment)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import sqrt
 from typing import NamedTuple
 
@@ -83,6 +83,8 @@ class ResamplingPlan:
     """Suite to kind; where absent, the columns and the shape of `language` ("eng-jav") decide."""
     resamples: int = RESAMPLES
     seed: int = 0
+    named: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Suite to the metrics that it names in addition to those of its kind."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +208,9 @@ def _measure_suite(
     by_key: dict[Key, list[Floats]] = defaultdict(list)
     for part in parts:
         _require(part, kind.columns, f"{name} predictions of suite '{suite}'")
-        for (prompt, scorer, scope, metric), draws in _roll_up(_cells(part, kind, index, weights), scopes):
+        for (prompt, scorer, scope, metric), draws in _roll_up(
+            _cells(part, kind, index, weights, plan.named.get(suite, ())), scopes
+        ):
             by_key[Key(suite, name, prompt, scorer, scope, metric)].append(draws)
     within = {scope: frozenset().union(*(ids[name] for name in names)) for scope, names in scopes.items()}
     sizes = {scope: (len(found), len({unit_of[i] for i in found})) for scope, found in within.items()}
@@ -218,7 +222,7 @@ def _measure_suite(
     }
 
 
-def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Series, weights: Floats) -> _Cells:
+def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Series, weights: Floats, named: Sequence[str]) -> _Cells:
     cells: _Cells = defaultdict(lambda: defaultdict(dict))
     prompted = part if "prompt" in part.columns else part.assign(prompt="all")
     for (prompt, language), rows in prompted.groupby(["prompt", "language"]):
@@ -229,7 +233,7 @@ def _cells(part: pd.DataFrame, kind: SuiteKind, index: pd.Series, weights: Float
                 f"{language}; give each training seed a separate frame or add a seed column"
             )
         unit = rows["id"].map(index).to_numpy(np.int64)
-        for (scorer, metric), draws in kind.draw(rows, unit, weights).items():
+        for (scorer, metric), draws in kind.draw(rows, unit, weights, named).items():
             cells[scorer, metric][str(language)][str(prompt)] = draws
     return cells
 

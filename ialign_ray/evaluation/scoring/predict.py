@@ -12,19 +12,22 @@ from ialign_ray.config.contexts import NO_CONTEXT
 from ialign_ray.evaluation.scoring.actors import ScoringProgress, layout, score_on_replicas, scoring_progress
 from ialign_ray.evaluation.scoring.context_suites import contexted_units
 from ialign_ray.evaluation.scoring.predictions import row_keys
+from ialign_ray.evaluation.scoring.prompted_suites import Unit
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, Work, plan_work, store_of
 from ialign_ray.evaluation.suites.load import CLUSTER
 
 
 def predict_models(
-    experiment: Experiment, subjects: Sequence[Subject], console: Console
+    experiment: Experiment, subjects: Sequence[Subject], console: Console, units: Sequence[Unit] | None = None
 ) -> list[dict[str, pd.DataFrame]]:
     """Suite -> predictions, for each subject; stored rows are read, missing ones computed and stored.
 
+    `units` are those of all suites if omitted.
     Each finished shard is stored at once: a kill loses those in progress, one per replica.
     """
-    units = suite_units(experiment) + contexted_units(experiment, {s.context for s in subjects} - {NO_CONTEXT})
+    contexts = {subject.context for subject in subjects} - {NO_CONTEXT}
+    units = suite_units(experiment) + contexted_units(experiment, contexts) if units is None else units
     keys = [row_keys(unit.rows) for unit in units]
     work = plan_work(subjects, units, keys, experiment.evaluate.shard_rows)
     if work.shards:

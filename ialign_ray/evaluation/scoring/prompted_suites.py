@@ -125,14 +125,36 @@ class TranslationUnit(Unit):
         frame["bytes"] = [len(target.encode()) for target in targets]
         if self.max_new_tokens is None:
             return frame
-        found = scorer.generate(list(rows["prompt"]), self.max_new_tokens)
         # the model has learned one form, and a reference in another form would count as its error
         normal = scorer.encoder.texts.normal
         frame["source"], frame["reference"] = rows["source"].map(normal), [normal(text) for text in targets]
-        frame["hypothesis"] = [normal(answer.text.strip()) for answer in found]
-        frame["new_tokens"] = [answer.tokens for answer in found]
-        frame["cut"] = [not answer.ended for answer in found]
-        return frame
+        return frame.assign(**generated_answers(scorer, rows["prompt"], self.max_new_tokens))
+
+
+@dataclass(frozen=True)
+class GenerationUnit(Unit):
+    """Answers that the model generates, to be compared with references."""
+
+    max_new_tokens: int
+    """The longest answer that is generated."""
+
+    def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns suite, language, id, prompt, and the texts of answers; see `suite_kinds`."""
+        normal = scorer.encoder.texts.normal
+        frame = rows[["suite", "language", "id"]].assign(prompt=self.prompt)
+        frame["source"], frame["prompt_text"] = rows["source"].map(normal), rows["prompt"].map(normal)
+        frame["references"] = [[normal(text) for text in given] for given in rows["references"]]
+        return frame.assign(**generated_answers(scorer, rows["prompt"], self.max_new_tokens))
+
+
+def generated_answers(scorer: Scorer, prompts: pd.Series, max_new_tokens: int) -> dict[str, list[Any]]:
+    """Columns hypothesis, new_tokens and cut of the greedy answers to prompts."""
+    found = scorer.generate(list(prompts), max_new_tokens)
+    return {
+        "hypothesis": [scorer.encoder.texts.normal(answer.text.strip()) for answer in found],
+        "new_tokens": [answer.tokens for answer in found],
+        "cut": [not answer.ended for answer in found],
+    }
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ialign_ray.errors import ConfigError
+from ialign_ray.inference.continuations import score_tokens
 from ialign_ray.inference.embedding import Layer, embed
 from ialign_ray.inference.generation import Generation, generate
 from ialign_ray.inference.scoring import LabelScores, score_continuations, score_labels
@@ -67,11 +69,24 @@ class Scorer:
 
     def free_nats(self, texts: Sequence[str]) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
         """Nats [n] of each text given only the start-of-text tokens, and its number of tokens [n]; without EOS."""
-        tokenizer = self.encoder.tokenizer
-        start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+        start = self._start()
         targets = [self.encoder.label(text)[: self._room - 1] for text in texts]
         scores = score_continuations(self.model, [[start]] * len(texts), targets, max_batch_tokens=self.batch_tokens)
         return -scores.log_prob, scores.tokens
+
+    def token_log_probs(self, texts: Sequence[str], most: int) -> list[NDArray[np.float64]]:
+        """Log-probabilities of the first `most` tokens of each text given only the start-of-text tokens, in nats.
+
+        Raises ConfigError for an encoder-decoder, which is not trained on plain text.
+        """
+        if self.encoder.seq2seq:
+            raise ConfigError("evaluate.membership needs a causal model, and the base is an encoder-decoder; remove it")
+        targets = [self.encoder.label(text)[: min(most, self._room - 1)] for text in texts]
+        return score_tokens(self.model, [[self._start()]] * len(texts), targets, max_batch_tokens=self.batch_tokens)
+
+    def _start(self) -> int:
+        tokenizer = self.encoder.tokenizer
+        return int(tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id)
 
     def generate(self, prompts: Sequence[str], max_new_tokens: int) -> list[Generation]:
         """Return the greedy answer to each prompt."""

@@ -18,6 +18,9 @@ translation     suite, prompt, language, id, `nats` of the reference given the s
                 reference, `mismatched_nats` of the reference given another sentence's source. A suite that generates
                 adds `source`, `reference`, `hypothesis` (texts; the hypothesis may be empty), `new_tokens` (int,
                 generated) and `cut` (bool, ended by the suite's `max_new_tokens`)
+generation      suite, prompt, language, id, `source` (texts of the row), `prompt_text`, `references` (list of texts),
+                `hypothesis`, `new_tokens` and `cut` as for translation
+following       suite, prompt, language, id, `prompt_text`, `checks` (JSON), `hypothesis`, `new_tokens` and `cut`
 instructions    suite, language, id, `source` (name of the file or set), `nats`, `tokens`, `bytes` of the answer
 perplexity      suite, language, id, `nats`, `tokens`, `bytes` of the text without a prompt
 retrieval       suite, language, id, `rank` (0: the right translation is the nearest; ties count against the model),
@@ -30,7 +33,7 @@ lm_eval         suite, language, id, `task` (name by lm-evaluation-harness), `sc
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -42,6 +45,8 @@ from ialign_ray.config import (
     ChoiceSuite,
     ClassificationSuite,
     Experiment,
+    FollowingSuite,
+    GenerationSuite,
     InstructionSuite,
     LmEvalSuite,
     PerplexitySuite,
@@ -54,6 +59,8 @@ from ialign_ray.evaluation.metrics.classification import label_cells, predict, s
 from ialign_ray.evaluation.metrics.registry import (
     CHOICE,
     CLASSIFICATION,
+    FOLLOWING,
+    GENERATION,
     INSTRUCTIONS,
     LM_EVAL,
     METRICS,
@@ -63,14 +70,17 @@ from ialign_ray.evaluation.metrics.registry import (
     draw_metrics,
 )
 from ialign_ray.evaluation.scoring.choice_suites import choice_units
+from ialign_ray.evaluation.scoring.following_suites import following_rows, following_units
 from ialign_ray.evaluation.scoring.harness_suites import CHANCE, SCORE, harness_units, task_texts
 from ialign_ray.evaluation.scoring.prompted_suites import (
+    GenerationUnit,
     LabelUnit,
     LikelihoodUnit,
     RetrievalUnit,
     TranslationUnit,
     Unit,
 )
+from ialign_ray.evaluation.suites.answers import generation_rows
 from ialign_ray.evaluation.suites.choices import choice_rows
 from ialign_ray.evaluation.suites.load import (
     classification_rows,
@@ -156,34 +166,40 @@ class SuiteKind:
         """Title of the chief metric."""
         return METRICS[self.metric].title
 
-    @property
-    def titles(self) -> dict[str, str]:
-        """Metric -> title in tables; metrics that installed packages add to the kind come last."""
-        added = [m for m in METRICS if m not in METRICS.builtin and self.name in METRICS[m].kinds]
-        return {metric: METRICS[metric].title for metric in (*self.shown, *added)}
+    def titles(self, named: Sequence[str] = ()) -> dict[str, str]:
+        """Metric -> title in tables; metrics that a suite names come last."""
+        return {metric: METRICS[metric].title for metric in (*self.shown, *named) if metric in METRICS}
 
     def scored(self, scorer: str) -> str:
         """Value of the scorer column, `scorer` being the experiment's choice."""
         return self.scorer or scorer
 
-    def draw(self, rows: pd.DataFrame, unit: Ints, weights: Floats) -> dict[tuple[str, str], Floats]:
+    def draw(
+        self, rows: pd.DataFrame, unit: Ints, weights: Floats, named: Sequence[str] = ()
+    ) -> dict[tuple[str, str], Floats]:
         """Return (scorer, metric) -> draw vector (draws,) of one cell; arguments as the fields of `Cell`.
+
+        `named` are the metrics that the suite names in addition to those of its kind.
 
         Raises `DataError` for rows that cannot be measured.
         """
         single = {} if self.scorer is None else {self.scorer: Cell(rows, unit, weights, self.scorer)}
         cells = single or label_cells(rows, unit, weights)
         # scorers that agree share a cell, and are drawn once
-        drawn = {cell: draw_metrics(cell, self.name, self.shown) for cell in dict.fromkeys(cells.values())}
+        drawn = {cell: draw_metrics(cell, self.name, (*self.shown, *named)) for cell in dict.fromkeys(cells.values())}
         return {(scorer, name): d for scorer, cell in cells.items() for name, d in drawn[cell].items()}
 
 
 def suite_units(experiment: Experiment) -> list[Unit]:
     """The units of all suites, suites in order.
 
-    Raises DataError for a missing column, label or row, ConfigError for a language of no group.
+    Raises DataError for a missing column, label or row, ConfigError for a language of no group, or a metric that needs
+    a package which is not installed.
     """
     experiment.check_suites()
+    for metric in dict.fromkeys(name for suite in experiment.evaluate.suites for name in suite.named_metrics):
+        if metric in METRICS and (ready := METRICS[metric].ready):
+            ready()
     return [unit for suite in experiment.evaluate.suites for unit in SUITES[suite.kind].units(suite, experiment)]
 
 
@@ -202,6 +218,9 @@ def kind_of(suite: str, rows: pd.DataFrame, given: Mapping[str, str] | None) -> 
         return LM_EVAL
     if "label" in rows.columns:
         return CHOICE if "options" in rows.columns else CLASSIFICATION
+    for column, kind in (("references", GENERATION), ("checks", FOLLOWING)):
+        if column in rows.columns:
+            return kind
     directions = rows["language"].astype(str).str.fullmatch(r"[a-z]{2,3}(_[A-Z][a-z]{3})?-[a-z]{2,3}(_[A-Z][a-z]{3})?")
     return TRANSLATION if directions.all() else INSTRUCTIONS
 
@@ -232,6 +251,12 @@ def _retrieval(suite: RetrievalSuite, experiment: Experiment) -> Iterator[Unit]:
 def _instructions(suite: InstructionSuite, experiment: Experiment) -> Iterator[Unit]:
     rows = _measured(instruction_rows(suite, experiment.storage.data), "prompt", "target")
     yield LikelihoodUnit(suite.name, ALONE, rows)
+
+
+def _generation(suite: GenerationSuite, experiment: Experiment) -> Iterator[Unit]:
+    for prompt in suite.asked:
+        rows = generation_rows(suite, experiment, prompt).drop(columns="reference")
+        yield GenerationUnit(suite.name, prompt.name, rows, suite.max_new_tokens)
 
 
 def _measured(rows: pd.DataFrame, *texts: str) -> pd.DataFrame:
@@ -268,6 +293,26 @@ def _label_cost(rows: pd.DataFrame, scorer: str) -> Floats:
 def _nearest(rows: pd.DataFrame, scorer: str) -> Floats:
     right: Floats = np.asarray(rows["rank"] == 0, dtype=np.float64)
     return right
+
+
+def _far_from_references(rows: pd.DataFrame, scorer: str) -> Floats:
+    from ialign_ray.evaluation.metrics.generation import best_rouge_l  # sacrebleu: only if text was generated
+
+    return 1 - np.array([best_rouge_l(*row) for row in zip(rows["hypothesis"], rows["references"])], dtype=np.float64)
+
+
+def _all_met(rows: pd.DataFrame, scorer: str) -> Floats:
+    from ialign_ray.evaluation.metrics.checks import counts_met
+
+    met, given = counts_met(rows)
+    return np.asarray(met == given, dtype=np.float64)
+
+
+def _share_unmet(rows: pd.DataFrame, scorer: str) -> Floats:
+    from ialign_ray.evaluation.metrics.checks import counts_met
+
+    met, given = counts_met(rows)
+    return 1 - met / given
 
 
 def _nats(rows: pd.DataFrame, scorer: str) -> Floats:
@@ -370,6 +415,31 @@ SUITES: Final = Extensible(
             cost_name="1 - score",
             old="score",
             proof=1,
+        ),
+        GENERATION: SuiteKind(
+            GenerationSuite,
+            _generation,
+            ("prompt", "source", "prompt_text", "references", "hypothesis", "new_tokens", "cut"),
+            ("chrf", "chrf_over_copy", "rouge_l", "exact_match", "valid", "off_target"),
+            texts=lambda suite, experiment: generation_rows(suite, experiment, suite.asked[0])[
+                ["language", "id", "prompt", "reference"]
+            ],
+            cost=_far_from_references,
+            cost_name="1 - ROUGE-L",
+            proof=2,
+        ),
+        FOLLOWING: SuiteKind(
+            FollowingSuite,
+            lambda suite, experiment: following_units(suite, experiment.storage.data),
+            ("prompt", "prompt_text", "checks", "hypothesis", "new_tokens", "cut"),
+            ("followed", "checks_met", "cut"),
+            texts=lambda suite, experiment: following_rows(suite, experiment.storage.data, suite.asked[0])[
+                ["language", "id", "prompt", "checks"]
+            ],
+            right=_all_met,
+            cost=_share_unmet,
+            cost_name="share of checks not met",
+            old="score",
         ),
     },
 )

@@ -11,14 +11,13 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.config import ChoiceSuite
-from ialign_ray.config.suite_source import columns_of
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.corpus.readers import read_table
 from ialign_ray.errors import DataError
+from ialign_ray.evaluation.suites.faults import CORRECT, row_name, untranslated
 from ialign_ray.evaluation.suites.load import (
     CLUSTER,
     FOLDS,
-    ROW,
     language_rows,
     limited,
     of_split,
@@ -29,7 +28,6 @@ from ialign_ray.evaluation.suites.load import (
 _OPTIONS: Final = "_options"
 """Column with the options of a row, while the rows of a language are made."""
 _LETTERED: Final = re.compile(r"\s*\(?(\w)[.):]\s*(.*)", re.DOTALL)
-_CURE: Final = "correct the file, or leave the row out by `where`"
 
 
 def option_column(place: int) -> str:
@@ -53,7 +51,9 @@ def choice_rows(suite: ChoiceSuite, base: str) -> pd.DataFrame:
         options = suite.options_of(code)
         named = lists[options] if isinstance(options, str) else _of_columns(frame, options)
         known = frame.assign(**{_OPTIONS: named})
-        known = known[~_untranslated(suite, known, code)]
+        apart = isinstance(suite.choices, dict)
+        filled = known[_OPTIONS].map(lambda listed: any(option.strip() for option in listed)) if apart else None
+        known = known[~untranslated(suite, known, code, filled)]
         extra = [_OPTIONS, *_extra(suite)]
         found[code] = language_rows(suite.model_copy(update={"languages": [code]}), known, extra)[code]
     counts = {len(options) for rows in found.values() for options in rows[_OPTIONS]}
@@ -125,42 +125,17 @@ def _of_columns(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series:
     return pd.Series(made, frame.index, object)
 
 
-def _untranslated(suite: ChoiceSuite, frame: pd.DataFrame, code: str) -> pd.Series:
-    """Mask of rows without text in a language that has separate columns. Raises DataError for a text that is empty."""
-    wide = code in suite.columns
-    texts = columns_of(suite.columns[code] if wide or suite.long is None else suite.long.text)
-    blank = pd.DataFrame({slot: frame[c].fillna("").astype(str).str.strip() == "" for slot, c in texts.items()})
-    skipped = blank.all(axis=1) & (wide and len(suite.known) > 1)
-    if isinstance(suite.choices, dict):
-        skipped &= ~frame[_OPTIONS].map(lambda options: any(option.strip() for option in options))
-    asked = pd.Series(True, frame.index)
-    if not wide and suite.long is not None:
-        asked = frame[suite.long.language].astype(str) == suite.long.values[code]
-    wrong = blank[asked & ~skipped & blank.any(axis=1)]
-    if len(wrong):
-        slot = next(slot for slot in texts if wrong[slot].iloc[0])
-        where = _row(suite, code, frame.loc[wrong.index[0]])
-        raise DataError(f"{where}: column {texts[slot]!r} is empty; fill it, or leave the row out by `where`")
-    return skipped
-
-
-def _row(suite: ChoiceSuite, code: str, row: pd.Series) -> str:
-    named = row["id"] if "id" in row else row[suite.id or ROW]
-    called = f" (id {str(named)!r})" if suite.id else ""
-    return f"suite {suite.name!r}, row {int(row[ROW]) + 1}{called}, {code}"
-
-
 def _check_options(suite: ChoiceSuite, code: str, rows: pd.DataFrame, counts: set[int]) -> None:
     usual = max(counts)
     for place, options in enumerate(rows[_OPTIONS]):
         said = [option.strip() for option in options]
         wrong = None
         if len(said) < 2:
-            wrong = f"there {'is 1 option' if said else 'are 0 options'}, and a choice needs two; {_CURE}"
+            wrong = f"there {'is 1 option' if said else 'are 0 options'}, and a choice needs two; {CORRECT}"
         elif "" in said:
-            wrong = f"option {_letter(suite, said.index(''))} is empty; {_CURE}"
+            wrong = f"option {_letter(suite, said.index(''))} is empty; {CORRECT}"
         elif twice := [option for option in said if said.count(option) > 1]:
-            wrong = f"option {twice[0][:60]!r} is listed twice, and no model can choose between the two; {_CURE}"
+            wrong = f"option {twice[0][:60]!r} is listed twice, and no model can choose between the two; {CORRECT}"
         elif len(said) != usual:
             wrong = (
                 f"there are {len(said)} options, and other rows have {usual}; make a suite for each number of options, "
@@ -171,7 +146,7 @@ def _check_options(suite: ChoiceSuite, code: str, rows: pd.DataFrame, counts: se
         elif suite.permutations > usual:
             wrong = f"there are {usual} options, so permutations can be at most {usual}, not {suite.permutations}"
         if wrong:
-            raise DataError(f"{_row(suite, code, rows.iloc[place])}: {wrong}")
+            raise DataError(f"{row_name(suite, code, rows.iloc[place])}: {wrong}")
 
 
 def _letter(suite: ChoiceSuite, place: int) -> str:
@@ -196,14 +171,14 @@ def _labels(suite: ChoiceSuite, found: dict[str, pd.DataFrame]) -> dict[str, lis
     ]
     for one in answers:
         if not one.text:
-            where = _row(suite, one.code, found[one.code].iloc[one.place])
-            raise DataError(f"{where}: column {suite.answer!r} is empty; {_CURE}")
+            where = row_name(suite, one.code, found[one.code].iloc[one.place])
+            raise DataError(f"{where}: column {suite.answer!r} is empty; {CORRECT}")
     read = {meaning: [_position(suite, meaning, one) for one in answers] for meaning in _meanings(suite)}
     fitting = {meaning: places for meaning, places in read.items() if None not in places}
     if not fitting:
         meaning = min(read, key=lambda m: read[m].count(None))  # the one that fits most rows
         one = answers[read[meaning].index(None)]
-        where = _row(suite, one.code, found[one.code].iloc[one.place])
+        where = row_name(suite, one.code, found[one.code].iloc[one.place])
         cure = "correct it, or set answer_is and answer_base"
         due = _due(suite, meaning, len(one.options))
         raise DataError(f"{where}: column {suite.answer!r} holds {one.text[:60]!r}, {due}; {cure}")

@@ -12,6 +12,7 @@ from ialign_ray.config import (
     ChoiceSuite,
     ClassificationSuite,
     Experiment,
+    GenerationSuite,
     InstructionSuite,
     LmEvalSuite,
     PerplexitySuite,
@@ -100,7 +101,9 @@ def _check_labels(suite: ClassificationSuite, column: pd.Series, labels: list[st
         raise DataError(f"suite {suite.name!r}: label {sorted(absent)[0]!r} occurs in no row; remove it from labels")
 
 
-def of_split(suite: ClassificationSuite | ChoiceSuite, rows: pd.DataFrame, value: object) -> pd.DataFrame:
+def of_split(
+    suite: ClassificationSuite | ChoiceSuite | GenerationSuite, rows: pd.DataFrame, value: object
+) -> pd.DataFrame:
     """Return the rows with a value in the suite's `split_column`; all without such a column."""
     return rows if suite.split_column is None else rows[rows[suite.split_column] == value]
 

@@ -125,6 +125,7 @@ def test_a_metric_of_a_package_is_in_every_table(install, experiment_data, tmp_p
 
 def test_what_falls_is_bold_where_the_declaration_says_so(install, experiment_data, tmp_path):
     install({"ialign.metrics": {"error_rate": "ERRORS"}})
+    experiment_data["evaluate"]["suites"][0]["also"] = ["error_rate"]
     m = material(experiment_data, tmp_path)
     better = [{"mood": frame.assign(**{s: [10 * x for x in np.eye(2)[frame["label"]]] for s in ("sum",)})}
               for frame in (seed["mood"] for seed in m.runs["control"])]  # fmt: skip
@@ -138,6 +139,7 @@ def test_what_falls_is_bold_where_the_declaration_says_so(install, experiment_da
 
 def test_a_metric_that_fails_is_reported_and_left_out(install, experiment_data, tmp_path, caplog):
     install({"ialign.metrics": {"broken": "BROKEN", "short": "SHORT"}})
+    experiment_data["evaluate"]["suites"][0]["also"] = ["broken", "short"]
     m = material(experiment_data, tmp_path)
     results = analyse(m.experiment, m.runs, {}).results
     assert {"f1_weighted", "accuracy"} <= set(results["metric"])
@@ -180,11 +182,7 @@ def test_a_kind_of_a_package_is_scored_measured_judged_and_shown(install, experi
     ("groups", "change", "parts"),
     [
         ({}, {}, ["evaluate.suites.0.kind is 'lengths', but it is not known; use one of classification"]),
-        (
-            {"lengths": "LENGTHS"},
-            {"kind": "length"},
-            ["evaluate.suites.0.kind is 'length'", "lm_eval, lengths"],
-        ),
+        ({"lengths": "LENGTHS"}, {"kind": "length"}, ["evaluate.suites.0.kind is 'length'", ", lengths"]),
         ({"lengths": "LENGTHS"}, {"above": "x"}, ["evaluate.suites.0.above is 'x'"]),
         ({"lengths": "LENGTHS"}, {"columns": {}}, ["evaluate.suites.0: no language has a column"]),
         ({"lengths": "MISSING"}, {}, ["evaluate.suites.0.kind is 'lengths', but plug-in kit", "ialign.suites"]),
@@ -205,8 +203,28 @@ def test_built_in_kinds_import_no_package(install, experiment_data):
     install({"ialign.suites": {"lengths": "LENGTHS"}}, "raise RuntimeError('loaded')")
     build_experiment(experiment_data, "test")
     assert "kit_code" not in sys.modules
-    texts = {"classification", "choice", "translation", "perplexity", "retrieval", "instructions"}
-    assert set(SUITES.builtin) == {*texts, "lm_eval"}
+    assert "lengths" not in SUITES.builtin
+
+
+def test_a_metric_is_imported_only_for_a_suite_that_names_it(install, experiment_data, tmp_path):
+    install({"ialign.metrics": {"error_rate": "ERRORS", "broken": "BROKEN"}}, CODE + "\nimport kit_imported\n")
+    m = material(experiment_data, tmp_path)
+    results = analyse(m.experiment, m.runs, {}).results
+    suite_columns(m.experiment.evaluate.suites[0], results, "sum")
+    assert "kit_code" not in sys.modules
+    assert "error_rate" not in set(results["metric"])
+    experiment_data["evaluate"]["suites"][0]["also"] = ["error_rate"]
+    with pytest.raises(ConfigError, match="kit_imported"):
+        build_experiment(experiment_data, "test")
+
+
+@pytest.mark.parametrize(
+    ("also", "part"), [(["nope"], "also is 'nope'"), (["comet"], "also is 'comet'"), ("x", "also")]
+)
+def test_further_metrics_that_are_wrong(experiment_data, also, part):
+    experiment_data["evaluate"]["suites"][0]["also"] = also
+    with pytest.raises(ConfigError, match=part):
+        build_experiment(experiment_data, "test")
 
 
 @pytest.mark.parametrize(

@@ -28,6 +28,19 @@ COLUMNS = {
     "instructions": ("suite", "language", "id", "source", "nats", "tokens", "bytes"),
     "perplexity": ("suite", "language", "id", "nats", "tokens", "bytes"),
     "retrieval": ("suite", "language", "id", "rank", "surface_rank", "candidates"),
+    "generation": (
+        "suite",
+        "prompt",
+        "language",
+        "id",
+        "source",
+        "prompt_text",
+        "references",
+        "hypothesis",
+        "new_tokens",
+        "cut",
+    ),
+    "following": ("suite", "prompt", "language", "id", "prompt_text", "checks", "hypothesis", "new_tokens", "cut"),
 }
 GENERATED = ("source", "reference", "hypothesis", "new_tokens", "cut")
 
@@ -51,6 +64,10 @@ def experiment(experiment_data):
         {"kind": "classification", "name": "pairs", "path": "suite.parquet", "columns": pair, "id": "sid",
          "labels": {"bad": {"eng": "no"}, "good": {"eng": "yes"}},
          "prompts": [{"name": "p", "text": "{hypothesis}? {premise}"}]},
+        texts | {"kind": "generation", "name": "open", "reference": {c: c for c in columns}, "max_new_tokens": 4,
+                 "prompts": [{"name": "p", "text": "Repeat in {language}: {text}"}]},
+        {"kind": "following", "name": "obey", "path": "pocket:following", "test_limit": 3, "max_new_tokens": 4,
+         "long": {"language": "language", "text": "prompt", "join": "item", "values": {"eng": "eng", "ind": "ind"}}},
     ]  # fmt: skip
     return build_experiment(experiment_data, "test")
 
@@ -85,7 +102,8 @@ def test_frames_hold_their_columns_and_every_shown_metric_is_measured(experiment
         measured = measure(frame, ResamplingPlan(groups, {suite.name: suite.kind}, resamples=10))
         metrics = {key.metric for key in measured.measures}
         shown = set(SUITES[suite.kind].shown)
-        assert shown <= metrics | ({"chrf", "bleu", "chrf_over_copy"} if suite.name == "mt" else set()), suite.name
+        absent = {"mt": {"chrf", "bleu", "chrf_over_copy"}, "open": {"off_target"}}  # too few texts to identify
+        assert shown <= metrics | absent.get(suite.name, set()), suite.name
         assert {key.prompt for key in measured.measures} >= {"all"}
 
 

@@ -59,7 +59,7 @@ def test_a_resample_scores_what_sacrebleu_says_of_its_sentences(scorer):
     _, references, hypotheses = corpus(rows=25, seed=1)
     unit = np.array([k // 2 for k in range(25)])  # two rows a sentence
     weights = resample_weights(13, 6, seed=3)
-    draws = corpus_draws(scorer, weights, unit, hypotheses, references)
+    draws = corpus_draws(scorer, weights, unit, hypotheses, [references])
     for draw in range(7):
         rows = [r for r in range(25) for _ in range(int(weights[unit[r], draw]))]
         drawn = [hypotheses[r] for r in rows], [[references[r] for r in rows]]
