@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
 import pandas as pd
 
@@ -20,6 +21,9 @@ COLUMNS = (
 )  # fmt: skip
 """Columns of `context_table`: the score with its 95 % interval, its paired change from the same model without a
 context, the score of the exemplars' vote without any model, and the share of answers equal to that of the nearest."""
+
+NO_CONTEXTS: Final = pd.DataFrame(columns=list(COLUMNS), dtype=object)
+"""A table without any."""
 
 
 def model_and_context(run: str, experiment: Experiment) -> tuple[str, str]:

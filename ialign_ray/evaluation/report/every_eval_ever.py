@@ -27,6 +27,8 @@ from ialign_ray.version import __version__
 SCHEMA: Final = "0.3.0"
 PUBLISHED: Final = ("model", "evaluation", "metric", "value", "low", "high", "n", "source")
 """Columns of a table of published scores."""
+NOT_PUBLISHED: Final = pd.DataFrame(columns=list(PUBLISHED), dtype=object)
+"""A table without any."""
 Relationship = Literal["first_party", "third_party", "collaborative", "other"]
 
 

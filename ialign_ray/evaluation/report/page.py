@@ -10,9 +10,11 @@ import pandas as pd
 
 from ialign_ray.config import Experiment, dump_yaml
 from ialign_ray.evaluation.metrics.baselines import BASELINES
-from ialign_ray.evaluation.metrics.registry import in_words
+from ialign_ray.evaluation.metrics.registry import METRICS, in_words
 from ialign_ray.evaluation.report import page_charts, page_history
+from ialign_ray.evaluation.report.contexts import NO_CONTEXTS
 from ialign_ray.evaluation.report.declared import MARK, declared, declared_note
+from ialign_ray.evaluation.report.every_eval_ever import NOT_PUBLISHED
 from ialign_ray.evaluation.report.inputs import ReportInputs
 from ialign_ray.evaluation.report.overview_tables import NOTE, overview_rows
 from ialign_ray.evaluation.report.page_examples import suite_texts, worst_examples
@@ -25,11 +27,17 @@ from ialign_ray.pages.charts import Figure, colours
 
 
 def render_page(
-    material: ReportInputs, analysis: Analysis, tasks: pd.DataFrame, hints: Mapping[str, Any] | None = None
+    material: ReportInputs,
+    analysis: Analysis,
+    tasks: pd.DataFrame,
+    hints: Mapping[str, Any] | None = None,
+    published: pd.DataFrame = NOT_PUBLISHED,
+    contexts: pd.DataFrame = NO_CONTEXTS,
 ) -> str:
     """The page as HTML. Scripts run by their hash alone: none that came with a text can run.
 
-    `tasks` as from `harness.run_tasks`, or empty; `hints` has the `text` and `rows` of a table of membership hints.
+    `tasks` as from `harness.run_tasks`, or empty; `hints` has the `text` and `rows` of a table of membership hints;
+    `published` as from `every_eval_ever.read_published`, `contexts` as from `contexts.context_table`.
     """
     experiment, folders = material.experiment, material.folders
     texts, untold = suite_texts(experiment)
@@ -44,7 +52,9 @@ def render_page(
         in_words=in_words,
         groups=experiment.languages.groups(),
         heat=heat_maps(experiment, analysis.languages),
-        scores=group_scores(experiment, analysis.results),
+        scores=group_scores(experiment, analysis.results, published),
+        published=published.to_dict("records"),
+        contexts=contexts.to_dict("records"),
         prompts=prompt_rows(experiment, analysis.results),
         charts=_charts(experiment, analysis, folders),
         data=page_history.data_counts(folders),
@@ -93,24 +103,34 @@ def _heat_cell(row: Mapping[Any, Any], strongest: float) -> dict[str, Any]:
     }
 
 
-def group_scores(experiment: Experiment, results: pd.DataFrame) -> list[dict[str, Any]]:
-    """Scores of each suite's main metric: one row per run, one column per group."""
+def group_scores(experiment: Experiment, results: pd.DataFrame, published: pd.DataFrame) -> list[dict[str, Any]]:
+    """Scores of each suite's main metric: one row per run, then one per published model; one column per group.
+
+    A published score (`every_eval_ever.PUBLISHED`) is that of a suite's group if its evaluation is called SUITE/GROUP,
+    or SUITE for all languages, and its metric as ours.
+    """
     found = []
     for suite in experiment.evaluate.suites:
         kind = SUITES[suite.kind]
-        part = _chief(results, suite.name, kind.metric, kind.scored(experiment.evaluate.scorer))
+        metric = kind.chief(suite)
+        part = _chief(results, suite.name, metric, kind.scored(experiment.evaluate.scorer))
         scopes = sorted(s for s in part["scope"].unique() if s.startswith("group:")) or ["all"]
         cells = {(row["run"], row["scope"]): row for row in part.to_dict("records")}
-        if cells:
-            runs = row_order(part["run"].unique())
-            of = {
-                "suite": suite.name,
-                "title": kind.title,
-                "runs": runs,
-                "scopes": scopes,
-                "cells": cells,
-            }
-            found.append(of | {"baselines": BASELINES})
+        if not cells:
+            continue
+        title = METRICS[metric].title
+        of_metric = published[published["metric"].str.casefold().isin([metric.casefold(), title.casefold()])]
+        others: dict[str, None] = {}
+        for row in of_metric.to_dict("records"):
+            scope = {f"{suite.name}/{s.removeprefix('group:')}": s for s in scopes} | {suite.name: "all"}
+            place = scope.get(row["evaluation"])
+            if place in scopes:
+                name = f"{row['model']} ({row['source']})"
+                others[name] = None
+                cells[name, place] = {key: math.nan if pd.isna(value) else value for key, value in row.items()}
+        runs = row_order(part["run"].unique())
+        of = {"suite": suite.name, "title": title, "runs": [*runs, *others], "scopes": scopes, "cells": cells}
+        found.append(of | {"baselines": (*BASELINES, *others)})
     return found
 
 
@@ -119,7 +139,7 @@ def prompt_rows(experiment: Experiment, results: pd.DataFrame) -> list[dict[str,
     rows: list[dict[str, Any]] = []
     for suite in experiment.evaluate.suites:
         kind = SUITES[suite.kind]
-        part = _chief(results, suite.name, kind.metric, kind.scored(experiment.evaluate.scorer))
+        part = _chief(results, suite.name, kind.chief(suite), kind.scored(experiment.evaluate.scorer))
         if "prompts" in part.columns:
             several = part[(part["prompts"] > 1) & part["scope"].str.startswith("group:")]
             rows += [{str(k): v for k, v in row.items()} for row in several.sort_values("scope").to_dict("records")]

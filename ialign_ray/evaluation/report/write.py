@@ -10,9 +10,9 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import ChoiceSuite, ClassificationSuite, Experiment, GenerationSuite, Suite
-from ialign_ray.evaluation.report.contexts import context_table, printed_contexts
+from ialign_ray.evaluation.report.contexts import NO_CONTEXTS, context_table, printed_contexts
 from ialign_ray.evaluation.report.declared import declared, declared_note, declared_notes, marked
-from ialign_ray.evaluation.report.every_eval_ever import read_published, write_every_eval_ever
+from ialign_ray.evaluation.report.every_eval_ever import NOT_PUBLISHED, read_published, write_every_eval_ever
 from ialign_ray.evaluation.report.inputs import ReportInputs, find_material, gather, joined, load_material
 from ialign_ray.evaluation.report.overview_tables import NOTE, overview_table
 from ialign_ray.evaluation.report.tables import bias_table, suite_columns, table
@@ -66,7 +66,7 @@ def report_again(
     baselines, notes = fit_baselines(material.experiment, material.baselines, again=True)
     tasks = pd.concat([read_tasks(path) for path in found.values()], ignore_index=True).drop_duplicates()
     hints = pd.concat([read_membership(path) for path in found.values()], ignore_index=True).drop_duplicates()
-    write_report(replace(material, baselines=baselines, notes=notes), folder, console, tasks, hints)
+    write_report(replace(material, baselines=baselines, notes=notes), folder, console, tasks, hints, others)
     if not others.empty:
         write_text(folder / "published.csv", others.to_csv(index=False))
         console.print(published_table(others))
@@ -92,9 +92,10 @@ def write_report(
     console: Console,
     tasks: pd.DataFrame | None = None,
     hints: pd.DataFrame | None = None,
+    published: pd.DataFrame = NOT_PUBLISHED,
 ) -> list[Statement]:
     """Analyse, print and write RESULTS.md, the CSV and parquet tables and the page, which shows `tasks` of the harness
-    and `hints` of membership too (left out: those in `folder`)."""
+    and `hints` of membership too (left out: those in `folder`), and `published` scores next to ours."""
     hints = read_membership(folder) if hints is None else hints
     analysis = analyse(material.experiment, material.runs, material.baselines)
     leaks = [Statement("", "warning", TRAINED_ON, f"{warning}.") for warning in material.warnings]
@@ -116,7 +117,9 @@ def write_report(
     if len(hints):
         console.print(BlockTable(HINT_HEADER, hint_rows(hints)))
     write_text(folder / "RESULTS.md", _markdown(material, analysis, text, hints))
-    write_page(material, analysis, folder, console, read_tasks(folder) if tasks is None else tasks, hints)
+    write_page(
+        material, analysis, folder, console, read_tasks(folder) if tasks is None else tasks, hints, published, contexts
+    )
     return analysis.statements
 
 
@@ -144,9 +147,11 @@ def write_page(
     console: Console,
     tasks: pd.DataFrame,
     hints: pd.DataFrame | None = None,
+    published: pd.DataFrame = NOT_PUBLISHED,
+    contexts: pd.DataFrame = NO_CONTEXTS,
 ) -> None:
     """Write the CSV and parquet tables and the page; `tasks` as from `harness.run_tasks`, `hints` as from
-    `membership.membership_table`, or empty."""
+    `membership.membership_table`, the others as of `render_page`, or empty."""
     from ialign_ray.evaluation.report.page import render_page  # altair and vl-convert: seconds of imports
 
     known = declared(material.experiment)
@@ -156,7 +161,9 @@ def write_page(
         write_text(folder / f"{name}.csv", frame.to_csv(index=False))
         write_bytes(folder / f"{name}.parquet", frame.to_parquet(index=False))
     shown = [] if hints is None else hint_rows(hints)
-    write_text(folder / PAGE, render_page(material, analysis, tasks, {"text": HINTS, "rows": shown}))
+    write_text(
+        folder / PAGE, render_page(material, analysis, tasks, {"text": HINTS, "rows": shown}, published, contexts)
+    )
     console.print(f"Report: {folder / PAGE}", soft_wrap=True, highlight=False)
 
 

@@ -54,7 +54,9 @@ def test_published_scores_are_shown_next_to_ours(shared, capsys):
         "source_metadata": {"source_organization_name": "HELM"},
         "model_info": {"id": "lab/other-model"},
         "evaluation_results": [
-            {"evaluation_name": "mood/jav", "metric_config": {"metric_id": "f1"}, "score_details": {"score": 0.73}}
+            {"evaluation_name": "mood/jav", "metric_config": {"metric_id": "f1"}, "score_details": {"score": 0.73}},
+            {"evaluation_name": "mood/L2", "metric_config": {"metric_id": "f1"}, "score_details": {"score": 0.617}},
+            {"evaluation_name": "mood/L2", "metric_config": {"metric_id": "wer"}, "score_details": {"score": 0.5}},
         ],
     }
     file = shared / "theirs.json"
@@ -62,6 +64,10 @@ def test_published_scores_are_shown_next_to_ours(shared, capsys):
     report_again([shared.parent / "out"], None, Console(width=200), published=[file])
     assert "lab/other-model" in capsys.readouterr().out
     stored = pd.read_csv(shared.parent / "out" / "published.csv")
+    page = (shared.parent / "out" / "report.html").read_text(encoding="utf-8")
+    beside = page[page.index('id="scores"') : page.index("Published scores")]
+    assert beside.count("lab/other-model (HELM)") == 1
+    assert "0.617" in beside
     assert stored.loc[0, ["model", "metric", "value", "source"]].tolist() == ["lab/other-model", "f1", 0.73, "HELM"]
 
 
