@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pandas as pd
 from rich.console import Console
@@ -12,10 +12,11 @@ from ialign_ray.config.contexts import NO_CONTEXT
 from ialign_ray.evaluation.scoring.actors import ScoringProgress, layout, score_on_replicas, scoring_progress
 from ialign_ray.evaluation.scoring.context_suites import contexted_units
 from ialign_ray.evaluation.scoring.predictions import row_keys
-from ialign_ray.evaluation.scoring.prompted_suites import Unit
+from ialign_ray.evaluation.scoring.prompted_suites import LikelihoodUnit, Unit
 from ialign_ray.evaluation.scoring.suite_kinds import suite_units
 from ialign_ray.evaluation.scoring.worker import Subject, Work, plan_work, store_of
 from ialign_ray.evaluation.suites.load import CLUSTER
+from ialign_ray.terminal import say
 
 
 def predict_models(
@@ -33,7 +34,25 @@ def predict_models(
     if work.shards:
         with scoring_progress(console, work.rows()) as advance:
             _score(experiment, work, advance)
-    return [_stored(subject, work) for subject in subjects]
+    found = [_stored(subject, work) for subject in subjects]
+    for warning in dict.fromkeys(_refused(work, frames) for frames in found):
+        if warning:
+            say(console, f"warning: {warning}")
+    return found
+
+
+def _refused(work: Work, frames: Mapping[str, pd.DataFrame]) -> str:
+    """Names the conversations that have no score."""
+    lost = [
+        (unit.suite, len(unit.rows), gone)
+        for unit in work.units
+        if isinstance(unit, LikelihoodUnit) and unit.suite in frames
+        if (gone := sorted(set(unit.rows["id"]) - set(frames[unit.suite]["id"])))
+    ]
+    return "; ".join(
+        f"{suite}: the chat template refuses {len(gone)} of {n} conversations, which have no score (first: {gone[0]})"
+        for suite, n, gone in lost
+    )
 
 
 def _score(experiment: Experiment, work: Work, advance: ScoringProgress) -> None:

@@ -95,18 +95,27 @@ class LikelihoodUnit(Unit):
     """Nats of a target given its prompt or the turns before it, or of the target alone if the rows have no prompt."""
 
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
-        """The rows' columns without prompt and target, nats, tokens and bytes."""
+        """The rows' columns without prompt and target, nats, tokens and bytes; no token of a conversation that the chat
+        template refuses."""
         targets = list(rows["target"])
         frame = rows.drop(columns=["prompt", "target", TURNS, "length"], errors="ignore")
         if "prompt" in rows.columns:
             turns = rows.get(TURNS, pd.Series("", rows.index))
             asked = [json.loads(before) if before else text for before, text in zip(turns, rows["prompt"], strict=True)]
-            found = scorer.nats(asked, targets)
+            taken = np.array([scorer.accepts(one) for one in asked], bool)
+            nats, tokens = np.full(len(rows), np.nan), np.zeros(len(rows), np.int64)
+            if taken.any():
+                chosen = np.flatnonzero(taken)
+                nats[taken], tokens[taken] = scorer.nats([asked[k] for k in chosen], [targets[k] for k in chosen])
         else:
-            found = scorer.free_nats(targets)
-        frame["nats"], frame["tokens"] = found
+            nats, tokens = scorer.free_nats(targets)
+        frame["nats"], frame["tokens"] = nats, tokens
         frame["bytes"] = [len(target.encode()) for target in targets]
         return frame
+
+    def finish(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """The predictions without conversations that were refused."""
+        return predictions[predictions["tokens"] > 0].reset_index(drop=True)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from ialign_ray.inference.continuations import score_tokens
 from ialign_ray.inference.embedding import Layer, embed
 from ialign_ray.inference.generation import Generation, generate
 from ialign_ray.inference.scoring import LabelScores, score_continuations, score_labels
-from ialign_ray.tokens.chat import Turn
+from ialign_ray.tokens.chat import RefusedTurnsError, Turn
 from ialign_ray.tokens.encode import Encoder
 
 
@@ -104,6 +104,14 @@ class Scorer:
         """Mean hidden state of each text [n, H], with the tokenizer's special tokens, without a prompt."""
         ids = [self.encoder.texts.framed(text)[: self._room] for text in texts]
         return embed(self.model, ids, layer=layer, max_batch_tokens=self.batch_tokens)
+
+    def accepts(self, prompt: str | Sequence[Turn]) -> bool:
+        """Return False for turns that the chat template refuses."""
+        try:
+            self._asked(prompt)
+        except RefusedTurnsError:
+            return False
+        return True
 
     def _asked(self, prompt: str | Sequence[Turn]) -> list[int]:
         return self.encoder.prompt(prompt) if isinstance(prompt, str) else self.encoder.conversation(prompt)

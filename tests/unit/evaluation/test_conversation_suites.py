@@ -42,6 +42,21 @@ def test_the_last_answer_is_scored_after_the_turns(unit, family):
     assert set(frame.columns) == {"suite", "language", "id", "source", "nats", "tokens", "bytes"}
 
 
+def test_a_conversation_that_the_template_refuses_is_left_out(experiment_data, tmp_path):
+    good = [{"role": r, "content": "x y"} for r in ("user", "assistant")]
+    twice = [{"role": r, "content": "x y"} for r in ("user", "user", "assistant")]
+    rows = [{"id": "good", "messages": good}, {"id": "twice", "messages": twice}]
+    (tmp_path / "chats.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    experiment_data["evaluate"]["suites"] = [{"kind": "instructions", "name": "chats", "path": "chats.jsonl"}]
+    [unit] = suite_units(build_experiment(experiment_data, "x"))
+    config = CAUSAL["llama"]
+    config.vocab_size = 500
+    encoder = Encoder.of(tokenizer("byte-level", "gemma"), "auto", "\n")
+    predicted = unit.predict(Scorer(seeded(config).eval(), encoder, 4096), unit.rows)
+    assert predicted["tokens"].eq(0).tolist() == [False, True]
+    assert unit.finish(predicted)["id"].tolist() == ["chats.jsonl:good"]
+
+
 def test_a_suite_of_single_requests_has_no_turns(experiment_data):
     experiment_data["evaluate"]["suites"] = [{"kind": "instructions", "name": "old", "path": "old.jsonl"}]
     [unit] = suite_units(build_experiment(experiment_data, "x"))
