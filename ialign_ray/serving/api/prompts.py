@@ -17,7 +17,7 @@ from ialign_ray.serving.api.tokeniser import Tokeniser
 from ialign_ray.serving.protocol import Served
 from ialign_ray.tasks.alignment import FALLBACK
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
-from ialign_ray.tokens.chat import RefusedTurnsError
+from ialign_ray.tokens.chat import RefusedTurnsError, Turn
 
 
 def chat_prompt(tokeniser: Tokeniser, messages: Sequence[Message]) -> list[int]:
@@ -25,14 +25,19 @@ def chat_prompt(tokeniser: Tokeniser, messages: Sequence[Message]) -> list[int]:
 
     Without a chat template it has the form of `Encoder.conversation`. Raises ApiError as `Tokeniser.prompt` does.
     """
+    turns: list[Turn] = [{"role": m.role.replace("developer", "system"), "content": m.text} for m in messages]
+    return turns_prompt(tokeniser, turns, "messages")
+
+
+def turns_prompt(tokeniser: Tokeniser, turns: Sequence[Turn], param: str) -> list[int]:
+    """Encode turns up to the beginning of the answer. Raises ApiError, which names `param` if a turn is refused."""
     encoder = tokeniser.served.encoder
-    turns = [{"role": m.role.replace("developer", "system"), "content": m.text} for m in messages]
     tokeniser.checked("".join(turn["content"] for turn in turns), "prompt")
     try:
         return [int(i) for i in encoder.conversation(turns)]
     except RefusedTurnsError as error:
         message = "the model's chat template does not accept these roles in this order"
-        raise wrong("messages", message if encoder.chat else str(error)) from error
+        raise wrong(param, message if encoder.chat else str(error)) from error
 
 
 def known_ids(served: Served, ids: Sequence[int]) -> list[int]:
