@@ -9,8 +9,10 @@ from typing import Any, Final
 from ialign_ray.config.contexts import NO_CONTEXT, ContextConfig, ContextPairs, ExemplarConfig
 from ialign_ray.config.serve import LimitsConfig
 from ialign_ray.config.slots import filled_length
+from ialign_ray.corpus.identity import lines_of, text_key
 from ialign_ray.errors import DataError
 from ialign_ray.incontext.prompts import (
+    SEPARATOR,
     Context,
     ContextBlock,
     Prompt,
@@ -143,6 +145,57 @@ class LabelContext:
     def block_text(self, block: ContextBlock) -> str:
         """The text of one block."""
         return block.texts["line"] if block.answer is None else fill(self.template, block.texts)[0] + block.answer
+
+
+@dataclass(frozen=True)
+class PairMemory:
+    """Translation pairs for requests: a model's context, or those of a request."""
+
+    stored: StoredContext
+    name: str | None
+    source: str | None = None
+    """Language of the texts; None if unknown, as in a conversation."""
+    target: str | None = None
+    spoken: str = "eng"
+    """Language of the request, in which languages are named."""
+    names: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, given: PairContext | None, served: Served, limits: LimitsConfig, **about: Any) -> PairMemory | None:
+        """The memory of a request; None without a context. Raises ApiError (400) if the context has no pairs."""
+        if given is None:
+            return None
+        languages = (about.get("source"), about.get("target"))
+        if given.name is None:
+            return cls(own_pairs(given, *languages, limits), None, **about)
+        if (kept := named_context(given, served)) is None:
+            return None
+        if kept.settings.pairs is None or not kept.pairs:
+            message = f"context {kept.name!r} has labels and no pairs; use it in /v1/classify, or give pairs"
+            raise wrong("context", message)
+        return cls(kept, kept.name, **about)
+
+    def find(self, text: str) -> PromptContext:
+        """Find the pairs of one text, without those that it quotes. Raises ApiError (400) if the pool has no other."""
+        try:
+            found = self.stored.similar_pairs(text, self.source, self.target)
+        except DataError as error:
+            raise wrong("context", str(error)) from error
+        quoted = {text_key(part) for part in lines_of(text)}
+        pairs = [p for p in found.items if text_key(p.source) not in quoted]
+        blocks = Context(before=pair_blocks(pairs, self.spoken, self.names))
+        refused = found.refused + len(found.items) - len(pairs)
+        return PromptContext(self.name, blocks, (), pairs, refused, self.stored.settings.max_tokens)
+
+
+def before_request(context: Context, request: str) -> str:
+    """A request after the lines of a context."""
+    return SEPARATOR.join([*(block.texts["line"] for block in context.before), request])
+
+
+def line_text(block: ContextBlock) -> str:
+    """The text of a block that is a line."""
+    return block.texts["line"]
 
 
 def encoded(tokeniser: Tokeniser, prompt: Prompt) -> list[int]:

@@ -85,14 +85,14 @@ class Wording:
     """Wording of translation requests: the first template of the model's training that names both languages."""
 
     def __init__(self, served: Served, prompt_language: str | None) -> None:
-        self._names = served.experiment.languages.names if served.experiment is not None else {}
+        self.names = served.experiment.languages.names if served.experiment is not None else {}
         sets = _sets(tuple(served.experiment.tasks.templates) if served.experiment is not None else ())
         spoken = None if prompt_language is None else language_of(prompt_language, "prompt_language", None)
         fitting = [one for one in sets if spoken in (None, one.language)]
         if not fitting:
             have = ", ".join(one.language for one in sets)
             raise wrong("prompt_language", f"the model was not trained with requests in that language, but in {have}")
-        self._language = fitting[0].language
+        self.language = fitting[0].language
         both = [
             t.input
             for t in fitting[0].tasks[FALLBACK]
@@ -103,7 +103,7 @@ class Wording:
     def of(self, text: str, source: str, target: str) -> str:
         """Build the request to translate a text."""
         called = {
-            f"{side}_language": display_name(code, self._language, self._names)
+            f"{side}_language": display_name(code, self.language, self.names)
             for side, code in (("source", source), ("target", target))
         }
         return fill(self._template, {"source": text}, called)[0]

@@ -4,14 +4,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from serving_app import CHAT_TEMPLATE, error_of, experiment, running, served
-from serving_app import with_chat as chatting
+from serving_app import error_of, running
 
 from ialign_ray.config.contexts import ContextConfig
 from ialign_ray.config.serve import LimitsConfig, ServeConfig
 from ialign_ray.evaluation.scoring.scorer import Scorer
 from ialign_ray.incontext.stored import ContextExemplar, ContextPair, ExemplarPool, StoredContext
 from ialign_ray.inference.calibration import CONTENT_FREE, label_values
+from ialign_ray.inference.generation import generate
 from ialign_ray.serving.api import KeyRing, new_key
 
 CLASSIFY, TRANSLATE, CHAT = "/v1/classify", "/v1/translate", "/v1/chat/completions"
@@ -50,8 +50,6 @@ def carried(**settings):
 
 @pytest.fixture(scope="module")
 def api(tiny_model, tiny_tokenizer):
-    from ialign_ray.serving.engine.engine import TransformersEngine  # noqa: F401
-
     with running(tiny_model, tiny_tokenizer) as one:
         trained = one.library.served["trained"]
         one.library.served["mine/3"] = replace(trained, id="mine/3", context=carried())
@@ -181,6 +179,79 @@ def test_a_line_names_the_labels_of_both_languages(api):
     assert list(found["scores"].values()) == pytest.approx(np.asarray(expected).tolist(), abs=1e-3)
 
 
+# --- translation memory
+
+
+def answers(api, prompts, count, name="plain"):
+    encoder = api.library.served[name].encoder
+    asked = [encoder.prompt(p) if isinstance(p, str) else encoder.conversation(p) for p in prompts]
+    return [a.text.strip() for a in generate(api.engine.model, encoder.tokenizer, asked, max_new_tokens=count)]
+
+
+def test_similar_pairs_precede_a_translation_and_come_back(api):
+    found = first(api.post(TRANSLATE, TRANSLATED | {"context": {"pairs": PAIRS, "k": 1}}))
+    (pair,) = found["context"]["pairs"]
+    assert (pair["id"], pair["target"], pair["target_language"]) == ("1", "Bocah mangan sega.", "jav")
+    prompt = (
+        '"The child eats rice." (English) means "Bocah mangan sega." (Javanese).\n\n'
+        "Translate the following text from English to Javanese.\nThe child eats."
+    )
+    assert found["text"] == answers(api, [prompt], 4)[0]
+
+
+def test_a_translation_finds_the_pairs_that_the_model_carries_in_both_directions(api):
+    body = TRANSLATED | {"model": "mine/3", "texts": ["the goats eat"], "context": "icl"}
+    there = first(api.post(TRANSLATE, body))["context"]
+    assert (there["name"], [p["id"] for p in there["pairs"]]) == ("icl", ["t1"])
+    back = first(api.post(TRANSLATE, body | {"source": "jav", "target": "eng", "texts": ["wedhus mangan"]}))["context"]
+    assert [(p["source"], p["target"]) for p in back["pairs"]] == [("wedhus", "goats")]
+    assert "context" not in first(api.post(TRANSLATE, body | {"context": "none"}))
+
+
+@pytest.mark.parametrize("text", ["the child EATS rice.", "The house is big."])
+def test_a_text_is_never_in_its_own_memory(api, text):
+    found = first(api.post(TRANSLATE, TRANSLATED | {"texts": [text], "context": {"pairs": PAIRS}}))
+    assert text.casefold() not in [p["source"].casefold() for p in found["context"]["pairs"]]
+    assert (len(found["context"]["pairs"]), found["context"]["refused"]) == (1, 1)
+    quoted = [{"role": "user", "content": f"Please translate this into good Javanese:\n{text}"}]
+    said = api.post(CHAT, SAID | {"messages": quoted, "context": {"pairs": PAIRS}}).json()
+    assert text.casefold() not in [p["source"].casefold() for p in said["context"]["pairs"]]
+
+
+@pytest.mark.parametrize("model", ["plain", "chat"])
+def test_pairs_precede_the_last_turn_of_a_conversation(api, model):
+    context = {"pairs": PAIRS[1:]}
+    found = api.post(CHAT, SAID | {"model": model, "context": context}).json()
+    turns = [{"role": "user", "content": '"The child eats rice." means "Bocah mangan sega.".\n\nThe child eats.'}]
+    assert found["choices"][0]["message"]["content"].strip() == answers(api, [turns], 4, model)[0]
+    assert [p["id"] for p in found["context"]["pairs"]] == ["0"]
+
+
+def test_the_client_of_openai_sends_and_reads_a_context(api):
+    client = api.openai()
+    extra = {"context": {"pairs": PAIRS}}
+    found = client.chat.completions.create(model="plain", messages=SAID["messages"], max_tokens=2, extra_body=extra)
+    assert len(found.context["pairs"]) == 2
+    events = list(
+        client.chat.completions.create(
+            model="plain", messages=SAID["messages"], max_tokens=2, stream=True, extra_body=extra
+        )
+    )
+    assert [len(e.context["pairs"]) for e in events if hasattr(e, "context")] == [2]
+
+
+def test_pairs_that_do_not_fit_are_dropped_whole(api):
+    pairs = [{"source": f"The house number {k} is big and old", "target": "Omah iku gedhe lan tuwa"} for k in range(40)]
+    for route, body in ((TRANSLATE, TRANSLATED), (CHAT, SAID)):
+        found = api.post(route, body | {"context": {"pairs": pairs, "k": 40}}).json()
+        used = found["context"] if route == CHAT else found["data"][0]["context"]
+        assert len(used["pairs"]) + used["dropped"] == 40
+        assert 0 < used["dropped"] < 40
+        assert found["usage"]["prompt_tokens"] <= 512 - 4
+        long = {"pairs": [{"source": "word " * 2000, "target": "x"}]}
+        assert error_of(api.post(route, body | {"context": long}), 400)["code"] == "context_length_exceeded"
+
+
 # --- refusals
 
 REFUSED = [
@@ -193,16 +264,32 @@ REFUSED = [
     (CLASSIFY, {}, {"exemplars": EXEMPLARS, "k": 0}, "context.k", "invalid_value"),
     (CLASSIFY, {}, {"exemplars": EXEMPLARS, "retriever": "magic"}, "context.retriever", "invalid_value"),
     (CLASSIFY, {}, {"exemplars": EXEMPLARS, "depth": 1}, "context.depth", "unknown_parameter"),
-    (CLASSIFY, {}, {"exemplars": [*EXEMPLARS, {"text": "x", "label": "fine"}]}, "context.exemplars.3.label", "unknown_label"),
+    (CLASSIFY, {}, {"exemplars": [{"text": "x", "label": "fine"}]}, "context.exemplars.0.label", "unknown_label"),
     (CLASSIFY, {}, {"exemplars": [{"text": "", "label": "bad"}]}, "context.exemplars.0.text", "invalid_value"),
     (CLASSIFY, {}, {"exemplars": [{"text": "x"}]}, "context.exemplars.0.label", "missing_parameter"),
-    (CLASSIFY, {}, {"exemplars": [{"text": {"premise": "x"}, "label": "bad"}]}, "context.exemplars.0.text", "invalid_value"),
+    (CLASSIFY, {}, {"exemplars": [{"text": {"b": "x"}, "label": "bad"}]}, "context.exemplars.0.text", "invalid_value"),
     (CLASSIFY, {}, {"exemplars": EXEMPLARS * 22}, "context.exemplars", "invalid_value"),
     (CLASSIFY, {}, {"exemplars": [{"text": "x" * 20_001, "label": "bad"}]}, "context.exemplars", "invalid_value"),
     (CLASSIFY, {}, {"pairs": PAIRS}, "context.pairs", "unknown_parameter"),
     (CLASSIFY, {}, 5, "context", "invalid_value"),
     (CLASSIFY, {"model": "mine/3", "labels": ["yes", "no"]}, "icl", "context", "invalid_value"),
     (CLASSIFY, {"model": "mine/3", "labels": ["bad", "good"], "language": "ban"}, "icl", "context", "invalid_value"),
+    *[
+        (route, {}, context, param, code)
+        for route in (TRANSLATE, CHAT)
+        for context, param, code in [
+            ("unheard-of", "context", "unknown_context"),
+            ({"pairs": []}, "context.pairs", "invalid_value"),
+            ({"pairs": PAIRS, "k": 3}, "context.k", "invalid_value"),
+            ({"pairs": PAIRS * 33}, "context.pairs", "invalid_value"),
+            ({"pairs": [{"source": "a"}]}, "context.pairs.0.target", "missing_parameter"),
+            ({"exemplars": EXEMPLARS}, "context.exemplars", "unknown_parameter"),
+        ]
+    ],
+    (TRANSLATE, {"model": "lines"}, "icl", "context", "invalid_value"),
+    (TRANSLATE, {"model": "mine/3", "target": "ind"}, "icl", "context", "invalid_value"),
+    (CHAT, {"model": "lines"}, "icl", "context", "invalid_value"),
+    (CHAT, {"messages": [{"role": "system", "content": "x"}]}, {"pairs": PAIRS}, "messages", "invalid_value"),
     (CLASSIFY, {"language": "q"}, {"exemplars": EXEMPLARS}, "language", "unknown_language"),
 ]  # fmt: skip
 
