@@ -179,14 +179,9 @@ class StoredContext:
         self, config: ContextPairs, source: str | None, target: str | None
     ) -> tuple[Search, list[ContextPair]]:
         where = f"context {self.name!r}: pairs"
-        rows = []
-        for pair in self.pairs:
-            for turn in (pair, pair.turned()):
-                # a pair of unknown languages, as of a request, is in the direction of the request
-                known = turn.source_language is not None or turn is pair
-                if known and source in (None, turn.source_language) and target in (None, turn.target_language):
-                    rows.append(turn)
-                    break
+        rows = [pair for pair in self.pairs if _leads(pair, source, target)]
+        if not rows:
+            rows = [turn for turn in map(ContextPair.turned, self.pairs) if _leads(turn, source, target)]
         rows = list({pair.source: pair for pair in reversed(rows)}.values())  # of equal sources the first
         if not rows:
             known_languages = sorted({f"{p.source_language}-{p.target_language}" for p in self.pairs})
@@ -266,6 +261,10 @@ def read_context(folder: Path) -> StoredContext:
     except (AttributeError, KeyError, TypeError, ValueError, pa.ArrowException) as error:
         fault = first_line(error)
         raise DataError(f"{where} is not a context of this version ({fault}); register its run again") from error
+
+
+def _leads(pair: ContextPair, source: str | None, target: str | None) -> bool:
+    return source in (None, pair.source_language) and target in (None, pair.target_language)
 
 
 def _row(text: str, ids: Mapping[bytes, str]) -> str:

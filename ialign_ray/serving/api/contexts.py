@@ -269,7 +269,7 @@ def own_exemplars(
     for k, one in enumerate(given.exemplars or ()):
         if one.label not in words:
             known = ", ".join(printable(label) for label in list(words)[:10])
-            message = f"exemplar {k} has the label {printable(one.label)!r}, which is none of {known}; correct it"
+            message = f"exemplar {k} has the label {printable(one.label)!r}, but the labels are {known}; correct it"
             raise wrong(f"context.exemplars.{k}.label", message, "unknown_label")
         texts = {slots[0]: one.text} if isinstance(one.text, str) else one.text
         if set(texts) != set(slots):

@@ -51,9 +51,9 @@ class UsedContext(Answer):
     name: str | None
     """Name of the model's context; null for examples of the request."""
     exemplars: list[UsedExemplar] = Field(default_factory=list)
-    """In the order of the prompt, the most similar one last."""
+    """Order of the prompt, the most similar one last."""
     pairs: list[UsedPair] = Field(default_factory=list)
-    """In the order of the prompt, the most similar one last."""
+    """Order of the prompt, the most similar one last."""
     dropped: int
     """Examples that did not fit the model."""
     refused: int

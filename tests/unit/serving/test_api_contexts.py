@@ -1,6 +1,9 @@
 """`context` of requests: the prompt that a model reads, the examples in the answer, limits and refusals."""
 
+import json
+import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -322,3 +325,22 @@ def test_a_key_pays_for_the_examples(tiny_model, tiny_tokenizer):
         assert api.post(CLASSIFY, ASKED, headers=headers).status_code == 200
         body = ASKED | {"context": {"exemplars": EXEMPLARS}}
         assert api.post(CLASSIFY, body, headers=headers).status_code == 429
+
+
+# --- documentation
+
+
+def curls():
+    """Route and body of each `curl` of the page that has a context."""
+    page = (Path(__file__).parents[3] / "docs" / "serving.md").read_text(encoding="utf-8")
+    found = re.findall(r"^curl localhost:8000(\S+) [^\n]*\\\n  -d '(.*?)'$", page, re.MULTILINE | re.DOTALL)
+    return [(route, json.loads(body)) for route, body in found if '"context"' in body]
+
+
+def test_the_requests_of_the_page_are_answered_with_their_examples(api):
+    requests = curls()
+    assert {route for route, _ in requests} == {CLASSIFY, TRANSLATE, CHAT}
+    for route, body in requests:
+        answer = api.post(route, body).json()
+        used = answer["context"] if route == CHAT else answer["data"][0]["context"]
+        assert used["exemplars"] or used["pairs"]
