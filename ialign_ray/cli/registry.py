@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from ialign_ray.registry.store import Registry, Version
 
 Name = Annotated[str, typer.Argument(help="Name of the registered model.", show_default=False)]
+Context = Annotated[
+    str | None,
+    typer.Option(help="Context of evaluate.contexts; the run may be a folder of `ialign icl`. Default: no context."),
+]
 Alias = Annotated[str, typer.Option(help="Alias to move.")]
 
 
@@ -30,6 +34,7 @@ def register(
         Path | None, typer.Option(help="Experiment that the run was evaluated with. Default: its own.")
     ] = None,
     control: Annotated[Path | None, typer.Option(help="Finished replay-only run. Default: the experiment's.")] = None,
+    context: Context = None,
     overrides: Annotated[
         list[str] | None, typer.Option("--set", "-s", help="Override a field of --experiment. May be repeated.")
     ] = None,
@@ -38,6 +43,8 @@ def register(
     """Add a finished run to the registry: model, settings, predictions and scores, each hashed.
 
     Example: `ialign register runs/pocket/align`
+
+    Example: `ialign register runs/pocket/icl --context icl`
     """
     from ialign_ray.registry.promotion import registered
     from ialign_ray.registry.store import registry_uri
@@ -46,7 +53,7 @@ def register(
     if overrides and experiment is None:
         raise RegistryError("--set overrides fields of --experiment; pass --experiment too")
     evaluated = load(experiment, overrides) if experiment else None
-    added = register(run, name, experiment=evaluated, control=control, registry=registry)
+    added = register(run, name, experiment=evaluated, control=control, context=context, registry=registry)
     named = registry or registry_uri(added.registry) != registry_uri(DEFAULT_REGISTRY)
     there = f" --registry {added.registry}" if named else ""
     version = added.version
@@ -58,6 +65,7 @@ def promote(
     candidate: Annotated[str, typer.Argument(help="Version number, or a run folder.", show_default=False)],
     alias: Alias = "champion",
     force: Annotated[str | None, typer.Option(help="Skip the gate; the reason given is recorded.")] = None,
+    context: Context = None,
     registry: RegistryOption = None,
 ) -> None:
     """Make a version the champion if it is shown to be better on new languages and no worse on old ones.
@@ -66,7 +74,7 @@ def promote(
     """
     from ialign_ray.workflows.promote import promote
 
-    _say_moved(promote(name, candidate, alias=alias, force=force, registry=registry), alias)
+    _say_moved(promote(name, candidate, alias=alias, force=force, context=context, registry=registry), alias)
 
 
 def rollback(

@@ -24,6 +24,10 @@ class LimitsConfig(Section):
     """Most prompts, texts or choices (`n`) of one request."""
     labels: int = Field(64, ge=2)
     """Most labels of one classification."""
+    exemplars: int = Field(64, ge=1)
+    """Most exemplars, or pairs, in the `context` of one request."""
+    context_chars: int = Field(20_000, ge=100)
+    """Most characters of all of them together."""
     queue: int = Field(256, ge=1)
     """Requests that wait or run in one replica; more are answered 429. Several keys share it."""
     timeout_s: float = Field(120, gt=0)

@@ -33,7 +33,7 @@ from ialign_ray.training.runs import MODEL, run_experiment
 ALPHA: Final = 0.05
 SKETCH: Final = 16
 _LOOKS: Final = 250  # a tag takes 5,000 characters
-_SHORT: Final = 12
+SHORT: Final = 12
 FACTS: Final = ("label", "chars", "bytes")
 """Columns of predictions that depend only on the test sentence."""
 PREDICTIONS: Final = "predictions"
@@ -86,7 +86,7 @@ def looks(runs: Path, rows: frozenset[str]) -> dict[str, str]:
     for run in _runs(runs):
         try:
             if spoiled_file(run / MODEL) is None and not _is_control(run) and rows & sketch(_scored(run)):
-                found[content_hash(run / MODEL)[:_SHORT]] = str(run)
+                found[content_hash(run / MODEL)[:SHORT]] = str(run)
         except (IalignError, OSError, pa.ArrowException):
             continue  # a folder that cannot be read counts no use of the test set; the others do
     return found
@@ -107,10 +107,10 @@ def counted(
 
     `known` are the registry's versions with their rows, `seen` the hashes of models that were scored elsewhere.
     """
-    models = {candidate.tags["model"][:_SHORT], *seen, *json.loads(candidate.tags.get("looks", "[]"))}
+    models = {_look(candidate), *seen, *json.loads(candidate.tags.get("looks", "[]"))}
     for version, others in known:
         if rows & others and not is_control(version):
-            models |= {version.tags["model"][:_SHORT], *json.loads(version.tags.get("looks", "[]"))}
+            models |= {_look(version), *json.loads(version.tags.get("looks", "[]"))}
     return len(models)
 
 
@@ -122,6 +122,11 @@ def is_control(version: Version) -> bool:
 def rows_of(version: Version) -> frozenset[str] | None:
     """The sketch that a version was registered with; None if it was registered before sketches existed."""
     return frozenset(json.loads(version.tags["rows"])) if "rows" in version.tags else None
+
+
+def _look(version: Version) -> str:
+    """Hash under which a version's model, or its weights with its context, is counted."""
+    return version.tags.get("look", version.tags["model"])[:SHORT]
 
 
 def _plain(value: object) -> object:

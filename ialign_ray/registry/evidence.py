@@ -37,6 +37,8 @@ class Evidence:
     """Suite -> one row per example."""
     data: Mapping[str, str] = field(default_factory=dict)
     """Suite -> hash of the texts that were scored; empty if it was registered before hashes existed."""
+    trained: bool = True
+    """False for a base model with a context, whose gain cannot come from training on anything."""
 
     @property
     def rows(self) -> frozenset[str]:
@@ -74,7 +76,7 @@ def decide(candidate: Evidence, others: GateReferences, attempts: Attempts | Non
     candidate is a replay-only control, or if the alpha of the test sentences is used up.
     """
     rules, attempts = rules_of(candidate.experiment), attempts or Attempts(1)
-    if candidate.experiment.replay.ratio == 1:
+    if candidate.trained and candidate.experiment.replay.ratio == 1:
         raise RegistryError(IS_CONTROL)
     if attempts.alpha == 0:
         raise RegistryError(used_up(attempts))
@@ -91,7 +93,7 @@ def decide(candidate: Evidence, others: GateReferences, attempts: Attempts | Non
             for level in (LEVEL, 1 - attempts.alpha)
         )
         checks += judge(pairs, rules, sides, proof, said)
-    if others.control is None:
+    if others.control is None and candidate.trained:
         checks.append(Check(NEW, False, NO_CONTROL))
     return GateDecision(tuple(sorted(checks, key=lambda c: c.side == OLD)))
 

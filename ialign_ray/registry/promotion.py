@@ -43,13 +43,19 @@ class Moved:
 
 
 def register(
-    registry: Registry, run: Path, name: str, evaluated: Experiment | None = None, control: Path | None = None
+    registry: Registry,
+    run: Path,
+    name: str,
+    evaluated: Experiment | None = None,
+    control: Path | None = None,
+    context: str | None = None,
 ) -> tuple[Version, bool]:
     """Add a finished, evaluated run as a version; (version, True), or (the same content's version, False).
 
+    With the name of a `context` its prompts have that context, and the run may be the folder of `ialign icl`.
     Raises RegistryError if the run is unfinished, damaged, or lacks predictions.
     """
-    material = gather(run, evaluated, control)
+    material = gather(run, evaluated, control, context)
     for warning in material.warnings:
         say(Console(stderr=True), f"warning: {warning}")
     with tempfile.TemporaryDirectory(prefix="ialign-") as scratch:

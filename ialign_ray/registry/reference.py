@@ -66,7 +66,14 @@ def resolve(reference: str, registry: Registry) -> Resolved:
     name, alias, number = parse(reference, registry)
     number = holder(registry, name, alias or CHAMPION) if number is None else number
     version = registry.version(name, number)
-    return Resolved(version, alias, registry.fetch(version) / "model")
+    folder = registry.fetch(version) / "model"
+    if not folder.exists():
+        base, context = version.tags.get("base"), version.tags.get("context")
+        raise RegistryError(
+            f"{version.title} has no weights: it is {base} with the context {context!r}; use it through "
+            f"`ialign serve`, or name {base}"
+        )
+    return Resolved(version, alias, folder)
 
 
 def parse(reference: str, registry: Registry) -> tuple[str, str | None, int | None]:

@@ -1,6 +1,7 @@
 """A version's folder: all evidence of a model, gathered from its run and hashed.
 
-model/ as written by `ialign align`: adapter or full model, tokenizer, record.json
+model/ as written by `ialign align`: adapter or full model, tokenizer, record.json; absent for a base with a context
+context/                    settings and pools of the context that its prompts have, if there is one
 predictions/version/        per-example predictions by suite, parquet
 predictions/base/           those of the untrained base model
 predictions/control/        those of the replay-only run, if there is one
@@ -30,9 +31,12 @@ from ialign_ray.config.suite_source import TEXT
 from ialign_ray.errors import RegistryError
 from ialign_ray.evaluation.metrics.registry import lower_is_better
 from ialign_ray.evaluation.report.declared import MARK, declared, declared_notes
+from ialign_ray.evaluation.report.inputs import REPORT
 from ialign_ray.evaluation.results.cells import Frames, Measured
 from ialign_ray.evaluation.results.summary import summarise
 from ialign_ray.evaluation.rules import rules_of, tolerance_of
+from ialign_ray.evaluation.scoring.context_suites import contexted_units
+from ialign_ray.evaluation.scoring.portable_contexts import portable_context
 from ialign_ray.evaluation.scoring.predict import predict_models
 from ialign_ray.evaluation.scoring.predictions import row_keys
 from ialign_ray.evaluation.scoring.prompted_suites import Unit
@@ -40,15 +44,18 @@ from ialign_ray.evaluation.scoring.suite_kinds import SUITES, suite_units
 from ialign_ray.evaluation.scoring.trained_on import trained_on
 from ialign_ray.evaluation.scoring.worker import Subject, plan_work
 from ialign_ray.evaluation.subjects import BASE, PREDICTIONS, base_subject, run_name, run_subject
+from ialign_ray.incontext.stored import StoredContext, tokenizer_hash, write_context
+from ialign_ray.modeling.fingerprint import base_identity
+from ialign_ray.modeling.load import load_tokenizer
 from ialign_ray.pages import markdown_table
-from ialign_ray.registry.attempts import looks, row_tags
+from ialign_ray.registry.attempts import SHORT, looks, row_tags
 from ialign_ray.registry.evidence import Evidence
 from ialign_ray.registry.store import Version, content_hash
 from ialign_ray.search.results import PARETO_FRONT, TRIALS, WINNER
 from ialign_ray.storage import json_hash, read_json, spoiled_file, whole_folder, write_json, write_text
 from ialign_ray.training.runs import MODEL, RECORD, run_experiment
 
-VERSION, CONTROL, SEARCH = "version", "control", "search"
+VERSION, CONTROL, SEARCH, CONTEXT = "version", "control", "search", "context"
 _EXPERIMENT, _CARD, _METRICS, _DATA = "experiment.yaml", "README.md", "metrics.csv", "data.json"
 _TEXTS = ("language", "id", "label", "source", "target", "references", "checks", "asked")
 """Columns of a suite's rows that contain the sentence itself (or a hash of it), in addition to those of its texts."""
@@ -66,40 +73,78 @@ class RunEvidence:
     """Suite -> hash of the texts that were scored."""
     warnings: Sequence[str] = ()
     """Sentences about rows that the run or its control was trained on, and that are excluded."""
+    context: StoredContext | None = None
+    """Context of the version's prompts."""
+    trained: bool = True
+    """False if the version is the base model with a context."""
+
+    @property
+    def weights(self) -> str:
+        """Hash of the version's weights and tokenizer."""
+        return content_hash(self.run / MODEL) if self.trained else json_hash(base_identity(self.experiment.model))
 
 
-def gather(run: Path, evaluated: Experiment | None = None, control: Path | None = None) -> RunEvidence:
+def gather(
+    run: Path, evaluated: Experiment | None = None, control: Path | None = None, context: str | None = None
+) -> RunEvidence:
     """Collect a finished run's predictions and those of base and control.
+
+    With a `context` the predictions are those under it. The run may then be the folder of `ialign icl`, and the version
+    is the base model with that context.
 
     `evaluated` is the experiment that the run was evaluated with, if not its own. The control is the run that the
     experiment's `compare.arms.control` trained alongside it, if that is finished. Raises RegistryError if the run is
     unfinished or damaged, or predictions are missing or of another model.
     """
-    if (spoiled := spoiled_file(run / MODEL)) is not None:
+    trained = context is None or (run / MODEL).exists()
+    if trained and (spoiled := spoiled_file(run / MODEL)) is not None:
         raise RegistryError(
             f"{run} contains no finished model: {MODEL}/{spoiled} is missing or does not match its hash; "
             "finish it with `ialign align ... --resume`, or name another run"
         )
-    experiment = _with_evaluation(run_experiment(run / MODEL), evaluated)
+    experiment = (
+        _with_evaluation(run_experiment(run / MODEL), evaluated) if trained else evaluated or prompted_experiment(run)
+    )
     if not experiment.evaluate.suites:
         raise RegistryError(f"{run}: evaluate.suites is empty, so nothing was measured; evaluate with an experiment")
     # the run may have been moved: base predictions are read next to it, not in the experiment's folder
     base = replace(base_subject(experiment), folder=(_beside(run, BASE) or run.parent / BASE) / PREDICTIONS)
-    subjects = {VERSION: run_subject(experiment, run), BASE: base}
+    own = run_subject(experiment, run) if trained else base
+    subjects = {VERSION: own if context is None else replace(own, context=context), BASE: base}
     if beside := control or _control_beside(run, experiment):
         subjects[CONTROL] = run_subject(experiment, beside)
+    kept = None
+    if context is not None:
+        kept = portable_context(experiment, context, tokenizer_hash(_tokenizer(experiment, run, trained)))
     units = suite_units(experiment)
-    runs = {role: subject.folder.parent for role, subject in subjects.items() if role != BASE}
+    runs = {role: s.folder.parent for role, s in subjects.items() if role != BASE and s.folder != base.folder}
     known = trained_on(experiment, runs, units)
-    frames = [known.clear(found) for found in _kept(experiment, units, list(subjects.values()))]
+    asked = units + (contexted_units(experiment, [context]) if context is not None else [])
+    frames = [known.clear(found) for found in _kept(experiment, asked, list(subjects.values()))]
     units = [replace(unit, rows=known.without(unit.suite, unit.rows)) for unit in units]
-    return RunEvidence(run, experiment, dict(zip(subjects, frames, strict=True)), _hashes(units), known.warnings)
+    found = dict(zip(subjects, frames, strict=True))
+    return RunEvidence(run, experiment, found, _hashes(units), known.warnings, kept, trained)
+
+
+def prompted_experiment(run: Path) -> Experiment:
+    """The experiment of a folder of `ialign icl`."""
+    if not (file := run / REPORT / _EXPERIMENT).exists():
+        raise RegistryError(f"{run} is neither a finished run nor a folder of `ialign icl`; name one of them")
+    return load_experiment(file, stored=True)
+
+
+def _tokenizer(experiment: Experiment, run: Path, trained: bool) -> Any:
+    own = str(run / MODEL) if trained and (run / MODEL / "tokenizer_config.json").exists() else None
+    return load_tokenizer(experiment.model, own)
 
 
 def write_version(material: RunEvidence, target: Path) -> str:
     """Write a version's folder, and return its content hash."""
     with whole_folder(target) as scratch:
-        shutil.copytree(material.run / MODEL, scratch / MODEL)
+        if material.trained:
+            shutil.copytree(material.run / MODEL, scratch / MODEL)
+        if material.context is not None:
+            write_context(material.context, scratch / CONTEXT)
         for role, frames in material.frames.items():
             (scratch / PREDICTIONS / role).mkdir(parents=True)
             for suite, frame in frames.items():
@@ -108,11 +153,26 @@ def write_version(material: RunEvidence, target: Path) -> str:
         write_text(scratch / _METRICS, scores.to_csv(index=False))
         write_text(scratch / _EXPERIMENT, dump_yaml(material.experiment))
         write_json(scratch / _DATA, dict(material.data))
-        card = (material.run / MODEL / _CARD).read_text(encoding="utf-8")
+        card = _card(material)
         notes = "".join(f"\n{warning}.\n" for warning in material.warnings)
         write_text(scratch / _CARD, card.rstrip() + "\n\n" + _table(scores, material.experiment) + notes)
         _copy_search(material.run, scratch / SEARCH)
     return content_hash(target)
+
+
+def _card(material: RunEvidence) -> str:
+    """Card of the model, with a section about its context."""
+    about = ""
+    if material.trained:
+        about = (material.run / MODEL / _CARD).read_text(encoding="utf-8").rstrip() + "\n"
+    if material.context is None:
+        return about
+    kept = material.context
+    title = f"# {material.experiment.name}\n\nThe base model {material.experiment.model.id}, without training.\n"
+    sizes = [f"{len(pool.exemplars)} exemplars of {suite}" for suite, pool in kept.pools.items() if pool.exemplars]
+    sizes += [f"{len(kept.pairs)} translation pairs"] if kept.pairs else []
+    pool = ", ".join(sizes) or "no pool"
+    return f"{about or title}\n## Context\n\nPrompts have the context `{kept.name}`, whose pool has {pool}.\n"
 
 
 def evidence(folder: Path, name: str) -> dict[str, Evidence]:
@@ -126,6 +186,7 @@ def evidence(folder: Path, name: str) -> dict[str, Evidence]:
             experiment,
             {s.name: pd.read_parquet(role / f"{s.name}.parquet") for s in experiment.evaluate.suites},
             data,
+            trained=role.name != VERSION or (folder / MODEL).exists(),
         )
         for role in sorted((folder / PREDICTIONS).iterdir())
     }
@@ -176,20 +237,31 @@ def search_of(folder: Path) -> dict[str, Any] | None:
 
 def facts(material: RunEvidence) -> dict[str, str]:
     """Tags of a version: base, replay ratio, data, code, test sentences and the models that were scored on them."""
-    experiment, record = material.experiment, read_json(material.run / MODEL / RECORD)
+    experiment = material.experiment
     rows = Evidence(VERSION, experiment, material.frames[VERSION]).rows
     seen = looks(Path(experiment.storage.runs), rows) | looks(material.run.parent, rows)
-    return row_tags(rows, seen) | {
-        "base": experiment.model.id,
-        "base_revision": experiment.model.revision or "",
+    known = {"base": experiment.model.id, "base_revision": experiment.model.revision or ""}
+    known["experiment"] = experiment.name
+    model, context = material.weights, material.context
+    if context is not None:
+        variants = {v.name: v for each in experiment.evaluate.contexts for v in each.variants}
+        # each context that was scored is one more attempt with the same weights
+        looked = {name: json_hash([model, v.model_dump(mode="json")]) for name, v in variants.items()}
+        seen |= {each[:SHORT]: name for name, each in looked.items() if name != context.name}
+        pools = {name: [e.__dict__ for e in pool.exemplars] for name, pool in context.pools.items()}
+        model = json_hash([model, context.settings.model_dump(mode="json"), pools, [p.__dict__ for p in context.pairs]])
+        known |= {"context": context.name, "look": looked[context.name]}
+    known |= row_tags(rows, seen) | {"model": model}
+    if not material.trained:
+        return known | {"tuning": "none", "run": f"{BASE} + {context.name if context else ''}"}
+    record = read_json(material.run / MODEL / RECORD)
+    return known | {
         "tuning": experiment.model.tuning,
         "dose": f"{experiment.replay.ratio:g}",
         "seed": str(experiment.train.seed),
         "steps": str(experiment.train.steps),
-        "experiment": experiment.name,
         "run": str(record["run"]),
         "fingerprint": str(record["fingerprint"]),
-        "model": content_hash(material.run / MODEL),
         "finished": str(record["finished"]),
         "version": str(record["versions"].get("ialign_ray", "")),
     }
@@ -259,7 +331,7 @@ def _kept(experiment: Experiment, units: Sequence[Unit], subjects: Sequence[Subj
                 f"{subject.folder} lacks {sum(len(shard.places) for shard in lacking)} predictions of {suites} by this "
                 "model on the present data; run `ialign evaluate EXPERIMENT --adapter RUN [--control RUN]` first"
             )
-    return predict_models(experiment, subjects, Console(quiet=True))
+    return predict_models(experiment, subjects, Console(quiet=True), units)
 
 
 def _scores(material: RunEvidence) -> pd.DataFrame:

@@ -218,7 +218,9 @@ class ModelLibrary:
         if source.version is None:
             return source
         folder = fetched(self._registry, source.version)
-        return source if source.folder is None else replace(source, folder=folder / source.folder.name)
+        own = None if source.folder is None else folder / source.folder.name
+        context = None if source.context is None else folder / source.context.name
+        return replace(source, folder=own, context=context)
 
     def _settle(self) -> None:
         """Recompute bases, models to keep and `infos` after a change, since every request reads them."""

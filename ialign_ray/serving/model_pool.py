@@ -16,6 +16,7 @@ from typing import Any
 
 from ialign_ray.config.serve import ServeConfig
 from ialign_ray.errors import ModelError
+from ialign_ray.incontext.stored import read_context
 from ialign_ray.modeling.load import load_config, load_tokenizer
 from ialign_ray.serving.bounded import in_thread
 from ialign_ray.serving.chat_template import template_of
@@ -245,6 +246,10 @@ def _served(source: ModelSource, opened: Opened, adapter: str | None) -> Served:
         form=source.experiment.cleaning.form if source.experiment else None,
         render=template.render if template is not None else None,
     )
+    context = None
+    if source.context is not None:
+        context = read_context(source.context)
+        context.check_tokenizer(tokenizer, source.id)
     return Served(
         id=source.id,
         engine=opened.engine,
@@ -253,6 +258,7 @@ def _served(source: ModelSource, opened: Opened, adapter: str | None) -> Served:
         max_positions=getattr(opened.config.get_text_config(), "max_position_embeddings", None),
         experiment=source.experiment,
         threads=template.threads if template is not None else None,
+        context=context,
     )
 
 

@@ -10,12 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from ialign_ray.config import Experiment, ModelSettings
+from ialign_ray.config import Experiment, ModelSettings, load_experiment
 from ialign_ray.errors import ConfigError, IalignError, ModelError, RegistryError
+from ialign_ray.incontext.stored import context_hash
 from ialign_ray.languages import display_name
 from ialign_ray.registry.decisions import holders
 from ialign_ray.registry.reference import holder, parse, registry_of
-from ialign_ray.registry.run_evidence import beside_base, search_of
+from ialign_ray.registry.run_evidence import CONTEXT, beside_base, search_of
 from ialign_ray.registry.store import Registry, Version
 from ialign_ray.serving.engine.adapter_files import UNLIKE_LORA
 from ialign_ray.serving.protocol import Kind, ModelInfo
@@ -44,6 +45,8 @@ class ModelSource:
     details: dict[str, Any] = field(default_factory=dict)
     version: Version | None = None
     """Set if it comes from the registry."""
+    context: Path | None = None
+    """Folder of the context that belongs to the version."""
 
     @property
     def weights(self) -> tuple[str, ...]:
@@ -107,20 +110,27 @@ def fetched(registry: Registry, version: Version) -> Path:
 
 def version_source(version: Version, folder: Path) -> ModelSource:
     """Describe a version whose folder is on this machine."""
-    model = folder / MODEL
-    source = from_folder(model, version.title)
+    if (folder / MODEL).exists():
+        source = from_folder(folder / MODEL, version.title)
+    else:  # the base with a context
+        experiment = load_experiment(folder / _EXPERIMENT, stored=True)
+        source = ModelSource(version.title, "base", experiment.model, None, experiment, 0.0, _details(experiment))
     tags = version.tags
     details = source.details | {k: tags[k] for k in ("base", "dose", "run", "seed", "steps") if k in tags}
     details["base"] = Path(details.get("base", "")).name
     details |= {"scores": json.loads(tags.get("metrics", "[]")), **beside_base(folder)}
     if search := search_of(folder):
         details["search"] = search
-    return replace(source, created=version.created, details=details, version=version)
+    context = folder / CONTEXT if (folder / CONTEXT).exists() else None
+    if context is not None:
+        details["context"] = {"name": tags.get("context"), "hash": context_hash(context)}
+    return replace(source, created=version.created, details=details, version=version, context=context)
 
 
 def version_info(version: Version) -> ModelInfo:
     """Entry of `/v1/models` for a version that is not loaded, from its tags."""
-    kind: Kind = "full" if version.tags.get("tuning") == "full" else "adapter"
+    kinds: dict[str | None, Kind] = {"full": "full", "none": "base"}
+    kind = kinds.get(version.tags.get("tuning"), "adapter")
     details = {k: version.tags[k] for k in ("dose", "run", "seed", "steps") if k in version.tags}
     details["scores"] = json.loads(version.tags.get("metrics", "[]"))
     return ModelInfo(version.title, version.title, kind, int(version.created), details)

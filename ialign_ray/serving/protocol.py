@@ -6,9 +6,12 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from ialign_ray.errors import IalignError
+
+if TYPE_CHECKING:  # it brings pyarrow
+    from ialign_ray.incontext.stored import StoredContext
 
 Finish = Literal["stop", "length"]
 Kind = Literal["base", "adapter", "full"]
@@ -147,6 +150,8 @@ class Served:
     """`ialign_ray.config.Experiment` that trained it; None for a base without one."""
     threads: Executor | None = None
     """Thread in which its chat template is rendered; None without a template."""
+    context: StoredContext | None = None
+    """Examples that belong to the version; None for a model without them."""
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,7 @@ def _limits(limits: LimitsConfig) -> Iterator[tuple[str, str, int]]:
     yield "n", "maximum", limits.texts
     yield from ((name, "maxItems", limits.texts) for name in ("texts", "continuations"))
     yield "labels", "maxItems", limits.labels
+    yield from ((name, "maxItems", limits.exemplars) for name in ("exemplars", "pairs"))
 
 
 def _limit(schema: dict[str, Any], field: str, keyword: str, most: int) -> None:

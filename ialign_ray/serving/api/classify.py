@@ -4,24 +4,35 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
 from weakref import ref
 
 import numpy as np
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
+from numpy.typing import NDArray
 from scipy.special import softmax
 
 from ialign_ray.config.serve import LimitsConfig
 from ialign_ray.config.slots import filled_length, slots_of
 from ialign_ray.inference.calibration import CONTENT_FREE, Scorer, label_values
 from ialign_ray.inference.scoring import LabelScores
+from ialign_ray.serving.api.contexts import (
+    OWN_POOL,
+    LabelContext,
+    fitted_context,
+    label_head,
+    named_context,
+    own_exemplars,
+    room_of,
+)
 from ialign_ray.serving.api.errors import ASKING, wrong
 from ialign_ray.serving.api.prompts import language_of
 from ialign_ray.serving.api.request import Call, TheCall, bounded
 from ialign_ray.serving.api.respond import as_json, check_count, check_length
-from ialign_ray.serving.api.responses import Classification, Classifications, Score, Scores, Usage
+from ialign_ray.serving.api.responses import Classification, Classifications, Score, Scores, Usage, UsedContext
 from ialign_ray.serving.api.schemas import ClassifyRequest, ScoreRequest
 from ialign_ray.serving.api.state import Service, TheService
 from ialign_ray.serving.api.tokeniser import Tokeniser
@@ -40,6 +51,8 @@ class Question:
     """Names of the labels in the answer."""
     words: tuple[str, ...]
     """Word of each label, whose likelihood the model gives."""
+    language: str = "eng"
+    """Language of the prompt."""
 
     @cached_property
     def slots(self) -> tuple[str, ...]:
@@ -90,9 +103,15 @@ async def classify(body: ClassifyRequest, request: Request, call: TheCall, servi
             )
         scorer = body.scorer or (served.experiment.evaluate.scorer if served.experiment else "calibrated")
         texts = [question.filling(text) for text in body.texts]
-        found, call.tokens_in = await _sums(call, served, question, texts, service)
-        prior = await _prior(call, served, question, service) if scorer == "calibrated" else None
-    data = _classifications(question, found, scorer, prior)
+        context, question = label_context(body, served, question, service.limits)
+        if context is not None:
+            values, used = await _values_in_context(call, served, question, context, texts, scorer, service)
+        else:
+            found, call.tokens_in = await _sums(call, served, question, texts, service)
+            prior = await _prior(call, served, question, service) if scorer == "calibrated" else None
+            values = label_values(_array(found), scorer, None if prior is None else _array(prior))
+            used = [None] * len(texts)
+    data = _classifications(question, values, used)
     usage = Usage.of(call.tokens_in, 0)
     answer = Classifications(model=call.model or "", scorer=scorer, prompt=question.template, data=data, usage=usage)
     return as_json(answer)
@@ -121,7 +140,44 @@ def _suite_question(name: str, prompt_language: str | None, served: Served) -> Q
         have = ", ".join(dict.fromkeys(prompt.language for prompt in suite.prompts))
         raise wrong("prompt_language", f"the suite has no prompt in that language; it has {have}")
     words = tuple(words[prompts[0].language] for words in suite.labels.values())
-    return Question(prompts[0].text, tuple(suite.labels), words)
+    return Question(prompts[0].text, tuple(suite.labels), words, prompts[0].language)
+
+
+def label_context(
+    body: ClassifyRequest, served: Served, question: Question, limits: LimitsConfig
+) -> tuple[LabelContext | None, Question]:
+    """The context of a request, and its question with the label words of that context.
+
+    A suite that the model's context was judged on has it by default. Raises ApiError (400) if the context is unknown,
+    or has other labels than the question.
+    """
+    names = served.experiment.languages.names if served.experiment is not None else {}
+    about: dict[str, Any] = {"template": question.template, "spoken": question.language, "names": names}
+    own = dict(zip(question.labels, question.words, strict=True))
+    if body.language is not None:
+        about["language"] = language_of(body.language, "language", served.experiment)
+    if body.context is not None and body.context.name is None:
+        stored = own_exemplars(body.context, question.slots, own, limits)
+        return LabelContext(stored, None, OWN_POOL, words=own, **about), question
+    kept = named_context(body.context, served) if body.context is not None else served.context
+    if kept is None or (body.context is None and body.suite not in kept.pools):
+        return None, question
+    fits = [
+        name
+        for name, pool in kept.pools.items()
+        if body.suite in (None, name) and set(pool.words) == set(own) and set(pool.slots) == set(question.slots)
+    ]
+    if not fits:
+        have = "; ".join(f"{name} ({', '.join(pool.words)})" for name, pool in kept.pools.items()) or "none"
+        raise wrong("context", f"context {kept.name!r} has no exemplars with these labels and texts; it has {have}")
+    settings, pool = kept.settings.labels, kept.pools[fits[0]]
+    shown = own
+    if body.suite is not None and settings is not None:
+        shown = {label: words[settings.exemplars or question.language] for label, words in pool.words.items()}
+        answers = tuple(pool.words[label][settings.answers or question.language] for label in question.labels)
+        question = replace(question, words=answers)
+    head = label_head(kept, fits[0], question.language, names) if body.suite is not None else []
+    return LabelContext(kept, kept.name, fits[0], words=shown, head=head, **about), question
 
 
 async def _sums(
@@ -156,18 +212,72 @@ async def _prior(call: Call, served: Served, question: Question, service: Servic
     return found
 
 
+async def _values_in_context(
+    call: Call,
+    served: Served,
+    question: Question,
+    context: LabelContext,
+    texts: Sequence[dict[str, str]],
+    scorer: Scorer,
+    service: Service,
+) -> tuple[NDArray[np.float64], list[UsedContext | None]]:
+    """Return the values [n, L] of the labels after each text's examples, and these examples.
+
+    The prior of `calibrated` is that under the same examples, so it is read for each text, and charged.
+    """
+    question.check(texts, service.limits)
+    found = await service.beside(call, lambda: [context.of(text) for text in texts])
+    characters = sum(context.characters(one, text) for one, text in zip(found, texts, strict=True))
+    if characters > service.limits.body_bytes:
+        message = f"the prompts with their examples have {characters:,} characters, and "
+        raise wrong("context", f"{message}{service.limits.body_bytes:,} are accepted; lower k, or send fewer texts")
+    priors = question.content_free() if scorer == "calibrated" else []
+
+    def work(tokeniser: Tokeniser) -> tuple[list[list[int]], list[list[list[int]]], list[UsedContext | None]]:
+        labels = tokeniser.labels(question.words)
+        if not all(labels):
+            raise wrong("labels", "a label has no tokens of this model; give another word")
+        room = room_of(served, max(map(len, labels)), service.limits, service.settings.max_batch_tokens)
+        asked: list[list[list[int]]] = []
+        used: list[UsedContext | None] = []
+        for one, text in zip(found, texts, strict=True):
+            # a content-free text may be longer than the text itself
+            longest = max((text, *priors), key=lambda each: sum(map(len, each.values())))
+            whole = partial(context.prompt, tokeniser, texts=longest)
+            kept, shown = fitted_context(tokeniser, one, room, context.block_text, whole)
+            asked.append([context.prompt(tokeniser, kept, each) for each in (text, *priors)])
+            used.append(shown)
+        return labels, asked, used
+
+    labels, asked, used = await service.tokenised(call, served, work, characters=characters * (1 + len(priors)))
+    for prompt, *_ in asked:
+        check_length(served, prompt, max(map(len, labels)), service.limits)
+    prompts = [prompt for each in asked for prompt in each]
+    call.tokens_in = sum(map(len, prompts))
+    await service.reserve(call, call.tokens_in)
+    async with call.turn():
+        sums = _array(await served.engine.score_labels(prompts, labels, served.adapter))
+    size = 1 + len(priors)
+    values = []
+    for k in range(len(texts)):
+        own, free = slice(k * size, k * size + 1), slice(k * size + 1, (k + 1) * size)
+        prior = LabelScores(sums.log_prob[free], sums.tokens[free]) if priors else None
+        values.append(label_values(LabelScores(sums.log_prob[own], sums.tokens[own]), scorer, prior)[0])
+    return np.stack(values), used
+
+
 def _classifications(
-    question: Question, sums: LabelSums, scorer: Scorer, prior: LabelSums | None
+    question: Question, values: NDArray[np.float64], used: Sequence[UsedContext | None]
 ) -> list[Classification]:
-    values = label_values(_array(sums), scorer, None if prior is None else _array(prior))
     return [
         Classification(
             index=index,
             label=question.labels[int(np.argmax(row))],
             probabilities=dict(zip(question.labels, softmax(row).tolist())),
             scores=dict(zip(question.labels, row.tolist())),
+            context=context,
         )
-        for index, row in enumerate(values)
+        for index, (row, context) in enumerate(zip(values, used, strict=True))
     ]
 
 

@@ -17,7 +17,7 @@ from ialign_ray.serving.api.tokeniser import Tokeniser
 from ialign_ray.serving.protocol import Served
 from ialign_ray.tasks.alignment import FALLBACK
 from ialign_ray.tasks.templating import TemplateSet, fill, load_templates
-from ialign_ray.tokens.chat import RefusedTurnsError
+from ialign_ray.tokens.chat import RefusedTurnsError, Turn
 
 
 def chat_prompt(tokeniser: Tokeniser, messages: Sequence[Message]) -> list[int]:
@@ -25,14 +25,19 @@ def chat_prompt(tokeniser: Tokeniser, messages: Sequence[Message]) -> list[int]:
 
     Without a chat template it has the form of `Encoder.conversation`. Raises ApiError as `Tokeniser.prompt` does.
     """
+    turns: list[Turn] = [{"role": m.role.replace("developer", "system"), "content": m.text} for m in messages]
+    return turns_prompt(tokeniser, turns, "messages")
+
+
+def turns_prompt(tokeniser: Tokeniser, turns: Sequence[Turn], param: str) -> list[int]:
+    """Encode turns up to the beginning of the answer. Raises ApiError, which names `param` if a turn is refused."""
     encoder = tokeniser.served.encoder
-    turns = [{"role": m.role.replace("developer", "system"), "content": m.text} for m in messages]
     tokeniser.checked("".join(turn["content"] for turn in turns), "prompt")
     try:
         return [int(i) for i in encoder.conversation(turns)]
     except RefusedTurnsError as error:
         message = "the model's chat template does not accept these roles in this order"
-        raise wrong("messages", message if encoder.chat else str(error)) from error
+        raise wrong(param, message if encoder.chat else str(error)) from error
 
 
 def known_ids(served: Served, ids: Sequence[int]) -> list[int]:
@@ -80,14 +85,14 @@ class Wording:
     """Wording of translation requests: the first template of the model's training that names both languages."""
 
     def __init__(self, served: Served, prompt_language: str | None) -> None:
-        self._names = served.experiment.languages.names if served.experiment is not None else {}
+        self.names = served.experiment.languages.names if served.experiment is not None else {}
         sets = _sets(tuple(served.experiment.tasks.templates) if served.experiment is not None else ())
         spoken = None if prompt_language is None else language_of(prompt_language, "prompt_language", None)
         fitting = [one for one in sets if spoken in (None, one.language)]
         if not fitting:
             have = ", ".join(one.language for one in sets)
             raise wrong("prompt_language", f"the model was not trained with requests in that language, but in {have}")
-        self._language = fitting[0].language
+        self.language = fitting[0].language
         both = [
             t.input
             for t in fitting[0].tasks[FALLBACK]
@@ -98,7 +103,7 @@ class Wording:
     def of(self, text: str, source: str, target: str) -> str:
         """Build the request to translate a text."""
         called = {
-            f"{side}_language": display_name(code, self._language, self._names)
+            f"{side}_language": display_name(code, self.language, self.names)
             for side, code in (("source", source), ("target", target))
         }
         return fill(self._template, {"source": text}, called)[0]

@@ -21,6 +21,45 @@ class Answer(BaseModel):
     model_config = ConfigDict(use_attribute_docstrings=True, ser_json_inf_nan="null")
 
 
+def _absent(value: object) -> bool:
+    return value is None
+
+
+class UsedExemplar(Answer):
+    """An exemplar that was in a prompt."""
+
+    id: str
+    language: str | None = Field(None, exclude_if=_absent)
+    text: str | dict[str, str]
+    """The text, or one for each slot."""
+    label: str
+
+
+class UsedPair(Answer):
+    """A translation pair that was in a prompt."""
+
+    id: str
+    source: str
+    target: str
+    source_language: str | None = Field(None, exclude_if=_absent)
+    target_language: str | None = Field(None, exclude_if=_absent)
+
+
+class UsedContext(Answer):
+    """Examples that were in the prompt of one text."""
+
+    name: str | None
+    """Name of the model's context; null for examples of the request."""
+    exemplars: list[UsedExemplar] = Field(default_factory=list)
+    """Order of the prompt, the most similar one last."""
+    pairs: list[UsedPair] = Field(default_factory=list)
+    """Order of the prompt, the most similar one last."""
+    dropped: int
+    """Examples that did not fit the model."""
+    refused: int
+    """Examples that are the text, its translation, or nearly its text."""
+
+
 class Usage(Answer):
     """Token counts of prompt and answer."""
 
@@ -92,10 +131,8 @@ class ChatCompletion(Generated):
     object: Literal["chat.completion"] = "chat.completion"
     choices: list[ChatChoice]
     usage: Usage
-
-
-def _absent(value: object) -> bool:
-    return value is None
+    context: UsedContext | None = Field(None, exclude_if=_absent)
+    """Examples in the prompt; absent without a context."""
 
 
 class Delta(Answer):
@@ -120,6 +157,8 @@ class ChatChunk(Generated):
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     choices: list[ChatChunkChoice]
     usage: Usage | None = None
+    context: UsedContext | None = Field(None, exclude_if=_absent)
+    """Set in the first event of a request with a context."""
 
 
 class Logprobs(Answer):
@@ -158,6 +197,8 @@ class Translation(Answer):
     text: str
     finish_reason: Finish
     """`length` if the translation was cut off."""
+    context: UsedContext | None = Field(None, exclude_if=_absent)
+    """Examples in the prompt; absent without a context."""
 
 
 class Translations(Answer):
@@ -182,6 +223,8 @@ class Classification(Answer):
     """Probability of each label among these labels: softmax over the scores."""
     scores: dict[str, float]
     """Score of each label, in nats."""
+    context: UsedContext | None = Field(None, exclude_if=_absent)
+    """Examples in the prompt; absent without a context."""
 
 
 class Classifications(Answer):

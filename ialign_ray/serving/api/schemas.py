@@ -1,73 +1,23 @@
-"""Request models. OpenAI parameters that we do not support are refused by name, not silently ignored."""
+"""Request models of each route."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, Literal, LiteralString, Self
+from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidatorFunctionWrapHandler, model_validator
-from pydantic import ValidationError as Failed
-from pydantic.functional_validators import AfterValidator, BeforeValidator, WrapValidator
-from pydantic_core import PydanticCustomError
+from pydantic import Field, StringConstraints, model_validator
 
 from ialign_ray.config.slots import MOST_SLOTS, slots_of
 from ialign_ray.inference.calibration import Scorer
+from ialign_ray.serving.api.body import MOST_ITEMS, Body, Filled, Name, Text, few_entries, one_sentence, refused
+from ialign_ray.serving.api.context_schemas import CONTEXT_FIELD, ExemplarContext, PairContext
 from ialign_ray.serving.api.errors import printable
 
-MOST_FIELDS: Final = 100
-"""Fields of one object; no request has as many."""
-MOST_ITEMS: Final = 10_000
-"""Messages of a conversation, prompts or labels; `serve.limits` allows far fewer prompts and labels."""
-
-
-def _one_sentence(message: LiteralString) -> WrapValidator:
-    """Describe a union's values in one sentence; pydantic would list an error for each member."""
-
-    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except Failed as error:
-            raise PydanticCustomError("invalid_type", message) from error
-
-    return WrapValidator(check)
-
-
-def _few_entries(most: int) -> BeforeValidator:
-    """Refuse a larger object before its entries are validated: each wrong one would be an error of a kilobyte.
-
-    Lists have `fail_fast` for that.
-    """
-
-    def check(value: Any) -> Any:
-        if isinstance(value, Mapping) and len(value) > most:
-            raise PydanticCustomError("too_long", "there are too many entries; remove some")
-        return value
-
-    return BeforeValidator(check)
-
-
-def _refused(param: str, reason: str, code: str = "invalid_value") -> PydanticCustomError:
-    """Error in the combination of a parameter with others."""
-    return PydanticCustomError("refused", "{reason}", {"code": code, "param": param, "reason": reason})
-
-
-def _unicode(text: str) -> str:
-    """Refuse half of a surrogate pair: JSON can spell it, but it is not a character and breaks tokenizers."""
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise PydanticCustomError("invalid_text", "half of a surrogate pair is not a character; remove it") from error
-    return text
-
-
-Text = Annotated[str, AfterValidator(_unicode)]
-Name = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
-Filled = Annotated[Text, StringConstraints(min_length=1)]
 StopText = Annotated[Text, StringConstraints(min_length=1, max_length=256)]
 Stop = Annotated[
     StopText | Annotated[list[StopText], Field(max_length=16, fail_fast=True)] | None,
-    _one_sentence("a text or a list of up to 16 texts, none of them empty"),
+    one_sentence("a text or a list of up to 16 texts, none of them empty"),
 ]
 Ids = Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1, fail_fast=True)]
 Prompt = Annotated[
@@ -75,49 +25,10 @@ Prompt = Annotated[
     | Ids
     | Annotated[list[Text], Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)]
     | Annotated[list[Ids], Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)],
-    _one_sentence(
+    one_sentence(
         "a text, a list of texts, a list of token ids, or a list of lists of token ids, none empty nor too long"
     ),
 ]
-
-_NEUTRAL: Final[Mapping[str, tuple[Any, ...]]] = {
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "logit_bias": ({},),
-    "best_of": (1,),
-    "suffix": ("",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "parallel_tool_calls": (True, False),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "response_format": ({"type": "text"},),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "reasoning_effort": ("none",),
-    "verbosity": (),
-    "web_search_options": (),
-}
-"""OpenAI parameters that we do not support -> values without effect, which are accepted, as null is."""
-
-
-class Body(BaseModel):
-    """Base of all requests: strict about types, and about unknown parameters, which might change the answer."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _supported(cls, data: Any) -> Any:
-        if not isinstance(data, Mapping):
-            return data
-        if len(data) > MOST_FIELDS:  # an error for each of them would take a kilobyte
-            raise _refused("body", f"there are {len(data)} parameters in one object; remove those that are unknown")
-        for name in _NEUTRAL.keys() & data.keys():
-            if data[name] is not None and data[name] not in _NEUTRAL[name]:
-                raise _refused(name, f"this server does not support {name}; remove it", "unsupported_parameter")
-        return {key: value for key, value in data.items() if key not in _NEUTRAL}
 
 
 class Asking(Body):
@@ -182,7 +93,7 @@ class Sampled(Decoding):
     @model_validator(mode="after")
     def _streamed(self) -> Self:
         if self.stream_options is not None and not self.stream:
-            raise _refused("stream_options", "stream_options needs stream: true")
+            raise refused("stream_options", "stream_options needs stream: true")
         return self
 
     @property
@@ -207,7 +118,7 @@ class Message(Body):
     """Speaker; `developer` means `system`."""
     content: Annotated[
         Text | Annotated[list[TextPart], Field(fail_fast=True)],
-        _one_sentence("a text, or a list of parts of type text"),
+        one_sentence("a text, or a list of parts of type text"),
     ]
     """The turn's text."""
     name: Text | None = None
@@ -232,6 +143,9 @@ class ChatRequest(Sampled):
 
     messages: list[Message] = Field(min_length=1, max_length=MOST_ITEMS, fail_fast=True)
     """The conversation, oldest turn first."""
+    context: PairContext | None = CONTEXT_FIELD
+    """Translation pairs before the last turn: the name of a context of the model, or `pairs`. (Not part of OpenAI's
+    API.)"""
     max_completion_tokens: int | None = Field(None, ge=1)
     """OpenAI's newer name of `max_tokens`."""
     logprobs: bool | None = None
@@ -242,9 +156,9 @@ class ChatRequest(Sampled):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.top_logprobs is not None and not self.logprobs:
-            raise _refused("top_logprobs", "top_logprobs needs logprobs: true")
+            raise refused("top_logprobs", "top_logprobs needs logprobs: true")
         if None not in (self.max_tokens, self.max_completion_tokens) and self.max_tokens != self.max_completion_tokens:
-            raise _refused("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
+            raise refused("max_tokens", "max_tokens and max_completion_tokens differ; give one of them")
         return self
 
     @property
@@ -268,7 +182,7 @@ class CompletionRequest(Sampled):
     @model_validator(mode="after")
     def _consistent(self) -> Self:
         if self.max_tokens == 0 and not self.echo:
-            raise _refused(
+            raise refused(
                 "max_tokens",
                 "max_tokens is 0, which needs echo: true; otherwise ask for at least one token",
             )
@@ -286,22 +200,25 @@ class TranslateRequest(Decoding):
     """Texts to translate, each separately."""
     prompt_language: Name | None = None
     """Language of the request to the model. Default: the first that it was trained with."""
+    context: PairContext | None = CONTEXT_FIELD
+    """Translation memory: the name of a context of the model, or `pairs`; those most similar to each text precede its
+    request."""
 
 
 class ClassifyRequest(Asking):
     """`/v1/classify`: give `labels` and `prompt`, or the name of a `suite` of the model's experiment."""
 
     texts: Annotated[
-        list[Filled | Annotated[dict[Name, Text], _few_entries(MOST_SLOTS)]],
+        list[Filled | Annotated[dict[Name, Text], few_entries(MOST_SLOTS)]],
         Field(min_length=1, fail_fast=True),
-        _one_sentence("a list of texts, or of objects with a text for each slot of the prompt; none empty"),
+        one_sentence("a list of texts, or of objects with a text for each slot of the prompt; none empty"),
     ]
     """Texts to classify; objects if the prompt has several slots: `{"premise": ..., "hypothesis": ...}`."""
     labels: Annotated[
         Annotated[list[Filled], Field(min_length=2, fail_fast=True)]
-        | Annotated[dict[Name, Filled], Field(min_length=2), _few_entries(MOST_ITEMS)]
+        | Annotated[dict[Name, Filled], Field(min_length=2), few_entries(MOST_ITEMS)]
         | None,
-        _one_sentence("at least two labels: a list of words, or an object of label -> the word for it"),
+        one_sentence("at least two labels: a list of words, or an object of label -> the word for it"),
     ] = None
     """Labels as words that the model scores, or label -> word."""
     prompt: Filled | None = Field(None, json_schema_extra={"pattern": r"\{[a-z_]+\}"})
@@ -310,6 +227,11 @@ class ClassifyRequest(Asking):
     """Name of a classification suite of the model's experiment, which gives labels, words and prompt."""
     prompt_language: Name | None = None
     """Use the suite's first prompt in this language."""
+    context: ExemplarContext | None = CONTEXT_FIELD
+    """Examples before each text: the name of a context of the model, `exemplars`, or `none`. Default: the model's own
+    for a suite that it was judged on, otherwise none."""
+    language: Name | None = None
+    """Language of the texts, for a context that takes exemplars of the same language. Default: those of any."""
     scorer: Scorer | None = None
     """`sum`, `mean` (per token) or `calibrated` (against content-free texts, Zhao et al. 2021, arXiv 2102.09690).
     Default: the experiment's, otherwise `calibrated`."""
@@ -317,17 +239,17 @@ class ClassifyRequest(Asking):
     @model_validator(mode="after")
     def _one_question(self) -> Self:
         if self.suite is not None and (self.labels is not None or self.prompt is not None):
-            raise _refused("suite", "suite has its labels and prompt; remove those, or the suite")
+            raise refused("suite", "suite has its labels and prompt; remove those, or the suite")
         if self.suite is None and (self.labels is None or self.prompt is None):
-            raise _refused("labels", "labels and prompt are required, or the name of a suite")
+            raise refused("labels", "labels and prompt are required, or the name of a suite")
         if self.suite is None and self.prompt_language is not None:
-            raise _refused(
+            raise refused(
                 "prompt_language",
                 "prompt_language chooses a prompt of a suite; remove it, or name a suite",
             )
         words = self.labels.values() if isinstance(self.labels, dict) else self.labels or ()
         if len(set(words)) < len(words):
-            raise _refused("labels", "two labels have the same word; change one")
+            raise refused("labels", "two labels have the same word; change one")
         if self.prompt is not None:
             _check_slots(self.prompt)
         return self
@@ -337,12 +259,12 @@ def _check_slots(prompt: str) -> None:
     try:
         slots = slots_of(prompt)
     except ValueError as error:
-        raise _refused("prompt", str(error)) from error
+        raise refused("prompt", str(error)) from error
     if not slots:
-        raise _refused("prompt", "the prompt has no slot; put {text} where the text belongs")
+        raise refused("prompt", "the prompt has no slot; put {text} where the text belongs")
     if unknown := [slot for slot in slots if not _SLOT_NAME.fullmatch(slot)]:
         name = printable(unknown[0])
-        raise _refused(
+        raise refused(
             "prompt", f"the prompt has the unknown slot {{{name}}}; a slot is a name of lower-case letters only"
         )
 

@@ -61,6 +61,8 @@ function choose() {
   preset(first.details);
   const suites = (first.details.suites ?? []).map((suite) => [suite.name, `${suite.name} (${suite.labels.join(", ")})`]);
   offer(byId("suite"), [...suites, ["", "custom labels"]]);
+  const { context } = first.details;
+  offer(byId("context"), [["", "model default"], ["none", "none"], ...(context ? [[context.name, context.name]] : [])]);
   arrange();
   byId("facts").replaceChildren(...facts(chosen()));
   byId("measured").replaceChildren(...scores(chosen()));

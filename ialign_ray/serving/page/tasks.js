@@ -15,6 +15,26 @@ function decoding() {
   return { temperature: number("temperature"), max_tokens: number("max-tokens"), seed: number("seed") };
 }
 
+/** The chosen context; undefined is the default of the model. */
+function context() {
+  return byId("context").value || undefined;
+}
+
+/** The examples that were in a prompt, in its order. */
+function examples(column, used) {
+  if (!used) return;
+  const pairs = used.pairs.map((pair) => [pair.id, pair.source, pair.target]);
+  const exemplars = used.exemplars.map(({ id, text, label }) => [
+    id, typeof text === "string" ? text : Object.values(text).join("\n"), label,
+  ]);
+  const rows = [...pairs, ...exemplars].map(([id, text, answer]) => make("tr", {},
+    make("td", { class: "soft" }, id), make("td", { dir: "auto" }, text), make("td", { dir: "auto" }, answer)));
+  const table = make("table", { class: "examples" }, make("tbody", {}, ...rows));
+  column.show(make("details", {}, make("summary", {}, `${rows.length} examples in the prompt`), table));
+  if (used.name) column.note(`context ${used.name}`);
+  if (used.dropped) column.note(`${used.dropped} examples did not fit`);
+}
+
 /** Forget all conversations. */
 export function forget() {
   turns.clear();
@@ -42,10 +62,12 @@ async function chat(column, signal) {
   const messages = [...before, { role: "user", content: byId("message").value }];
   if (kept) messages.forEach((turn) => column.turn(turn));
   const said = column.say();
-  const answer = await stream("v1/chat/completions", { model: column.model, messages, ...decoding() }, signal);
+  const body = { model: column.model, messages, context: context(), ...decoding() };
+  const answer = await stream("v1/chat/completions", body, signal);
   column.version(answer.version);
   for await (const event of answer.events) {
     const choice = event.choices[0];
+    examples(column, event.context);
     if (choice?.delta.content) {
       said.data += choice.delta.content;
       column.began();
@@ -58,10 +80,12 @@ async function chat(column, signal) {
 
 async function translate(column, signal) {
   const body = { source: byId("source").value, target: byId("target").value, texts: [byId("text").value] };
+  body.context = context();
   const said = column.say();
   const { version, data } = await ask("v1/translate", { model: column.model, ...body, ...decoding() }, signal);
   column.version(version);
   said.data = data.data[0].text;
+  examples(column, data.data[0].context);
   column.note(`${data.source} → ${data.target}`);
   if (data.data[0].finish_reason === "length") column.note("stopped at the maximum length");
   column.count(data.usage.completion_tokens);
@@ -76,10 +100,11 @@ function question() {
 
 async function classify(column, signal) {
   const texts = [...byId("slots").querySelectorAll("textarea")].map((field) => [field.dataset.slot, field.value]);
-  const body = { model: column.model, texts: [Object.fromEntries(texts)], ...question() };
+  const body = { model: column.model, texts: [Object.fromEntries(texts)], context: context(), ...question() };
   const { version, data } = await ask("v1/classify", body, signal);
   column.version(version);
   column.show(shares(data.data[0]));
+  examples(column, data.data[0].context);
   column.note(`scorer ${data.scorer}`);
 }
 

@@ -108,6 +108,7 @@ def test_whatever_is_sent_is_answered_as_documented(small, tmp_path, mode):
 
 def with_names(document, models):
     given = {"model": [*models, None], "source": ["eng", "Javanese"], "target": ["ind"], "prompt_language": [None]}
+    given |= {"language": [None, "eng"]}
     given |= {"suite": [None], "labels": [["yes", "no"], {"a": "yes", "b": "no"}], "prompt": ["{text} So?", "{text}"]}
     for schema in document["components"]["schemas"].values():
         if schema.get("additionalProperties") is False:
