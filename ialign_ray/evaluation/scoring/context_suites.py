@@ -92,7 +92,7 @@ class ContextUnit(LabelUnit):
             prompt=self.prompt
         )
         frame["sum"], frame["mean"] = list(scores[:, 0]), list(scores[:, 0] / lengths[:, 0])
-        priors = np.stack([prior(type(found)(each, each)) for each in scores[:, 1:]])
+        priors = np.stack([prior(each) for each in scores[:, 1:]])
         frame["calibrated"] = list(scores[:, 0] - priors)
         frame["blocks"], frame["dropped"] = sizes, dropped
         return frame

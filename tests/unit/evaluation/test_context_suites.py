@@ -97,8 +97,7 @@ def test_scores_are_those_of_one_pass_for_each_label(scorer, unit_of):
     own = sums(row["text"].iloc[0])
     np.testing.assert_allclose(found["sum"][0], own, atol=1e-4)
     free = np.stack([sums(question) for question in CONTENT_FREE])
-    kept = type("Scores", (), {"log_prob": free})
-    np.testing.assert_allclose(found["calibrated"][0], own - prior(kept), atol=1e-4)
+    np.testing.assert_allclose(found["calibrated"][0], own - prior(free), atol=1e-4)
 
 
 def test_exemplars_are_training_rows_in_their_language_the_nearest_last(experiment, unit_of):
