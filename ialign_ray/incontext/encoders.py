@@ -1,6 +1,6 @@
 """Retrievers by vectors: sentence encoders, and hidden layers of the evaluated model.
 
-Vectors are centred by language: without it, a sentence is nearest to others of its own language (Libovický et al. 2020,
+Vectors are centred by language: without it, a sentence is nearest to others in its language (Libovický et al. 2020,
 arXiv 2004.05160). Those of a pool are computed once, kept under a hash of model and texts, and memory-mapped.
 """
 
@@ -26,7 +26,7 @@ EXACT_MOST = 1_000_000
 """Texts up to which every vector is compared; beyond, an approximate index finds `CANDIDATES` of them."""
 CANDIDATES: Final = 1024
 SAMPLES: Final = 256
-"""Texts that the mean vector of a language is estimated from if the pool has none in it."""
+"""Texts that the mean vector of a language is estimated from if the pool has no text in it."""
 _VERSION: Final = 1  # of the kept vectors
 _PIECE: Final = 4096
 _VECTORS, _INDEX = "vectors.npy", "index.faiss"
@@ -103,8 +103,8 @@ def _sentence_encoder(name: str, field: str) -> Embed:
         model: Any = SentenceTransformer(name)
     except Exception as error:  # of the hub, of a folder's files, or of the model's own code
         raise ConfigError(
-            f"{field}: {name!r} cannot be loaded as a sentence encoder ({first_line(error)}); give the id or the folder "
-            "of a sentence-transformers model"
+            f"{field}: {name!r} cannot be loaded as a sentence encoder ({first_line(error)}); give the id or the "
+            "folder of a sentence-transformers model"
         ) from error
 
     def embed(texts: Sequence[str]) -> Vectors:
@@ -117,8 +117,8 @@ def _sentence_encoder(name: str, field: str) -> Embed:
 def kept_vectors(texts: Sequence[str], languages: Sequence[str], embed: Embed) -> tuple[Path, Vectors]:
     """Folder in the cache and memory-mapped vectors (n, H) of a pool: centred by language, of length one.
 
-    The folder also holds the means, by language and of all texts (`*`). The key depends on the vectors of two sentences,
-    so that an encoder whose weights changed under the same name gets other files.
+    The folder also holds the means, by language and of all texts (`*`). The key depends on the vectors of two
+    sentences, so that an encoder whose weights changed under the same name gets other files.
     """
     probe = np.round(embed(["Selamat pagi.", "One, two, three."]).astype(np.float64), 3)
     key = json_hash([_VERSION, probe.tolist(), list(texts), list(languages)])

@@ -182,9 +182,7 @@ def fitted(
     return similar
 
 
-def _ranker(
-    name: str, texts: Sequence[str], ids: Sequence[str], field: str, seed: int, space: VectorSpace
-) -> Ranker:
+def _ranker(name: str, texts: Sequence[str], ids: Sequence[str], field: str, seed: int, space: VectorSpace) -> Ranker:
     if name.startswith(PREFIXES):
         similarities = vector_similarities(name, texts, field, space)
         return lambda question: similarities(question.text, question.language)

@@ -30,6 +30,7 @@ CONTEXTS = [
     {"name": "balanced", "exemplars": {"language": "any", "balanced": True, "k": 4, "form": "table"}},
     {"name": "pairs", "pairs": {"k": 2}},
     {"name": "words", "dictionary": {"path": "words.csv", "language": "code", "translation": "eng"}},
+    {"name": "own-layer", "exemplars": {"retriever": ["model:last", "bm25"], "k": 2}},
     {"name": "labels", "labels": {"exemplars": "ind", "line": True}, "exemplars": {"k": 1}},
 ]
 
