@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ialign_ray.errors import ConfigError, first_line
-from ialign_ray.storage import cache_folder, json_hash, once
+from ialign_ray.storage import cache_folder, json_hash, once, read_json, write_json
 
 ENCODER, MODEL = "encoder:", "model:"
 PREFIXES: Final = (ENCODER, MODEL)
@@ -29,7 +29,7 @@ SAMPLES: Final = 256
 """Texts that the mean vector of a language is estimated from if the pool has no text in it."""
 _VERSION: Final = 1  # of the kept vectors
 _PIECE: Final = 4096
-_VECTORS, _INDEX = "vectors.npy", "index.faiss"
+_VECTORS, _MEANS, _INDEX = "vectors.npy", "means.json", "index.faiss"
 
 Vectors = NDArray[np.float32]
 Embed = Callable[[Sequence[str]], Vectors]
@@ -59,7 +59,7 @@ def vector_similarities(
     embed = embedder(name, field, space)
     languages = list(space.languages) or [""] * len(texts)
     folder, matrix = kept_vectors(texts, languages, embed)
-    means: dict[str, Vectors] = dict(np.load(folder / "means.npz"))
+    means = {code: np.asarray(mean, dtype=np.float32) for code, mean in read_json(folder / _MEANS).items()}
     for code, given in space.samples.items():
         if code not in means:
             means[code] = embed(list(given)[:SAMPLES]).mean(axis=0)
@@ -67,7 +67,8 @@ def vector_similarities(
 
     @lru_cache(maxsize=1 << 12)
     def unit_vector(text: str, language: str) -> Vectors:
-        return _unit(embed([text]) - means.get(language, means["*"]))[0]
+        found: Vectors = _unit(embed([text]) - means.get(language, means["*"]))[0]
+        return found
 
     def similar(text: str, language: str) -> NDArray[np.float64]:
         own = unit_vector(text, language)
@@ -147,13 +148,14 @@ def _write_vectors(scratch: Path, texts: Sequence[str], languages: Sequence[str]
         part = slice(start, start + _PIECE)
         raw[part] = _unit(raw[part] - np.stack([means[code] for code in codes[part]]))
     raw.flush()
-    np.savez(scratch / "means.npz", **means, **{"*": whole.astype(np.float32)})
+    write_json(scratch / _MEANS, {code: mean.tolist() for code, mean in (means | {"*": whole}).items()})
 
 
 def _unit(vectors: Vectors) -> Vectors:
     lengths = np.linalg.norm(vectors, axis=-1, keepdims=True)
     # a text that equals its language's mean, as the only one of a pool, is similar to nothing
-    return np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6)
+    found: Vectors = np.divide(vectors, lengths, out=np.zeros_like(vectors), where=lengths > 1e-6)
+    return found
 
 
 def nearest_index(folder: Path, matrix: Vectors) -> Any:
