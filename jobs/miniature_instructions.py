@@ -19,6 +19,7 @@ from ialign_ray.config import load_experiment
 from ialign_ray.corpus.identity import share_of
 from ialign_ray.storage import write_text
 from ialign_ray.streaming.curate import evaluation_index
+from ialign_ray.tasks.instructions import Instruction
 from ialign_ray.tasks.replay import leaking
 
 SENTIMENT = {
@@ -64,13 +65,13 @@ def main(data: Path, path: Path) -> None:
     foreign = [suite for suite in experiment.evaluate.suites if suite.kind != "instructions"]  # those are made here
     evaluate = experiment.evaluate.model_copy(update={"suites": foreign})
     each_once = {row[1]: row for row in (*sentiment(data), *others(data))}  # no held-out request is learned as well
-    rows = [(str(k), *row) for k, row in enumerate(each_once.values())]
+    rows = [Instruction(str(k), *row) for k, row in enumerate(each_once.values())]
     exact, overlap = leaking(rows, evaluation_index(experiment.model_copy(update={"evaluate": evaluate})))
     kept = [row for row, leaks in zip(rows, exact | overlap, strict=True) if not leaks]
     made_here = ("nusax", "nusatranslation", "flores")
-    held = set(sorted((row[0] for row in kept if not row[1].startswith(made_here)), key=share_of)[:300])
-    split = {row[0]: "heldout" if row[0] in held else "train" for row in kept}
-    named = [{"id": i, "source": s, "inputs": a, "targets": b, "split": split[i]} for i, s, a, b in kept]
+    held = set(sorted((row.row_id for row in kept if not row.source.startswith(made_here)), key=share_of)[:300])
+    split = {row.row_id: "heldout" if row.row_id in held else "train" for row in kept}
+    named = [{"id": i, "source": s, "inputs": a, "targets": b, "split": split[i]} for i, s, a, b, _ in kept]
     write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in named))
     print(f"{len(kept):,} instructions; {len(rows) - len(kept)} were left out, as they hold evaluation sentences")
 

@@ -7,14 +7,11 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["COLUMNS"] = "200"  # rich takes the width that is set when the command line is imported
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
-import pyarrow as pa
-import pyarrow.csv
-import pyarrow.parquet as pq
 import pytest
 import torch
 import yaml
 from hypothesis import settings
-from tiny_corpus import sentences, write_jsonl
+from tiny_corpus import sentences, tiny_experiment
 
 torch.set_num_threads(1)
 settings.register_profile("nightly", deadline=None)
@@ -102,47 +99,7 @@ def api(tiny_model, tiny_tokenizer):
 @pytest.fixture
 def experiment_data(tmp_path, tiny_model_folder):
     """A valid experiment as plain data: three corpora, instructions and a suite in tmp_path."""
-    rows = sentences(40)
-    pa.csv.write_csv(pa.Table.from_pylist(rows[:16]), tmp_path / "first.csv")
-    write_jsonl(tmp_path / "second.jsonl", rows[16:28])
-    pq.write_table(pa.Table.from_pylist(rows[28:]), tmp_path / "third.parquet")
-    old = [{"id": f"q{k}", "inputs": f"Say the number {k} in words.", "targets": f"number {k}"} for k in range(30)]
-    write_jsonl(tmp_path / "old.jsonl", old)
-    suite = [
-        {**row, "label": ("bad", "good")[k % 2], "split": ("train", "test")[k // 2 % 2]}
-        for k, row in enumerate(sentences(16, first=60))
-    ]
-    pq.write_table(pa.Table.from_pylist(suite), tmp_path / "suite.parquet")
-    columns = {"eng": "eng", "ind": "ind", "jav": "jav"}
-    return {
-        "name": "tiny",
-        "languages": {"l1": ["eng"], "l2": ["ind", "jav"]},
-        "model": {"id": str(tiny_model_folder), "lora": {"rank": 4}},
-        "corpora": [
-            {"name": "first", "path": "first.csv", "columns": dict(columns), "id": "sid"},
-            {"name": "second", "path": "second.jsonl", "columns": dict(columns), "id": "sid"},
-            {"name": "third", "path": "third.parquet", "columns": dict(columns), "id": "sid"},
-        ],
-        "replay": {"sources": [{"path": "old.jsonl"}], "ratio": 0.25},
-        "tasks": {"mix": "random-xss", "templates": ["eng", "ind"]},
-        "train": {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "learning_rate": 0.01, "micro_batch_tokens": 512},
-        "evaluate": {
-            "suites": [
-                {
-                    "kind": "classification",
-                    "name": "mood",
-                    "path": "suite.parquet",
-                    "columns": dict(columns),
-                    "id": "sid",
-                    "labels": {"bad": {"eng": "bad"}, "good": {"eng": "good"}},
-                    "prompts": [{"name": "plain", "text": "{text}\nGood or bad?"}],
-                }
-            ],
-            "resamples": 100,
-        },
-        "storage": {"data": str(tmp_path), "runs": str(tmp_path / "runs")},
-        "tracking": {"mlflow": False, "tensorboard": False},
-    }
+    return tiny_experiment(tmp_path, tiny_model_folder)
 
 
 @pytest.fixture

@@ -2,6 +2,10 @@
 
 import json
 
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+
 SUBJECTS = [
     ("cat", "kucing", "kucing"),
     ("dog", "anjing", "asu"),
@@ -55,4 +59,49 @@ def two_corpora(folder, model, name, rows):
         "tasks": {"mix": {"mt": 0.5, "tlm": 0.5, "xss": 0}},
         "train": {"max_prompt_tokens": 40, "max_target_tokens": 24},
         "storage": {"data": str(folder), "runs": str(folder / "runs")},
+    }
+
+
+def tiny_experiment(folder, model):
+    """A valid experiment as plain data, with its files in `folder`: three corpora, instructions and a suite."""
+    rows = sentences(40)
+    pa.csv.write_csv(pa.Table.from_pylist(rows[:16]), folder / "first.csv")
+    write_jsonl(folder / "second.jsonl", rows[16:28])
+    pq.write_table(pa.Table.from_pylist(rows[28:]), folder / "third.parquet")
+    old = [{"id": f"q{k}", "inputs": f"Say the number {k} in words.", "targets": f"number {k}"} for k in range(30)]
+    write_jsonl(folder / "old.jsonl", old)
+    suite = [
+        {**row, "label": ("bad", "good")[k % 2], "split": ("train", "test")[k // 2 % 2]}
+        for k, row in enumerate(sentences(16, first=60))
+    ]
+    pq.write_table(pa.Table.from_pylist(suite), folder / "suite.parquet")
+    columns = {"eng": "eng", "ind": "ind", "jav": "jav"}
+    return {
+        "name": "tiny",
+        "languages": {"l1": ["eng"], "l2": ["ind", "jav"]},
+        "model": {"id": str(model), "lora": {"rank": 4}},
+        "corpora": [
+            {"name": "first", "path": "first.csv", "columns": dict(columns), "id": "sid"},
+            {"name": "second", "path": "second.jsonl", "columns": dict(columns), "id": "sid"},
+            {"name": "third", "path": "third.parquet", "columns": dict(columns), "id": "sid"},
+        ],
+        "replay": {"sources": [{"path": "old.jsonl"}], "ratio": 0.25},
+        "tasks": {"mix": "random-xss", "templates": ["eng", "ind"]},
+        "train": {"steps": 6, "batch_size": 4, "checkpoint_every": 3, "learning_rate": 0.01, "micro_batch_tokens": 512},
+        "evaluate": {
+            "suites": [
+                {
+                    "kind": "classification",
+                    "name": "mood",
+                    "path": "suite.parquet",
+                    "columns": dict(columns),
+                    "id": "sid",
+                    "labels": {"bad": {"eng": "bad"}, "good": {"eng": "good"}},
+                    "prompts": [{"name": "plain", "text": "{text}\nGood or bad?"}],
+                }
+            ],
+            "resamples": 100,
+        },
+        "storage": {"data": str(folder), "runs": str(folder / "runs")},
+        "tracking": {"mlflow": False, "tensorboard": False},
     }

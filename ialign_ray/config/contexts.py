@@ -27,8 +27,10 @@ class ExemplarConfig(Section):
     """Labelled exemplars, from the training rows of a classification suite."""
 
     retriever: Names = Field(default_factory=lambda: ["bm25"], min_length=1)
-    """Search for them: `random`, `overlap` (of words), `bm25`, `characters` (TF-IDF of n-grams), or one of an
-    installed package; of several, by the sum of their reciprocal ranks (Cormack et al. 2009)."""
+    """Search for them: `random`, `overlap` (of words), `bm25`, `characters` (TF-IDF of n-grams), `encoder:ID` (an id or
+    folder of a sentence-transformers model), `model:LAYER` (the evaluated model's own hidden states; a number, `middle`
+    or `last`), or one of an installed package; of several, by the sum of their reciprocal ranks (Cormack et al.
+    2009)."""
     language: LanguageCode | Literal["own", "any"] = OWN
     """Language of the exemplars: that of the question (`own`), `any` of the pool, or a code."""
     suite: str | None = None
@@ -127,6 +129,16 @@ class ContextConfig(Section):
         if self.pairs and self.exemplars and self.exemplars.form == "turns" and self.pairs.place == "after":
             raise ValueError("pairs cannot follow exemplars that are turns; set `pairs.place: before`")
         return self
+
+    @property
+    def retrievers(self) -> list[str]:
+        """Names of all retrievers."""
+        return [name for side in (self.exemplars, self.pairs) if side for name in side.retriever]
+
+    @property
+    def searched_by_model(self) -> bool:
+        """True if the evaluated model itself is needed for the search."""
+        return any(name.startswith("model:") for name in self.retrievers)
 
     @property
     def variants(self) -> list[ContextConfig]:

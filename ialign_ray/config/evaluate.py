@@ -87,8 +87,9 @@ class EvaluateConfig(Section):
     classification suites, as MODEL + CONTEXT, next to the question alone."""
     lm_eval: HarnessConfig = Field(default_factory=HarnessConfig)
     """Tasks of lm-evaluation-harness, run in addition to the suites."""
-    scorer: Literal["sum", "mean", "calibrated"] = "calibrated"
-    """The scorer that the summary and the verdict use; all three are computed."""
+    scorer: Literal["sum", "mean", "calibrated", "batch"] = "calibrated"
+    """The scorer that the summary and the verdict use; all of them are computed. `batch` is relative to the mean over
+    the suite's rows (Batch Calibration, Zhou et al. 2024, arXiv 2309.17249)."""
     resamples: int = Field(1000, ge=100)
     """Bootstrap resamples."""
     tolerance: float = Field(0.02, ge=0)

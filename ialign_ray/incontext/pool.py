@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Final
 
@@ -12,32 +12,14 @@ from numpy.typing import NDArray
 
 from ialign_ray.corpus.identity import text_key
 from ialign_ray.errors import DataError
-from ialign_ray.incontext.retrievers import Floats, Ranker, fitted, nearest_first, terms, words_of
+from ialign_ray.incontext.encoders import VectorSpace
+from ialign_ray.incontext.retrievers import Floats, Query, Ranker, fitted, nearest_first, ranks_of, terms
 from ialign_ray.storage import json_hash
 
 NEAR: Final = 0.8
 """Jaccard similarity of their words from which two texts are near duplicates."""
 _CONSIDERED: Final = 64
 """Nearest candidates among which diversity chooses."""
-
-
-@dataclass(frozen=True)
-class Query:
-    """A question for which texts are searched."""
-
-    row: str
-    """Id of its sentence."""
-    text: str
-
-    @cached_property
-    def key(self) -> bytes:
-        """Key that equal texts share."""
-        return text_key(self.text)
-
-    @cached_property
-    def words(self) -> frozenset[str]:
-        """Its words in normal form."""
-        return frozenset(words_of(self.text))
 
 
 @dataclass(frozen=True)
@@ -87,6 +69,11 @@ class Pool:
         return [f"{i}\x00{code}" for i, code in zip(self.ids, self.languages, strict=True)]
 
     @cached_property
+    def ranks(self) -> NDArray[np.int64]:
+        """Place of each text in the order of `keys`."""
+        return ranks_of(self.keys)
+
+    @cached_property
     def _words(self) -> list[frozenset[str]]:
         return [frozenset(words) for words in terms(self.texts)]
 
@@ -115,22 +102,35 @@ class Search:
     diversity: float = 0.0
 
     @classmethod
-    def of(cls, pool: Pool, retriever: Sequence[str], k: int, field: str, seed: int = 0, **more: Any) -> Search:
-        """Fit retrievers to a pool. Raises ConfigError for an unknown retriever, DataError if k is above its size."""
+    def of(
+        cls,
+        pool: Pool,
+        retriever: Sequence[str],
+        k: int,
+        field: str,
+        seed: int = 0,
+        space: VectorSpace | None = None,
+        **more: Any,
+    ) -> Search:
+        """Fit retrievers to a pool. Raises ConfigError for an unknown retriever, DataError if k is above its size.
+
+        `space` is what encoders need beyond the pool: the open model, and sample texts of other languages.
+        """
         if k > len(pool.texts):
             raise DataError(f"{field}.k is {k}, but the pool has {len(pool.texts)} texts; lower it")
-        return cls(pool, fitted(retriever, pool.texts, pool.keys, f"{field}.retriever", seed), k, **more)
+        space = replace(space or VectorSpace(), languages=pool.languages)
+        return cls(pool, fitted(retriever, pool.texts, pool.keys, f"{field}.retriever", seed, space), k, **more)
 
     def find(self, question: Query) -> Neighbours:
         """The k texts for a question. Raises DataError if fewer than k are left without it."""
-        similarities = self.ranker(question.text, question.row)
+        similarities = self.ranker(question)
         taken: list[int] = []
         refused = 0
         limit = _CONSIDERED if self.diversity else self.k
         counts = dict.fromkeys(self.pool.labels, 0)
         quota = -(-self.k // max(1, len(counts))) if self.balanced else self.k
         later: list[int] = []  # of labels that have their share already
-        for place in nearest_first(similarities, self.pool.keys).tolist():
+        for place in nearest_first(similarities, self.pool.ranks, max(64, 2 * self.k)):
             if len(taken) >= limit:
                 break
             if self.pool.is_question(place, question):

@@ -3,14 +3,16 @@
 An installed package adds one by an entry point of the group `ialign.retrievers`:
 
     NEAREST = Retriever("my encoder", lambda texts, ids, seed: MyRanker(texts))
+
+A ranker is called with a `Query` and returns a similarity for each text.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Final
 
 import numpy as np
@@ -18,11 +20,36 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ialign_ray.corpus.cleaning.words import normalised_words
+from ialign_ray.corpus.identity import text_key
+from ialign_ray.incontext.encoders import PREFIXES, VectorSpace, vector_similarities
 from ialign_ray.plugins import Extensible
 
 Floats = NDArray[np.float64]
-Ranker = Callable[[str, str], Floats]
-"""Function of a question's text and id that returns the similarity of each text of the pool (n,), higher is nearer."""
+
+
+@dataclass(frozen=True)
+class Query:
+    """A question for which texts are searched."""
+
+    row: str
+    """Id of its sentence."""
+    text: str
+    language: str = ""
+    """Code of its language, by which encoders centre vectors; empty if unknown."""
+
+    @cached_property
+    def key(self) -> bytes:
+        """Key that equal texts share."""
+        return text_key(self.text)
+
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """Its words in normal form."""
+        return frozenset(words_of(self.text))
+
+
+Ranker = Callable[[Query], Floats]
+"""Function of a question that returns the similarity of each text of the pool (n,), higher is nearer."""
 _RRF: Final = 60
 """Constant of reciprocal rank fusion, as in the paper."""
 _FIGURES: Final = 6
@@ -56,8 +83,8 @@ def _random(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
     """Order of the pool drawn by the question's id."""
     own = _numbers(ids)
 
-    def drawn(text: str, row: str) -> Floats:
-        mixed = own ^ _numbers([f"{seed}\x00{row}"])
+    def drawn(question: Query) -> Floats:
+        mixed = own ^ _numbers([f"{seed}\x00{question.row}"])
         # the last steps of splitmix64, without which questions would share the order of most texts
         for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
             mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
@@ -76,8 +103,8 @@ def _overlap(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
     """Jaccard similarity of the sets of words."""
     sets = [frozenset(words) for words in terms(texts)]
 
-    def similar(text: str, row: str) -> Floats:
-        own = frozenset(words_of(text))
+    def similar(question: Query) -> Floats:
+        own = question.words
         return np.array([len(own & other) / max(1, len(own | other)) for other in sets], dtype=np.float64)
 
     return similar
@@ -89,12 +116,12 @@ def _bm25(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
 
     index, words = bm25s.BM25(), terms(texts)
     if not any(words):
-        return lambda text, row: np.zeros(len(texts))
+        return lambda question: np.zeros(len(texts))
     index.index(words, show_progress=False)
     known = index.vocab_dict
 
-    def similar(text: str, row: str) -> Floats:
-        own = [word for word in words_of(text) if word in known]
+    def similar(question: Query) -> Floats:
+        own = [word for word in words_of(question.text) if word in known]
         return np.asarray(index.get_scores(own), np.float64) if own else np.zeros(len(texts))
 
     return similar
@@ -107,8 +134,8 @@ def _characters(texts: Sequence[str], ids: Sequence[str], seed: int) -> Ranker:
     vectors: Any = TfidfVectorizer(analyzer="char_wb", ngram_range=(3, 5), sublinear_tf=True, dtype=np.float64)
     pool = vectors.fit_transform([f" {text} " for text in texts])  # of an empty text no n-gram would be left
 
-    def similar(text: str, row: str) -> Floats:
-        found: Floats = (pool @ vectors.transform([text]).T).toarray()[:, 0]
+    def similar(question: Query) -> Floats:
+        found: Floats = (pool @ vectors.transform([question.text]).T).toarray()[:, 0]
         return found
 
     return similar
@@ -127,29 +154,64 @@ RETRIEVERS: Final = Extensible(
 """Every retriever by its name in the experiment file."""
 
 
-def fitted(names: Sequence[str], texts: Sequence[str], ids: Sequence[str], field: str, seed: int = 0) -> Ranker:
+def fitted(
+    names: Sequence[str],
+    texts: Sequence[str],
+    ids: Sequence[str],
+    field: str,
+    seed: int = 0,
+    space: VectorSpace | None = None,
+) -> Ranker:
     """The ranker of a retriever, or of several by the sum of their reciprocal ranks, rounded to six digits.
 
-    Raises ConfigError for an unknown one, which `field` of the experiment names.
+    `space` is what encoders need beyond the texts. Raises ConfigError for an unknown one, which `field` of the
+    experiment names.
     """
-    rankers = [RETRIEVERS.find(name, field).fit(texts, ids, seed) for name in names]
+    rankers = [_ranker(name, texts, ids, field, seed, space or VectorSpace()) for name in names]
     if len(rankers) == 1:
-        return lambda text, row: _rounded(rankers[0](text, row))
+        return lambda question: _rounded(rankers[0](question))
+    ranks = ranks_of(ids)
 
-    def similar(text: str, row: str) -> Floats:
+    def similar(question: Query) -> Floats:
         total = np.zeros(len(texts))
         for ranker in rankers:
-            order = nearest_first(_rounded(ranker(text, row)), ids)
+            order = np.lexsort((ranks, -_rounded(ranker(question))))
             total[order] += 1 / (_RRF + 1 + np.arange(len(order)))
         return _rounded(total)
 
     return similar
 
 
-def nearest_first(similarities: Floats, ids: Sequence[str]) -> NDArray[np.int64]:
-    """Places of the pool from the nearest to the farthest; equal ones in the order of their ids."""
-    order = np.lexsort((np.asarray(ids, dtype=str), -similarities))
-    return order.astype(np.int64)
+def _ranker(name: str, texts: Sequence[str], ids: Sequence[str], field: str, seed: int, space: VectorSpace) -> Ranker:
+    if name.startswith(PREFIXES):
+        similarities = vector_similarities(name, texts, field, space)
+        return lambda question: similarities(question.text, question.language)
+    return RETRIEVERS.find(name, field).fit(texts, ids, seed)
+
+
+def ranks_of(ids: Sequence[str]) -> NDArray[np.int64]:
+    """Place of each id (n,) in their order."""
+    order = np.argsort(np.asarray(ids, dtype=str), kind="stable")
+    ranks = np.empty(len(order), dtype=np.int64)
+    ranks[order] = np.arange(len(order))
+    return ranks
+
+
+def nearest_first(similarities: Floats, ranks: NDArray[np.int64], first: int = 64) -> Iterator[int]:
+    """Places of the pool from the nearest to the farthest; equal ones in the order of their `ranks_of` ids.
+
+    Sorts only as many as are asked for, beginning with about `first`.
+    """
+    total, done = len(similarities), 0
+    while done < total:
+        if first >= total:
+            places = np.arange(total)
+        else:
+            places = np.flatnonzero(similarities >= -np.partition(-similarities, first - 1)[first - 1])
+        order = places[np.lexsort((ranks[places], -similarities[places]))]
+        yield from order[done:].tolist()
+        done = len(order)
+        first = 8 * done
 
 
 def _rounded(values: Floats) -> Floats:

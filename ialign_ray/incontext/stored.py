@@ -20,7 +20,8 @@ import pyarrow.parquet as pq
 from ialign_ray.config.contexts import ANY, OWN, ContextConfig, ContextPairs
 from ialign_ray.corpus.identity import text_key
 from ialign_ray.errors import DataError, first_line
-from ialign_ray.incontext.pool import Neighbours, Pool, Query, Search
+from ialign_ray.incontext.pool import Neighbours, Pool, Search
+from ialign_ray.incontext.retrievers import Query
 from ialign_ray.storage import MANIFEST, json_hash, read_json, spoiled_file, whole_folder, write_json
 
 FORMAT: Final = 1
@@ -163,9 +164,11 @@ class StoredContext:
         labels = [number[e.label] for e in rows]
         texts, codes = ["\n".join(e.texts[slot] for slot in pool.slots) for e in rows], [e.language or "" for e in rows]
         k = min(MOST, len(rows)) if config.k == "auto" else config.k[0]
-        more = {"balanced": config.balanced, "diversity": config.diversity}
         found = Pool([e.id for e in rows], codes, texts, labels)
-        return Search.of(found, config.retriever, k, where, self.settings.seed, **more), rows
+        search = Search.of(
+            found, config.retriever, k, where, self.settings.seed, balanced=config.balanced, diversity=config.diversity
+        )
+        return search, rows
 
     def _similar(
         self, config: ContextPairs, text: str, source: str | None, target: str | None

@@ -8,6 +8,9 @@
   "Calibrate Before Use", arXiv 2102.09690, who average probabilities, normalised over the labels, over
   several such inputs. With one input it ranks as domain-conditional PMI does: Holtzman et al. 2021,
   "Surface Form Competition", arXiv 2104.08315, whose domain premise is the prompt's text-free ending.
+- `batch`: as `calibrated`, with the prior estimated from the prompts that are scored instead of content-free ones: the
+  log of each label's mean probability over them. Zhou et al. 2024, "Batch Calibration", arXiv 2309.17249. It assumes
+  that all labels are about equally frequent among the prompts.
 """
 
 from __future__ import annotations
@@ -23,7 +26,7 @@ from ialign_ray.errors import ConfigError, DataError
 if TYPE_CHECKING:  # torch, which these numbers do not need
     from ialign_ray.inference.scoring import LabelScores
 
-Scorer = Literal["sum", "mean", "calibrated"]
+Scorer = Literal["sum", "mean", "calibrated", "batch"]
 
 
 def label_values(
@@ -33,18 +36,24 @@ def label_values(
 
     Args:
         scores: of the n prompts.
-        scorer: `sum`, `mean` or `calibrated` (see the module).
+        scorer: `sum`, `mean`, `calibrated` or `batch` (see the module).
         content_free: for `calibrated`, the scores [m, L] of the same L labels under m content-free
             prompts of the same template; one row is enough, three are usual.
 
     Raises:
         ConfigError: an unknown scorer.
-        DataError: `calibrated` without content-free scores, or with those of other labels.
+        DataError: `calibrated` without content-free scores, or with those of other labels; `batch` with one prompt.
     """
     if scorer == "sum":
         return scores.log_prob
     if scorer == "mean":
         return scores.log_prob / scores.tokens
+    if scorer == "batch":
+        if len(scores.log_prob) < 2:
+            raise DataError(
+                "the scorer `batch` needs at least two texts, over which it averages; choose `calibrated`, or give more"
+            )
+        return batch_calibrated(scores.log_prob)
     if scorer != "calibrated":
         raise ConfigError(f"scorer is {scorer!r}; choose one of {', '.join(get_args(Scorer))}.")
     if content_free is None or not len(content_free.log_prob):
@@ -54,15 +63,22 @@ def label_values(
             f"the content-free scores have {content_free.log_prob.shape[1]} labels and the prompts "
             f"{scores.log_prob.shape[1]}; score the same labels."
         )
-    return scores.log_prob - prior(content_free)
+    return scores.log_prob - prior(content_free.log_prob)
 
 
-def prior(content_free: LabelScores) -> NDArray[np.float64]:
-    """Log of the labels' mean probability [L] over content-free prompts [m, L], normalised over labels."""
+def prior(log_prob: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Log of the labels' mean probability [L] over prompts [m, L] (content-free or a batch), normalised over labels."""
     # normalised first: an input under which all labels are unlikely counts as much as another
-    each = log_softmax(content_free.log_prob, axis=-1)
+    each = log_softmax(log_prob, axis=-1)
     mean: NDArray[np.float64] = logsumexp(each, axis=0) - np.log(len(each))
     return mean
+
+
+def batch_calibrated(log_prob: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Scores [n, L] of prompts relative to the labels' mean probability over them; zeros if there is one prompt."""
+    # of normalised scores, so that a single prompt has exact ties
+    found: NDArray[np.float64] = log_softmax(log_prob, axis=-1) - prior(log_prob)
+    return found
 
 
 CONTENT_FREE = ("N/A", "[MASK]", "")

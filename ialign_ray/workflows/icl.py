@@ -10,9 +10,12 @@ from rich.console import Console
 
 from ialign_ray.config import ClassificationSuite, Experiment
 from ialign_ray.config.contexts import ContextConfig, ContextPairs, ExemplarConfig
-from ialign_ray.errors import ConfigError
+from ialign_ray.errors import ConfigError, IalignError
 from ialign_ray.evaluation.results.verdict import Statement
-from ialign_ray.evaluation.subjects import BASE, base_subject, run_subject
+from ialign_ray.evaluation.scoring.retriever_card import CARD, printed_card, retriever_card
+from ialign_ray.evaluation.subjects import BASE, base_subject, open_scorer, run_subject
+from ialign_ray.storage import write_text
+from ialign_ray.terminal import say
 from ialign_ray.training.pocket import ensure_model
 from ialign_ray.training.runs import finished_run, run_folder
 from ialign_ray.workflows.evaluate import judge, named
@@ -26,7 +29,8 @@ def icl(
 ) -> list[Statement]:
     """Score base, control and finished runs without and with each of `evaluate.contexts`; return the verdict.
 
-    An experiment without contexts gets `standard_contexts`. Raises ConfigError without a classification suite.
+    An experiment without contexts gets `standard_contexts`. The card of retrievers is printed and written too.
+    Raises ConfigError without a classification suite.
     """
     console = console or Console()
     suites = [suite for suite in experiment.evaluate.suites if isinstance(suite, ClassificationSuite)]
@@ -38,7 +42,19 @@ def icl(
     subjects = {BASE: [base_subject(experiment)]}
     for name, run in named([finished_run(run) for run in runs], finished_run(control) if control else None).items():
         subjects[name] = [replace(run_subject(experiment, run), name=name)]
-    return judge(experiment, subjects, run_folder(experiment, FOLDER), console)
+    folder = run_folder(experiment, FOLDER)
+    statements = judge(experiment, subjects, folder, console)
+    own_layers = any(context.searched_by_model for context in experiment.evaluate.contexts)
+    try:
+        card = retriever_card(experiment, open_scorer(experiment, None).embedder if own_layers else None)
+    except IalignError as error:  # the scores are written already
+        say(console, f"No card of retrievers: {error}")
+        return statements
+    if not card.empty:
+        write_text(folder / CARD, card.to_csv(index=False))
+        say(console, "Retrievers on your own data (recall of the right translation, share of the same label):")
+        console.print(printed_card(card))
+    return statements
 
 
 def standard_contexts(experiment: Experiment, suites: Sequence[ClassificationSuite]) -> list[ContextConfig]:

@@ -192,8 +192,8 @@ MUTANTS = [
     Mutant(
         "the calibrated scorer adds the prior",
         "inference/calibration.py",
-        "return scores.log_prob - prior(content_free)",
-        "return scores.log_prob + prior(content_free)",
+        "return scores.log_prob - prior(content_free.log_prob)",
+        "return scores.log_prob + prior(content_free.log_prob)",
         "inference evaluation/test_prompted_suites.py",
     ),
     Mutant(

@@ -27,7 +27,7 @@ BASELINES: Final = ("random", "majority", "length", "ngrams")
 FLOOR: Final = 1e-6  # a label unseen in training is improbable, not impossible: scores stay finite
 
 
-VERSION: Final = 1
+VERSION: Final = 2
 """Version; raise it when the same rows give different baselines, so that stored ones are recomputed."""
 
 
@@ -99,7 +99,7 @@ def baseline_predictions(train: pd.DataFrame, test: pd.DataFrame, labels: Mappin
     predictions are accepted: its prompts are dropped); `labels` gives each suite's number of labels. `ngrams` is added
     if both have texts (`text`, or `text:SLOT` for each text of a row). Fitted for each language on its training rows,
     or on those of all languages of the suite if it has no training rows. If `train` has a `fold`, a test row is
-    predicted by what was fitted on the rows of the other folds. The scores are in all three scorer columns, so that any
+    predicted by what was fitted on the rows of the other folds. The scores are in all scorer columns, so that any
     scorer's table can show them; the prompt is "none". Test labels are copied, never fitted on. Raises `DataError` for
     a missing column, a suite without training labels or without a number of labels.
     """

@@ -18,11 +18,13 @@ from scipy.sparse import csr_matrix
 from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.bootstrap import Floats, Ints
 from ialign_ray.evaluation.metrics.cell import Cell, quotient
+from ialign_ray.inference.calibration import batch_calibrated
 
 Bools = NDArray[np.bool_]
 
-SCORERS: Final = ("sum", "mean", "calibrated")
-"""Ways to score a label from its tokens: sum, mean over tokens, or sum relative to a contentless prompt."""
+SCORERS: Final = ("sum", "mean", "calibrated", "batch")
+"""Ways to score a label from its tokens: sum, mean over tokens, or sum relative to a contentless prompt or to the mean
+over the suite's rows (`with_batch`)."""
 
 PER_LENGTH: Final = ("per_character", "per_byte")
 """Further ways to score the text of an option: sum over its characters (`acc_norm` of lm-evaluation-harness), or bytes
@@ -73,6 +75,19 @@ def gold_labels(gold: ArrayLike, labels: int, rows: int) -> Ints:
     if wrong.size:
         raise DataError(f"label: {wrong[0]} is not an index of {labels} labels; give 0..{labels - 1}")
     return floats.astype(np.int64)
+
+
+def with_batch(predictions: pd.DataFrame, prefix: str = "") -> pd.DataFrame:
+    """Add the column `batch`: the log of each label's probability over its mean over the rows of a language.
+
+    Batch Calibration (Zhou et al. 2024, arXiv 2309.17249), computed from the stored sums of one suite and prompt: the
+    rows need no label, and no other pass of the model. `prefix` begins the names of both columns.
+    """
+    made = pd.Series(index=predictions.index, dtype=object)
+    for places in predictions.groupby("language").indices.values():
+        sums = np.stack(predictions[f"{prefix}sum"].iloc[places].tolist())
+        made.iloc[places] = pd.Series(list(batch_calibrated(sums)), predictions.index[places])
+    return predictions.assign(**{f"{prefix}batch": made})
 
 
 def predict(scores: Floats) -> Floats:

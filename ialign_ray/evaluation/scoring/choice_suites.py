@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ialign_ray.config import ChoiceSuite
 from ialign_ray.config.suites import LISTED, ChoiceForm
 from ialign_ray.corpus.identity import share_of
-from ialign_ray.evaluation.metrics.classification import PER_LENGTH, predict
+from ialign_ray.evaluation.metrics.classification import PER_LENGTH, SCORERS, predict, with_batch
 from ialign_ray.evaluation.scoring.prompted_suites import Unit
 from ialign_ray.evaluation.suites.choices import choice_rows, option_column
 from ialign_ray.evaluation.suites.load import text_column
@@ -55,6 +55,10 @@ class ChoiceUnit(Unit):
         frame["order_changed"] = found.pop("order_changed", np.nan)
         return frame.assign(**{f"{self.prefix}{name}": list(scores) for name, scores in found.items()})
 
+    def finish(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Add the scorer `batch`, by position of the option."""
+        return with_batch(predictions, self.prefix)
+
     def options(self, rows: pd.DataFrame) -> list[list[str]]:
         """The options of each row, in the order of the file."""
         return [list(o) for o in zip(*(rows[option_column(k)] for k in range(len(self.letters))), strict=True)]
@@ -69,7 +73,7 @@ class ChoiceUnit(Unit):
         free = scorer.options(self._content_free(), [distinct] * len(CONTENT_FREE))
         place = {option: k for k, option in enumerate(distinct)}
         own = [_columns(free, [place[option] for option in of_row]) for of_row in options]
-        return found | {"calibrated": scores.log_prob - np.stack([prior(of_row) for of_row in own])}
+        return found | {"calibrated": scores.log_prob - np.stack([prior(of_row.log_prob) for of_row in own])}
 
     def _by_letter(self, scorer: Scorer, rows: pd.DataFrame, options: list[list[str]]) -> dict[str, Floats]:
         free = scorer.content_free(self._content_free(), self.letters)
@@ -123,7 +127,7 @@ def letter_names(suite: ChoiceSuite, count: int) -> list[str]:
 
 def choice_scorers(suite: ChoiceSuite) -> list[str]:
     """Return the scorers of a suite in results, its own form first."""
-    names = {"letter": ("sum", "mean", "calibrated"), "text": ("sum", "mean", "calibrated", *PER_LENGTH)}
+    names = {"letter": SCORERS, "text": (*SCORERS, *PER_LENGTH)}
     return [("" if form == suite.forms[0] else f"{form}:") + name for form in suite.forms for name in names[form]]
 
 

@@ -2,54 +2,34 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
-from ialign_ray.config import ClassificationSuite, Experiment, PromptConfig
-from ialign_ray.config.contexts import ANY, OWN, ContextConfig, ContextPairs, ExemplarConfig
-from ialign_ray.corpus.identity import share_of
-from ialign_ray.corpus.pairs import load_parallel
-from ialign_ray.errors import ConfigError, DataError
+from ialign_ray.config import ClassificationSuite, Experiment, PromptConfig, TranslationSuite
+from ialign_ray.config.contexts import ContextConfig
+from ialign_ray.evaluation.scoring.context_blocks import (
+    BLOCKS,
+    NEAREST,
+    VOTES,
+    BlockBuilder,
+    CorpusPairs,
+    Pairs,
+    RowsOf,
+    loaded_context,
+)
+from ialign_ray.evaluation.scoring.context_translation import translation_context_units
 from ialign_ray.evaluation.scoring.prompted_suites import LabelUnit, Unit
 from ialign_ray.evaluation.suites.load import ClassificationRows, classification_rows, text_column
-from ialign_ray.incontext.pool import Pool, Query, Search
-from ialign_ray.incontext.prompts import (
-    Context,
-    ContextBlock,
-    Form,
-    Prompt,
-    fitting,
-    label_line,
-    pair_line,
-    render,
-    word_lines,
-)
-from ialign_ray.incontext.retrievers import terms, words_of
+from ialign_ray.incontext.prompts import Context, Form, Prompt, fitting, render
 from ialign_ray.inference.calibration import CONTENT_FREE, prior
-from ialign_ray.languages import display_name
-from ialign_ray.streaming.curate import curate
 
 if TYPE_CHECKING:  # torch, which reading predictions does not need
     from ialign_ray.evaluation.scoring.scorer import Scorer
-
-AUTO_K: Final = 32
-"""Exemplars that `k: auto` begins with."""
-BLOCKS: Final = "context"
-"""Column of the rows with the blocks before the question, as JSON."""
-VOTES, NEAREST = "votes", "nearest_label"
-"""Columns with the number of exemplars of each label (list), and the label of the nearest one; missing without
-exemplars."""
-Pairs = Callable[[str, str], pd.DataFrame]
-"""Function of two languages that returns the translation pairs of the corpora between them: id, source, target."""
-RowsOf = Callable[[ClassificationSuite], ClassificationRows]
-"""Function that reads the rows of a suite."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +61,7 @@ class ContextUnit(LabelUnit):
         sizes, dropped = [], []
         for stored, row in zip(rows[BLOCKS], texts, strict=True):
             asked = dict(zip(self.slots, row, strict=True))
-            context, out = fitting(_loaded(stored), partial(self._tokens, scorer, asked), room)
+            context, out = fitting(loaded_context(stored), partial(self._tokens, scorer, asked), room)
             sizes.append(context.size)
             dropped.append(out)
             free = (dict.fromkeys(self.slots, text) for text in CONTENT_FREE)
@@ -92,7 +72,7 @@ class ContextUnit(LabelUnit):
             prompt=self.prompt
         )
         frame["sum"], frame["mean"] = list(scores[:, 0]), list(scores[:, 0] / lengths[:, 0])
-        priors = np.stack([prior(type(found)(each, each)) for each in scores[:, 1:]])
+        priors = np.stack([prior(each) for each in scores[:, 1:]])
         frame["calibrated"] = list(scores[:, 0] - priors)
         frame["blocks"], frame["dropped"] = sizes, dropped
         return frame
@@ -101,13 +81,53 @@ class ContextUnit(LabelUnit):
         return scorer.prompt_tokens(render(context, asked, self.text, self.form))
 
 
+@dataclass(frozen=True)
+class SearchedUnit(ContextUnit):
+    """The same with exemplars or pairs that are found by the evaluated model's own hidden states."""
+
+    sources: str
+    """Hash of everything that the search depends on besides question and model."""
+    search: BlockSearch
+    """Finds the blocks of rows while the model is open."""
+
+    @property
+    def key(self) -> list[Any]:
+        """Everything that predictions depend on, the sources of the search by their hash."""
+        kind, version, settings = super().key
+        return [kind, version, {name: value for name, value in settings.items() if name != "search"}]
+
+    def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns as of `ContextUnit`."""
+        return super().predict(scorer, rows.join(self.search(scorer, rows)))
+
+
+@dataclass
+class BlockSearch:
+    """Blocks of a suite's questions under one prompt, found by the model that is open."""
+
+    builder: BlockBuilder
+    prompt: PromptConfig
+    shown: Sequence[str]
+    """Label words of exemplars."""
+    _opened: tuple[Scorer, BlockBuilder] | None = None
+
+    def __call__(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
+        """Columns as of `BlockBuilder.blocks`."""
+        if self._opened is None or self._opened[0] is not scorer:
+            self._opened = (scorer, self.builder.opened(scorer))
+        return self._opened[1].blocks(rows, self.prompt, self.shown)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_opened": None}  # a replica opens its own model
+
+
 def contexted_units(experiment: Experiment, names: Collection[str]) -> list[Unit]:
     """Units of the classification suites under each named context, contexts in the order of the experiment.
 
     Raises DataError for a pool without rows or a label, ConfigError for a suite without training rows.
     """
     chosen = [c for context in experiment.evaluate.contexts for c in context.variants if c.name in names]
-    pairs = _CorpusPairs(experiment)
+    pairs = CorpusPairs(experiment)
     known: dict[str, ClassificationRows] = {}  # read once for all contexts
 
     def rows_of(suite: ClassificationSuite) -> ClassificationRows:
@@ -118,239 +138,26 @@ def contexted_units(experiment: Experiment, names: Collection[str]) -> list[Unit
     return [unit for context in chosen for unit in context_units(experiment, context, pairs, rows_of)]
 
 
-_NO_PAIRS: Final = pd.DataFrame(columns=["id", "source", "target"])
+def context_units(experiment: Experiment, context: ContextConfig, pairs: Pairs, rows_of: RowsOf) -> Iterator[Unit]:
+    """Units of every classification suite under a context, and of translation suites if it has pairs.
 
-
-@dataclass
-class _CorpusPairs:
-    """Training pairs of the experiment's corpora, read when they are first asked for."""
-
-    experiment: Experiment
-    _parts: dict[Any, pd.DataFrame] | None = None
-
-    def __call__(self, language: str, pivot: str) -> pd.DataFrame:
-        if self._parts is None:
-            built, _ = curate(self.experiment, None)
-            table = load_parallel(self.experiment, built).pairs.to_pandas().rename(columns={"row_id": "id"})
-            parts = table.groupby(["source_language", "target_language"])
-            self._parts = {codes: part.drop_duplicates("source") for codes, part in parts}
-        return self._parts.get((language, pivot), _NO_PAIRS)
-
-
-def context_units(
-    experiment: Experiment, context: ContextConfig, pairs: Pairs, rows_of: RowsOf
-) -> Iterator[ContextUnit]:
-    """Units of every classification suite under a context. Raises DataError for a pool without rows or a label."""
+    Raises DataError for a pool without rows or a label.
+    """
     for suite in experiment.evaluate.suites:
+        if isinstance(suite, TranslationSuite):
+            yield from translation_context_units(experiment, suite, context, pairs)
         if not isinstance(suite, ClassificationSuite):
             continue
         rows = rows_of(suite)
         test = rows.test.drop(columns="fold").assign(length=rows.test["chars"])
-        builder = _Builder(experiment, suite, context, pairs, rows_of)
+        builder = BlockBuilder.of(experiment, suite, context, pairs, rows_of)
         for prompt in suite.asked:
             answers, shown = builder.words(prompt, "answers"), builder.words(prompt, "exemplars")
             form = context.exemplars.form if context.exemplars else "lines"
-            with_blocks = test.join(builder.blocks(test, prompt, shown))
-            yield ContextUnit(
-                suite.name, prompt.name, with_blocks, prompt.text, suite.slots, answers, context.name, form,
-                context.max_tokens,
-            )  # fmt: skip
-
-
-@dataclass
-class _Builder:
-    """Blocks of one suite's questions under a context; what all prompts share is searched once."""
-
-    experiment: Experiment
-    suite: ClassificationSuite
-    context: ContextConfig
-    pairs: Pairs
-    rows_of: RowsOf
-    _searches: dict[tuple[str, str], Any] = field(default_factory=dict)
-    _found: pd.DataFrame | None = None
-
-    @property
-    def labels(self) -> list[str]:
-        """Labels in order."""
-        return list(self.suite.labels)
-
-    def words(self, prompt: PromptConfig, side: str) -> tuple[str, ...]:
-        """Label words of the answers or the exemplars. Raises ConfigError for a label without one in their language."""
-        chosen = getattr(self.context.labels, side) if self.context.labels else None
-        code = chosen or prompt.language
-        for label, words in self.suite.labels.items():
-            if code not in words:
-                raise ConfigError(
-                    f"evaluate.contexts.{self.context.name}.labels.{side} is {code!r}, in which label {label!r} of "
-                    f"evaluate.suites.{self.suite.name} has no word; add it there"
-                )
-        return tuple(self.suite.labels[label][code] for label in self.labels)
-
-    def blocks(self, test: pd.DataFrame, prompt: PromptConfig, shown: Sequence[str]) -> pd.DataFrame:
-        """Columns `context`, `refused`, `votes` and `nearest_label` of each test row."""
-        head = self._head(prompt)
-        if self._found is None:
-            self._found = pd.DataFrame([self._search(row) for row in test.to_dict("records")], index=test.index)
-        found = self._found
-        names = self.experiment.languages.names
-        texts = []
-        for row in found.to_dict("records"):
-            exemplars = [[texts, shown[label]] for texts, label in row["exemplars"]]
-            lines = [
-                pair_line(source, target, *(display_name(c, prompt.language, names) for c in codes)).texts["line"]
-                for source, target, codes in row["pairs"]
-            ]
-            place = self.context.pairs.place if self.context.pairs else "before"
-            words = [word_lines(row["words"]).texts["line"]] if row["words"] else []
-            texts.append({"head": [*head, *words], place: lines, "exemplars": exemplars})
-        made = found[["refused", VOTES, NEAREST]].copy()
-        made[BLOCKS] = [json.dumps(one, ensure_ascii=False) for one in texts]
-        return made
-
-    def _head(self, prompt: PromptConfig) -> list[str]:
-        labels = self.context.labels
-        if labels is None or not labels.line:
-            return []
-        codes = (labels.exemplars or prompt.language, labels.answers or prompt.language)
-        names = [display_name(code, prompt.language, self.experiment.languages.names) for code in codes]
-        sides = (self.words(prompt, "exemplars"), self.words(prompt, "answers"))
-        return [label_line(*sides, *names).texts["line"]]
-
-    def _search(self, row: Mapping[Any, Any]) -> dict[str, Any]:
-        text = "\n".join(row[text_column(slot)] for slot in self.suite.slots)
-        question, language = Query(row["id"], text), row["language"]
-        made: dict[str, Any] = {"exemplars": [], "pairs": [], "words": [], "refused": 0, VOTES: None, NEAREST: None}
-        if self.context.exemplars:
-            made |= self._exemplars(self.context.exemplars, question, language)
-        if self.context.pairs:
-            made["pairs"] = self._pairs(self.context.pairs, question, language)
-        if self.context.dictionary:
-            made["words"] = self._words(question, language)
-        return made
-
-    def _exemplars(self, config: ExemplarConfig, question: Query, language: str) -> dict[str, Any]:
-        search, texts = self._cached("exemplars", language, lambda: self._exemplar_search(config, language))
-        asked = question
-        if config.through:
-            assert isinstance(config.language, str)  # checked by the config
-            near = ContextPairs(retriever=config.retriever, language=config.language, k=1)
-            for _, target, _ in self._pairs(near, question, language):
-                asked = Query(question.row, target)
-        found = search.find(asked)
-        places = list(reversed(found.places))  # the nearest last
-        labels = [search.pool.labels[place] for place in places]
-        return {
-            "exemplars": [(texts[place], label) for place, label in zip(places, labels, strict=True)],
-            "refused": found.refused,
-            VOTES: np.bincount(labels, minlength=len(self.labels)).tolist(),
-            NEAREST: labels[-1],
-        }
-
-    def _exemplar_search(self, config: ExemplarConfig, language: str) -> tuple[Search, list[dict[str, str]]]:
-        where = f"evaluate.contexts.{self.context.name}.exemplars"
-        suite = self.suite if config.suite is None else self._other_suite(config.suite, where)
-        if suite.crossed:
-            raise ConfigError(
-                f"{where}: suite {suite.name!r} has no training rows, and test rows are never exemplars; name another "
-                "`suite` with the same labels"
-            )
-        rows = self.rows_of(suite).train
-        if config.language != ANY:
-            wanted = language if config.language == OWN else config.language
-            if wanted not in set(rows["language"]):
-                known = ", ".join(sorted(set(rows["language"])))
-                raise DataError(f"{where}: suite {suite.name!r} has no training row in {wanted}; it has {known}")
-            rows = rows[rows["language"] == wanted]
-        if absent := [label for k, label in enumerate(self.labels) if k not in set(rows["label"])]:
-            raise DataError(f"{where}: no exemplar has the label {absent[0]!r}; name another `suite` or language")
-        slots = [text_column(slot) for slot in suite.slots]
-        texts = ["\n".join(row) for row in rows[slots].itertuples(index=False)]
-        labels = rows["label"].astype(int).tolist()
-        if config.labels == "permuted":
-            order = sorted(range(len(labels)), key=lambda k: share_of(f"{self.context.seed}:{k}", seed=13))
-            labels = [labels[k] for k in order]
-        same_file = suite.path == self.suite.path and suite.id == self.suite.id
-        pool = Pool(rows["id"].tolist(), rows["language"].tolist(), texts, labels, same_file)
-        k = min(AUTO_K, len(texts)) if config.k == "auto" else config.k[0]
-        search = Search.of(
-            pool, config.retriever, k, where, self.context.seed, balanced=config.balanced, diversity=config.diversity
-        )
-        shown = [dict(zip(suite.slots, row)) for row in rows[slots].itertuples(index=False)]
-        return search, shown
-
-    def _other_suite(self, name: str, where: str) -> ClassificationSuite:
-        suite = next(s for s in self.experiment.evaluate.suites if s.name == name)
-        if not isinstance(suite, ClassificationSuite) or list(suite.labels) != self.labels:
-            raise ConfigError(
-                f"{where}.suite is {name!r}, whose labels are not those of {self.suite.name!r}; name a classification "
-                f"suite with the labels {', '.join(self.labels)} in this order"
-            )
-        if suite.slots != self.suite.slots:
-            raise ConfigError(f"{where}.suite is {name!r}, whose texts are {suite.slots}, not {self.suite.slots}")
-        return suite
-
-    def _pairs(self, config: ContextPairs, question: Query, language: str) -> list[tuple[str, str, list[str]]]:
-        """Pairs of a question, the nearest last; a language without any is asked alone."""
-        old = [config.language] if config.language else self.experiment.languages.l1
-        pivot = next((code for code in old if self._paired_with(code)), old[0])
-        key = config.model_dump_json()
-        made = self._cached(key, language, lambda: self._pair_search(config, language, pivot))
-        if made is None:
-            return []
-        search, targets = made
-        places = reversed(search.find(question).places)
-        return [(search.pool.texts[place], targets[place], [language, pivot]) for place in places]
-
-    def _paired_with(self, pivot: str) -> bool:
-        return any(not self.pairs(code, pivot).empty for code in self.suite.spoken)
-
-    def _pair_search(self, config: ContextPairs, language: str, pivot: str) -> tuple[Search, list[str]] | None:
-        where = f"evaluate.contexts.{self.context.name}.pairs"
-        found = self.pairs(language, pivot)
-        if found.empty:
-            if not self._paired_with(pivot):
-                raise DataError(
-                    f"{where}: `corpora` have no pair of {pivot} and a language of {self.suite.name!r}; set another "
-                    "`language`"
-                )
-            return None
-        pool = Pool(found["id"].tolist(), [language] * len(found), found["source"].tolist(), (), False)
-        return Search.of(pool, config.retriever, config.k, where, self.context.seed), found["target"].tolist()
-
-    def _words(self, question: Query, language: str) -> list[tuple[str, str]]:
-        entries, counts = self._cached("words", language, lambda: self._dictionary(language))
-        config = self.context.dictionary
-        assert config is not None
-        own = list(dict.fromkeys(word for word in words_of(question.text) if word in entries))
-        # the rarest words of the dictionary first: with the fewest translations
-        own.sort(key=lambda word: (counts[word], entries[word][0]))
-        return [entries[word] for word in own[: config.entries]]
-
-    def _dictionary(self, language: str) -> tuple[dict[str, tuple[str, str]], Counter[str]]:
-        from ialign_ray.corpus.readers import read_table
-
-        config = self.context.dictionary
-        assert config is not None
-        columns = [config.word, config.translation, config.language]
-        table = read_table(config, self.experiment.storage.data, columns).to_pandas()
-        rows = table[table[config.language] == language]
-        words = terms(rows[config.word].tolist())
-        entries: dict[str, tuple[str, str]] = {}
-        counts: Counter[str] = Counter()
-        for word, written, meaning in zip(words, rows[config.word], rows[config.translation], strict=True):
-            if len(word) == 1:
-                counts[word[0]] += 1
-                entries.setdefault(word[0], (written, meaning))
-        return entries, counts
-
-    def _cached(self, what: str, language: str, make: Callable[[], Any]) -> Any:
-        if (what, language) not in self._searches:
-            self._searches[what, language] = make()
-        return self._searches[what, language]
-
-
-def _loaded(stored: str) -> Context:
-    given = json.loads(stored)
-    lines = {name: [ContextBlock.line(text) for text in given.get(name, [])] for name in ("head", "before", "after")}
-    exemplars = [ContextBlock(texts, answer) for texts, answer in given["exemplars"]]
-    return Context(lines["head"], lines["before"], exemplars, lines["after"])
+            asked = (prompt.text, suite.slots, answers, context.name, form, context.max_tokens)
+            if context.searched_by_model:
+                search = BlockSearch(builder, prompt, shown)
+                yield SearchedUnit(suite.name, prompt.name, test, *asked, builder.sources(), search)
+            else:
+                with_blocks = test.join(builder.blocks(test, prompt, shown))
+                yield ContextUnit(suite.name, prompt.name, with_blocks, *asked)

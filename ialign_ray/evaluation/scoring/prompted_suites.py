@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ialign_ray.config.contexts import NO_CONTEXT
+from ialign_ray.evaluation.metrics.classification import with_batch
 from ialign_ray.evaluation.metrics.retrieval import ranks, surface_ranks
 from ialign_ray.evaluation.suites.load import TURNS, text_column
 from ialign_ray.inference.calibration import CONTENT_FREE, label_values
@@ -80,6 +81,10 @@ class LabelUnit(Unit):
         for name in ("sum", "mean", "calibrated"):
             frame[name] = list(label_values(scores, name, free))
         return frame
+
+    def finish(self, predictions: pd.DataFrame) -> pd.DataFrame:
+        """Add the scorer `batch`."""
+        return with_batch(predictions)
 
     def prompts(self, rows: pd.DataFrame) -> list[str]:
         """The prompt of each row."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,7 +35,15 @@ class Scorer:
 
     def room(self, words: Sequence[str]) -> int:
         """Most tokens of a prompt before one of these label words."""
-        return self._room - (0 if self.encoder.seq2seq else max(map(len, self.encoder.labels(words))))
+        return self.window(max(map(len, self.encoder.labels(words))))
+
+    def window(self, answer: int) -> int:
+        """Most tokens of a prompt before an answer of this many tokens."""
+        return self._room - (0 if self.encoder.seq2seq else answer)
+
+    def target_tokens(self, text: str) -> int:
+        """Tokens of an answer, with the one that ends it."""
+        return len(self.encoder.target(text))
 
     def prompt_tokens(self, prompt: str | Sequence[Turn]) -> int:
         """Tokens of a prompt, or of the turns before an answer."""
@@ -112,6 +120,13 @@ class Scorer:
         except RefusedTurnsError:
             return False
         return True
+
+    def embedder(self, layer: str) -> Callable[[Sequence[str]], NDArray[np.float32]]:
+        """`vectors` at a layer that is given as text. Raises ConfigError if it is not a layer."""
+        if layer not in ("middle", "last") and not layer.removeprefix("-").isdecimal():
+            raise ConfigError(f"retriever 'model:{layer}' names no layer; use model:middle, model:last or a number")
+        chosen = cast(Layer, layer if layer in ("middle", "last") else int(layer))
+        return lambda texts: self.vectors(texts, chosen)
 
     def _asked(self, prompt: str | Sequence[Turn]) -> list[int]:
         return self.encoder.prompt(prompt) if isinstance(prompt, str) else self.encoder.conversation(prompt)

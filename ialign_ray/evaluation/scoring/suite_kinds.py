@@ -8,9 +8,9 @@ for translation and retrieval a direction "eng-jav", for instructions the suite'
 
 ==============  =======================================================================================================
 classification  suite, prompt, language, id, `label` (int, position in the suite's labels), `chars` (of all texts of
-                the row), `sum`, `mean`, `calibrated` (lists of a score for each label, in nats)
+                the row), `sum`, `mean`, `calibrated`, `batch` (lists of a score for each label, in nats)
 choice          suite, prompt, language, id, `label` (int, position of the right option in the file's order), `options`
-                (int, their number), `chars` (of all texts and options), `sum`, `mean`, `calibrated`, and of texts
+                (int, their number), `chars` (of all texts and options), `sum`, `mean`, `calibrated`, `batch`, of texts
                 `per_character`, `per_byte` (lists of a score for each option); the scorers of a suite's second form
                 begin with `letter:` or `text:`, missing under the prompts of the first; `order_changed` (1 if the
                 order of options changes the answer, missing if they were listed in one order)

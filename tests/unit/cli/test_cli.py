@@ -13,7 +13,7 @@ from ialign_ray.config import ScalingConfig
 from ialign_ray.errors import ClusterError
 
 COMMANDS = ["validate", "align", "evaluate", "compare", "ablate", "tune", "predict", "report", "export", "schema"]
-COMMANDS += ["suites", "register", "promote", "rollback", "models", "submit", "jobs", "stop", "doctor", "survey"]
+COMMANDS += ["suites", "register", "promote", "rollback", "models", "submit", "jobs", "stop", "doctor", "survey", "icl"]
 
 
 def test_a_missing_file(ialign, tmp_path):

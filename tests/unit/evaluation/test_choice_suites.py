@@ -326,7 +326,7 @@ def predicted(experiment, scorer, name, size=1000):
     frames = []
     for unit in (u for u in suite_units(experiment) if u.suite == name):
         pieces = [unit.rows.iloc[k : k + size].reset_index(drop=True) for k in range(0, len(unit.rows), size)]
-        frames.append(pd.concat([unit.predict(scorer, piece) for piece in pieces], ignore_index=True))
+        frames.append(unit.finish(pd.concat([unit.predict(scorer, piece) for piece in pieces], ignore_index=True)))
     return pd.concat(frames, ignore_index=True)
 
 

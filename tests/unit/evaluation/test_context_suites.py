@@ -6,8 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from rich.console import Console
+from tiny_corpus import tiny_experiment
 
 from ialign_ray.config import build_experiment
+from ialign_ray.config.contexts import ContextConfig
 from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.evaluation.results.cells import ResamplingPlan, measure
 from ialign_ray.evaluation.results.summary import summarise
@@ -28,16 +30,18 @@ CONTEXTS = [
     {"name": "balanced", "exemplars": {"language": "any", "balanced": True, "k": 4, "form": "table"}},
     {"name": "pairs", "pairs": {"k": 2}},
     {"name": "words", "dictionary": {"path": "words.csv", "language": "code", "translation": "eng"}},
+    {"name": "own-layer", "exemplars": {"retriever": ["model:last", "bm25"], "k": 2}},
     {"name": "labels", "labels": {"exemplars": "ind", "line": True}, "exemplars": {"k": 1}},
 ]
 
 
-@pytest.fixture
-def experiment(experiment_data, tmp_path):
-    data = experiment_data
+@pytest.fixture(scope="module")
+def experiment(tmp_path_factory, tiny_model_folder):
+    folder = tmp_path_factory.mktemp("contexts")
+    data = tiny_experiment(folder, tiny_model_folder)
     pd.DataFrame(
         {"code": ["jav", "jav", "eng"], "word": ["apik", "ora", "good"], "eng": ["good", "not", "good"]}
-    ).to_csv(tmp_path / "words.csv", index=False)
+    ).to_csv(folder / "words.csv", index=False)
     suite = data["evaluate"]["suites"][0]
     for label, words in suite["labels"].items():
         words.setdefault("ind", f"{label}-ind")
@@ -45,33 +49,38 @@ def experiment(experiment_data, tmp_path):
     return build_experiment(data, "test")
 
 
-def names(experiment):
-    return [variant.name for context in experiment.evaluate.contexts for variant in context.variants]
+@pytest.fixture(scope="module")
+def scorer(experiment):
+    return open_scorer(experiment, None)
 
 
-def unit_of(experiment, name):
-    return contexted_units(experiment, [name])[0]
+@pytest.fixture(scope="module")
+def unit_of(experiment):
+    """Function of a context's name that returns its unit."""
+    return {unit.context: unit for unit in contexted_units(experiment, names(CONTEXTS))}.__getitem__
+
+
+def names(contexts):
+    return [variant.name for context in contexts for variant in ContextConfig.model_validate(context).variants]
 
 
 def blocks(unit, k=0):
     return json.loads(unit.rows["context"].iloc[k])
 
 
-def test_every_context_makes_predictions_that_depend_on_no_other_row(experiment):
-    scorer = open_scorer(experiment, None)
-    for name in names(experiment):
-        unit = unit_of(experiment, name)
-        rows = unit.rows.head(4).reset_index(drop=True)
-        whole = unit.predict(scorer, rows)
-        for k in range(len(rows)):
-            alone = unit.predict(scorer, rows.iloc[[k]].reset_index(drop=True))
-            for column in ("sum", "mean", "calibrated"):
-                np.testing.assert_allclose(alone[column][0], whole[column][k], atol=1e-4)
-        assert whole["dropped"].eq(0).all()
+@pytest.mark.parametrize("name", names(CONTEXTS))
+def test_predictions_with_a_context_depend_on_no_other_row(scorer, unit_of, name):
+    unit = unit_of(name)
+    rows = unit.rows.groupby("language").head(1).reset_index(drop=True)  # one per language
+    whole = unit.predict(scorer, rows)
+    alone = unit.predict(scorer, rows.iloc[[1]].reset_index(drop=True))
+    for column in ("sum", "mean", "calibrated"):
+        np.testing.assert_allclose(alone[column][0], whole[column][1], atol=1e-4)
+    assert whole["dropped"].eq(0).all()
 
 
-def test_scores_are_those_of_one_pass_for_each_label(experiment):
-    scorer, unit = open_scorer(experiment, None), unit_of(experiment, "icl-k2")
+def test_scores_are_those_of_one_pass_for_each_label(scorer, unit_of):
+    unit = unit_of("icl-k2")
     row = unit.rows.head(1)
     found = unit.predict(scorer, row)
     exemplars = blocks(unit)["exemplars"]
@@ -89,19 +98,18 @@ def test_scores_are_those_of_one_pass_for_each_label(experiment):
     own = sums(row["text"].iloc[0])
     np.testing.assert_allclose(found["sum"][0], own, atol=1e-4)
     free = np.stack([sums(question) for question in CONTENT_FREE])
-    kept = type("Scores", (), {"log_prob": free})
-    np.testing.assert_allclose(found["calibrated"][0], own - prior(kept), atol=1e-4)
+    np.testing.assert_allclose(found["calibrated"][0], own - prior(free), atol=1e-4)
 
 
-def test_exemplars_are_training_rows_in_their_language_the_nearest_last(experiment):
+def test_exemplars_are_training_rows_in_their_language_the_nearest_last(experiment, unit_of):
     trained = suite_rows(experiment)
     for name, languages in (("icl-k2", None), ("x-icl", {"eng"}), ("balanced", {"eng", "ind", "jav"})):
-        unit = unit_of(experiment, name)
+        unit = unit_of(name)
         for stored, language in zip(unit.rows["context"], unit.rows["language"], strict=True):
             for texts, _ in json.loads(stored)["exemplars"]:
                 assert trained[texts["text"]] <= (languages or {language})
-    assert len(blocks(unit_of(experiment, "icl-k1"))["exemplars"]) == 1
-    two, one = (blocks(unit_of(experiment, f"icl-k{k}"))["exemplars"] for k in (2, 1))
+    assert len(blocks(unit_of("icl-k1"))["exemplars"]) == 1
+    two, one = (blocks(unit_of(f"icl-k{k}"))["exemplars"] for k in (2, 1))
     assert two[-1] == one[-1]
 
 
@@ -112,41 +120,41 @@ def suite_rows(experiment):
     return rows.groupby("text")["language"].agg(set).to_dict()
 
 
-def test_pairs_words_and_label_lines(experiment):
-    pairs = unit_of(experiment, "pairs")
+def test_pairs_words_and_label_lines(unit_of):
+    pairs = unit_of("pairs")
     by_language = {code: json.loads(rows["context"].iloc[0]) for code, rows in pairs.rows.groupby("language")}
     assert by_language["eng"]["before"] == []  # the pivot needs no translation
     assert len(by_language["jav"]["before"]) == 2
     assert "(Javanese) means" in by_language["jav"]["before"][0]
-    head = blocks(unit_of(experiment, "labels"))["head"]
+    head = blocks(unit_of("labels"))["head"]
     assert len(head) == 1
     assert "-ind" in head[0]
-    shown = blocks(unit_of(experiment, "labels"))["exemplars"][0][1]
+    shown = blocks(unit_of("labels"))["exemplars"][0][1]
     assert shown.endswith("-ind")
-    assert not any(word.endswith("-ind") for word in unit_of(experiment, "labels").words)
+    assert not any(word.endswith("-ind") for word in unit_of("labels").words)
 
 
-def test_permuted_labels_keep_texts_and_the_number_of_each_label(experiment):
-    true, permuted = unit_of(experiment, "icl-k2"), unit_of(experiment, "permuted")
+def test_permuted_labels_keep_texts_and_the_number_of_each_label(unit_of):
+    true, permuted = unit_of("icl-k2"), unit_of("permuted")
     pairs = list(zip(true.rows["context"], permuted.rows["context"], strict=True))
     sides = [[json.loads(one)["exemplars"] for one in pair] for pair in pairs]
     assert all([t for t, _ in a] == [t for t, _ in b] for a, b in sides)
     assert any([w for _, w in a] != [w for _, w in b] for a, b in sides)
 
 
-def test_too_long_contexts_lose_whole_exemplars_and_are_counted(experiment):
-    scorer, unit = open_scorer(experiment, None), unit_of(experiment, "icl-k2")
+def test_too_long_contexts_lose_whole_exemplars_and_are_counted(scorer, unit_of):
+    unit = unit_of("icl-k2")
     row = unit.rows.head(1)
     lengths = {}
     for k in (1, 2):
-        given = unit_of(experiment, f"icl-k{k}")
+        given = unit_of(f"icl-k{k}")
         context = blocks(given)["exemplars"]
         shown = [f"{given.text.replace('{text}', t['text'])}\n{w}" for t, w in context]
         lengths[k] = scorer.prompt_tokens("\n\n".join([*shown, given.text.replace("{text}", row["text"].iloc[0])]))
     short = type(unit)(**{**unit.__dict__, "max_tokens": lengths[2] - 1})
     found = short.predict(scorer, row)
     assert found[["blocks", "dropped"]].iloc[0].tolist() == [1, 1]
-    one = unit_of(experiment, "icl-k1")
+    one = unit_of("icl-k1")
     np.testing.assert_allclose(found["sum"][0], one.predict(scorer, one.rows.head(1))["sum"][0], atol=1e-4)
     with pytest.raises(DataError, match="nothing|no exemplar"):
         type(unit)(**{**unit.__dict__, "max_tokens": 3}).predict(scorer, row)
@@ -159,10 +167,10 @@ def test_predictions_without_a_context_are_those_of_an_experiment_without_contex
 
 
 def test_models_with_contexts_are_runs_next_to_those_without(experiment, monkeypatch):
-    chosen = [c for c in experiment.evaluate.contexts if c.name in ("icl", "permuted")]
-    experiment = experiment.model_copy(
-        update={"evaluate": experiment.evaluate.model_copy(update={"contexts": chosen, "shard_rows": 64})}
-    )
+    data = experiment.model_dump(mode="json")
+    data["evaluate"]["contexts"] = [{"name": "icl", "exemplars": {"k": [1, 2]}}, CONTEXTS[3]]
+    data["evaluate"]["suites"][0]["columns"] = {"eng": "eng", "jav": "jav"}
+    experiment = build_experiment(data, "two languages")
     subjects = with_contexts(experiment, {"base": [base_subject(experiment)]})
     assert list(subjects) == ["base", "base + icl-k1", "base + icl-k2", "base + permuted"]
     every = [one for seeds in subjects.values() for one in seeds]

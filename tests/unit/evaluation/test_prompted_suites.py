@@ -40,6 +40,7 @@ COLUMNS = {
         "new_tokens",
         "cut",
     ),
+    "lm_eval": ("suite", "language", "id", "score", "chance"),
     "following": ("suite", "prompt", "language", "id", "prompt_text", "checks", "hypothesis", "new_tokens", "cut"),
 }
 GENERATED = ("source", "reference", "hypothesis", "new_tokens", "cut")

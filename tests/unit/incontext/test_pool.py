@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.incontext.pool import Pool, Query, Search
-from ialign_ray.incontext.retrievers import RETRIEVERS, fitted, nearest_first, terms
+from ialign_ray.incontext.retrievers import RETRIEVERS, fitted, nearest_first, ranks_of, terms
 
 TEXTS = [
     "the cat sat on the mat",
@@ -54,7 +54,16 @@ def test_a_question_that_nothing_resembles_finds_the_same_texts_each_time(retrie
 
 
 def test_equal_similarities_are_in_the_order_of_ids():
-    assert nearest_first(np.array([1.0, 2.0, 2.0, 1.0]), ["d", "c", "b", "a"]).tolist() == [2, 1, 3, 0]
+    for first in (1, 2, 3, 64):
+        order = nearest_first(np.array([1.0, 2.0, 2.0, 1.0]), ranks_of(["d", "c", "b", "a"]), first)
+        assert list(order) == [2, 1, 3, 0]
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 70))
+def test_a_partial_order_begins_as_the_whole_one_does(values, first):
+    ids = [f"{k * 7 % 61:02}" for k in range(len(values))]
+    whole = sorted(range(len(values)), key=lambda k: (-values[k], ids[k]))
+    assert list(nearest_first(np.array(values, float), ranks_of(ids), first)) == whole
 
 
 @given(st.permutations(range(len(TEXTS))), st.sampled_from(list(RETRIEVERS.builtin)))
@@ -120,9 +129,10 @@ def test_diversity_avoids_what_is_like_the_texts_taken_already():
 
 def test_several_retrievers_are_fused_by_their_ranks():
     ids = [f"p{k}" for k in range(len(TEXTS))]
-    fused = fitted(["bm25", "characters"], TEXTS, ids, "x")("the cat", "q")
+    fused = fitted(["bm25", "characters"], TEXTS, ids, "x")(Query("q", "the cat"))
     ranks = [
-        nearest_first(fitted([one], TEXTS, ids, "x")("the cat", "q"), ids).tolist() for one in ("bm25", "characters")
+        list(nearest_first(fitted([one], TEXTS, ids, "x")(Query("q", "the cat")), ranks_of(ids)))
+        for one in ("bm25", "characters")
     ]
     expected = [sum(1 / (61 + order.index(k)) for order in ranks) for k in range(len(TEXTS))]
     assert fused.tolist() == pytest.approx(expected, rel=1e-5)

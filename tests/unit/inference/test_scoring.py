@@ -335,7 +335,7 @@ def test_scorers():
     np.testing.assert_array_equal(label_values(scores), scores.log_prob)
     np.testing.assert_allclose(label_values(scores, "mean")[0], [np.log(0.2), np.log(0.1) / 2])
     # Normalised over the labels .75/.25 and .6/.4, on average .675/.325.
-    np.testing.assert_allclose(np.exp(prior(free)), [0.675, 0.325])
+    np.testing.assert_allclose(np.exp(prior(free.log_prob)), [0.675, 0.325])
     calibrated = label_values(scores, "calibrated", free)
     np.testing.assert_allclose(np.exp(calibrated), [[0.2 / 0.675, 0.1 / 0.325], [0.3 / 0.675, 0.25 / 0.325]])
     assert calibrated.argmax(1).tolist() == [1, 1]

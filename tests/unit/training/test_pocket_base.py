@@ -13,7 +13,7 @@ def test_the_base_is_an_ordinary_model_folder(tmp_path, monkeypatch):
 
     monkeypatch.setenv("IALIGN_CACHE", str(tmp_path / "cache"))
     seen = []
-    recipe = TrainConfig(steps=3, batch_size=4, learning_rate=1e-3, checkpoint_every=3)
+    recipe = [Phase(TrainConfig(steps=3, batch_size=4, learning_rate=1e-3, checkpoint_every=3))]
     train_base(tmp_path / "base", recipe, seen.append)
     assert seen == [1, 2, 3]
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")

@@ -56,6 +56,7 @@ def test_shuffled_targets_and_permuted_labels_show_nothing(tmp_path):
     assert score.loc[("true", "source_use"), "low"] > 0.3
     assert score.loc[("twin", "source_use"), "low"] < 0.05
     assert score.loc[("true", "chrf_over_copy"), "low"] > 15
-    assert score.loc[("twin", "chrf_over_copy"), "high"] < 5
+    # any text of the language shares more n-grams with the reference than the source does
+    assert score.loc[("twin", "chrf_over_copy"), "high"] < 0.5 * score.loc[("true", "chrf_over_copy"), "low"]
     assert score.loc[("labels", "auc"), "low"] > 0.55
     assert score.loc[("permuted", "auc"), "low"] < 0.5 < score.loc[("permuted", "auc"), "high"]
