@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from ialign_ray.config import TrainConfig
-from ialign_ray.training.pocket import train_base
+from ialign_ray.training.pocket import Phase, train_base
 
 
 @pytest.mark.slow
