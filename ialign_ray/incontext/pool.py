@@ -16,6 +16,8 @@ from ialign_ray.incontext.encoders import VectorSpace
 from ialign_ray.incontext.retrievers import Floats, Query, Ranker, fitted, nearest_first, ranks_of, terms
 from ialign_ray.storage import json_hash
 
+AUTO_K: Final = 32
+"""Exemplars that `k: auto` begins with."""
 NEAR: Final = 0.8
 """Jaccard similarity of their words from which two texts are near duplicates."""
 _CONSIDERED: Final = 64

@@ -20,14 +20,12 @@ import pyarrow.parquet as pq
 from ialign_ray.config.contexts import ANY, OWN, ContextConfig, ContextPairs
 from ialign_ray.corpus.identity import text_key
 from ialign_ray.errors import DataError, first_line
-from ialign_ray.incontext.pool import Neighbours, Pool, Search
+from ialign_ray.incontext.pool import AUTO_K, Neighbours, Pool, Search
 from ialign_ray.incontext.retrievers import Query
 from ialign_ray.storage import MANIFEST, json_hash, read_json, spoiled_file, whole_folder, write_json
 
 FORMAT: Final = 1
 """Version of the folder; raise it when its files change."""
-MOST: Final = 32
-"""Exemplars that `k: auto` begins with."""
 _SETTINGS, _EXEMPLARS, _PAIRS = "context.json", "exemplars.parquet", "pairs.parquet"
 _TEXT = pa.string()
 _EXEMPLAR_SCHEMA = pa.schema(
@@ -163,7 +161,7 @@ class StoredContext:
         number = {label: k for k, label in enumerate(pool.words)}
         labels = [number[e.label] for e in rows]
         texts, codes = ["\n".join(e.texts[slot] for slot in pool.slots) for e in rows], [e.language or "" for e in rows]
-        k = min(MOST, len(rows)) if config.k == "auto" else config.k[0]
+        k = min(AUTO_K, len(rows)) if config.k == "auto" else config.k[0]
         found = Pool([e.id for e in rows], codes, texts, labels)
         search = Search.of(
             found, config.retriever, k, where, self.settings.seed, balanced=config.balanced, diversity=config.diversity

@@ -103,7 +103,9 @@ def _heat_cell(row: Mapping[Any, Any], strongest: float) -> dict[str, Any]:
     }
 
 
-def group_scores(experiment: Experiment, results: pd.DataFrame, published: pd.DataFrame) -> list[dict[str, Any]]:
+def group_scores(
+    experiment: Experiment, results: pd.DataFrame, published: pd.DataFrame = NOT_PUBLISHED
+) -> list[dict[str, Any]]:
     """Scores of each suite's main metric: one row per run, then one per published model; one column per group.
 
     A published score (`every_eval_ever.PUBLISHED`) is that of a suite's group if its evaluation is called SUITE/GROUP,

@@ -22,7 +22,7 @@ from ialign_ray.errors import ConfigError, DataError
 from ialign_ray.evaluation.scoring.predictions import row_keys
 from ialign_ray.evaluation.suites.load import ClassificationRows, text_column
 from ialign_ray.incontext.encoders import SAMPLES, VectorSpace
-from ialign_ray.incontext.pool import Pool, Search
+from ialign_ray.incontext.pool import AUTO_K, Pool, Search
 from ialign_ray.incontext.prompts import Context, ContextBlock, label_line, pair_line, word_lines
 from ialign_ray.incontext.retrievers import Query, terms, words_of
 from ialign_ray.languages import display_name
@@ -32,8 +32,6 @@ from ialign_ray.streaming.curate import curate
 if TYPE_CHECKING:  # torch, which reading predictions does not need
     from ialign_ray.evaluation.scoring.scorer import Scorer
 
-AUTO_K: Final = 32
-"""Exemplars that `k: auto` begins with."""
 BLOCKS: Final = "context"
 """Column of the rows with the blocks before the question, as JSON."""
 VOTES, NEAREST = "votes", "nearest_label"
