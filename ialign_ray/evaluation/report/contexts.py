@@ -84,18 +84,20 @@ def _changes(experiment: Experiment, analysis: Analysis) -> Mapping[tuple[str, s
     return found
 
 
-def printed_contexts(table: pd.DataFrame) -> BlockTable:
-    """The table of contexts for a terminal."""
-    header = ("suite", "group", "model", "context", "score [95 %]", "change [95 %]", "vote", "as nearest", "n")
-    rows = []
-    for row in table.sort_values(["suite", "scope", "model"], kind="stable").to_dict("records"):
-        change = _interval(row["change"], row["change_low"], row["change_high"], sign="+")
-        rows.append(
-            (row["suite"], row["scope"].removeprefix("group:"), row["model"], row["context"],
-             _interval(row["value"], row["low"], row["high"]), change, _number(row["vote"]), _number(row["nearest"]),
-             str(row["n"]))
-        )  # fmt: skip
-    return BlockTable(header, rows)
+def printed_contexts(table: pd.DataFrame) -> list[BlockTable]:
+    """The table of contexts for a terminal, one for each suite."""
+    found = []
+    for suite, part in table.groupby("suite", sort=False):
+        rows = []
+        for row in part.sort_values(["scope", "model"], kind="stable").to_dict("records"):
+            run = row["model"] if row["context"] == NO_CONTEXT else f"{row['model']} + {row['context']}"
+            score = _interval(row["value"], row["low"], row["high"])
+            change = _interval(row["change"], row["change_low"], row["change_high"], sign="+")
+            place = f"{row['scope'].removeprefix('group:')} {run}"
+            rows.append((place, score, change, _number(row["vote"]), _number(row["nearest"]), str(row["n"])))
+        header = ("group and model", "score [95 %]", "change [95 %]", "vote", "as nearest", "n")
+        found.append(BlockTable(header, rows, f"{suite}: contexts"))
+    return found
 
 
 def _interval(value: float, low: float, high: float, sign: str = "") -> str:

@@ -109,7 +109,7 @@ def write_report(
     contexts = context_table(material.experiment, analysis)
     if not contexts.empty:
         write_text(folder / "contexts.csv", contexts.to_csv(index=False))
-        console.print(printed_contexts(contexts))
+        console.print(*printed_contexts(contexts), sep="\n")
     for statement in analysis.statements:
         console.print(f"- {statement.text}", highlight=False, soft_wrap=True)
     for line in sample_translations(material.experiment, material.runs):
