@@ -60,20 +60,16 @@ def icl(
 def standard_contexts(experiment: Experiment, suites: Sequence[ClassificationSuite]) -> list[ContextConfig]:
     """Exemplars of the question's language and of the first L1 language, with their controls; pairs with theirs."""
     first = experiment.languages.l1[0]
-
-    def exemplars(**settings: object) -> ExemplarConfig:
-        return ExemplarConfig.model_validate(settings)
-
     if any(suite.crossed for suite in suites):
         raise ConfigError(
             "a suite has no training rows, which exemplars are taken from; set evaluate.contexts with `exemplars.suite`"
         )
     found = [
-        ContextConfig(name="icl", exemplars=exemplars()),
-        ContextConfig(name="icl-random", exemplars=exemplars(retriever="random")),
-        ContextConfig(name="icl-permuted", exemplars=exemplars(labels="permuted")),
-        ContextConfig(name="x-icl", exemplars=exemplars(language=first)),
-        ContextConfig(name="x-icl-random", exemplars=exemplars(language=first, retriever="random")),
+        ContextConfig(name="icl", exemplars=ExemplarConfig()),
+        ContextConfig(name="icl-random", exemplars=ExemplarConfig(retriever=["random"])),
+        ContextConfig(name="icl-permuted", exemplars=ExemplarConfig(labels="permuted")),
+        ContextConfig(name="x-icl", exemplars=ExemplarConfig(language=first)),
+        ContextConfig(name="x-icl-random", exemplars=ExemplarConfig(language=first, retriever=["random"])),
     ]
     if experiment.corpora:
         found.append(ContextConfig(name="pairs", pairs=ContextPairs()))

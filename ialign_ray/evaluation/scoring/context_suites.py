@@ -43,12 +43,6 @@ class ContextUnit(LabelUnit):
     max_tokens: int | None
     """Most tokens of a prompt; None for the model's window."""
 
-    @property
-    def key(self) -> list[Any]:
-        """Everything that predictions depend on, without the context's name: its blocks are in the rows."""
-        kind, version, settings = super().key
-        return [kind, version, {name: value for name, value in settings.items() if name != "context"}]
-
     def predict(self, scorer: Scorer, rows: pd.DataFrame) -> pd.DataFrame:
         """Columns as of `LabelUnit`, and of each row: exemplars and pairs in its prompt (`blocks`), those that the
         window had no room for (`dropped`), those refused as the question itself, the votes and the nearest label.

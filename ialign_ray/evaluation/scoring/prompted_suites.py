@@ -48,8 +48,8 @@ class Unit(ABC):
     @property
     def key(self) -> list[Any]:
         """Everything besides model and rows that predictions depend on: kind, version and every field of the kind
-        (JSON)."""
-        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "rows"}
+        (JSON), without the context's name, as its blocks are in the rows."""
+        settings = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("rows", "context")}
         return [type(self).__name__, self.version, settings]
 
     @abstractmethod

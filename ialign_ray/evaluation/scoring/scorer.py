@@ -114,7 +114,9 @@ class Scorer:
         return embed(self.model, ids, layer=layer, max_batch_tokens=self.batch_tokens)
 
     def accepts(self, prompt: str | Sequence[Turn]) -> bool:
-        """Return False for turns that the chat template refuses."""
+        """Return False for turns that the chat template refuses; it takes every single request."""
+        if isinstance(prompt, str):
+            return True
         try:
             self._asked(prompt)
         except RefusedTurnsError:
