@@ -7,9 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from ialign_ray.config.data import Scalar
-from ialign_ray.config.languages import ByLanguage, LanguageList
+from ialign_ray.config.languages import ByLanguage
 from ialign_ray.config.suite_metrics import NEURAL, OF_ANSWERS, OF_CHECKS, measures
-from ialign_ray.config.suite_source import PromptConfig, SuiteSource, check_slots, prompts_in
+from ialign_ray.config.suite_source import PromptConfig, PromptedSource, check_slots
 
 NAMED = "language"
 """Slot of a prompt for the name of the row's language, in the prompt's language."""
@@ -23,7 +23,7 @@ AnswerMetric = Annotated[
 ]
 
 
-class GenerationSuite(SuiteSource):
+class GenerationSuite(PromptedSource):
     """Generated answers against references: summaries, open questions, dialogue."""
 
     kind: Literal["generation"] = "generation"
@@ -38,8 +38,6 @@ class GenerationSuite(SuiteSource):
     prompts: list[PromptConfig] = Field(min_length=1)
     """Several wordings, with a slot for each text of a row, and `{language}` for the name of its language; results are
     given per prompt and averaged."""
-    prompt_languages: LanguageList | None = None
-    """Ask only by the prompts in these languages."""
     max_new_tokens: int = Field(128, ge=1)
     """The longest answer that is generated; an answer that needs more is cut, and not valid."""
     metric: AnswerMetric = "chrf"
@@ -47,17 +45,11 @@ class GenerationSuite(SuiteSource):
 
     @model_validator(mode="after")
     def _asked(self) -> Self:
-        assert self.asked  # raises a ValueError without one
         for prompt in self.prompts:
             check_slots(prompt, self.slots, () if NAMED in self.slots else (NAMED,))
         if isinstance(self.reference, dict) and (missing := [c for c in self.spoken if c not in self.reference]):
             raise ValueError(f"language {missing[0]!r} has no columns in `reference`; add them")
         return self
-
-    @property
-    def asked(self) -> list[PromptConfig]:
-        """The prompts that are used."""
-        return prompts_in(self.prompts, self.prompt_languages)
 
     def references_of(self, language: str) -> list[str]:
         """Return the columns with the references of a language."""
@@ -74,7 +66,7 @@ class GenerationSuite(SuiteSource):
 FollowingMetric = Annotated[str, measures("following", *OF_CHECKS), Field(json_schema_extra={"enum": list(OF_CHECKS)})]
 
 
-class FollowingSuite(SuiteSource):
+class FollowingSuite(PromptedSource):
     """Instruction following: generated answers against checks that need no judge, such as length and format."""
 
     kind: Literal["following"] = "following"
@@ -88,8 +80,6 @@ class FollowingSuite(SuiteSource):
         default_factory=lambda: [PromptConfig(name="default", text="{text}")], min_length=1
     )
     """Wordings around the request of a row; the request alone if omitted."""
-    prompt_languages: LanguageList | None = None
-    """Ask only by the prompts in these languages."""
     max_new_tokens: int = Field(256, ge=1)
     """The longest answer that is generated; a longer one is cut, and checked as it is."""
     metric: FollowingMetric = "followed"
@@ -97,12 +87,6 @@ class FollowingSuite(SuiteSource):
 
     @model_validator(mode="after")
     def _asked(self) -> Self:
-        assert self.asked  # raises a ValueError without one
         for prompt in self.prompts:
             check_slots(prompt, self.slots)
         return self
-
-    @property
-    def asked(self) -> list[PromptConfig]:
-        """The prompts that are used."""
-        return prompts_in(self.prompts, self.prompt_languages)

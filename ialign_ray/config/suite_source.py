@@ -194,16 +194,30 @@ def check_slots(prompt: PromptConfig, needed: tuple[str, ...], allowed: tuple[st
         raise ValueError(f"prompt {prompt.name!r}: `text` has the unknown slot {{{unknown[0]}}}; use {slots}")
 
 
-def prompts_in(prompts: list[PromptConfig], languages: list[str] | None) -> list[PromptConfig]:
-    """Return the prompts in the given languages, or all for None.
+class PromptedSource(SuiteSource):
+    """A suite whose rows are asked by prompts."""
 
-    Raises ValueError if two prompts have one name, or no prompt is left.
-    """
-    names = [p.name for p in prompts]
-    if twice := [n for n in names if names.count(n) > 1]:
-        raise ValueError(f"the prompt name {twice[0]!r} is used twice; rename one")
-    chosen = [p for p in prompts if languages is None or p.language in languages]
-    if not chosen:
-        have = ", ".join(dict.fromkeys(p.language for p in prompts))
-        raise ValueError(f"no prompt is in {languages}; the suite's are in {have}")
-    return chosen
+    prompts: list[PromptConfig] = Field(min_length=1)
+    """Several wordings; results are given per prompt and averaged."""
+    prompt_languages: LanguageList | None = None
+    """Ask only by the prompts in these languages."""
+
+    @model_validator(mode="after")
+    def _one_is_asked(self) -> Self:
+        assert self.asked  # raises a ValueError without one
+        return self
+
+    @property
+    def asked(self) -> list[PromptConfig]:
+        """The prompts that are used.
+
+        Raises ValueError if two prompts have one name, or no prompt is left.
+        """
+        names = [p.name for p in self.prompts]
+        if twice := [n for n in names if names.count(n) > 1]:
+            raise ValueError(f"the prompt name {twice[0]!r} is used twice; rename one")
+        chosen = [p for p in self.prompts if self.prompt_languages is None or p.language in self.prompt_languages]
+        if not chosen:
+            have = ", ".join(dict.fromkeys(p.language for p in self.prompts))
+            raise ValueError(f"no prompt is in {self.prompt_languages}; the suite's are in {have}")
+        return chosen

@@ -25,15 +25,15 @@ from ialign_ray.config.base import Section
 from ialign_ray.config.data import InstructionSource, Scalar
 from ialign_ray.config.generation import FollowingSuite, GenerationSuite
 from ialign_ray.config.harness_suite import LmEvalSuite
-from ialign_ray.config.languages import ByLanguage, LanguageCode, LanguageList
+from ialign_ray.config.languages import ByLanguage, LanguageCode
 from ialign_ray.config.slots import slots_of
 from ialign_ray.config.suite_metrics import NEURAL, OF_LABELS, OF_TEXT, measures
 from ialign_ray.config.suite_source import (
     ClusteredSource,
     PromptConfig,
+    PromptedSource,
     SuiteSource,
     check_slots,
-    prompts_in,
 )
 from ialign_ray.errors import ConfigError
 from ialign_ray.plugins import Extensible
@@ -54,7 +54,7 @@ def _keys_as_text(value: Any) -> Any:
     return {str(key) if isinstance(key, int) and not isinstance(key, bool) else key: v for key, v in value.items()}
 
 
-class ClassificationSuite(SuiteSource):
+class ClassificationSuite(PromptedSource):
     """Zero-shot classification by the likelihood of the label words."""
 
     kind: Literal["classification"] = "classification"
@@ -72,10 +72,6 @@ class ClassificationSuite(SuiteSource):
     """Column whose equal values stay in one fifth where `train` is null, such as the premise of three hypotheses."""
     labels: Annotated[dict[str, ByLanguage[str]], BeforeValidator(_keys_as_text), Field(min_length=2)]
     """Label -> the word for it in each prompt language; in order from worst to best, if they are ordered."""
-    prompts: list[PromptConfig] = Field(min_length=1)
-    """Several wordings; results are given per prompt and averaged."""
-    prompt_languages: LanguageList | None = None
-    """Ask only by the prompts in these languages."""
     metric: LabelMetric = "f1_weighted"
     """Chief metric of the suite, shown first."""
 
@@ -96,16 +92,6 @@ class ClassificationSuite(SuiteSource):
                 )
         return self
 
-    @model_validator(mode="after")
-    def _asked(self) -> Self:
-        assert self.asked  # raises a ValueError without one
-        return self
-
-    @property
-    def asked(self) -> list[PromptConfig]:
-        """The prompts that are used."""
-        return prompts_in(self.prompts, self.prompt_languages)
-
     @property
     def crossed(self) -> bool:
         """Return True if the baselines are fitted on the other fifths of the test rows."""
@@ -123,7 +109,7 @@ LISTED = "choices"
 """Slot of a prompt for the options of a row, one in each line after its letter."""
 
 
-class ChoiceSuite(SuiteSource):
+class ChoiceSuite(PromptedSource):
     """Multiple choice, by the likelihood of each row's own options or of their letters."""
 
     kind: Literal["choice"] = "choice"
@@ -156,10 +142,6 @@ class ChoiceSuite(SuiteSource):
     """Orders in which the options of a row are listed when letters are scored: the order of the file, and others that
     are rotations of it, drawn by the row's id. The score is the mean, and the share of rows whose answer depends on the
     order is reported."""
-    prompts: list[PromptConfig] = Field(min_length=1)
-    """Several wordings; results are given per prompt and averaged."""
-    prompt_languages: LanguageList | None = None
-    """Ask only by the prompts in these languages."""
     metric: ChoiceMetric = "accuracy"
     """Chief metric of the suite, shown first."""
 
@@ -194,11 +176,6 @@ class ChoiceSuite(SuiteSource):
     def forms(self) -> list[ChoiceForm]:
         """Ways to score options; the first is the suite's own."""
         return self.by if self.by is not None else ["letter" if LISTED in slots_of(self.asked[0].text) else "text"]
-
-    @property
-    def asked(self) -> list[PromptConfig]:
-        """The prompts that are used."""
-        return prompts_in(self.prompts, self.prompt_languages)
 
     def asked_by(self, form: ChoiceForm) -> list[PromptConfig]:
         """Return the prompts under which options are scored by letter or by text."""
@@ -255,15 +232,13 @@ PLAIN = PromptConfig(
 )
 
 
-class TranslationSuite(_Directed):
+class TranslationSuite(_Directed, PromptedSource):
     """Bits per byte of held-out translations, given the right and a mismatched source; and generated translations."""
 
     kind: Literal["translation"] = "translation"
     """Kind of the suite."""
     prompts: list[PromptConfig] = Field(default_factory=lambda: [PLAIN], min_length=1)
     """Several wordings of the request; names of languages come in the prompt's language."""
-    prompt_languages: LanguageList | None = None
-    """Ask only by the prompts in these languages."""
     generate: bool = False
     """Also generate translations, which takes long: chrF++, BLEU, copies, output in another language."""
     max_new_tokens: int = Field(128, ge=1)
@@ -282,18 +257,12 @@ class TranslationSuite(_Directed):
 
     @model_validator(mode="after")
     def _asked(self) -> Self:
-        assert self.asked  # raises a ValueError without one
         for prompt in self.prompts:
             check_slots(prompt, ("source",), ("source_language", "target_language"))
         needing = [name for name in self.named_metrics if name in (*OF_TEXT, *NEURAL)]
         if needing and not self.generate:
             raise ValueError(f"`metric` is {needing[0]!r}, which needs generated text; set generate: true")
         return self
-
-    @property
-    def asked(self) -> list[PromptConfig]:
-        """The prompts that are used."""
-        return prompts_in(self.prompts, self.prompt_languages)
 
 
 class PerplexitySuite(SuiteSource):
