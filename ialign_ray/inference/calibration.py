@@ -8,9 +8,10 @@
   "Calibrate Before Use", arXiv 2102.09690, who average probabilities, normalised over the labels, over
   several such inputs. With one input it ranks as domain-conditional PMI does: Holtzman et al. 2021,
   "Surface Form Competition", arXiv 2104.08315, whose domain premise is the prompt's text-free ending.
-- `batch`: as `calibrated`, with the prior estimated from the prompts that are scored instead of content-free ones: the
-  log of each label's mean probability over them. Zhou et al. 2024, "Batch Calibration", arXiv 2309.17249. It assumes
-  that all labels are about equally frequent among the prompts.
+
+`batch_calibrated` is for a whole suite: as `calibrated`, with the prior estimated from the prompts that are scored
+instead of content-free ones: the log of each label's mean probability over them. Zhou et al. 2024, "Batch Calibration",
+arXiv 2309.17249. It assumes that all labels are about equally frequent among the prompts.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from ialign_ray.errors import ConfigError, DataError
 if TYPE_CHECKING:  # torch, which these numbers do not need
     from ialign_ray.inference.scoring import LabelScores
 
-Scorer = Literal["sum", "mean", "calibrated", "batch"]
+Scorer = Literal["sum", "mean", "calibrated"]
+"""Scorers of a single prompt, which do not depend on others."""
 
 
 def label_values(
@@ -36,24 +38,18 @@ def label_values(
 
     Args:
         scores: of the n prompts.
-        scorer: `sum`, `mean`, `calibrated` or `batch` (see the module).
+        scorer: `sum`, `mean` or `calibrated` (see the module).
         content_free: for `calibrated`, the scores [m, L] of the same L labels under m content-free
             prompts of the same template; one row is enough, three are usual.
 
     Raises:
         ConfigError: an unknown scorer.
-        DataError: `calibrated` without content-free scores, or with those of other labels; `batch` with one prompt.
+        DataError: `calibrated` without content-free scores, or with those of other labels.
     """
     if scorer == "sum":
         return scores.log_prob
     if scorer == "mean":
         return scores.log_prob / scores.tokens
-    if scorer == "batch":
-        if len(scores.log_prob) < 2:
-            raise DataError(
-                "the scorer `batch` needs at least two texts, over which it averages; choose `calibrated`, or give more"
-            )
-        return batch_calibrated(scores.log_prob)
     if scorer != "calibrated":
         raise ConfigError(f"scorer is {scorer!r}; choose one of {', '.join(get_args(Scorer))}.")
     if content_free is None or not len(content_free.log_prob):

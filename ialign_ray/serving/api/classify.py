@@ -101,7 +101,7 @@ async def classify(body: ClassifyRequest, request: Request, call: TheCall, servi
             raise wrong(
                 "labels", f"there are {len(question.labels)} labels; this server accepts {service.limits.labels}"
             )
-        scorer = body.scorer or (served.experiment.evaluate.scorer if served.experiment else "calibrated")
+        scorer = body.scorer or _usual_scorer(served)
         texts = [question.filling(text) for text in body.texts]
         context, question = label_context(body, served, question, service.limits)
         if context is not None:
@@ -141,6 +141,14 @@ def _suite_question(name: str, prompt_language: str | None, served: Served) -> Q
         raise wrong("prompt_language", f"the suite has no prompt in that language; it has {have}")
     words = tuple(words[prompts[0].language] for words in suite.labels.values())
     return Question(prompts[0].text, tuple(suite.labels), words, prompts[0].language)
+
+
+def _usual_scorer(served: Served) -> Scorer:
+    """Scorer of a request that names none: that of the experiment, if it scores each text alone."""
+    usual: Scorer = "calibrated"
+    if served.experiment is not None and served.experiment.evaluate.scorer != "batch":
+        usual = served.experiment.evaluate.scorer
+    return usual
 
 
 def label_context(

@@ -2,15 +2,11 @@
 
 import numpy as np
 import pandas as pd
-import pytest
 
-from ialign_ray.errors import DataError
 from ialign_ray.evaluation.metrics.classification import with_batch
 from ialign_ray.evaluation.results.cells import ResamplingPlan, measure
 from ialign_ray.evaluation.scoring.prompted_suites import LabelUnit
 from ialign_ray.evaluation.scoring.suite_kinds import SUITES
-from ialign_ray.inference.calibration import label_values
-from ialign_ray.inference.scoring import LabelScores
 
 
 def frame(probabilities, language="jav"):
@@ -71,10 +67,3 @@ def test_stored_predictions_get_the_scorer_when_they_are_read():
     right = SUITES["classification"].right
     assert right is not None
     assert right(whole, "batch").all()
-
-
-def test_the_values_of_a_batch_of_prompts_are_the_same():
-    scores = LabelScores(np.log(np.array(BIASED)), np.ones((2, 2), dtype=np.int64))
-    np.testing.assert_allclose(label_values(scores, "batch"), np.stack(with_batch(frame(BIASED))["batch"]))
-    with pytest.raises(DataError):
-        label_values(LabelScores(scores.log_prob[:1], scores.tokens[:1]), "batch")

@@ -137,6 +137,7 @@ BAD = [
     (CLASSIFY, {"suite": "mood"}, 400, "suite", "invalid_value"),
     (CLASSIFY, {"suite": "mood", "labels": None, "prompt": None}, 400, "suite", "invalid_value"),
     (CLASSIFY, {"scorer": "guess"}, 400, "scorer", "invalid_value"),
+    (CLASSIFY, {"scorer": "batch"}, 400, "scorer", "invalid_value"),
     (CLASSIFY, {"texts": [{"text": ""}, 5]}, 400, "texts", "invalid_value"),
     (SCORE, {"continuations": []}, 400, "continuations", "invalid_value"),
     (SCORE, {"continuations": [""]}, 400, "continuations.0", "invalid_value"),

@@ -1,5 +1,7 @@
 """`/v1/translate`, `/v1/classify` and `/v1/score`: what the server says is what this project computes by itself."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.special import softmax
@@ -80,6 +82,20 @@ def test_a_suite_brings_words_prompt_and_scorer(api):
     spelled = api.post("/v1/classify", {"texts": TEXTS} | body).json()
     named = {"model": "trained", "texts": TEXTS, "suite": "mood", "prompt_language": "Indonesian"}
     assert api.post("/v1/classify", named).json()["data"] == spelled["data"]
+
+
+def test_texts_of_a_request_never_depend_on_each_other_whatever_the_suites_are_scored_by(api, monkeypatch):
+    trained = api.library.served["trained"]
+    evaluate = trained.experiment.evaluate.model_copy(update={"scorer": "batch"})
+    judged = trained.experiment.model_copy(update={"evaluate": evaluate})
+    monkeypatch.setitem(api.library.served, "trained", replace(trained, experiment=judged))
+    body = {"model": "trained", "suite": "mood"}
+    both = api.post("/v1/classify", body | {"texts": TEXTS[:2]}).json()
+    alone = api.post("/v1/classify", body | {"texts": TEXTS[:1]}).json()
+    assert both["scorer"] == alone["scorer"] == "calibrated"
+    assert list(both["data"][0]["scores"].values()) == pytest.approx(
+        list(alone["data"][0]["scores"].values()), abs=1e-3
+    )
 
 
 def test_texts_of_several_slots_are_objects(api):
