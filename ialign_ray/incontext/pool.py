@@ -14,7 +14,6 @@ from ialign_ray.corpus.identity import text_key
 from ialign_ray.errors import DataError
 from ialign_ray.incontext.encoders import VectorSpace
 from ialign_ray.incontext.retrievers import Floats, Query, Ranker, fitted, nearest_first, ranks_of, terms
-from ialign_ray.storage import json_hash
 
 AUTO_K: Final = 32
 """Exemplars that `k: auto` begins with."""
@@ -50,20 +49,6 @@ class Pool:
     def __post_init__(self) -> None:
         if not len(self.texts):
             raise DataError("the pool of a context is empty; name another suite or language")
-
-    @cached_property
-    def digest(self) -> str:
-        """Hash of its content."""
-        return json_hash([list(self.ids), list(self.languages), list(self.texts), list(self.labels)])
-
-    def of_languages(self, languages: Sequence[str]) -> Pool:
-        """The part in some languages. Raises DataError if it is empty."""
-        places = [k for k, code in enumerate(self.languages) if code in languages]
-        if not places:
-            known = ", ".join(sorted(set(self.languages)))
-            raise DataError(f"the pool of a context has no text in {', '.join(languages)}; it has {known}")
-        ids, codes, texts = ([side[k] for k in places] for side in (self.ids, self.languages, self.texts))
-        return Pool(ids, codes, texts, [self.labels[k] for k in places] if self.labels else (), self.shares_ids)
 
     @cached_property
     def keys(self) -> list[str]:

@@ -1,7 +1,5 @@
 """Searches of a pool: what is nearest, in which order, and what a question never finds."""
 
-from dataclasses import replace
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,7 +142,6 @@ def test_several_retrievers_are_fused_by_their_ranks():
         (lambda: pool([]), DataError, "empty"),
         (lambda: Search.of(pool(), ["bm25"], 7, "contexts.a"), DataError, r"contexts\.a\.k is 7, but .* 6 texts"),
         (lambda: Search.of(pool(), ["nope"], 1, "contexts.a"), ConfigError, r"contexts\.a\.retriever is 'nope'"),
-        (lambda: pool().of_languages(["jav"]), DataError, "no text in jav; it has eng"),
         (lambda: Search.of(pool(["same text here"] * 3), ["bm25"], 1, "x").find(Query("q", "same text here")),
          DataError, "finds 0 of 1 texts, as 3 others"),
     ],
@@ -152,10 +149,3 @@ def test_several_retrievers_are_fused_by_their_ranks():
 def test_what_cannot_be_searched_is_said_in_one_sentence(make, error, says):
     with pytest.raises(error, match=says):
         make()
-
-
-def test_a_pool_of_chosen_languages_keeps_its_labels():
-    mixed = replace(pool(labels=[0, 1, 0, 1, 0, 1]), languages=["eng", "jav"] * 3)
-    part = mixed.of_languages(["jav"])
-    assert (part.ids, part.labels) == (["p1", "p3", "p5"], [1, 1, 1])
-    assert part.digest != mixed.digest
