@@ -19,7 +19,7 @@ import pandas as pd
 from rich.console import Console
 
 from ialign_ray.config import Experiment, HarnessConfig, LmEvalSuite
-from ialign_ray.corpus.harness_tasks import harness, leaf_tasks, open_task
+from ialign_ray.corpus.harness_tasks import harness, leaf_tasks, open_task, task_manager
 from ialign_ray.errors import ConfigError, DataError, IalignError
 from ialign_ray.evaluation.scoring.harness_suites import ITEMS, harness_units
 from ialign_ray.pages import markdown_table
@@ -182,7 +182,7 @@ def _key(subject: Subject, task: str, settings: HarnessConfig) -> str:
 
 def _run(asked: Asked, task: str, settings: HarnessConfig, folder: Path) -> None:
     package = harness()
-    tasks = _tasks(task, settings.include_path)
+    tasks = task_manager(settings.include_path, task)
     if task not in tasks.all_tasks:
         where = f", nor does evaluate.lm_eval.include_path {settings.include_path}" if settings.include_path else ""
         raise ConfigError(f"{PREFIX}{task}: lm-evaluation-harness has no such task{where}; see `lm-eval ls tasks`")
@@ -205,16 +205,6 @@ def _run(asked: Asked, task: str, settings: HarnessConfig, folder: Path) -> None
         write_text(scratch / SAMPLES, "".join(f"{line}\n" for line in lines))
         kept = ("results", "n-samples", "n-shot", "higher_is_better", "versions", "configs", "lm_eval_version")
         write_json(scratch / RESULTS, {name: found[name] for name in kept if name in found})
-
-
-def _tasks(task: str, own: str | None) -> Any:
-    from lm_eval.tasks import TaskManager
-
-    if own:
-        alone = TaskManager(include_path=own, include_defaults=False)
-        if task in alone.all_subtasks:  # a group may include the tasks of the harness
-            return alone
-    return TaskManager(include_path=own)  # reads 14,000 files, about ten seconds
 
 
 def _opened(subject: Subject) -> Asked:
